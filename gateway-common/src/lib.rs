@@ -1,0 +1,72 @@
+//! What the kernel programs and userspace agree on.
+//!
+//! - [`maps`]: keys and values of the pinned maps (the ABI, versioned by [`maps::SCHEMA`]);
+//! - [`event`]: the record that the kernel emits for a decision when somebody traces;
+//! - [`decide`]: the decision core. The function that decides a flow's fate in the kernel is this
+//!   source, compiled for BPF; the tests and the explanations on the host call the same function.
+//!
+//! Rules of the crate: `no_std`, no allocation, no panic (a reachable panic does not pass the
+//! verifier), every struct `repr(C)` without implicit padding. Addresses are 16 bytes in network
+//! order, IPv4 as `::ffff:a.b.c.d`; ports and all other integers are in host byte order, so that
+//! `bpftool map dump` shows them as people write them.
+#![no_std]
+
+pub mod decide;
+pub mod event;
+pub mod maps;
+
+/// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, in network byte order.
+pub type Address = [u8; 16];
+
+/// The address that stands for "none": all zeroes.
+pub const UNSPECIFIED: Address = [0; 16];
+
+/// `IPPROTO_TCP` (RFC 9293 §3.1, IANA protocol numbers).
+pub const TCP: u8 = 6;
+
+/// Maps an IPv4 address into [`Address`] (RFC 4291 §2.5.5.2).
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
+}
+
+/// Whether the address is in `127.0.0.0/8` (as mapped IPv4) or is `::1`.
+#[inline(always)]
+pub const fn is_loopback(address: &Address) -> bool {
+    let head = u64::from_ne_bytes([
+        address[0], address[1], address[2], address[3], address[4], address[5], address[6],
+        address[7],
+    ]);
+    let tail = u64::from_be_bytes([
+        address[8],
+        address[9],
+        address[10],
+        address[11],
+        address[12],
+        address[13],
+        address[14],
+        address[15],
+    ]);
+    head == 0 && (tail == 1 || tail >> 24 == 0xffff_7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_the_whole_of_127_and_nothing_else() {
+        assert!(is_loopback(&mapped([127, 0, 0, 1])));
+        assert!(is_loopback(&mapped([127, 255, 255, 254])));
+        assert!(!is_loopback(&mapped([128, 0, 0, 1])));
+        assert!(!is_loopback(&mapped([10, 0, 0, 1])));
+        let mut v6 = UNSPECIFIED;
+        assert!(!is_loopback(&v6));
+        v6[15] = 1;
+        assert!(is_loopback(&v6));
+        v6[0] = 0xfd;
+        assert!(!is_loopback(&v6));
+    }
+}

@@ -1,0 +1,21 @@
+//! nodegate: what kube-proxy and an Istio ingress gateway do on a node, in one program.
+//!
+//! Data goes one way: [`source`] → [`resources`] → [`model`] (one immutable
+//! [`Snapshot`](model::Snapshot) per change) → [`datapath`] and [`proxy`], which report to
+//! [`admin`]. Nothing downstream reaches back up.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`resources`] | what users write: Kubernetes and Istio objects, strict parsing, validation |
+//! | [`source`] | where it comes from: a directory of manifests |
+//! | [`model`] | what it means: objects compiled to a Snapshot |
+//! | [`iptables`] | kube-proxy's vocabulary: chain names |
+//! | [`datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
+//! | [`route`] | the pure matcher: request → virtual host → route → cluster |
+//! | [`proxy`] | listeners, HTTP and TCP, upstream pools |
+//! | [`observe`] | decision records |
+//! | [`admin`] | status and trace endpoints on a Unix socket |
+//! | [`cli`] | one file per subcommand |
+
+pub mod model;
+pub mod resources;

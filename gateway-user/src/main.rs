@@ -1,0 +1,3 @@
+//! The `nodegate` command.
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! What the resources mean: compiled to one immutable [`Snapshot`] per change.
+
+use std::sync::Arc;
+
+pub mod gateway;
+pub mod service;
+
+use crate::resources::diagnostic::Diagnostic;
+use gateway::Gateway;
+use service::ServicePort;
+
+/// Everything that this node serves, at one moment. Published whole, as an [`Arc`].
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Rises by one with every published Snapshot of this process; the first is 1.
+    pub generation: u64,
+    /// The Services that the datapath translates, sorted by name and protocol.
+    pub services: Vec<ServicePort>,
+    /// What the proxy serves; empty for a process that is no gateway.
+    pub gateway: Arc<Gateway>,
+    /// What is wrong with the resources that this was made from.
+    pub diagnostics: Vec<Diagnostic>,
+}
