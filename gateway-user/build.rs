@@ -1,6 +1,6 @@
 //! Compiles the kernel programs for `bpfel-unknown-none` and leaves the object in `OUT_DIR`.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 use aya_build::{Package, Toolchain};
@@ -10,10 +10,17 @@ fn main() -> anyhow::Result<()> {
     println!("cargo::rerun-if-changed=../gateway-common/src");
     println!("cargo::rerun-if-changed=../gateway-common/Cargo.toml");
 
-    let linker = Command::new("bpf-linker").arg("--version").output();
     ensure!(
-        linker.is_ok_and(|output| output.status.success()),
+        run("bpf-linker", &["--version"]).is_ok(),
         "bpf-linker is not on PATH: run `cargo xtask setup` once"
+    );
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let sysroot = run(&rustc, &["--print", "sysroot"])?;
+    let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+    ensure!(
+        core.exists(),
+        "rust-src is missing ({} does not exist): run `cargo xtask setup` once",
+        core.display()
     );
 
     // Building `core` for the kernel (`-Zbuild-std`) needs a nightly, or this. Set here, in the build
@@ -31,5 +38,14 @@ fn main() -> anyhow::Result<()> {
         }],
         Toolchain::Custom(&toolchain),
     )
-    .context("building gateway-ebpf; if rust-src is missing, run `cargo xtask setup` once")
+}
+
+/// Runs a program and gives what it printed.
+fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    ensure!(output.status.success(), "{program}: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }

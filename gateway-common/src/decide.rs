@@ -100,20 +100,18 @@ pub enum Reason {
     NoSuchPort = 3,
     /// A slot or backend that must exist does not: a fault of the daemon.
     TableGap = 4,
-    /// A packet of a flow that was translated before.
-    Established = 5,
-    /// A packet for a Service that neither starts a flow nor belongs to a known one: left alone,
-    /// since another translator (kube-proxy) may know it.
-    UnknownFlow = 6,
     /// The headers cannot be parsed or are not translated here (fragments, IP options).
-    Unparsed = 7,
+    Unparsed = 5,
     /// The flow could not be recorded, so it was not translated.
-    TableFull = 8,
+    TableFull = 6,
+    /// Another connection of the same client, through another frontend, occupies the same addresses
+    /// and ports between client and backend: replies could not be told apart.
+    Clash = 7,
 }
 
 impl Reason {
     /// How many reasons there are: the size of `counters`.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 8;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -122,10 +120,9 @@ impl Reason {
         Self::NoEndpoints,
         Self::NoSuchPort,
         Self::TableGap,
-        Self::Established,
-        Self::UnknownFlow,
         Self::Unparsed,
         Self::TableFull,
+        Self::Clash,
     ];
 
     /// The reason with this number, if there is one.
@@ -141,10 +138,9 @@ impl Reason {
             Self::NoEndpoints => "no-endpoints",
             Self::NoSuchPort => "no-such-port",
             Self::TableGap => "table-gap",
-            Self::Established => "established",
-            Self::UnknownFlow => "unknown-flow",
             Self::Unparsed => "unparsed",
             Self::TableFull => "table-full",
+            Self::Clash => "clash",
         }
     }
 
@@ -156,10 +152,9 @@ impl Reason {
             Self::NoEndpoints => "the Service has no endpoints",
             Self::NoSuchPort => "a cluster IP, but its Service has no such port",
             Self::TableGap => "the tables are inconsistent",
-            Self::Established => "flow known",
-            Self::UnknownFlow => "belongs to no flow that was started here",
             Self::Unparsed => "headers not understood",
             Self::TableFull => "the flow table is full",
+            Self::Clash => "the client uses this source port for the same backend already",
         }
     }
 }
@@ -176,6 +171,8 @@ pub struct Decision {
     pub masquerade: bool,
     /// The Service; 0 if none was found.
     pub service: u32,
+    /// The frontend's flags (`Service::FLAG_…`); 0 if none was found.
+    pub flags: u32,
     /// The chosen backend's id; 0 if none was chosen.
     pub backend: u32,
     /// The chosen backend's address; all zeroes if none was chosen.
@@ -185,13 +182,25 @@ pub struct Decision {
 }
 
 impl Decision {
+    const NOT_OURS: Self = Self {
+        verdict: Verdict::Pass,
+        reason: Reason::NoService,
+        masquerade: false,
+        service: 0,
+        flags: 0,
+        backend: 0,
+        address: crate::UNSPECIFIED,
+        port: 0,
+    };
+
     #[inline(always)]
-    const fn without_backend(verdict: Verdict, reason: Reason, service: u32) -> Self {
+    const fn without_backend(verdict: Verdict, reason: Reason, service: &Service) -> Self {
         Self {
             verdict,
             reason,
             masquerade: false,
-            service,
+            service: service.id,
+            flags: service.flags,
             backend: 0,
             address: crate::UNSPECIFIED,
             port: 0,
@@ -206,13 +215,13 @@ impl Decision {
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
     let Some(service) = frontend(tables, flow) else {
-        return Decision::without_backend(Verdict::Pass, Reason::NoService, 0);
+        return Decision::NOT_OURS;
     };
     if service.flags & Service::FLAG_GUARD != 0 {
-        return Decision::without_backend(Verdict::Reject, Reason::NoSuchPort, 0);
+        return Decision::without_backend(Verdict::Reject, Reason::NoSuchPort, service);
     }
     if service.backends == 0 {
-        return Decision::without_backend(Verdict::Reject, Reason::NoEndpoints, service.id);
+        return Decision::without_backend(Verdict::Reject, Reason::NoEndpoints, service);
     }
     let slot = SlotKey {
         service: service.id,
@@ -220,11 +229,11 @@ pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
         index: scale(tables.random(), service.backends),
     };
     let Some(slot) = tables.slot(&slot) else {
-        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service.id);
+        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
     };
     let id = slot.backend;
     let Some(backend) = tables.backend(id) else {
-        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service.id);
+        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
     };
     Decision {
         verdict: Verdict::Forward,
@@ -232,6 +241,7 @@ pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
         masquerade: matches!(flow.origin, Origin::Packet)
             && backend.flags & Backend::FLAG_LOCAL == 0,
         service: service.id,
+        flags: service.flags,
         backend: id,
         address: backend.address,
         port: backend.port,

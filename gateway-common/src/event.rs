@@ -60,7 +60,9 @@ pub struct Event {
     /// [`Reason`](crate::decide::Reason) as a number.
     pub reason: u8,
     /// Zero.
-    pub _pad: u16,
+    pub reserved: u16,
+    /// The frontend's flags (`Service::FLAG_…`).
+    pub flags: u32,
     /// Service id, 0 if no Service was found.
     pub service: u32,
     /// Key of the backend in `backends`, 0 if none was chosen.
@@ -69,8 +71,6 @@ pub struct Event {
     pub pid: u32,
     /// Interface index ([`Hook::Ingress`]), else 0.
     pub interface: u32,
-    /// Zero.
-    pub _pad2: u32,
 }
 
 #[cfg(test)]

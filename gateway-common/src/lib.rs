@@ -10,6 +10,10 @@
 //! order, IPv4 as `::ffff:a.b.c.d`; ports and all other integers are in host byte order, so that
 //! `bpftool map dump` shows them as people write them.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "BPF passes at most five arguments and no struct by value between functions"
+)]
 
 pub mod decide;
 pub mod event;
@@ -49,7 +53,7 @@ pub const fn is_loopback(address: &Address) -> bool {
         address[14],
         address[15],
     ]);
-    head == 0 && (tail == 1 || tail >> 24 == 0xffff_7f)
+    head == 0 && (tail == 1 || tail >> 24 == 0x00ff_ff7f)
 }
 
 #[cfg(test)]

@@ -127,6 +127,8 @@ impl Service {
     pub const FLAG_EXTERNAL: u32 = 1;
     /// Not a frontend: a cluster IP without regard to port (see [`ServiceKey::guard`]).
     pub const FLAG_GUARD: u32 = 2;
+    /// The frontend is a node port.
+    pub const FLAG_NODE_PORT: u32 = 4;
 }
 
 /// A place in a Service's set of backends.
@@ -223,7 +225,7 @@ pub struct FlowKey {
     /// [`FlowKey::ORIGINAL`] or [`FlowKey::REPLY`].
     pub direction: u8,
     /// Zero.
-    pub _pad: u16,
+    pub reserved: u16,
 }
 
 impl FlowKey {
@@ -251,7 +253,7 @@ pub struct Translation {
     /// Key of the backend in `backends`.
     pub backend: u32,
     /// Zero.
-    pub _pad: u32,
+    pub reserved: u32,
     /// When a packet last used it: `CLOCK_MONOTONIC`, nanoseconds.
     pub last_seen: u64,
 }
@@ -272,7 +274,7 @@ pub struct SocketKey {
     /// Port of the backend, host byte order.
     pub port: u16,
     /// Zero.
-    pub _pad: [u16; 3],
+    pub reserved: [u16; 3],
 }
 
 /// What the application connected to, and believes it talks to.
@@ -284,7 +286,7 @@ pub struct SocketOrigin {
     /// Port of the frontend, host byte order.
     pub port: u16,
     /// Zero.
-    pub _pad: u16,
+    pub reserved: u16,
     /// [`Service::id`].
     pub service: u32,
 }

@@ -1,7 +1,28 @@
-//! nodegate's kernel programs.
+//! nodegate's kernel programs: one file per hook, thin. They parse, call the decision core in
+//! `gateway_common::decide`, and rewrite.
+//!
+//! | program | hook | what it does |
+//! |---|---|---|
+//! | [`connect4`] | cgroup/connect4 | a process connects: its destination becomes the backend |
+//! | [`getpeername4`] | cgroup/getpeername4 | the process still sees the Service's address |
+//! | [`ingress`] | tcx or tc ingress of uplinks | packets from outside: DNAT, with conntrack |
+//! | [`egress`] | tcx or tc egress of uplinks | their replies: the reverse translation |
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "BPF passes at most five arguments and no struct by value between functions"
+)]
 
+mod connect4;
+mod egress;
+mod getpeername4;
+mod ingress;
+mod maps;
+mod packet;
+mod trace;
+
+/// Panics do not get through the verifier, so this is never reached; the linker wants it.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -1,0 +1,54 @@
+//! Tells whoever traces about a decision.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use gateway_common::{
+    Address,
+    decide::{Decision, Flow},
+    event::{Event, Hook},
+};
+
+use crate::maps::{EVENTS, settings};
+
+/// What a hook knows about the client, beyond the [`Flow`].
+#[derive(Clone, Copy)]
+pub(crate) struct Client {
+    pub(crate) hook: Hook,
+    pub(crate) netns: u64,
+    pub(crate) address: Address,
+    pub(crate) port: u16,
+    pub(crate) pid: u32,
+    pub(crate) interface: u32,
+}
+
+/// Emits the decision if somebody traces. A full ring loses the event, never the packet.
+#[inline(always)]
+pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
+    if !settings().is_some_and(|settings| settings.trace != 0) {
+        return;
+    }
+    let Some(mut event) = EVENTS.reserve(0) else {
+        return;
+    };
+    event.write(Event {
+        // SAFETY: the helper only reads the clock.
+        time: unsafe { bpf_ktime_get_ns() },
+        netns: client.netns,
+        source: client.address,
+        destination: flow.destination,
+        backend_address: decision.address,
+        source_port: client.port,
+        destination_port: flow.port,
+        backend_port: decision.port,
+        protocol: flow.protocol,
+        hook: client.hook as u8,
+        verdict: decision.verdict as u8,
+        reason: decision.reason as u8,
+        reserved: 0,
+        flags: decision.flags,
+        service: decision.service,
+        backend: decision.backend,
+        pid: client.pid,
+        interface: client.interface,
+    });
+    event.submit(0);
+}

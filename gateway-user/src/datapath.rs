@@ -1,0 +1,257 @@
+//! Snapshot → BPF maps, and the programs that read them.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`desired`] | what the maps should hold for a Snapshot (pure) |
+//! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
+//! | [`maps`] | the pinned maps, and a mirror of their content |
+//! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
+//! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
+//! | [`events`] | decisions as they are made, with names |
+//!
+//! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
+//! starts takes over what it finds: it reads the maps, compares, and writes the difference.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use gateway_common::maps::{SCHEMA, Settings};
+
+pub mod attach;
+pub mod desired;
+pub mod events;
+pub mod maps;
+pub mod node;
+pub mod plan;
+
+use crate::model::{
+    Snapshot,
+    service::{Protocol, ServicePortName},
+};
+use desired::{Desired, ExternalIps};
+use maps::Maps;
+use node::NodeFacts;
+
+/// Where the datapath lives and what it is attached to.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory on bpffs for maps and links, such as `/sys/fs/bpf/nodegate`.
+    pub pin_dir: PathBuf,
+    /// Directory of the cgroup (version 2) whose processes are redirected: the root of the
+    /// hierarchy, for all processes of the node and its pods.
+    pub cgroup: PathBuf,
+    /// Interfaces on which packets from outside arrive.
+    pub uplinks: Vec<String>,
+    /// How packet programs are attached.
+    pub mode: attach::Mode,
+    /// Which external IPs are served.
+    pub external_ips: ExternalIps,
+}
+
+/// Why the datapath cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pin directory is unusable.
+    #[error(
+        "{}: {source}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)",
+        path.display()
+    )]
+    PinDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The maps were written by another version.
+    #[error(
+        "the maps in {} have layout {found}, this nodegate knows {SCHEMA}: run the newer one, or \
+         `nodegate cleanup` (which ends the redirection until the next start)",
+        path.display()
+    )]
+    Schema {
+        /// The pin directory.
+        path: PathBuf,
+        /// The version that was found.
+        found: u32,
+    },
+    /// The kernel refuses the maps or programs.
+    #[error(
+        "loading the BPF maps and programs: {0} (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+    )]
+    Load(#[from] aya::EbpfError),
+    /// A map cannot be used.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// What aya says.
+        source: aya::maps::MapError,
+    },
+    /// The object file lacks something; a defect of the build.
+    #[error("the BPF object has no {0}")]
+    Missing(&'static str),
+    /// A program does not get through the verifier or cannot be attached.
+    #[error("program {name}: {source}")]
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// What aya says.
+        source: aya::programs::ProgramError,
+    },
+    /// A link cannot be pinned or inspected.
+    #[error("link {}: {source}", path.display())]
+    Link {
+        /// The pin.
+        path: PathBuf,
+        /// What aya or the system says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The cgroup directory is unusable.
+    #[error("cgroup {}: {source}; it must be a directory of a cgroup2 mount (--cgroup)", path.display())]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// There is no such interface.
+    #[error("there is no interface {0} in this network namespace (--uplink)")]
+    Uplink(String),
+    /// What the datapath must know of the node cannot be found out.
+    #[error("{what}: {source}")]
+    Node {
+        /// What was asked.
+        what: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// A Service port that could not be programmed; its frontends keep the backends they had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which Service port; `None` for what belongs to none.
+    pub service: Option<(ServicePortName, Protocol)>,
+    /// Why.
+    pub message: String,
+}
+
+/// The programs in the kernel and the maps they read.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Datapath {
+    maps: Maps,
+    external_ips: ExternalIps,
+    settings: Settings,
+}
+
+impl Datapath {
+    /// Loads the programs, or takes over what an earlier daemon left, and attaches them.
+    ///
+    /// The maps' content is left as it is until [`Self::apply`].
+    ///
+    /// # Errors
+    /// Fails without touching anything when the kernel or the system refuses, and when the maps
+    /// were written by a nodegate with another layout.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        let (mut ebpf, maps) = maps::load(&options.pin_dir)?;
+        let settings = Settings {
+            schema: SCHEMA,
+            trace: 0,
+            host_netns: node::netns_cookie()?,
+            generation: maps.settings()?.generation,
+        };
+        let mut datapath = Self {
+            maps,
+            external_ips: options.external_ips,
+            settings,
+        };
+        datapath.maps.set_settings(&settings)?;
+        attach::attach(&mut ebpf, options)?;
+        Ok(datapath)
+    }
+
+    /// Makes the maps say what the Snapshot says. What cannot be written leaves the Service port
+    /// concerned as it was, and is reported; the next call tries again.
+    pub fn apply(&mut self, snapshot: &Snapshot, node: &NodeFacts) -> Result<Vec<Failure>, Error> {
+        let desired = Desired::new(&snapshot.services, node, self.external_ips);
+        let plan = plan::plan(self.maps.mirror(), &desired);
+        let failures = self.maps.execute(plan);
+        if self.settings.generation != snapshot.generation {
+            self.settings.generation = snapshot.generation;
+            self.maps.set_settings(&self.settings)?;
+        }
+        Ok(failures)
+    }
+
+    /// Whether the kernel reports its decisions.
+    pub fn set_tracing(&mut self, on: bool) -> Result<(), Error> {
+        self.settings.trace = u32::from(on);
+        self.maps.set_settings(&self.settings)
+    }
+
+    /// The ring from which the kernel's reports are read. Gives it once.
+    pub fn take_events(&mut self) -> Result<events::Ring, Error> {
+        self.maps.take_events().map(events::Ring::new)
+    }
+
+    /// Names of the Service ports by id, as events carry them.
+    pub fn names(&self) -> BTreeMap<u32, (ServicePortName, Protocol)> {
+        self.maps.mirror().names.clone()
+    }
+
+    /// How many decisions of each kind there were since the maps were made, over all CPUs, by
+    /// [`Reason`](gateway_common::decide::Reason).
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        self.maps.counters()
+    }
+
+    /// How full the maps are.
+    pub fn usage(&self) -> BTreeMap<&'static str, usize> {
+        let mirror = self.maps.mirror();
+        BTreeMap::from([
+            ("services", mirror.services.len()),
+            ("slots", mirror.slots.len()),
+            ("backends", mirror.backends.len()),
+        ])
+    }
+}
+
+/// Removes pinned links and maps: the redirection ends, and connections that it translated break.
+///
+/// Gives the pins that were removed. Fine if there are none.
+pub fn cleanup(pin_dir: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::PinDir {
+        path: pin_dir.to_owned(),
+        source,
+    };
+    let mut removed = Vec::new();
+    let entries = match std::fs::read_dir(pin_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(removed),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    // Links first (`link_…`): no program runs on maps that people no longer see.
+    paths.sort_by_key(|path| !attach::is_link(path));
+    for path in paths {
+        std::fs::remove_file(&path).map_err(failed)?;
+        removed.push(path);
+    }
+    std::fs::remove_dir(pin_dir).map_err(failed)?;
+    Ok(removed)
+}
+
+/// IPv4 as `::ffff:a.b.c.d`, as the maps hold addresses.
+pub fn to_map(address: IpAddr) -> gateway_common::Address {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The reverse of [`to_map`].
+pub fn from_map(address: gateway_common::Address) -> IpAddr {
+    std::net::Ipv6Addr::from(address).to_canonical()
+}

@@ -1,0 +1,283 @@
+//! Programs to hooks, by pinned links.
+//!
+//! A link's pin says what it is attached to, so that a daemon that starts can tell which of the
+//! links it finds are still the right ones. A right one whose program is the one it would load
+//! itself is left alone: adopted. Otherwise the new program is attached first and the old link goes
+//! after it; for the moment in between both run, which is harmless: the second finds nothing left
+//! to translate.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, ProgramInfo, SchedClassifier,
+        TcAttachType,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+        tc::{self, NlOptions, TcAttachOptions, TcHandle},
+    },
+};
+use tracing::{debug, info};
+
+use super::{Error, Options};
+
+/// How packet programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// tcx where the kernel has it (6.6 or newer), else clsact.
+    #[default]
+    Auto,
+    /// tcx links.
+    Tcx,
+    /// Filters on a clsact qdisc.
+    Clsact,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+const SOCKET_PROGRAMS: [&str; 2] = ["connect4", "getpeername4"];
+const PACKET_PROGRAMS: [(&str, TcAttachType); 2] = [
+    ("ingress", TcAttachType::Ingress),
+    ("egress", TcAttachType::Egress),
+];
+
+/// Pins of links begin with this, pins of maps don't.
+const LINK: &str = "link_";
+
+/// Where our filters stand among those of a clsact qdisc, so that they can be found again.
+/// kube-proxy and Cilium use low priorities.
+const FILTER: NlOptions = NlOptions {
+    priority: 31_373,
+    handle: TcHandle::new(0, 1),
+    classid: None,
+};
+
+/// Whether a pin is a link's.
+pub fn is_link(pin: &Path) -> bool {
+    pin.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
+}
+
+/// Loads all programs and attaches them; links of earlier daemons to other places go.
+pub fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
+    let mut wanted = BTreeSet::new();
+    let cgroup = fs::File::open(&options.cgroup).map_err(|source| cgroup_error(options, source))?;
+    // A cgroup's inode number is its id, unique until the machine reboots.
+    let metadata = cgroup
+        .metadata()
+        .map_err(|source| cgroup_error(options, source))?;
+    for name in SOCKET_PROGRAMS {
+        let pin = options
+            .pin_dir
+            .join(format!("{LINK}{name}_cgroup_{}", metadata.ino()));
+        attach_to_cgroup(ebpf, name, &cgroup, &pin)?;
+        wanted.insert(pin);
+    }
+    for uplink in &options.uplinks {
+        let index = nix::net::if_::if_nametoindex(uplink.as_str())
+            .map_err(|_| Error::Uplink(uplink.clone()))?;
+        for (name, direction) in PACKET_PROGRAMS {
+            if uses_tcx(options.mode) {
+                let pin = options
+                    .pin_dir
+                    .join(format!("{LINK}{name}_{index}_{uplink}"));
+                attach_tcx(ebpf, name, uplink, direction, &pin)?;
+                wanted.insert(pin);
+            } else {
+                attach_clsact(ebpf, name, uplink, direction)?;
+            }
+        }
+    }
+    remove_others(&options.pin_dir, &wanted)
+}
+
+fn uses_tcx(mode: Mode) -> bool {
+    match mode {
+        Mode::Tcx => true,
+        Mode::Clsact => false,
+        // The kernel release that has BPF_TCX_INGRESS.
+        Mode::Auto => aya::util::KernelVersion::current()
+            .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
+    }
+}
+
+fn cgroup_error(options: &Options, source: io::Error) -> Error {
+    Error::Cgroup {
+        path: options.cgroup.clone(),
+        source,
+    }
+}
+
+fn program<'e, P>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut P, Error>
+where
+    &'e mut P: TryFrom<&'e mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(Error::Missing(name))?
+        .try_into()
+        .map_err(|source| Error::Program { name, source })
+}
+
+fn attach_to_cgroup(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    cgroup: &fs::File,
+    pin: &Path,
+) -> Result<(), Error> {
+    let wrap = |source| Error::Program { name, source };
+    let program: &mut CgroupSockAddr = program(ebpf, name)?;
+    program.load().map_err(wrap)?;
+    if is_current(pin, &program.info().map_err(wrap)?)? {
+        debug!(program = name, pin = %pin.display(), "adopted");
+        return Ok(());
+    }
+    // The kernel wants no flags for links; they always stack.
+    let id = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(wrap)?;
+    let link = program.take_link(id).map_err(wrap)?;
+    pin_link(
+        link.try_into().map_err(|error| link_error(pin, error))?,
+        pin,
+    )?;
+    info!(program = name, pin = %pin.display(), "attached");
+    Ok(())
+}
+
+fn attach_tcx(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    uplink: &str,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<(), Error> {
+    let wrap = |source| Error::Program { name, source };
+    let program: &mut SchedClassifier = program(ebpf, name)?;
+    load_once(program).map_err(wrap)?;
+    let new = program.info().map_err(wrap)?;
+    let (_, attached) = SchedClassifier::query_tcx(uplink, direction).map_err(wrap)?;
+    // The device may have been made anew under the same name and number.
+    let on_device = |id| attached.iter().any(|info| info.id() == id);
+    if is_current(pin, &new)? && link_program(pin)?.is_some_and(on_device) {
+        debug!(program = name, uplink, "adopted");
+        return Ok(());
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(uplink, direction, options)
+        .map_err(wrap)?;
+    let link = program.take_link(id).map_err(wrap)?;
+    pin_link(
+        link.try_into().map_err(|error| link_error(pin, error))?,
+        pin,
+    )?;
+    info!(program = name, uplink, "attached (tcx)");
+    Ok(())
+}
+
+/// Filters on a clsact qdisc outlive the daemon without a pin. Old ones of ours are found by name.
+fn attach_clsact(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    uplink: &str,
+    direction: TcAttachType,
+) -> Result<(), Error> {
+    let wrap = |source| Error::Program { name, source };
+    let program: &mut SchedClassifier = program(ebpf, name)?;
+    load_once(program).map_err(wrap)?;
+    match tc::qdisc_add_clsact(uplink) {
+        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+        // Older kernels and aya tell "there already" in several ways; attaching tells for sure.
+        Err(error) => debug!(uplink, %error, "adding the clsact qdisc"),
+    }
+    match tc::qdisc_detach_program(uplink, direction, name) {
+        Ok(()) => debug!(program = name, uplink, "removed the earlier filter"),
+        Err(error) => debug!(program = name, uplink, %error, "no earlier filter"),
+    }
+    let options = TcAttachOptions::Netlink(FILTER);
+    let id = program
+        .attach_with_options(uplink, direction, options)
+        .map_err(wrap)?;
+    // Dropping the link would detach the filter.
+    std::mem::forget(program.take_link(id).map_err(wrap)?);
+    info!(program = name, uplink, "attached (clsact)");
+    Ok(())
+}
+
+/// A packet program serves several uplinks.
+fn load_once(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    match program.load() {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether the pinned link runs the same program on the same maps.
+fn is_current(pin: &Path, new: &ProgramInfo) -> Result<bool, Error> {
+    let Some(id) = link_program(pin)? else {
+        return Ok(false);
+    };
+    let wrap = |error| link_error(pin, error);
+    let old = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id);
+    let Some(old) = old else {
+        return Ok(false);
+    };
+    Ok(old.tag() == new.tag() && old.map_ids().map_err(wrap)? == new.map_ids().map_err(wrap)?)
+}
+
+/// The program of a pinned link, if there is such a pin.
+fn link_program(pin: &Path) -> Result<Option<u32>, Error> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let wrap = |error| link_error(pin, error);
+    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(wrap)?);
+    Ok(Some(link.info().map_err(wrap)?.program_id()))
+}
+
+/// Pins the link in place of the one that may be pinned there; that one is detached by it.
+fn pin_link(link: FdLink, pin: &Path) -> Result<(), Error> {
+    let fresh = pin.with_extension("new");
+    // Of a daemon that died between pinning and renaming.
+    let _ = fs::remove_file(&fresh);
+    link.pin(&fresh).map_err(|error| link_error(pin, error))?;
+    fs::rename(&fresh, pin).map_err(|error| link_error(pin, error))
+}
+
+fn remove_others(pin_dir: &Path, wanted: &BTreeSet<PathBuf>) -> Result<(), Error> {
+    let failed = |source| Error::PinDir {
+        path: pin_dir.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(pin_dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if is_link(&path) && !wanted.contains(&path) {
+            info!(pin = %path.display(), "detached");
+            fs::remove_file(&path).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn link_error(pin: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Link {
+        path: pin.to_owned(),
+        source: Box::new(error),
+    }
+}

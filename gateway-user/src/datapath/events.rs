@@ -1,0 +1,307 @@
+//! Decisions as the kernel reports them.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
+
+use aya::maps::{MapData, RingBuf};
+use gateway_common::{
+    decide::{Reason, Verdict},
+    event::{Event, Hook},
+    maps::Service,
+};
+use serde::Serialize;
+use tokio::io::unix::AsyncFd;
+
+use super::from_map;
+use crate::{
+    iptables::chains,
+    model::service::{Protocol, ServicePortName},
+};
+
+/// The ring that the kernel writes to.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Ring {
+    ring: RingBuf<MapData>,
+}
+
+impl Ring {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring }
+    }
+
+    /// Hands every event to `handle`, for as long as the future is polled.
+    ///
+    /// # Errors
+    /// Fails when the ring cannot be waited on.
+    pub async fn read(mut self, mut handle: impl FnMut(&Event)) -> io::Result<()> {
+        // The ring's own descriptor cannot be borrowed while it is read.
+        let descriptor = self.ring.as_fd().try_clone_to_owned()?;
+        // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped.
+        let readiness = unsafe { AsyncFd::register(descriptor) }?;
+        loop {
+            let mut ready = readiness.readable().await?;
+            while let Some(item) = self.ring.next() {
+                if item.len() >= size_of::<Event>() {
+                    // SAFETY: the kernel wrote an `Event`, which any bytes are.
+                    handle(&unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+                }
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// One decision, with names: what `nodegate trace` shows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Decision {
+    /// Seconds since the machine started (`CLOCK_MONOTONIC`).
+    pub time: f64,
+    /// Where in the kernel.
+    pub hook: &'static str,
+    /// The client, where it is known: the address of a packet's sender; of a process the address
+    /// of its network namespace, with port 0.
+    pub client: Option<SocketAddr>,
+    /// The process that connects.
+    pub process: Option<Process>,
+    /// What the client asked for.
+    pub destination: SocketAddr,
+    /// The Service port, as kube-proxy writes it: `ns/name:port`.
+    pub service: Option<String>,
+    /// The chains that the packet would pass in kube-proxy's rules, from KUBE-SERVICES or
+    /// KUBE-NODEPORTS on.
+    pub chains: Vec<String>,
+    /// Where it goes.
+    pub backend: Option<SocketAddr>,
+    /// `forward`, `reject`, `drop` or `pass`.
+    pub verdict: &'static str,
+    /// Name of the reason.
+    pub reason: &'static str,
+    /// The reason in words.
+    #[serde(skip)]
+    pub text: &'static str,
+}
+
+/// A process that connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its command; unknown if it has ended already.
+    pub command: Option<String>,
+}
+
+impl Decision {
+    /// Puts names to an event. Looks into /proc for the process, so call it soon.
+    pub fn new(event: &Event, names: &BTreeMap<u32, (ServicePortName, Protocol)>) -> Self {
+        let destination = SocketAddr::new(from_map(event.destination), event.destination_port);
+        let backend = (event.backend != 0)
+            .then(|| SocketAddr::new(from_map(event.backend_address), event.backend_port));
+        let reason = Reason::from_number(event.reason);
+        let hook = Hook::from_number(event.hook);
+        let process = (event.pid != 0).then(|| Process {
+            pid: event.pid,
+            command: command(event.pid),
+        });
+        let client = match hook {
+            Some(Hook::Connect4) => namespace_address(event.pid).map(|ip| SocketAddr::new(ip, 0)),
+            _ => Some(SocketAddr::new(from_map(event.source), event.source_port)),
+        };
+        let service = names.get(&event.service);
+        Self {
+            time: event.time as f64 / 1e9,
+            hook: hook.map_or("unknown", Hook::name),
+            client,
+            process,
+            destination,
+            service: service.map(|(name, _)| name.to_string()),
+            chains: service.map_or_else(Vec::new, |(name, protocol)| {
+                walk(name, *protocol, event, backend)
+            }),
+            backend,
+            verdict: Verdict::from_number(event.verdict).map_or("unknown", Verdict::name),
+            reason: reason.map_or("unknown", Reason::name),
+            text: reason.map_or("", Reason::text),
+        }
+    }
+}
+
+/// The way through kube-proxy's chains to the same end.
+fn walk(
+    name: &ServicePortName,
+    protocol: Protocol,
+    event: &Event,
+    backend: Option<SocketAddr>,
+) -> Vec<String> {
+    let mut walk = vec!["KUBE-SERVICES".to_owned()];
+    if event.flags & Service::FLAG_NODE_PORT != 0 {
+        walk.push("KUBE-NODEPORTS".to_owned());
+    }
+    if event.flags & Service::FLAG_EXTERNAL != 0 {
+        walk.push(chains::external(name, protocol));
+    }
+    if let Some(backend) = backend {
+        walk.push(chains::service(name, protocol));
+        walk.push(chains::endpoint(name, protocol, backend));
+    }
+    walk
+}
+
+fn command(pid: u32) -> Option<String> {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(command.trim_end().to_owned())
+}
+
+/// The first address of the process's network namespace: a pod's address, or the node's.
+fn namespace_address(pid: u32) -> Option<IpAddr> {
+    first_local(&std::fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).ok()?)
+}
+
+/// In /proc/net/fib_trie, a local address is a line `|-- 10.10.1.4` before one with
+/// `/32 host LOCAL` (net/ipv4/fib_trie.c).
+fn first_local(trie: &str) -> Option<IpAddr> {
+    let mut leaf = None;
+    for line in trie.lines() {
+        let line = line.trim();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse::<IpAddr>().ok();
+        } else if line.starts_with("/32 host LOCAL")
+            && let Some(address) = leaf.filter(|address| !address.is_loopback())
+        {
+            return Some(address);
+        }
+    }
+    None
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} ", self.hook)?;
+        match (&self.client, &self.process) {
+            (Some(client), None) => write!(f, "{client}")?,
+            (client, process) => {
+                match client {
+                    Some(client) => write!(f, "{}", client.ip())?,
+                    None => f.write_str("?")?,
+                }
+                if let Some(Process { pid, command }) = process {
+                    write!(f, " ({}[{pid}])", command.as_deref().unwrap_or("?"))?;
+                }
+            }
+        }
+        write!(f, " -> {}", self.destination)?;
+        if let Some(service) = &self.service {
+            write!(f, "  {service}")?;
+        }
+        if !self.chains.is_empty() {
+            write!(f, "  {}", self.chains.join(" > "))?;
+        }
+        match self.backend {
+            Some(backend) if self.verdict == "forward" => write!(f, "  => {backend}"),
+            _ => write!(f, "  {}: {}", self.verdict, self.text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_common::{TCP, UNSPECIFIED, mapped};
+
+    use super::*;
+
+    fn gateway() -> BTreeMap<u32, (ServicePortName, Protocol)> {
+        let name = ServicePortName {
+            namespace: "istio-system".into(),
+            name: "istio-ingressgateway".into(),
+            port: "http2".into(),
+        };
+        BTreeMap::from([(7, (name, Protocol::Tcp))])
+    }
+
+    fn event() -> Event {
+        Event {
+            time: 1_500_000_000,
+            netns: 0,
+            source: mapped([192, 168, 170, 1]),
+            destination: mapped([192, 168, 170, 137]),
+            backend_address: mapped([10, 10, 1, 4]),
+            source_port: 50_000,
+            destination_port: 31373,
+            backend_port: 8080,
+            protocol: TCP,
+            hook: Hook::Ingress as u8,
+            verdict: Verdict::Forward as u8,
+            reason: Reason::Chosen as u8,
+            flags: Service::FLAG_NODE_PORT | Service::FLAG_EXTERNAL,
+            service: 7,
+            backend: 100,
+            pid: 0,
+            interface: 2,
+            reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_node_port_from_outside_walks_the_chains_that_people_know() {
+        assert_eq!(
+            Decision::new(&event(), &gateway()).to_string(),
+            "ingress  192.168.170.1:50000 -> 192.168.170.137:31373  \
+             istio-system/istio-ingressgateway:http2  \
+             KUBE-SERVICES > KUBE-NODEPORTS > KUBE-EXT-G6D3V5KS3PXPUEDS > \
+             KUBE-SVC-G6D3V5KS3PXPUEDS > KUBE-SEP-LAV34IONK7IOT5SV  => 10.10.1.4:8080"
+        );
+    }
+
+    #[test]
+    fn without_a_backend_the_reason_is_told() {
+        let event = Event {
+            backend_address: UNSPECIFIED,
+            backend_port: 0,
+            backend: 0,
+            verdict: Verdict::Reject as u8,
+            reason: Reason::NoEndpoints as u8,
+            flags: 0,
+            ..event()
+        };
+        let decision = Decision::new(&event, &gateway());
+        assert_eq!(decision.backend, None);
+        assert_eq!(decision.chains, ["KUBE-SERVICES"]);
+        let line = decision.to_string();
+        assert!(
+            line.ends_with("reject: the Service has no endpoints"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_client_of_a_socket_is_its_namespace() {
+        let event = Event {
+            hook: Hook::Connect4 as u8,
+            pid: std::process::id(),
+            ..event()
+        };
+        let decision = Decision::new(&event, &gateway());
+        let process = decision.process.unwrap();
+        assert_eq!(process.pid, std::process::id());
+        assert!(process.command.is_some());
+    }
+
+    #[test]
+    fn the_first_address_that_is_not_loopback() {
+        let trie = "\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 127.0.0.1
+        /32 host LOCAL
+     |-- 10.10.1.0
+        /24 link UNICAST
+     |-- 10.10.1.13
+        /32 host LOCAL
+";
+        assert_eq!(first_local(trie), Some("10.10.1.13".parse().unwrap()));
+        assert_eq!(first_local("Main:\n"), None);
+    }
+}

@@ -1,0 +1,333 @@
+//! The pinned maps, and a mirror of their content.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use gateway_common::{
+    decide::Reason,
+    maps::{
+        AddressKey, Backend, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey, ServiceName,
+        Settings, Slot, SlotKey,
+    },
+};
+
+use super::{
+    Error, Failure,
+    plan::{Group, Mirror, Step},
+};
+use crate::model::service::{Protocol, ServicePortName};
+
+/// The kernel programs and the descriptions of their maps, compiled by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
+
+/// Every map, by the name of its pin.
+const NAMES: [&str; 10] = [
+    "settings",
+    "services",
+    "slots",
+    "backends",
+    "node_addresses",
+    "service_names",
+    "conntrack",
+    "sockets",
+    "counters",
+    "events",
+];
+
+/// The maps that the daemon writes or reads. The kernel's own (`conntrack`, `sockets`) are only
+/// pinned.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Maps {
+    settings: Array<MapData, Settings>,
+    services: HashMap<MapData, ServiceKey, Service>,
+    slots: HashMap<MapData, SlotKey, Slot>,
+    backends: HashMap<MapData, u32, Backend>,
+    node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
+    service_names: HashMap<MapData, u32, ServiceName>,
+    counters: PerCpuArray<MapData, u64>,
+    events: Option<RingBuf<MapData>>,
+    mirror: Mirror,
+}
+
+/// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
+pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+    fs::create_dir_all(pin_dir).map_err(|source| Error::PinDir {
+        path: pin_dir.to_owned(),
+        source,
+    })?;
+    check_schema(pin_dir)?;
+    let mut loader = EbpfLoader::new();
+    for name in NAMES {
+        loader.map_pin_path(name, pin_dir.join(name));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    let mut maps = Maps {
+        settings: take(&mut ebpf, "settings")?,
+        services: take(&mut ebpf, "services")?,
+        slots: take(&mut ebpf, "slots")?,
+        backends: take(&mut ebpf, "backends")?,
+        node_addresses: take(&mut ebpf, "node_addresses")?,
+        service_names: take(&mut ebpf, "service_names")?,
+        counters: take(&mut ebpf, "counters")?,
+        events: Some(take(&mut ebpf, "events")?),
+        mirror: Mirror::default(),
+    };
+    maps.mirror = maps.read()?;
+    Ok((ebpf, maps))
+}
+
+/// Refuses maps of another layout before anything is opened by type or written.
+fn check_schema(pin_dir: &Path) -> Result<(), Error> {
+    let pin = pin_dir.join("settings");
+    if !pin.exists() {
+        return Ok(());
+    }
+    let wrap = |source| Error::Map {
+        name: "settings",
+        source,
+    };
+    let data = MapData::from_pin(&pin).map_err(wrap)?;
+    let settings: Array<_, Settings> = Map::Array(data).try_into().map_err(wrap)?;
+    match settings.get(&0, 0).map_err(wrap)?.schema {
+        // 0: made, but its daemon died before it wrote anything.
+        0 | SCHEMA => Ok(()),
+        found => Err(Error::Schema {
+            path: pin_dir.to_owned(),
+            found,
+        }),
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    map.try_into().map_err(|source| Error::Map { name, source })
+}
+
+/// Collects a whole map.
+macro_rules! collect {
+    ($map:expr, $name:literal, $convert:expr) => {
+        $map.iter()
+            .map(|entry| entry.map($convert))
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::Map {
+                name: $name,
+                source,
+            })?
+    };
+}
+
+impl Maps {
+    /// What the maps hold, the kernel's own apart.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    fn read(&self) -> Result<Mirror, Error> {
+        Ok(Mirror {
+            services: collect!(self.services, "services", |entry| entry),
+            slots: collect!(self.slots, "slots", |(key, slot)| (key, slot.backend)),
+            backends: collect!(self.backends, "backends", |entry| entry),
+            names: collect!(self.service_names, "service_names", |(id, name)| {
+                (id, decode(&name))
+            }),
+            node_addresses: collect!(self.node_addresses, "node_addresses", |(key, _)| key
+                .address),
+        })
+    }
+
+    /// Carries out a plan. Groups that fail are cut short and reported; the others go on.
+    pub fn execute(&mut self, plan: Vec<Group>) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for group in plan {
+            for step in &group.steps {
+                if let Err((name, error)) = self.step(step) {
+                    failures.push(Failure {
+                        message: explain(name, &error),
+                        service: group.service,
+                    });
+                    break;
+                }
+                self.mirror.note(step);
+            }
+        }
+        failures
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), (&'static str, MapError)> {
+        let within = |name| move |error| (name, error);
+        match step {
+            Step::PutService(key, service) => self
+                .services
+                .insert(key, service, 0)
+                .map_err(within("services")),
+            Step::DeleteService(key) => self.services.remove(key).map_err(within("services")),
+            Step::PutSlot(key, backend) => {
+                let slot = Slot { backend: *backend };
+                self.slots.insert(key, slot, 0).map_err(within("slots"))
+            }
+            Step::DeleteSlot(key) => self.slots.remove(key).map_err(within("slots")),
+            Step::PutBackend(id, backend) => self
+                .backends
+                .insert(id, backend, 0)
+                .map_err(within("backends")),
+            Step::DeleteBackend(id) => self.backends.remove(id).map_err(within("backends")),
+            Step::PutName(id, name) => self
+                .service_names
+                .insert(id, encode(name), 0)
+                .map_err(within("service_names")),
+            Step::DeleteName(id) => self
+                .service_names
+                .remove(id)
+                .map_err(within("service_names")),
+            Step::PutNodeAddress(address) => {
+                let key = AddressKey { address: *address };
+                let value = NodeAddress {
+                    flags: NodeAddress::FLAG_NODE_PORTS,
+                };
+                self.node_addresses
+                    .insert(key, value, 0)
+                    .map_err(within("node_addresses"))
+            }
+            Step::DeleteNodeAddress(address) => {
+                let key = AddressKey { address: *address };
+                self.node_addresses
+                    .remove(&key)
+                    .map_err(within("node_addresses"))
+            }
+            Step::Barrier => {
+                wait_for_programs();
+                Ok(())
+            }
+        }
+    }
+
+    /// The one element of `settings`.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        self.settings.get(&0, 0).map_err(|source| Error::Map {
+            name: "settings",
+            source,
+        })
+    }
+
+    /// Replaces the one element of `settings`.
+    pub fn set_settings(&mut self, settings: &Settings) -> Result<(), Error> {
+        self.settings
+            .set(0, settings, 0)
+            .map_err(|source| Error::Map {
+                name: "settings",
+                source,
+            })
+    }
+
+    /// Decisions by reason, over all CPUs.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        Reason::ALL
+            .into_iter()
+            .map(|reason| {
+                let per_cpu = self.counters.get(&(reason as u32), 0);
+                let per_cpu = per_cpu.map_err(|source| Error::Map {
+                    name: "counters",
+                    source,
+                })?;
+                Ok((reason.name(), per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// The event ring; gives it once.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
+        self.events.take().ok_or(Error::Missing("events"))
+    }
+}
+
+/// Waits until every BPF program that runs now has ended. They run under `rcu_read_lock`, and
+/// `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period (kernel/sched/membarrier.c).
+fn wait_for_programs() {
+    // SAFETY: the call takes plain numbers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Refused on kernels with nohz_full CPUs. No program runs for a second.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+/// A full map says `E2BIG`, whose text ("Argument list too long") misleads.
+fn explain(map: &str, error: &MapError) -> String {
+    let full = matches!(error, MapError::SyscallError(error)
+        if error.io_error.raw_os_error() == Some(libc::E2BIG));
+    if full {
+        format!(
+            "the map {map} is full; what it held stays in force (fix: fewer Services or endpoints)"
+        )
+    } else {
+        format!("writing the map {map}: {error}")
+    }
+}
+
+fn encode((name, protocol): &(ServicePortName, Protocol)) -> ServiceName {
+    ServiceName {
+        namespace: label(&name.namespace),
+        name: label(&name.name),
+        port: label(&name.port),
+        protocol: u32::from(protocol.number()),
+    }
+}
+
+/// Zero-terminated; names are DNS labels of at most 63 bytes, longer ones are cut.
+fn label(text: &str) -> [u8; LABEL_BYTES] {
+    let mut bytes = [0; LABEL_BYTES];
+    let length = text.len().min(LABEL_BYTES - 1);
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    bytes
+}
+
+fn decode(name: &ServiceName) -> (ServicePortName, Protocol) {
+    let text = |bytes: &[u8; LABEL_BYTES]| {
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(LABEL_BYTES);
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    };
+    let protocol = match name.protocol {
+        17 => Protocol::Udp,
+        132 => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    };
+    let name = ServicePortName {
+        namespace: text(&name.namespace),
+        name: text(&name.name),
+        port: text(&name.port),
+    };
+    (name, protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_the_map() {
+        for (name, protocol) in [
+            (
+                ("istio-system", "istio-ingressgateway", "http2"),
+                Protocol::Tcp,
+            ),
+            (("default", "unnamed", ""), Protocol::Udp),
+            ((&*"n".repeat(63), &*"s".repeat(63), "p"), Protocol::Sctp),
+        ] {
+            let name = ServicePortName {
+                namespace: name.0.into(),
+                name: name.1.into(),
+                port: name.2.into(),
+            };
+            assert_eq!(decode(&encode(&(name.clone(), protocol))), (name, protocol));
+        }
+    }
+}

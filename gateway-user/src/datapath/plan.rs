@@ -1,0 +1,316 @@
+//! The way from what the maps hold to what they should hold.
+//!
+//! Pure. The order of the steps is what makes a change atomic for packets:
+//!
+//! 1. frontends that nobody wants any more go;
+//! 2. for each Service port whose set of backends changes: the new backends and slots are written
+//!    under a new generation, which nobody looks at yet; then each frontend's element is replaced,
+//!    so that a packet sees the whole old set or the whole new one;
+//! 3. after all programs that may have read an old element have ended ([`Step::Barrier`]), the
+//!    slots of old generations and the backends and names without users go.
+//!
+//! Steps of one Service port form a [`Group`]: if one fails (a map is full), the rest of the group
+//! is skipped, and its frontends keep what they had.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_common::{
+    Address,
+    maps::{Backend, Service, ServiceKey, SlotKey},
+};
+
+use super::desired::{Desired, DesiredService};
+use crate::model::service::{Protocol, ServicePortName};
+
+/// What the maps hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// `services`
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// `slots`: backend ids.
+    pub slots: BTreeMap<SlotKey, u32>,
+    /// `backends`
+    pub backends: BTreeMap<u32, Backend>,
+    /// `service_names`
+    pub names: BTreeMap<u32, (ServicePortName, Protocol)>,
+    /// `node_addresses`
+    pub node_addresses: BTreeSet<Address>,
+}
+
+/// One change to one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write a frontend.
+    PutService(ServiceKey, Service),
+    /// Remove a frontend.
+    DeleteService(ServiceKey),
+    /// Write a slot: a backend id.
+    PutSlot(SlotKey, u32),
+    /// Remove a slot.
+    DeleteSlot(SlotKey),
+    /// Write a backend.
+    PutBackend(u32, Backend),
+    /// Remove a backend.
+    DeleteBackend(u32),
+    /// Write a Service port's name.
+    PutName(u32, (ServicePortName, Protocol)),
+    /// Remove a Service port's name.
+    DeleteName(u32),
+    /// Serve node ports on an address.
+    PutNodeAddress(Address),
+    /// No longer serve node ports on an address.
+    DeleteNodeAddress(Address),
+    /// Wait until no program runs that began before.
+    Barrier,
+}
+
+/// Steps that stand or fall together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Whose they are; `None` for what belongs to no Service port.
+    pub service: Option<(ServicePortName, Protocol)>,
+    /// In this order.
+    pub steps: Vec<Step>,
+}
+
+/// Finds the steps. Empty if nothing is to do.
+pub fn plan(mirror: &Mirror, desired: &Desired) -> Vec<Group> {
+    let mut planner = Planner::new(mirror);
+    planner.remove_frontends(desired);
+    planner.node_addresses(desired);
+    for (name, service) in &desired.services {
+        planner.service(name, service);
+    }
+    planner.guards(desired);
+    planner.collect_garbage();
+    planner.groups
+}
+
+struct Planner<'m> {
+    mirror: &'m Mirror,
+    ids: BTreeMap<&'m (ServicePortName, Protocol), u32>,
+    next_id: u32,
+    /// Address, port and protocol → id.
+    backend_ids: BTreeMap<(Address, u16, u8), u32>,
+    next_backend: u32,
+    /// The newest generation of each Service port, and what is in it.
+    newest: BTreeMap<u32, (u32, Vec<u32>)>,
+    /// One of each Service port's frontends, as it is now.
+    current: BTreeMap<u32, Service>,
+    live_sets: BTreeMap<u32, u32>,
+    live_backends: BTreeSet<u32>,
+    groups: Vec<Group>,
+}
+
+impl<'m> Planner<'m> {
+    fn new(mirror: &'m Mirror) -> Self {
+        let backend_ids = mirror
+            .backends
+            .iter()
+            .map(|(id, b)| ((b.address, b.port, b.protocol), *id))
+            .collect();
+        let mut newest: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
+        // Keys are sorted by service, generation, index.
+        for (key, backend) in &mirror.slots {
+            let (generation, set) = newest.entry(key.service).or_default();
+            if *generation != key.generation {
+                *generation = key.generation;
+                set.clear();
+            }
+            set.push(*backend);
+        }
+        Self {
+            mirror,
+            ids: mirror.names.iter().map(|(id, name)| (name, *id)).collect(),
+            next_id: mirror.names.keys().next_back().map_or(1, |id| id + 1),
+            backend_ids,
+            next_backend: mirror.backends.keys().next_back().map_or(1, |id| id + 1),
+            newest,
+            current: mirror
+                .services
+                .values()
+                .map(|service| (service.id, *service))
+                .collect(),
+            live_sets: BTreeMap::new(),
+            live_backends: BTreeSet::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, service: Option<&(ServicePortName, Protocol)>, steps: Vec<Step>) {
+        if !steps.is_empty() {
+            self.groups.push(Group {
+                service: service.cloned(),
+                steps,
+            });
+        }
+    }
+
+    fn remove_frontends(&mut self, desired: &Desired) {
+        let wanted: BTreeSet<_> = desired
+            .services
+            .values()
+            .flat_map(|service| service.frontends.keys().copied())
+            .chain(
+                desired
+                    .guards
+                    .iter()
+                    .map(|address| ServiceKey::guard(*address)),
+            )
+            .collect();
+        let steps = self
+            .mirror
+            .services
+            .keys()
+            .filter(|key| !wanted.contains(key))
+            .map(|key| Step::DeleteService(*key))
+            .collect();
+        self.push(None, steps);
+    }
+
+    fn node_addresses(&mut self, desired: &Desired) {
+        let (old, new) = (&self.mirror.node_addresses, &desired.node_addresses);
+        let gone = old.difference(new).map(|a| Step::DeleteNodeAddress(*a));
+        let come = new.difference(old).map(|a| Step::PutNodeAddress(*a));
+        self.push(None, gone.chain(come).collect());
+    }
+
+    fn service(&mut self, name: &(ServicePortName, Protocol), service: &DesiredService) {
+        let mut steps = Vec::new();
+        let id = self.ids.get(name).copied().unwrap_or_else(|| {
+            let id = self.next_id;
+            self.next_id += 1;
+            steps.push(Step::PutName(id, name.clone()));
+            id
+        });
+        let set: Vec<u32> = service
+            .backends
+            .iter()
+            .map(|b| self.backend(*b, &mut steps))
+            .collect();
+        let generation = self.generation(id, &set, &mut steps);
+        self.live_sets.insert(id, generation);
+        self.live_backends.extend(&set);
+        for (key, flags) in &service.frontends {
+            let element = Service {
+                id,
+                generation,
+                backends: set.len() as u32,
+                local: service.local(),
+                flags: *flags,
+            };
+            if self.mirror.services.get(key) != Some(&element) {
+                steps.push(Step::PutService(*key, element));
+            }
+        }
+        self.push(Some(name), steps);
+    }
+
+    /// The id of a backend, new or known.
+    fn backend(&mut self, backend: Backend, steps: &mut Vec<Step>) -> u32 {
+        let key = (backend.address, backend.port, backend.protocol);
+        let id = *self.backend_ids.entry(key).or_insert_with(|| {
+            self.next_backend += 1;
+            self.next_backend - 1
+        });
+        let known = self.mirror.backends.get(&id) == Some(&backend);
+        // Another Service port of this plan may have asked for it; written twice it does no harm,
+        // and a group that fails takes no other one with it.
+        if !known {
+            steps.push(Step::PutBackend(id, backend));
+        }
+        id
+    }
+
+    /// The generation that holds the set: the newest one, if it does already.
+    fn generation(&self, id: u32, set: &[u32], steps: &mut Vec<Step>) -> u32 {
+        let live = self.current.get(&id);
+        let next = match self.newest.get(&id) {
+            Some((generation, current)) if current == set => return *generation,
+            Some((generation, _)) => generation.wrapping_add(1),
+            // Without slots, the generation is where the frontends left it.
+            None => live.map_or(1, |service| service.generation.wrapping_add(1)),
+        };
+        if set.is_empty() {
+            // Nothing to write: a frontend with no backends looks at no slot.
+            return live
+                .filter(|service| service.backends == 0)
+                .map_or(next, |s| s.generation);
+        }
+        for (index, backend) in set.iter().enumerate() {
+            let key = SlotKey {
+                service: id,
+                generation: next,
+                index: index as u32,
+            };
+            steps.push(Step::PutSlot(key, *backend));
+        }
+        next
+    }
+
+    fn guards(&mut self, desired: &Desired) {
+        let guard = Service {
+            id: 0,
+            generation: 0,
+            backends: 0,
+            local: 0,
+            flags: Service::FLAG_GUARD,
+        };
+        let steps = desired
+            .guards
+            .iter()
+            .map(|address| ServiceKey::guard(*address))
+            .filter(|key| self.mirror.services.get(key) != Some(&guard))
+            .map(|key| Step::PutService(key, guard))
+            .collect();
+        self.push(None, steps);
+    }
+
+    fn collect_garbage(&mut self) {
+        let slots = self
+            .mirror
+            .slots
+            .keys()
+            .filter(|key| self.live_sets.get(&key.service) != Some(&key.generation))
+            .map(|key| Step::DeleteSlot(*key));
+        let backends = self
+            .mirror
+            .backends
+            .keys()
+            .filter(|id| !self.live_backends.contains(id))
+            .map(|id| Step::DeleteBackend(*id));
+        let names = self
+            .mirror
+            .names
+            .keys()
+            .filter(|id| !self.live_sets.contains_key(id))
+            .map(|id| Step::DeleteName(*id));
+        let mut steps: Vec<_> = slots.chain(backends).chain(names).collect();
+        if !steps.is_empty() {
+            steps.insert(0, Step::Barrier);
+        }
+        self.push(None, steps);
+    }
+}
+
+impl Mirror {
+    /// Takes note of a step that was carried out.
+    pub fn note(&mut self, step: &Step) {
+        match step {
+            Step::PutService(key, service) => drop(self.services.insert(*key, *service)),
+            Step::DeleteService(key) => drop(self.services.remove(key)),
+            Step::PutSlot(key, backend) => drop(self.slots.insert(*key, *backend)),
+            Step::DeleteSlot(key) => drop(self.slots.remove(key)),
+            Step::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
+            Step::DeleteBackend(id) => drop(self.backends.remove(id)),
+            Step::PutName(id, name) => drop(self.names.insert(*id, name.clone())),
+            Step::DeleteName(id) => drop(self.names.remove(id)),
+            Step::PutNodeAddress(address) => drop(self.node_addresses.insert(*address)),
+            Step::DeleteNodeAddress(address) => drop(self.node_addresses.remove(address)),
+            Step::Barrier => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! kube-proxy's vocabulary: the names that people know from `iptables -t nat -L`.
+
+pub mod chains;
