@@ -6,8 +6,10 @@
 //! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
+//! | [`masquerade`] | this node's source address for connections to other nodes |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
+//! | [`redirector`] | keeps the maps in step with the Snapshots |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
@@ -20,8 +22,10 @@ pub mod attach;
 pub mod desired;
 pub mod events;
 pub mod maps;
+pub mod masquerade;
 pub mod node;
 pub mod plan;
+pub mod redirector;
 
 use crate::model::{
     Snapshot,
@@ -166,6 +170,9 @@ impl Datapath {
         };
         datapath.maps.set_settings(&settings)?;
         attach::attach(&mut ebpf, options)?;
+        if let Err(error) = masquerade::install() {
+            tracing::warn!(%error, "connections from outside reach only endpoints on this node");
+        }
         Ok(datapath)
     }
 
@@ -240,6 +247,7 @@ pub fn cleanup(pin_dir: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
         removed.push(path);
     }
     std::fs::remove_dir(pin_dir).map_err(failed)?;
+    masquerade::remove();
     Ok(removed)
 }
 

@@ -15,6 +15,7 @@
 //! | [`proxy`] | listeners, HTTP and TCP, upstream pools |
 //! | [`observe`] | decision records |
 //! | [`admin`] | status and trace endpoints on a Unix socket |
+//! | [`daemon`] | a running nodegate: the rooms wired together |
 //! | [`cli`] | one file per subcommand |
 
 pub mod datapath;

@@ -21,3 +21,12 @@ pub struct Snapshot {
     /// What is wrong with the resources that this was made from.
     pub diagnostics: Vec<Diagnostic>,
 }
+
+/// The last Snapshot, and which state of the resources it was made from.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// [`Resources::version`](crate::resources::Resources::version); 0 before the first.
+    pub version: u64,
+    /// None before the first.
+    pub snapshot: Option<Arc<Snapshot>>,
+}

@@ -1,0 +1,46 @@
+//! Asks a running nodegate.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+/// Sends a request to the admin socket, and gives the answer once its head is there.
+///
+/// # Errors
+/// Says how to find the socket if nobody answers, and gives the answer's text if it is an error.
+pub async fn request(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket).await.with_context(|| {
+        format!(
+            "nobody answers at {}: is nodegate running here? (--admin or NODEGATE_ADMIN names its \
+             socket)",
+            socket.display()
+        )
+    })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "nodegate")
+        .body(Empty::<Bytes>::new())?;
+    let response = tokio::time::timeout(patience, sender.send_request(request))
+        .await
+        .with_context(|| format!("no answer from {} within {patience:?}", socket.display()))??;
+    if response.status() == StatusCode::OK {
+        return Ok(response);
+    }
+    let status = response.status();
+    let text = response.into_body().collect().await?.to_bytes();
+    bail!("{status}: {}", String::from_utf8_lossy(&text).trim_end());
+}

@@ -1,0 +1,148 @@
+//! The Unix socket and its requests.
+
+use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tracing::debug;
+
+use super::{
+    status::Status,
+    trace::{Format, Traces},
+};
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// What the server asks of the process that it speaks for.
+pub trait Subject: Send + Sync + 'static {
+    /// Its state now.
+    fn status(&self) -> Status;
+    /// Reads the source again and waits until all of it is applied.
+    fn sync(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    /// Its decisions.
+    fn traces(&self) -> &Traces;
+}
+
+/// Binds the socket, in place of one that a process left that is gone.
+///
+/// # Errors
+/// Fails if a process listens there, or the directory cannot be made.
+pub fn bind(socket: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = socket.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another nodegate listens there (--admin or NODEGATE_ADMIN names another socket)",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(_) => std::fs::remove_file(socket)?,
+    }
+    UnixListener::bind(socket)
+}
+
+/// Serves until the future is dropped.
+pub async fn serve(listener: UnixListener, subject: Arc<impl Subject>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, Arc::clone(&subject)))),
+            Err(error) => {
+                debug!(%error, "accepting on the admin socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
+    let service = service_fn(move |request| {
+        let subject = Arc::clone(&subject);
+        async move { Ok::<_, Infallible>(answer(&*subject, &request).await) }
+    });
+    let connection = http1::Builder::new()
+        // A trace's client may close its sending side and go on reading.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        debug!(%error, "admin connection");
+    }
+}
+
+async fn answer(subject: &impl Subject, request: &Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ready") => {
+            if subject.status().ready {
+                text(StatusCode::OK, "ready\n")
+            } else {
+                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no Snapshot applied yet\n")
+            }
+        }
+        (&Method::GET, "/status") => status(subject),
+        (&Method::POST, "/sync") => match subject.sync().await {
+            Ok(()) => status(subject),
+            Err(message) => text(StatusCode::GATEWAY_TIMEOUT, format!("{message}\n")),
+        },
+        (&Method::GET, "/trace") => trace(subject, request.uri().query().unwrap_or_default()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are GET /ready, GET /status, POST /sync and GET /trace\n",
+        ),
+    }
+}
+
+fn status(subject: &impl Subject) -> Response<Body> {
+    match serde_json::to_vec(&subject.status()) {
+        Ok(json) => response(StatusCode::OK, "application/json", json),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
+    let format = if query.split('&').any(|pair| pair == "output=json") {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    let lines = match subject.traces().listen(format) {
+        Ok(lines) => lines,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let frames = futures_util::stream::unfold(lines, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((Ok(Frame::data(Bytes::from(line))), lines))
+    });
+    let mut response = Response::new(StreamBody::new(frames.fuse()).boxed());
+    let kind = match format {
+        Format::Text => "text/plain; charset=utf-8",
+        Format::Json => "application/x-ndjson",
+    };
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    response(status, "text/plain; charset=utf-8", text)
+}
+
+fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).boxed());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

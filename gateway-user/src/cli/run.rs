@@ -1,0 +1,244 @@
+//! `nodegate run`: the daemon.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+
+use super::Admin;
+use crate::{
+    daemon::{self, Daemon, Role},
+    datapath::{self, attach::Mode, desired::ExternalIps, node},
+    model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
+};
+
+/// Serve: redirect connections to Services (redirector), proxy requests (proxy), or both.
+///
+/// The redirector needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and the node's own network
+/// namespace. What it loads stays in force when it ends; `nodegate cleanup` removes it. The proxy needs
+/// no privilege.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nodegate run --manifests ./manifests --services all --uplink eth0
+  nodegate run --role proxy --manifests ./manifests --pod-namespace istio-system --pod-name gw-1")]
+pub struct Run {
+    /// Which half to run
+    #[arg(long, value_enum, default_value_t, env = "NODEGATE_ROLE")]
+    role: Role,
+    /// Directory of manifests: Services, EndpointSlices, Pods, Gateways, VirtualServices, DestinationRules.
+    /// Changes take effect within a second
+    #[arg(long, env = "NODEGATE_MANIFESTS", value_name = "DIR")]
+    manifests: PathBuf,
+    #[command(flatten)]
+    admin: Admin,
+    /// Name of this node, as endpoints name it [default: the host's name]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    #[command(flatten)]
+    redirector: RedirectorArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redirector")]
+struct RedirectorArgs {
+    /// Which Services to redirect: `gateway` (those in front of gateway pods: works beside
+    /// kube-proxy), `all` (in place of kube-proxy), or labels such as `app=web,tier=front`
+    #[arg(long, default_value = "gateway", env = "NODEGATE_SERVICES", value_name = "WHICH")]
+    services: ServiceScope,
+    /// Interfaces on which packets from outside arrive [default: those with a default route]
+    #[arg(long = "uplink", env = "NODEGATE_UPLINKS", value_name = "INTERFACE", value_delimiter = ',')]
+    uplinks: Vec<String>,
+    /// Which external IPs to serve: `owned` (addresses of this node) or `any` (as kube-proxy does)
+    #[arg(long, value_enum, default_value = "owned", env = "NODEGATE_EXTERNAL_IPS")]
+    external_ips: ExternalIps,
+    /// How to attach packet programs
+    #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
+    attach: Mode,
+    /// Where to pin maps and links
+    #[arg(long, env = "NODEGATE_PIN_DIR", default_value = "/sys/fs/bpf/nodegate", value_name = "DIR")]
+    pin_dir: PathBuf,
+    /// Directory of the cgroup whose processes are redirected [default: the root of cgroup2]
+    #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Proxy")]
+struct ProxyArgs {
+    /// Name of this gateway pod; its labels decide which Gateways it serves
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// Namespace of this gateway pod
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system", value_name = "NAMESPACE")]
+    pod_namespace: String,
+    /// Labels of this gateway, for as long as no Pod object of its name is known
+    #[arg(
+        long,
+        env = "NODEGATE_GATEWAY_LABELS",
+        default_value = "app=istio-ingressgateway,istio=ingressgateway",
+        value_name = "LABELS",
+        value_parser = labels
+    )]
+    gateway_labels: Labels,
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "NODEGATE_WORKERS", value_name = "N")]
+    workers: Option<std::num::NonZeroUsize>,
+    /// How long requests may go on after the signal to end
+    #[arg(long, env = "NODEGATE_DRAIN", default_value = "5s", value_name = "TIME", value_parser = super::duration)]
+    drain: Duration,
+}
+
+type Labels = BTreeMap<String, String>;
+
+fn labels(text: &str) -> Result<Labels, String> {
+    text.split(',')
+        .map(|pair| {
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| format!("{pair:?} is no label (fix: key=value,key=value)"))?;
+            Ok((key.trim().to_owned(), value.trim().to_owned()))
+        })
+        .collect()
+}
+
+impl Run {
+    /// Runs until SIGTERM or SIGINT.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        init_log();
+        let options = self.options()?;
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control")
+            .enable_all()
+            .build()?
+            .block_on(async { Daemon::start(options).await?.run().await })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(self) -> anyhow::Result<daemon::Options> {
+        let node = match self.node_name {
+            Some(name) => name,
+            None => nix::unistd::gethostname()?
+                .into_string()
+                .ok()
+                .context("the host's name is no text (fix: --node-name)")?,
+        };
+        let datapath = match self.role {
+            Role::Proxy => None,
+            Role::All | Role::Redirector => Some(self.redirector.options()?),
+        };
+        let proxy = match self.role {
+            Role::Redirector => None,
+            Role::All | Role::Proxy => Some(self.proxy.options(&node)),
+        };
+        Ok(daemon::Options {
+            role: self.role,
+            manifests: self.manifests,
+            admin: self.admin.admin,
+            node: NodeIdentity { name: node },
+            services: self.redirector.services,
+            datapath,
+            proxy,
+        })
+    }
+}
+
+impl RedirectorArgs {
+    fn options(&self) -> anyhow::Result<datapath::Options> {
+        let cgroup = match &self.cgroup {
+            Some(cgroup) => cgroup.clone(),
+            None => cgroup2_root()?,
+        };
+        let uplinks = if self.uplinks.is_empty() {
+            let uplinks = node::default_uplinks()?;
+            if uplinks.is_empty() {
+                bail!("no interface has a default route (fix: --uplink INTERFACE, for each one on \
+                       which packets from outside arrive)");
+            }
+            uplinks
+        } else {
+            self.uplinks.clone()
+        };
+        Ok(datapath::Options {
+            pin_dir: self.pin_dir.clone(),
+            cgroup,
+            uplinks,
+            mode: self.attach,
+            external_ips: self.external_ips,
+        })
+    }
+}
+
+impl ProxyArgs {
+    fn options(&self, node: &str) -> daemon::ProxyOptions {
+        daemon::ProxyOptions {
+            identity: GatewayIdentity {
+                namespace: self.pod_namespace.clone(),
+                name: self.pod_name.clone().unwrap_or_else(|| node.to_owned()),
+                labels: self.gateway_labels.clone(),
+            },
+            workers: self.workers,
+            drain: self.drain,
+        }
+    }
+}
+
+/// The root of the cgroup2 hierarchy, wherever it is mounted.
+fn cgroup2_root() -> anyhow::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
+    cgroup2_of(&mounts).context(
+        "no cgroup2 hierarchy is mounted (fix: mount -t cgroup2 none /sys/fs/cgroup, or --cgroup)",
+    )
+}
+
+fn cgroup2_of(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(path).to_owned())
+    })
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses (`info` if unset).
+fn init_log() {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup2_is_found_wherever_it_is() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_of(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_of(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup2_of("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn labels_are_pairs() {
+        let parsed = labels("app=web, tier=front").unwrap();
+        assert_eq!(parsed["tier"], "front");
+        assert!(labels("app").unwrap_err().contains("key=value"));
+    }
+}

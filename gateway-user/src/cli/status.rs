@@ -1,0 +1,113 @@
+//! `nodegate status`
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, ValueEnum};
+use http::Method;
+use http_body_util::BodyExt as _;
+
+use super::Admin;
+use crate::admin::{client, status::Status};
+
+/// Show what a running nodegate serves.
+///
+/// Exit status 0 if it is up to date, 1 if something could not be applied or a manifest is wrong.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nodegate status
+  nodegate status --sync               after changing a manifest: wait until it is in force
+  nodegate status -o json | jq .datapath.decisions")]
+pub struct StatusCommand {
+    #[command(flatten)]
+    admin: Admin,
+    /// Read the manifests again and wait until all of them are in force; exit status 0 then, whatever
+    /// is wrong with the manifests
+    #[arg(long)]
+    sync: bool,
+    /// How long to wait: 500ms, 10s, 2m
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = super::duration)]
+    timeout: Duration,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// JSON
+    Json,
+}
+
+impl StatusCommand {
+    /// Asks and prints.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let json = super::block_on(async {
+            let (method, path) = if self.sync {
+                (Method::POST, "/sync")
+            } else {
+                (Method::GET, "/status")
+            };
+            let response = client::request(&self.admin.admin, method, path, self.timeout).await?;
+            Ok(response.into_body().collect().await?.to_bytes())
+        })?;
+        let status: Status = serde_json::from_slice(&json)?;
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+            Output::Text => print(&status),
+        }
+        let good = self.sync || (status.ready && status.faults().next().is_none());
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn print(status: &Status) {
+    let row = |name: &str, value: String| println!("{name:<12}{value}");
+    row(
+        "nodegate",
+        format!("{} ({}), node {}, pid {}", status.version, status.role, status.node, status.pid),
+    );
+    row("source", status.source.directory.display().to_string());
+    let snapshot = &status.snapshot;
+    row(
+        "snapshot",
+        format!(
+            "generation {}: {} Service ports, {} listeners, {} clusters",
+            snapshot.generation, snapshot.services, snapshot.listeners, snapshot.clusters
+        ),
+    );
+    if let Some(datapath) = &status.datapath {
+        let elements: Vec<_> =
+            datapath.elements.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        row(
+            "datapath",
+            format!(
+                "generation {}: {} on {}, pinned in {}",
+                datapath.applied,
+                elements.join(", "),
+                datapath.uplinks.join(", "),
+                datapath.pin_dir.display()
+            ),
+        );
+        let decisions: Vec<_> = datapath
+            .decisions
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        let none = "none yet".to_owned();
+        row("decisions", if decisions.is_empty() { none } else { decisions.join(", ") });
+    }
+    if let Some(proxy) = &status.proxy {
+        let ports: Vec<_> = proxy.listeners.iter().map(u16::to_string).collect();
+        let ports = if ports.is_empty() { "no port".to_owned() } else { ports.join(", ") };
+        row("proxy", format!("generation {}: listens on {ports}", proxy.applied));
+    }
+    row("state", if status.ready { "ready" } else { "starting" }.to_owned());
+    for fault in status.faults() {
+        println!("{fault}");
+    }
+}

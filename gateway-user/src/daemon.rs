@@ -1,0 +1,330 @@
+//! A running nodegate: the rooms wired together, in the direction of the data.
+//!
+//! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
+//! each in a task of its own, and [`admin`](crate::admin) beside them. Nothing here decides anything.
+
+use std::{
+    fmt,
+    num::NonZero,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use tokio::{net::UnixListener, signal::unix::SignalKind, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+mod gateway;
+mod publisher;
+
+use crate::{
+    admin::{
+        self,
+        status::{DatapathStatus, ProxyStatus, SnapshotStatus, SourceStatus, Status},
+        trace::Traces,
+    },
+    datapath::{self, Datapath, redirector::Redirector},
+    model::{
+        Published,
+        compile::{GatewayIdentity, NodeIdentity, ServiceScope},
+    },
+    observe::Tap,
+    proxy::{self, Proxy},
+    source::Watcher,
+};
+use publisher::Compiler;
+
+/// How long [`admin::server::Subject::sync`] waits; clients may give up sooner.
+const SYNC_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Which half of nodegate a process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Both halves
+    #[default]
+    All,
+    /// The eBPF side
+    Redirector,
+    /// The proxy
+    Proxy,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Redirector => "redirector",
+            Self::Proxy => "proxy",
+        })
+    }
+}
+
+/// What to run.
+#[derive(Debug)]
+pub struct Options {
+    /// Which half.
+    pub role: Role,
+    /// The directory of manifests.
+    pub manifests: PathBuf,
+    /// The admin socket.
+    pub admin: PathBuf,
+    /// This node.
+    pub node: NodeIdentity,
+    /// Which Services are redirected.
+    pub services: ServiceScope,
+    /// The eBPF side; none in the proxy role.
+    pub datapath: Option<datapath::Options>,
+    /// The proxy; none in the redirector role.
+    pub proxy: Option<ProxyOptions>,
+}
+
+/// How the proxy runs.
+#[derive(Clone, Debug)]
+pub struct ProxyOptions {
+    /// This gateway pod.
+    pub identity: GatewayIdentity,
+    /// Worker threads; one per core if not given.
+    pub workers: Option<NonZero<usize>>,
+    /// How long requests may go on after the signal to end.
+    pub drain: Duration,
+}
+
+/// A running nodegate.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Daemon {
+    speaker: Arc<Speaker>,
+    admin: UnixListener,
+    socket: PathBuf,
+    stop: CancellationToken,
+    /// The proxy has requests to finish.
+    gateway: Option<JoinHandle<()>>,
+    /// These have nothing to finish.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts everything. Fails before anything is changed on the node, as far as that can be.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let admin = admin::server::bind(&options.admin)
+            .with_context(|| format!("admin socket {}", options.admin.display()))?;
+        let watcher = Watcher::start(vec![options.manifests.clone()])?;
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+
+        let (snapshots, published) = watch::channel(Published::default());
+        let compiler = Compiler {
+            node: options.node.clone(),
+            gateway: options.proxy.as_ref().map(|proxy| proxy.identity.clone()),
+            services: options.services,
+        };
+        tasks.push(tokio::spawn(publisher::publish(
+            compiler,
+            watcher.subscribe(),
+            snapshots,
+        )));
+
+        let redirector = match &options.datapath {
+            Some(options) => Some(start_redirector(options, published.clone(), &mut tasks)?),
+            None => None,
+        };
+        let gateway = match &options.proxy {
+            Some(options) => Some(start_proxy(options, published.clone(), stop.clone())?),
+            None => None,
+        };
+        info!(role = %options.role, node = options.node.name, "started");
+        let (gateway_tap, gateway_progress, gateway_task) = match gateway {
+            Some(gateway) => (Some(gateway.tap), Some(gateway.progress), Some(gateway.task)),
+            None => (None, None, None),
+        };
+        Ok(Self {
+            speaker: Arc::new(Speaker {
+                role: options.role,
+                node: options.node.name,
+                manifests: options.manifests,
+                watcher,
+                published,
+                traces: Traces {
+                    kernel: redirector.clone(),
+                    proxy: gateway_tap,
+                },
+                datapath: redirector.zip(options.datapath),
+                gateway: gateway_progress,
+            }),
+            admin,
+            socket: options.admin,
+            stop,
+            gateway: gateway_task,
+            tasks,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets requests finish. The datapath stays in force.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+        let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+        let admin = admin::server::serve(self.admin, self.speaker);
+        tokio::select! {
+            () = admin => {}
+            _ = terminate.recv() => info!("SIGTERM: finishing"),
+            _ = interrupt.recv() => info!("SIGINT: finishing"),
+        }
+        self.stop.cancel();
+        if let Some(gateway) = self.gateway {
+            gateway.await.context("finishing requests")?;
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        // A socket without a process looks like one that does not answer.
+        let _ = std::fs::remove_file(self.socket);
+        Ok(())
+    }
+}
+
+fn start_redirector(
+    options: &datapath::Options,
+    published: watch::Receiver<Published>,
+    tasks: &mut Vec<JoinHandle<()>>,
+) -> anyhow::Result<Arc<Redirector>> {
+    let mut datapath = Datapath::open(options)?;
+    let events = datapath.take_events()?;
+    let redirector = Redirector::new(datapath);
+    tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));
+    let reporter = Arc::clone(&redirector);
+    tasks.push(tokio::spawn(async move {
+        if let Err(error) = reporter.report(events).await {
+            tracing::error!(%error, "the kernel's reports cannot be read: no traces");
+        }
+    }));
+    Ok(redirector)
+}
+
+/// The proxy's task, and what others see of it.
+struct Gateway {
+    tap: Tap,
+    progress: watch::Receiver<gateway::Progress>,
+    task: JoinHandle<()>,
+}
+
+fn start_proxy(
+    options: &ProxyOptions,
+    published: watch::Receiver<Published>,
+    stop: CancellationToken,
+) -> anyhow::Result<Gateway> {
+    let defaults = proxy::Options::default();
+    let proxy = Proxy::start(proxy::Options {
+        workers: options.workers.unwrap_or(defaults.workers),
+        ..defaults
+    })
+    .context("starting the proxy's workers")?;
+    let tap = proxy.tap().clone();
+    let (sender, progress) = watch::channel(gateway::Progress::default());
+    let task = tokio::spawn(gateway::follow(proxy, published, sender, stop, options.drain));
+    Ok(Gateway { tap, progress, task })
+}
+
+/// Speaks for the process on the admin socket.
+struct Speaker {
+    role: Role,
+    node: String,
+    manifests: PathBuf,
+    watcher: Watcher,
+    published: watch::Receiver<Published>,
+    traces: Traces,
+    datapath: Option<(Arc<Redirector>, datapath::Options)>,
+    gateway: Option<watch::Receiver<gateway::Progress>>,
+}
+
+impl admin::server::Subject for Speaker {
+    fn status(&self) -> Status {
+        let published = self.published.borrow().clone();
+        let snapshot = published.snapshot.as_deref();
+        let datapath = self.datapath.as_ref().map(|(redirector, options)| {
+            datapath_status(redirector, options)
+        });
+        let proxy = self.gateway.as_ref().map(|progress| {
+            let progress = progress.borrow();
+            ProxyStatus {
+                applied: progress.applied,
+                listeners: progress.listeners.clone(),
+                failures: progress.failures.clone(),
+            }
+        });
+        let applied = |generation: Option<u64>| generation.is_none_or(|applied| applied > 0);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: self.role.to_string(),
+            node: self.node.clone(),
+            pid: std::process::id(),
+            ready: applied(datapath.as_ref().map(|d| d.applied))
+                && applied(proxy.as_ref().map(|p| p.applied)),
+            source: SourceStatus {
+                directory: self.manifests.clone(),
+            },
+            snapshot: SnapshotStatus {
+                generation: snapshot.map_or(0, |snapshot| snapshot.generation),
+                services: snapshot.map_or(0, |snapshot| snapshot.services.len()),
+                listeners: snapshot.map_or(0, |snapshot| snapshot.gateway.listeners.len()),
+                clusters: snapshot.map_or(0, |snapshot| snapshot.gateway.clusters.len()),
+            },
+            datapath,
+            proxy,
+            diagnostics: snapshot
+                .map(|snapshot| snapshot.diagnostics.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn sync(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async {
+            match tokio::time::timeout(SYNC_PATIENCE, self.catch_up()).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("not in force after {SYNC_PATIENCE:?}")),
+            }
+        })
+    }
+
+    fn traces(&self) -> &Traces {
+        &self.traces
+    }
+}
+
+impl Speaker {
+    async fn catch_up(&self) -> Result<(), String> {
+        let version = self.watcher.reload().await.map_err(|error| error.to_string())?.version;
+        let stopped = |_| "nodegate is ending".to_owned();
+        let mut published = self.published.clone();
+        let generation = published
+            .wait_for(|published| published.version >= version)
+            .await
+            .map_err(stopped)?
+            .snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.generation);
+        if let Some((redirector, _)) = &self.datapath {
+            let mut progress = redirector.progress();
+            progress.wait_for(|progress| progress.applied >= generation).await.map_err(stopped)?;
+        }
+        if let Some(progress) = &self.gateway {
+            let mut progress = progress.clone();
+            progress.wait_for(|progress| progress.applied >= generation).await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+}
+
+fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> DatapathStatus {
+    let progress = redirector.progress().borrow().clone();
+    let datapath = redirector.datapath();
+    let named = |(name, count): (&str, _)| (name.to_owned(), count);
+    DatapathStatus {
+        applied: progress.applied,
+        pin_dir: options.pin_dir.clone(),
+        uplinks: options.uplinks.clone(),
+        elements: datapath.usage().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        decisions: datapath.counters().unwrap_or_default().into_iter().map(named).collect(),
+        failures: progress.failures,
+    }
+}
