@@ -19,3 +19,4 @@
 
 pub mod model;
 pub mod resources;
+pub mod route;
