@@ -18,5 +18,6 @@
 //! | [`cli`] | one file per subcommand |
 
 pub mod model;
+pub mod observe;
 pub mod resources;
 pub mod route;
