@@ -19,5 +19,6 @@
 
 pub mod model;
 pub mod observe;
+pub mod proxy;
 pub mod resources;
 pub mod route;

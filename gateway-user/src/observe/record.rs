@@ -140,12 +140,6 @@ pub enum ResponseFlag {
     /// The client left.
     #[serde(rename = "DC")]
     DownstreamConnectionTermination,
-    /// The client's request is no proper HTTP/1.1.
-    #[serde(rename = "DPE")]
-    DownstreamProtocolError,
-    /// Nothing moved for too long.
-    #[serde(rename = "SI")]
-    StreamIdleTimeout,
 }
 
 impl ResponseFlag {
@@ -159,8 +153,6 @@ impl ResponseFlag {
             Self::UpstreamConnectionTermination => "UC",
             Self::UpstreamProtocolError => "UPE",
             Self::DownstreamConnectionTermination => "DC",
-            Self::DownstreamProtocolError => "DPE",
-            Self::StreamIdleTimeout => "SI",
         }
     }
 }
