@@ -159,7 +159,7 @@ impl Config {
         &self.listeners
     }
 
-    /// Whether any route leads to this endpoint.
+    /// The endpoints that routes lead to; one may occur more than once.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners
             .iter()
@@ -354,7 +354,7 @@ mod tests {
             http.extend(turns(&config, 80, 10));
             tcp.extend(turns(&config, 31400, 1));
             let endpoints = ["10.0.0.1:80", "10.0.0.2:80"];
-            config = Config::new(&make(&endpoints[..1 + round % 2]), &config);
+            config = Config::new(&make(&endpoints[..=round % 2]), &config);
         }
         assert_eq!((count(&http, "a"), count(&http, "b")), (90, 10));
         assert_eq!((count(&tcp, "a"), count(&tcp, "b")), (8, 2));

@@ -136,12 +136,13 @@ impl Upstream {
         self.sender.try_send_request(request)
     }
 
-    /// Gives it back once request and response have both been transferred.
+    /// Gives it back when the response is over.
     pub(super) fn release(mut self, pool: &Rc<Pool>, now: Tick) {
         if self.sender.is_ready() {
             pool.put(self, now);
         } else if !self.sender.is_closed() {
-            // The response has been read, but its connection's task has not had its turn since.
+            // The endpoint answered before it had read the whole request, which is still on its way;
+            // or the connection's task has not had its turn since.
             let pool = Rc::clone(pool);
             task::spawn_local(async move {
                 if self.sender.ready().await.is_ok() {

@@ -47,7 +47,7 @@ impl Split {
             .collect();
         let period: u64 = weights.iter().sum();
         Self(
-            if period <= Self::LONGEST_SCHEDULE && weights.len() <= usize::from(u16::MAX) {
+            if period <= Self::LONGEST_SCHEDULE && u16::try_from(weights.len()).is_ok() {
                 Kind::Schedule(schedule(&weights, period))
             } else {
                 Kind::Lattice(Lattice::new(&weights, period))
@@ -79,7 +79,7 @@ impl Lattice {
         // 2^64 divided by the golden ratio.
         const GOLDEN: u128 = 0x9E37_79B9_7F4A_7C15;
         let golden = ((u128::from(period) * GOLDEN) >> 64) as u64;
-        let step = (golden.max(1)..)
+        let step = (golden.max(1)..period)
             .find(|&step| gcd(step, period) == 1)
             .unwrap_or(1);
         let mut end = 0;

@@ -18,7 +18,6 @@ use super::exchange::Exchange;
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Progress {
     bytes: Cell<u64>,
-    done: Cell<bool>,
 }
 
 /// From the client to the endpoint.
@@ -42,11 +41,6 @@ impl Progress {
     /// Bytes that went to the endpoint.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
-    }
-
-    /// Whether the endpoint has got all of it.
-    pub(super) fn is_done(&self) -> bool {
-        self.done.get()
     }
 }
 
@@ -76,14 +70,9 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                progress.bytes.set(progress.bytes.get() + length);
-                progress.done.set(incoming.is_end_stream());
-            }
-            Some(Err(_)) => {}
-            None => progress.done.set(true),
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            progress.bytes.set(progress.bytes.get() + length);
         }
         Poll::Ready(frame)
     }

@@ -68,7 +68,11 @@ impl Exchange {
 
     /// Notes the identity of the request.
     pub(super) fn note_request_id(&mut self, id: &HeaderValue) {
-        self.note(|record| record.request_id = id.to_str().unwrap_or_default().to_owned());
+        self.note(|record| {
+            id.to_str()
+                .unwrap_or_default()
+                .clone_into(&mut record.request_id);
+        });
     }
 
     /// Notes how it was answered.
@@ -111,13 +115,7 @@ impl Exchange {
             return;
         }
         self.over = true;
-        // An endpoint that answers before it has read the request is still busy with it: that
-        // connection can't carry another one.
-        let request_done = self
-            .request_body
-            .as_ref()
-            .is_none_or(|progress| progress.is_done());
-        if let Some(upstream) = self.upstream.take().filter(|_| request_done) {
+        if let Some(upstream) = self.upstream.take() {
             upstream.release(&self.worker.pool, self.worker.now());
         }
     }

@@ -488,10 +488,12 @@ async fn half_a_response_does_not_look_whole() {
 
 #[tokio::test]
 async fn early_answers_do_not_poison_the_pool() {
-    // Answers before the body has come, which never comes.
+    // Answers before the body has come.
     let endpoint = Endpoint::new(|_, mut peer| async move {
-        while peer.head().await.is_some() {
+        while let Some(head) = peer.head().await {
             peer.send(ok("early")).await;
+            let length = header(&head, "content-length").unwrap_or("0");
+            peer.exactly(length.parse().unwrap()).await;
         }
     })
     .await;
@@ -501,8 +503,17 @@ async fn early_answers_do_not_poison_the_pool() {
         .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx")
         .await;
     assert_eq!(first.response().await.1, "early");
-    let (head, body) = Peer::connect(port).await.get("a", "/").await;
+    // The connection is busy with that body: others get one of their own.
+    let mut second = Peer::connect(port).await;
+    let (head, body) = second.get("a", "/").await;
     assert_eq!((status(&head), body.as_str()), ("HTTP/1.1 200 OK", "early"));
+    assert_eq!(endpoint.connections(), 2);
+    // Once it has gone through, both clients go on.
+    first.send("x".repeat(99)).await;
+    for client in [&mut first, &mut second] {
+        let (head, _) = client.get("a", "/").await;
+        assert_eq!(status(&head), "HTTP/1.1 200 OK");
+    }
     assert_eq!(endpoint.connections(), 2);
 }
 
