@@ -25,6 +25,8 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Handle {
     port: u16,
+    /// Whether finishing before closing makes a difference: HTTP.
+    gentle: bool,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
     /// Whether a request is being served. Always false for TCP.
@@ -49,10 +51,11 @@ pub(super) struct Registration {
 }
 
 impl Connections {
-    /// Registers a connection.
-    pub(super) fn register(self: &Rc<Self>, port: u16, now: Tick) -> Registration {
+    /// Registers a connection; a gentle one (HTTP) is told to finish before it is told to close.
+    pub(super) fn register(self: &Rc<Self>, port: u16, gentle: bool, now: Tick) -> Registration {
         let handle = Rc::new(Handle {
             port,
+            gentle,
             order: Cell::new(Order::Serve),
             waker: RefCell::new(None),
             busy: Cell::new(false),
@@ -82,15 +85,16 @@ impl Connections {
         }
     }
 
-    /// Ends connections on which nothing has happened for `limit` ticks: gently, and one limit later
-    /// for good.
+    /// Ends connections on which nothing has happened for `limit` ticks: HTTP gently, and one limit
+    /// later for good; TCP at once.
     pub(super) fn sweep(&self, now: Tick, limit: Tick) {
         for handle in self.open.borrow().values() {
             let idle = now.wrapping_sub(handle.active.get());
-            if handle.busy.get() || idle < limit {
+            // The first tick may have come right after whatever happened: it isn't a whole one.
+            if handle.busy.get() || idle <= limit {
                 continue;
             }
-            if handle.order.get() == Order::Serve {
+            if handle.gentle && handle.order.get() == Order::Serve {
                 handle.give(Order::Finish);
                 handle.active.set(now);
             } else {
@@ -153,8 +157,8 @@ mod tests {
     #[test]
     fn finishing_reaches_one_port_or_all() {
         let connections = Rc::new(Connections::default());
-        let first = connections.register(80, 0);
-        let second = connections.register(81, 0);
+        let first = connections.register(80, true, 0);
+        let second = connections.register(81, true, 0);
         connections.finish(Some(80));
         assert_eq!(
             (order(&first), order(&second)),
@@ -169,16 +173,18 @@ mod tests {
     #[test]
     fn idle_ones_finish_then_close_and_busy_ones_stay() {
         let connections = Rc::new(Connections::default());
-        let idle = connections.register(80, 0);
-        let busy = connections.register(80, 0);
+        let idle = connections.register(80, true, 0);
+        let busy = connections.register(80, true, 0);
         busy.handle.set_busy(true, 0);
-        connections.sweep(9, 10);
-        assert_eq!(order(&idle), Order::Serve);
+        let tcp = connections.register(31400, false, 0);
         connections.sweep(10, 10);
+        assert_eq!((order(&idle), order(&tcp)), (Order::Serve, Order::Serve));
+        connections.sweep(11, 10);
+        assert_eq!(order(&tcp), Order::Close);
         assert_eq!((order(&idle), order(&busy)), (Order::Finish, Order::Serve));
-        connections.sweep(19, 10);
+        connections.sweep(21, 10);
         assert_eq!(order(&idle), Order::Finish);
-        connections.sweep(20, 10);
+        connections.sweep(22, 10);
         assert_eq!((order(&idle), order(&busy)), (Order::Close, Order::Serve));
     }
 }

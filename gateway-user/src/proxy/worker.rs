@@ -229,7 +229,8 @@ impl Worker {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let worker = Rc::clone(self);
         // Before its task first runs, so that whoever ends the port's connections finds this one.
-        let registration = self.connections.register(port, self.now());
+        let gentle = matches!(listener.protocol, Protocol::Http(_));
+        let registration = self.connections.register(port, gentle, self.now());
         match listener.protocol {
             Protocol::Http(_) => {
                 task::spawn_local(http::serve(worker, stream, address, listener, registration));

@@ -32,12 +32,14 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new(workers: usize) -> Self {
-        let options = Options {
+        Self::with_options(Options {
             workers: NonZero::new(workers).unwrap(),
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            connect_timeout: Duration::from_secs(1),
             ..Options::default()
-        };
+        })
+    }
+
+    pub(super) fn with_options(options: Options) -> Self {
         Self {
             proxy: Proxy::start(options).unwrap(),
             generation: AtomicU64::new(0),
@@ -167,8 +169,11 @@ impl Peer {
     }
 
     pub(super) async fn try_connect(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        Ok(Self::new(stream))
+        Self::connect_to((Ipv4Addr::LOCALHOST, port).into()).await
+    }
+
+    pub(super) async fn connect_to(address: SocketAddr) -> std::io::Result<Self> {
+        TcpStream::connect(address).await.map(Self::new)
     }
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, sync::Notify, time};
 
@@ -6,7 +6,10 @@ use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
 use crate::{
     model::gateway::{Gateway, PathMatch},
     observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, gateway, http_listener, prefix_route},
+    proxy::{
+        Options,
+        fixture::{cluster, gateway, http_listener, prefix_route},
+    },
 };
 
 /// All paths of all hosts to one cluster with one endpoint.
@@ -84,6 +87,74 @@ async fn headers_on_the_way_there() {
     }
     let id = header(&seen, "x-request-id").unwrap();
     assert_eq!(id.len(), 36);
+}
+
+#[tokio::test]
+async fn clients_of_both_families_are_named_properly() {
+    let endpoint = Endpoint::echoing_heads().await;
+    let fixture = Fixture::with_options(Options::default());
+    let port = free_port();
+    fixture.apply(simple(port, &endpoint)).await;
+    for address in ["127.0.0.1", "::1"] {
+        let ip: IpAddr = address.parse().unwrap();
+        // Not every machine has IPv6.
+        if ip.is_ipv6() && std::net::TcpListener::bind((ip, 0)).is_err() {
+            continue;
+        }
+        let mut client = Peer::connect_to((ip, port).into()).await.unwrap();
+        let (_, seen) = client.get("a", "/").await;
+        assert_eq!(header(&seen, "x-forwarded-for"), Some(address));
+    }
+}
+
+#[tokio::test]
+async fn half_closed_clients_get_their_answer() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.shutdown().await;
+    assert_eq!(client.response().await.1, "hi");
+    assert_eq!(client.rest().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn large_heads_are_refused() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    for (size, wanted) in [
+        (50 << 10, "HTTP/1.1 200 OK"),
+        (61 << 10, "HTTP/1.1 431 Request Header Fields Too Large"),
+    ] {
+        let mut client = Peer::connect(port).await;
+        let filler = "x".repeat(size);
+        client
+            .send(format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX-Filler: {filler}\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(status(&client.head().await.unwrap()), wanted);
+    }
+}
+
+#[tokio::test]
+async fn bodies_with_conflicting_lengths_do_not_reach_the_endpoint_twice() {
+    // Request smuggling: whoever believes content-length sees a second request.
+    let endpoint = Endpoint::echoing_heads().await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+             0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
+        .await;
+    let all = client.rest().await.unwrap();
+    assert!(!all.contains("GET /smuggled"), "{all}");
+    assert_eq!(
+        header(&all, "Content-Length"),
+        header(&all, "content-length")
+    );
 }
 
 #[tokio::test]

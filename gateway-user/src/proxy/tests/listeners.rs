@@ -1,4 +1,4 @@
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, num::NonZero, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time};
 
@@ -6,7 +6,7 @@ use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
 use crate::{
     model::gateway::{Gateway, Listener},
     proxy::{
-        BindError,
+        BindError, Options,
         fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
     },
 };
@@ -205,4 +205,33 @@ async fn shutdown_ends_at_its_deadline() {
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_millis(190), "{elapsed:?}");
     assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed() {
+    let web = Endpoint::answering("hi").await;
+    let fixture = Fixture::with_options(Options {
+        workers: NonZero::<usize>::MIN,
+        address: Some(Ipv4Addr::LOCALHOST.into()),
+        idle_timeout: Duration::from_secs(1),
+        ..Options::default()
+    });
+    let (http_port, tcp_port) = (free_port(), free_port());
+    fixture
+        .apply(with(
+            vec![http(http_port), tcp_listener(tcp_port, &[("web", 1)])],
+            &web,
+        ))
+        .await;
+    let mut browser = Peer::connect(http_port).await;
+    browser.get("a", "/").await;
+    let mut netcat = Peer::connect(tcp_port).await;
+    netcat.get("a", "/").await;
+    let mut silent = Peer::connect(http_port).await;
+    let started = time::Instant::now();
+    assert_eq!(browser.rest().await.unwrap(), "");
+    assert_eq!(silent.rest().await.unwrap(), "");
+    assert!(started.elapsed() >= Duration::from_millis(900));
+    let error = netcat.rest().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
