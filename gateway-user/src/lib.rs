@@ -21,4 +21,7 @@
 pub mod datapath;
 pub mod iptables;
 pub mod model;
+pub mod observe;
+pub mod proxy;
 pub mod resources;
+pub mod route;

@@ -1,0 +1,231 @@
+//! The proxy: listeners, HTTP and TCP, connections to endpoints.
+//!
+//! [`Proxy::start`] starts workers, which listen on nothing; [`Proxy::apply`] gives them a
+//! [`Snapshot`](crate::model::Snapshot), again and again while they serve.
+
+use std::{
+    collections::BTreeSet, io, net::IpAddr, num::NonZero, sync::Arc, thread, time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    task,
+    time::Instant,
+};
+
+mod bind;
+mod config;
+mod connections;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod http;
+mod pool;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use bind::BindError;
+
+use crate::{model::Snapshot, observe::Tap};
+use config::{Config, Protocol};
+use worker::Command;
+
+/// How a proxy runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that serve.
+    pub workers: NonZero<usize>,
+    /// Address to listen on; none: all, of both families.
+    pub address: Option<IpAddr>,
+    /// How long connecting to an endpoint may take.
+    pub connect_timeout: Duration,
+    /// How long a client's connection may be idle, counted in whole seconds.
+    pub idle_timeout: Duration,
+}
+
+/// The workers.
+#[derive(Debug)]
+pub struct Proxy {
+    options: Arc<Options>,
+    config: Arc<ArcSwap<Config>>,
+    workers: Vec<Worker>,
+    /// Ports that are listened on. Held while a Snapshot is applied.
+    ports: Mutex<BTreeSet<u16>>,
+    applied: watch::Sender<u64>,
+    tap: Tap,
+}
+
+/// What became of a Snapshot.
+#[derive(Debug)]
+#[must_use = "ports that could not be listened on are reported here"]
+pub struct Applied {
+    /// Its generation, which all workers serve now.
+    pub generation: u64,
+    /// Listeners that it wants and that are not there. They are tried again with the next Snapshot.
+    pub failures: Vec<BindError>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Default for Options {
+    /// One worker per CPU that we may use, all addresses, and Envoy's timeouts.
+    fn default() -> Self {
+        Self {
+            workers: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+            address: None,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Proxy {
+    /// Starts the workers. They listen on nothing yet.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let options = Arc::new(options);
+        let config = Arc::new(ArcSwap::from_pointee(Config::default()));
+        let tap = Tap::default();
+        let workers = (0..options.workers.get())
+            .map(|index| {
+                let (commands, receiver) = mpsc::unbounded_channel();
+                let thread = worker::spawn(
+                    index,
+                    Arc::clone(&config),
+                    Arc::clone(&options),
+                    tap.clone(),
+                    receiver,
+                )?;
+                Ok(Worker { commands, thread })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            options,
+            config,
+            workers,
+            ports: Mutex::default(),
+            applied: watch::Sender::new(0),
+            tap,
+        })
+    }
+
+    /// The generation that all workers serve; 0 before the first.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Where to listen to what happens.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// Puts a Snapshot in force, and returns when all workers serve it.
+    ///
+    /// New ports are bound before old ones are closed; ports that stay are not touched, and neither
+    /// are their connections: HTTP requests obey the new routes from the next one on, TCP
+    /// connections stay with their endpoints. A port that can't be bound doesn't hold up the others.
+    pub async fn apply(&self, snapshot: &Snapshot) -> Applied {
+        let mut ports = self.ports.lock().await;
+        let wanted: BTreeSet<u16> = snapshot
+            .gateway
+            .listeners
+            .iter()
+            .map(|listener| listener.port)
+            .collect();
+
+        let mut failures = Vec::new();
+        let mut bound = Vec::new();
+        for &port in wanted.difference(&ports) {
+            match bind::listen(self.options.address, port, self.workers.len()) {
+                Ok(sockets) => bound.push((port, sockets)),
+                Err(error) => {
+                    tracing::warn!(port, %error, "no listener");
+                    failures.push(error);
+                }
+            }
+        }
+        let closed: Vec<u16> = ports.difference(&wanted).copied().collect();
+        for &port in &closed {
+            self.ask(|done| Command::Unlisten(port, done)).await;
+            ports.remove(&port);
+            tracing::info!(port, "listener closed");
+        }
+
+        let previous = self.config.load_full();
+        let next = Arc::new(Config::new(&snapshot.gateway, &previous));
+        self.config.store(Arc::clone(&next));
+        for (port, sockets) in bound {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                // A worker that has ended serves nothing; the others go on.
+                let _ = worker.commands.send(Command::Listen(port, socket));
+            }
+            ports.insert(port);
+            let protocol = next.listener(port).map(|new| new.protocol.name());
+            tracing::info!(port, protocol, "listener opened");
+        }
+        let changed = changed_to_tcp(&previous, &next);
+        self.ask(|done| Command::Applied(changed.clone(), done))
+            .await;
+        self.applied.send_replace(snapshot.generation);
+        Applied {
+            generation: snapshot.generation,
+            failures,
+        }
+    }
+
+    /// Stops accepting, lets open requests and connections finish, and ends: after `deadline` at the
+    /// latest, cutting off what is left.
+    pub async fn shutdown(self, deadline: Duration) {
+        let deadline = Instant::now() + deadline;
+        for worker in &self.workers {
+            // One that has ended needs no telling.
+            let _ = worker.commands.send(Command::Drain(deadline));
+        }
+        let threads = task::spawn_blocking(move || {
+            for worker in self.workers {
+                if worker.thread.join().is_err() {
+                    tracing::error!("a worker had panicked");
+                }
+            }
+        });
+        if let Err(error) = threads.await {
+            tracing::error!(%error, "waiting for the workers failed");
+        }
+    }
+
+    /// Tells all workers and waits for all answers.
+    async fn ask(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
+        let answers: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (done, answer) = oneshot::channel();
+                worker.commands.send(command(done)).ok()?;
+                Some(answer)
+            })
+            .collect();
+        for answer in answers {
+            // No answer: the worker has ended, and serves nothing.
+            let _ = answer.await;
+        }
+    }
+}
+
+/// Ports that spoke HTTP and speak TCP now. Their sockets stay.
+fn changed_to_tcp(previous: &Config, next: &Config) -> Vec<u16> {
+    next.listeners()
+        .iter()
+        .filter(|new| matches!(new.protocol, Protocol::Tcp(_)))
+        .filter(|new| {
+            previous
+                .listener(new.port)
+                .is_some_and(|old| matches!(old.protocol, Protocol::Http(_)))
+        })
+        .map(|new| new.port)
+        .collect()
+}

@@ -1,0 +1,301 @@
+//! The request's phases before it is sent: is it proper, where does it go, what does the endpoint
+//! see of it.
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::{HOST, TRANSFER_ENCODING},
+    request::Parts,
+    uri::PathAndQuery,
+};
+
+use super::{
+    exchange::Exchange,
+    headers::{
+        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO,
+        X_REQUEST_ID, strip_hop_by_hop,
+    },
+    reply::LocalReply,
+};
+use crate::{
+    proxy::config::HttpListener,
+    route::{Miss, Query},
+};
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) endpoint: SocketAddr,
+    /// Path and query that the endpoint sees, if they are rewritten.
+    pub(super) path: Option<PathAndQuery>,
+}
+
+/// What the request says it is for: the authority of an absolute target, else the `Host` header
+/// (RFC 9112, section 3.2.2).
+pub(super) fn authority(parts: &Parts) -> Option<&str> {
+    match parts.uri.authority() {
+        Some(authority) if parts.method != Method::CONNECT => {
+            let authority = authority.as_str();
+            // User information is no part of the host.
+            Some(
+                authority
+                    .rsplit_once('@')
+                    .map_or(authority, |(_, host)| host),
+            )
+        }
+        _ => parts.headers.get(HOST)?.to_str().ok(),
+    }
+}
+
+/// Refuses what isn't HTTP/1.1 for one host.
+pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
+    if parts.version < Version::HTTP_11 {
+        return Err(LocalReply::old_version());
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(LocalReply::bad_host("duplicate_host_header"));
+    }
+    if first.is_some_and(|host| host.to_str().is_err()) {
+        return Err(LocalReply::bad_host("invalid_host_header"));
+    }
+    if authority(parts).is_none() {
+        return Err(LocalReply::bad_host("missing_host_header"));
+    }
+    Ok(())
+}
+
+/// Finds the route, takes the next turn among its clusters and among the cluster's endpoints.
+pub(super) fn decide(
+    http: &HttpListener,
+    parts: &Parts,
+    exchange: &mut Exchange,
+) -> Result<Choice, LocalReply> {
+    let found = find(http, parts).map_err(|miss| {
+        exchange.note_decision(|decision| {
+            decision.virtual_host = miss
+                .virtual_host()
+                .map(|index| http.table.virtual_host(index).name.clone());
+        });
+        LocalReply::no_route()
+    })?;
+    let (name, cluster) = http.target(found).choose();
+    exchange.note_decision(|decision| {
+        let route = http.table.route(found);
+        decision.virtual_host = Some(http.table.virtual_host(found.virtual_host).name.clone());
+        decision.route = Some(route.name.clone()).filter(|name| !name.is_empty());
+        decision.origin = Some(route.origin.clone());
+        decision.cluster = Some(name.to_owned());
+    });
+    let endpoint = cluster
+        .ok_or_else(LocalReply::no_cluster)?
+        .endpoint()
+        .ok_or_else(LocalReply::no_endpoint)?;
+    exchange.note_decision(|decision| decision.endpoint = Some(endpoint));
+
+    let path = match (http.table.rewrite(found), parts.uri.path_and_query()) {
+        (Some(rewrite), Some(original)) => Some(
+            rewrite
+                .apply(original)
+                .map_err(|_| LocalReply::rewrite_too_long())?,
+        ),
+        _ => None,
+    };
+    Ok(Choice { endpoint, path })
+}
+
+fn find(http: &HttpListener, parts: &Parts) -> Result<crate::route::Match, Miss> {
+    http.table.find(Query {
+        host: authority(parts).unwrap_or_default(),
+        // CONNECT has no path, and so no route matches it.
+        path: parts.uri.path(),
+    })
+}
+
+/// Makes the request what the endpoint sees.
+pub(super) fn prepare(
+    parts: &mut Parts,
+    rewritten: Option<PathAndQuery>,
+    forwarded_for: &HeaderValue,
+    exchange: &mut Exchange,
+) {
+    parts.version = Version::HTTP_11;
+    // What the server side of hyper left there means nothing to its client side.
+    parts.extensions.clear();
+
+    // GET and others are sent without a body unless the head says that there is one.
+    let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
+    strip_hop_by_hop(&mut parts.headers);
+    if chunked {
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    strip_control(&mut parts.headers);
+
+    append_forwarded_for(&mut parts.headers, forwarded_for);
+    let headers = &mut parts.headers;
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let id = request_id();
+    exchange.note_request_id(&id);
+    headers.insert(X_REQUEST_ID, id);
+    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    set_target(parts, rewritten, exchange);
+}
+
+/// Makes the target a path, and the `Host` header what an absolute target said.
+fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut Exchange) {
+    if parts.uri.authority().is_some()
+        && let Some(host) = authority(parts).and_then(|host| HeaderValue::from_str(host).ok())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    if let Some(path) = rewritten {
+        exchange.note(|record| record.rewritten_path = Some(path.as_str().to_owned()));
+        let original = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if let Ok(original) = HeaderValue::from_str(original) {
+            parts.headers.insert(X_ENVOY_ORIGINAL_PATH, original);
+        }
+        parts.uri = Uri::from(path);
+    } else if parts.uri.authority().is_some() {
+        let path = parts.uri.path_and_query().cloned();
+        parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+    }
+}
+
+/// Removes headers that would steer us if we believed them: they are for proxies among themselves,
+/// and clients are not of them (Envoy: header sanitizing of edge requests).
+fn strip_control(headers: &mut HeaderMap) {
+    let is_control = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
+    if !headers.keys().any(is_control) {
+        return;
+    }
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_control(name))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Adds the client's address to whatever stands there already.
+// Envoy: Http::Utility::appendXff, which joins with a bare comma.
+fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+    let mut values = headers.get_all(X_FORWARDED_FOR).iter().peekable();
+    let value = if values.peek().is_none() {
+        client.clone()
+    } else {
+        let mut all = Vec::new();
+        for value in values {
+            all.extend_from_slice(value.as_bytes());
+            all.push(b',');
+        }
+        all.extend_from_slice(client.as_bytes());
+        // Joining valid values makes a valid value.
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or_else(|_| client.clone())
+    };
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+/// A fresh identity, shaped as a random UUID (RFC 9562, section 5.4). It need not be secret.
+fn request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random =
+        (fastrand::u128(..) & !(0xF000 << 64) & !(0b11 << 62)) | (0x4000 << 64) | (0b10 << 62);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (index, byte) in random.to_be_bytes().into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 0xF)];
+        at += 2;
+    }
+    // Hexadecimal digits and hyphens are always a valid value.
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(target: &str, hosts: &[&str]) -> Parts {
+        let mut request = http::Request::get(target);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn absolute_targets_outrank_host() {
+        for (target, hosts, wanted) in [
+            ("/", &["a.example:80"][..], Some("a.example:80")),
+            ("http://b.example:81/", &["a.example"], Some("b.example:81")),
+            ("http://me@b.example/", &[], Some("b.example")),
+            ("/", &[], None),
+        ] {
+            assert_eq!(
+                authority(&parts(target, hosts)),
+                wanted,
+                "{target} {hosts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_host_is_enough_and_two_are_too_many() {
+        assert_eq!(validate(&parts("/", &["a"])), Ok(()));
+        assert_eq!(validate(&parts("http://b/", &[])), Ok(()));
+        assert!(validate(&parts("/", &[])).is_err());
+        assert!(validate(&parts("/", &["a", "a"])).is_err());
+        assert!(validate(&parts("/", &["ü"])).is_err());
+        let mut old = parts("/", &["a"]);
+        old.version = Version::HTTP_10;
+        assert_eq!(validate(&old), Err(LocalReply::old_version()));
+    }
+
+    #[test]
+    fn forwarded_for_is_joined() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let mut headers = HeaderMap::new();
+        append_forwarded_for(&mut headers, &client);
+        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.9");
+        headers.append(
+            X_FORWARDED_FOR,
+            HeaderValue::from_static("1.1.1.1, 2.2.2.2"),
+        );
+        append_forwarded_for(&mut headers, &client);
+        assert_eq!(
+            headers.get_all(X_FORWARDED_FOR).iter().collect::<Vec<_>>(),
+            ["10.0.0.9,1.1.1.1, 2.2.2.2,10.0.0.9"]
+        );
+    }
+
+    #[test]
+    fn control_headers_go() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-envoy-retry-on", "x-envoy-original-path", "x-mine"] {
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        strip_control(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key("x-mine"));
+    }
+
+    #[test]
+    fn request_ids_are_random_uuids() {
+        let first = request_id();
+        let text = first.to_str().unwrap();
+        let groups: Vec<usize> = text.split('-').map(str::len).collect();
+        assert_eq!(groups, [8, 4, 4, 4, 12]);
+        assert_eq!(&text[14..15], "4");
+        assert!("89ab".contains(&text[19..20]));
+        assert_ne!(first, request_id());
+    }
+}

@@ -1,0 +1,285 @@
+//! TCP from clients: each connection goes to one endpoint for as long as it lives.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    net::TcpStream,
+    time,
+};
+
+use super::{
+    config::{Config, Listener, Protocol, TcpListener},
+    connections::{Handle, Order, Registration},
+    worker::Worker,
+};
+use crate::observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
+
+/// What is read at once, for each direction.
+const BUFFER: usize = 64 * 1024;
+
+/// Why a connection ended.
+type Ending = Result<(), (Option<ResponseFlag>, String)>;
+
+/// Serves a connection until both directions are over.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    client: TcpStream,
+    address: SocketAddr,
+    listener: Arc<Listener>,
+    registration: Registration,
+) {
+    let mut log = Log::new(&worker, address, listener.port);
+    let Some(endpoint) = choose(&worker.config(), &listener, &mut log) else {
+        reset(&client);
+        return;
+    };
+    let mut upstream = match connect(&worker, endpoint).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            log.failed(ResponseFlag::UpstreamConnectionFailure, &error.to_string());
+            reset(&client);
+            return;
+        }
+    };
+    log.opened();
+
+    let mut client = client;
+    let ending = {
+        let watch = |stream, bytes, broken| Watched {
+            stream,
+            handle: &registration.handle,
+            worker: &worker,
+            bytes,
+            broken,
+            blame: &log.blame,
+        };
+        let mut client = watch(
+            &mut client,
+            &log.received,
+            ResponseFlag::DownstreamConnectionTermination,
+        );
+        let mut upstream = watch(
+            &mut upstream,
+            &log.sent,
+            ResponseFlag::UpstreamConnectionTermination,
+        );
+        // It passes on the end of either direction and goes on with the other one.
+        let mut copy = pin!(copy_bidirectional_with_sizes(
+            &mut client,
+            &mut upstream,
+            BUFFER,
+            BUFFER
+        ));
+        poll_fn(|cx| match registration.handle.order(cx) {
+            Order::Serve | Order::Finish => copy.as_mut().poll(cx).map_ok(|_| ()),
+            Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        })
+        .await
+    };
+    if let Err(error) = ending {
+        log.broken(&error);
+        // What one side broke off, the other should not take for a proper end.
+        reset(&client);
+        reset(&upstream);
+    }
+}
+
+/// Takes the next turn among the route's clusters and among the cluster's endpoints.
+fn choose(config: &Config, accepted_by: &Arc<Listener>, log: &mut Log<'_>) -> Option<SocketAddr> {
+    let current = config.listener(accepted_by.port);
+    let tcp = current
+        .into_iter()
+        .chain([accepted_by])
+        .find_map(|listener| match &listener.protocol {
+            Protocol::Tcp(tcp) => Some(tcp),
+            Protocol::Http(_) => None,
+        })?;
+    choose_from(tcp, log)
+}
+
+fn choose_from(tcp: &TcpListener, log: &mut Log<'_>) -> Option<SocketAddr> {
+    let (name, cluster) = tcp.target.choose();
+    log.note(|decision| {
+        decision.origin = Some(tcp.origin.clone());
+        decision.cluster = Some(name.to_owned());
+    });
+    let Some(cluster) = cluster else {
+        log.failed(ResponseFlag::NoCluster, "cluster_not_found");
+        return None;
+    };
+    let Some(endpoint) = cluster.endpoint() else {
+        log.failed(ResponseFlag::NoHealthyUpstream, "no_healthy_upstream");
+        return None;
+    };
+    log.note(|decision| decision.endpoint = Some(endpoint));
+    Some(endpoint)
+}
+
+async fn connect(worker: &Worker, endpoint: SocketAddr) -> io::Result<TcpStream> {
+    // One attempt, as Envoy's max_connect_attempts has it by default.
+    let connect = TcpStream::connect(endpoint);
+    let stream = time::timeout(worker.options.connect_timeout, connect)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    // Without it small messages would only wait longer.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Lets the stream end with a reset when it is dropped.
+fn reset(stream: &TcpStream) {
+    // If the kernel refuses, it ends with a FIN.
+    let _ = stream.set_zero_linger();
+}
+
+/// A stream that counts what is read from it and says that it is alive.
+struct Watched<'a> {
+    stream: &'a mut TcpStream,
+    handle: &'a Handle,
+    worker: &'a Worker,
+    bytes: &'a Cell<u64>,
+    /// What it means if this stream breaks.
+    broken: ResponseFlag,
+    /// Where to say so.
+    blame: &'a Cell<Option<ResponseFlag>>,
+}
+
+impl Watched<'_> {
+    /// Notes what happened to an operation on the stream.
+    fn watch<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &polled {
+            Poll::Ready(Ok(_)) => self.handle.touch(self.worker.now()),
+            Poll::Ready(Err(_)) => self.blame.set(Some(self.broken)),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut *self.stream).poll_read(cx, buffer);
+        let read = buffer.filled().len() - before;
+        self.bytes.set(self.bytes.get() + read as u64);
+        self.watch(polled)
+    }
+}
+
+impl AsyncWrite for Watched<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut *self.stream).poll_write(cx, buffer);
+        self.watch(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut *self.stream).poll_shutdown(cx);
+        self.watch(polled)
+    }
+}
+
+/// The record of a connection, sent when it is opened and when it is over.
+struct Log<'a> {
+    worker: &'a Worker,
+    time: Timestamp,
+    started: Instant,
+    client: SocketAddr,
+    listener: u16,
+    decision: Decision,
+    ending: Ending,
+    /// Which side broke the connection off.
+    blame: Cell<Option<ResponseFlag>>,
+    /// Bytes from the client.
+    received: Cell<u64>,
+    /// Bytes from the endpoint.
+    sent: Cell<u64>,
+}
+
+impl<'a> Log<'a> {
+    fn new(worker: &'a Worker, client: SocketAddr, listener: u16) -> Self {
+        Self {
+            worker,
+            time: Timestamp::now(),
+            started: Instant::now(),
+            client,
+            listener,
+            decision: Decision::default(),
+            ending: Ok(()),
+            blame: Cell::new(None),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+        }
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Decision)) {
+        note(&mut self.decision);
+    }
+
+    fn failed(&mut self, flag: ResponseFlag, details: &str) {
+        self.ending = Err((Some(flag), details.replace(' ', "_")));
+    }
+
+    fn broken(&mut self, error: &io::Error) {
+        let details = match self.blame.get() {
+            None => "idle_timeout".to_owned(),
+            Some(_) => error.to_string().replace(' ', "_"),
+        };
+        self.ending = Err((self.blame.get(), details));
+    }
+
+    fn opened(&self) {
+        self.send(ConnectionState::Opened);
+    }
+
+    fn send(&self, state: ConnectionState) {
+        if !self.worker.tap.is_active() {
+            return;
+        }
+        let (flag, details) = match &self.ending {
+            Ok(()) => (None, String::new()),
+            Err((flag, details)) => (*flag, details.clone()),
+        };
+        self.worker.tap.send(Record::Connection(ConnectionRecord {
+            time: self.time,
+            client: self.client,
+            listener: self.listener,
+            state,
+            decision: self.decision.clone(),
+            flag,
+            details: details.into(),
+            duration: self.started.elapsed(),
+            bytes_received: self.received.get(),
+            bytes_sent: self.sent.get(),
+        }));
+    }
+}
+
+impl Drop for Log<'_> {
+    fn drop(&mut self) {
+        self.send(ConnectionState::Closed);
+    }
+}

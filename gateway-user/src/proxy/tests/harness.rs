@@ -1,0 +1,259 @@
+//! A proxy, endpoints that do what a test wants, and clients that see every byte.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time,
+};
+
+use crate::{
+    model::{Snapshot, gateway::Gateway},
+    proxy::{Applied, Options, Proxy},
+};
+
+/// Longer than anything here takes; a test that waits for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) struct Fixture {
+    pub(super) proxy: Proxy,
+    generation: AtomicU64,
+}
+
+impl Fixture {
+    pub(super) fn new(workers: usize) -> Self {
+        Self::with_options(Options {
+            workers: NonZero::new(workers).unwrap(),
+            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            ..Options::default()
+        })
+    }
+
+    pub(super) fn with_options(options: Options) -> Self {
+        Self {
+            proxy: Proxy::start(options).unwrap(),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) async fn try_apply(&self, gateway: Gateway) -> Applied {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let applied = self
+            .proxy
+            .apply(&Snapshot {
+                generation,
+                services: Vec::new(),
+                gateway: Arc::new(gateway),
+                diagnostics: Vec::new(),
+            })
+            .await;
+        assert_eq!(applied.generation, generation);
+        assert_eq!(*self.proxy.applied().borrow(), generation);
+        applied
+    }
+
+    pub(super) async fn apply(&self, gateway: Gateway) {
+        let applied = self.try_apply(gateway).await;
+        assert!(applied.failures.is_empty(), "{:?}", applied.failures);
+    }
+}
+
+/// A port that nobody listens on.
+pub(super) fn free_port() -> u16 {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// An endpoint: runs a script for each connection.
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Endpoint {
+    pub(super) async fn new<F>(script: impl Fn(usize, Peer) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let index = count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(script(index, Peer::new(stream)));
+            }
+        });
+        Self {
+            address,
+            connections,
+            task,
+        }
+    }
+
+    /// Answers every request with this body.
+    pub(super) async fn answering(body: &'static str) -> Self {
+        Self::new(move |_, mut peer| async move {
+            while peer.head().await.is_some() {
+                peer.send(&ok(body)).await;
+            }
+        })
+        .await
+    }
+
+    /// Answers every request with its head.
+    pub(super) async fn echoing_heads() -> Self {
+        Self::new(|_, mut peer| async move {
+            while let Some(head) = peer.head().await {
+                peer.send(&ok(&head)).await;
+            }
+        })
+        .await
+    }
+
+    /// How many connections there have been.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(super) fn ok(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// One side of a connection, byte by byte.
+pub(super) struct Peer {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(super) async fn connect(port: u16) -> Self {
+        Self::try_connect(port).await.unwrap()
+    }
+
+    pub(super) async fn try_connect(port: u16) -> std::io::Result<Self> {
+        Self::connect_to((Ipv4Addr::LOCALHOST, port).into()).await
+    }
+
+    pub(super) async fn connect_to(address: SocketAddr) -> std::io::Result<Self> {
+        TcpStream::connect(address).await.map(Self::new)
+    }
+
+    pub(super) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.stream.write_all(text.as_ref()).await.unwrap();
+    }
+
+    pub(super) async fn shutdown(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    async fn fill(&mut self) -> std::io::Result<usize> {
+        time::timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
+            .await
+            .expect("nothing came")
+    }
+
+    /// Reads up to and with the marker; none at the end of the stream.
+    pub(super) async fn until(&mut self, marker: &str) -> Option<String> {
+        loop {
+            let marker = marker.as_bytes();
+            if let Some(at) = self.buffer.windows(marker.len()).position(|w| w == marker) {
+                let rest = self.buffer.split_off(at + marker.len());
+                let found = std::mem::replace(&mut self.buffer, rest);
+                return Some(String::from_utf8(found).unwrap());
+            }
+            if self.fill().await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// A head, with its blank line.
+    pub(super) async fn head(&mut self) -> Option<String> {
+        self.until("\r\n\r\n").await
+    }
+
+    pub(super) async fn exactly(&mut self, length: usize) -> String {
+        while self.buffer.len() < length {
+            assert_ne!(self.fill().await.unwrap(), 0, "ended early");
+        }
+        let rest = self.buffer.split_off(length);
+        let found = std::mem::replace(&mut self.buffer, rest);
+        String::from_utf8(found).unwrap()
+    }
+
+    /// All that is left. A reset is an error.
+    pub(super) async fn rest(&mut self) -> std::io::Result<String> {
+        while self.fill().await? > 0 {}
+        Ok(String::from_utf8(std::mem::take(&mut self.buffer)).unwrap())
+    }
+
+    /// A response with `content-length`: its head and body.
+    pub(super) async fn response(&mut self) -> (String, String) {
+        let head = self.head().await.expect("no response");
+        let length = header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+        let body = self.exactly(length).await;
+        (head, body)
+    }
+
+    /// Asks and reads the response.
+    pub(super) async fn get(&mut self, host: &str, target: &str) -> (String, String) {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+            .await;
+        self.response().await
+    }
+}
+
+/// A header of a head.
+pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+/// The head's first line.
+pub(super) fn status(head: &str) -> &str {
+    head.lines().next().unwrap_or_default()
+}
