@@ -17,5 +17,7 @@
 //! | [`admin`] | status and trace endpoints on a Unix socket |
 //! | [`cli`] | one file per subcommand |
 
+pub mod cli;
 pub mod model;
 pub mod resources;
+pub mod source;
