@@ -34,7 +34,7 @@ pub enum Command {
     /// Show what a running nodegate serves, and whether it is up to date
     Status(status::StatusCommand),
     /// Look for mistakes in manifests, without running anything
-    Check(check::Check),
+    Check(check::Args),
     /// End the redirection: remove pinned programs and maps
     Cleanup(cleanup::Cleanup),
     /// Print a completion script for a shell
@@ -45,7 +45,12 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct Admin {
     /// Admin socket of the nodegate to ask
-    #[arg(long, env = "NODEGATE_ADMIN", default_value = "/run/nodegate/admin.sock", value_name = "SOCKET")]
+    #[arg(
+        long,
+        env = "NODEGATE_ADMIN",
+        default_value = "/run/nodegate/admin.sock",
+        value_name = "SOCKET"
+    )]
     pub admin: PathBuf,
 }
 
@@ -55,7 +60,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Status(command) => command.run(),
-        Command::Check(command) => command.run(),
+        Command::Check(command) => check::run(command),
         Command::Cleanup(command) => command.run(),
         Command::Completions(command) => command.run(),
     }
@@ -91,7 +96,7 @@ mod tests {
     fn durations() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());
     }

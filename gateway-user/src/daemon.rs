@@ -3,14 +3,7 @@
 //! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
 //! each in a task of its own, and [`admin`](crate::admin) beside them. Nothing here decides anything.
 
-use std::{
-    fmt,
-    num::NonZero,
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -107,8 +100,9 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts everything. Fails before anything is changed on the node, as far as that can be.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    /// Starts everything; call it within a tokio runtime. Fails before anything is changed on the
+    /// node, as far as that can be.
+    pub fn start(options: Options) -> anyhow::Result<Self> {
         let admin = admin::server::bind(&options.admin)
             .with_context(|| format!("admin socket {}", options.admin.display()))?;
         let watcher = Watcher::start(vec![options.manifests.clone()])?;
@@ -137,7 +131,11 @@ impl Daemon {
         };
         info!(role = %options.role, node = options.node.name, "started");
         let (gateway_tap, gateway_progress, gateway_task) = match gateway {
-            Some(gateway) => (Some(gateway.tap), Some(gateway.progress), Some(gateway.task)),
+            Some(gateway) => (
+                Some(gateway.tap),
+                Some(gateway.progress),
+                Some(gateway.task),
+            ),
             None => (None, None, None),
         };
         Ok(Self {
@@ -221,8 +219,18 @@ fn start_proxy(
     .context("starting the proxy's workers")?;
     let tap = proxy.tap().clone();
     let (sender, progress) = watch::channel(gateway::Progress::default());
-    let task = tokio::spawn(gateway::follow(proxy, published, sender, stop, options.drain));
-    Ok(Gateway { tap, progress, task })
+    let task = tokio::spawn(gateway::follow(
+        proxy,
+        published,
+        sender,
+        stop,
+        options.drain,
+    ));
+    Ok(Gateway {
+        tap,
+        progress,
+        task,
+    })
 }
 
 /// Speaks for the process on the admin socket.
@@ -241,9 +249,10 @@ impl admin::server::Subject for Speaker {
     fn status(&self) -> Status {
         let published = self.published.borrow().clone();
         let snapshot = published.snapshot.as_deref();
-        let datapath = self.datapath.as_ref().map(|(redirector, options)| {
-            datapath_status(redirector, options)
-        });
+        let datapath = self
+            .datapath
+            .as_ref()
+            .map(|(redirector, options)| datapath_status(redirector, options));
         let proxy = self.gateway.as_ref().map(|progress| {
             let progress = progress.borrow();
             ProxyStatus {
@@ -272,7 +281,13 @@ impl admin::server::Subject for Speaker {
             datapath,
             proxy,
             diagnostics: snapshot
-                .map(|snapshot| snapshot.diagnostics.iter().map(ToString::to_string).collect())
+                .map(|snapshot| {
+                    snapshot
+                        .diagnostics
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect()
+                })
                 .unwrap_or_default(),
         }
     }
@@ -293,7 +308,12 @@ impl admin::server::Subject for Speaker {
 
 impl Speaker {
     async fn catch_up(&self) -> Result<(), String> {
-        let version = self.watcher.reload().await.map_err(|error| error.to_string())?.version;
+        let version = self
+            .watcher
+            .reload()
+            .await
+            .map_err(|error| error.to_string())?
+            .version;
         let stopped = |_| "nodegate is ending".to_owned();
         let mut published = self.published.clone();
         let generation = published
@@ -305,11 +325,17 @@ impl Speaker {
             .map_or(0, |snapshot| snapshot.generation);
         if let Some((redirector, _)) = &self.datapath {
             let mut progress = redirector.progress();
-            progress.wait_for(|progress| progress.applied >= generation).await.map_err(stopped)?;
+            progress
+                .wait_for(|progress| progress.applied >= generation)
+                .await
+                .map_err(stopped)?;
         }
         if let Some(progress) = &self.gateway {
             let mut progress = progress.clone();
-            progress.wait_for(|progress| progress.applied >= generation).await.map_err(stopped)?;
+            progress
+                .wait_for(|progress| progress.applied >= generation)
+                .await
+                .map_err(stopped)?;
         }
         Ok(())
     }
@@ -323,8 +349,17 @@ fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> Data
         applied: progress.applied,
         pin_dir: options.pin_dir.clone(),
         uplinks: options.uplinks.clone(),
-        elements: datapath.usage().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        decisions: datapath.counters().unwrap_or_default().into_iter().map(named).collect(),
+        elements: datapath
+            .usage()
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
+        decisions: datapath
+            .counters()
+            .unwrap_or_default()
+            .into_iter()
+            .map(named)
+            .collect(),
         failures: progress.failures,
     }
 }

@@ -18,6 +18,9 @@
 //! | [`daemon`] | a running nodegate: the rooms wired together |
 //! | [`cli`] | one file per subcommand |
 
+pub mod admin;
+pub mod cli;
+pub mod daemon;
 pub mod datapath;
 pub mod iptables;
 pub mod model;
@@ -25,3 +28,4 @@ pub mod observe;
 pub mod proxy;
 pub mod resources;
 pub mod route;
+pub mod source;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub mod compile;
 pub mod gateway;
 pub mod service;
 

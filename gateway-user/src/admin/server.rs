@@ -86,7 +86,10 @@ async fn answer(subject: &impl Subject, request: &Request<Incoming>) -> Response
             if subject.status().ready {
                 text(StatusCode::OK, "ready\n")
             } else {
-                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no Snapshot applied yet\n")
+                text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready: no Snapshot applied yet\n",
+                )
             }
         }
         (&Method::GET, "/status") => status(subject),

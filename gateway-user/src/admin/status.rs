@@ -87,7 +87,10 @@ impl Status {
     pub fn faults(&self) -> impl Iterator<Item = &str> {
         let datapath = self.datapath.iter().flat_map(|datapath| &datapath.failures);
         let proxy = self.proxy.iter().flat_map(|proxy| &proxy.failures);
-        let diagnostics = self.diagnostics.iter().filter(|line| !line.starts_with("info:"));
+        let diagnostics = self
+            .diagnostics
+            .iter()
+            .filter(|line| !line.starts_with("info:"));
         datapath.chain(proxy).chain(diagnostics).map(String::as_str)
     }
 }

@@ -14,7 +14,12 @@ use crate::datapath;
 #[command(after_help = "Example:\n  nodegate cleanup --pin-dir /sys/fs/bpf/nodegate")]
 pub struct Cleanup {
     /// Where maps and links are pinned
-    #[arg(long, env = "NODEGATE_PIN_DIR", default_value = "/sys/fs/bpf/nodegate", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "NODEGATE_PIN_DIR",
+        default_value = "/sys/fs/bpf/nodegate",
+        value_name = "DIR"
+    )]
     pin_dir: PathBuf,
 }
 

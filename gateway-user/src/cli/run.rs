@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::Admin;
 use crate::{
@@ -51,19 +51,34 @@ pub struct Run {
 struct RedirectorArgs {
     /// Which Services to redirect: `gateway` (those in front of gateway pods: works beside
     /// kube-proxy), `all` (in place of kube-proxy), or labels such as `app=web,tier=front`
-    #[arg(long, default_value = "gateway", env = "NODEGATE_SERVICES", value_name = "WHICH")]
+    #[arg(long, default_value = "gateway", env = "NODEGATE_SERVICES", value_name = "WHICH", value_parser = scope)]
     services: ServiceScope,
     /// Interfaces on which packets from outside arrive [default: those with a default route]
-    #[arg(long = "uplink", env = "NODEGATE_UPLINKS", value_name = "INTERFACE", value_delimiter = ',')]
+    #[arg(
+        long = "uplink",
+        env = "NODEGATE_UPLINKS",
+        value_name = "INTERFACE",
+        value_delimiter = ','
+    )]
     uplinks: Vec<String>,
     /// Which external IPs to serve: `owned` (addresses of this node) or `any` (as kube-proxy does)
-    #[arg(long, value_enum, default_value = "owned", env = "NODEGATE_EXTERNAL_IPS")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "owned",
+        env = "NODEGATE_EXTERNAL_IPS"
+    )]
     external_ips: ExternalIps,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: Mode,
     /// Where to pin maps and links
-    #[arg(long, env = "NODEGATE_PIN_DIR", default_value = "/sys/fs/bpf/nodegate", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "NODEGATE_PIN_DIR",
+        default_value = "/sys/fs/bpf/nodegate",
+        value_name = "DIR"
+    )]
     pin_dir: PathBuf,
     /// Directory of the cgroup whose processes are redirected [default: the root of cgroup2]
     #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
@@ -77,7 +92,12 @@ struct ProxyArgs {
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod_name: Option<String>,
     /// Namespace of this gateway pod
-    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system", value_name = "NAMESPACE")]
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        default_value = "istio-system",
+        value_name = "NAMESPACE"
+    )]
     pod_namespace: String,
     /// Labels of this gateway, for as long as no Pod object of its name is known
     #[arg(
@@ -98,6 +118,16 @@ struct ProxyArgs {
 
 type Labels = BTreeMap<String, String>;
 
+fn scope(text: &str) -> Result<ServiceScope, String> {
+    match text {
+        "all" => Ok(ServiceScope::All),
+        "gateway" => Ok(ServiceScope::Gateway),
+        _ => labels(text)
+            .map(ServiceScope::Selector)
+            .map_err(|error| format!("neither `all` nor `gateway`, and {error}")),
+    }
+}
+
 fn labels(text: &str) -> Result<Labels, String> {
     text.split(',')
         .map(|pair| {
@@ -113,13 +143,14 @@ impl Run {
     /// Runs until SIGTERM or SIGINT.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         init_log();
+        raise_file_limit();
         let options = self.options()?;
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("control")
             .enable_all()
             .build()?
-            .block_on(async { Daemon::start(options).await?.run().await })?;
+            .block_on(async { Daemon::start(options)?.run().await })?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -160,8 +191,10 @@ impl RedirectorArgs {
         let uplinks = if self.uplinks.is_empty() {
             let uplinks = node::default_uplinks()?;
             if uplinks.is_empty() {
-                bail!("no interface has a default route (fix: --uplink INTERFACE, for each one on \
-                       which packets from outside arrive)");
+                bail!(
+                    "no interface has a default route (fix: --uplink INTERFACE, for each one on \
+                       which packets from outside arrive)"
+                );
             }
             uplinks
         } else {
@@ -193,7 +226,8 @@ impl ProxyArgs {
 
 /// The root of the cgroup2 hierarchy, wherever it is mounted.
 fn cgroup2_root() -> anyhow::Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
+    let mounts =
+        std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
     cgroup2_of(&mounts).context(
         "no cgroup2 hierarchy is mounted (fix: mount -t cgroup2 none /sys/fs/cgroup, or --cgroup)",
     )
@@ -205,6 +239,16 @@ fn cgroup2_of(mounts: &str) -> Option<PathBuf> {
         let (path, kind) = (fields.next()?, fields.next()?);
         (kind == "cgroup2").then(|| Path::new(path).to_owned())
     })
+}
+
+/// Every connection takes a descriptor, and the usual soft limit is 1024.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Logs go to standard error; `RUST_LOG` chooses (`info` if unset).

@@ -60,7 +60,11 @@ impl StatusCommand {
             Output::Text => print(&status),
         }
         let good = self.sync || (status.ready && status.faults().next().is_none());
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -68,7 +72,10 @@ fn print(status: &Status) {
     let row = |name: &str, value: String| println!("{name:<12}{value}");
     row(
         "nodegate",
-        format!("{} ({}), node {}, pid {}", status.version, status.role, status.node, status.pid),
+        format!(
+            "{} ({}), node {}, pid {}",
+            status.version, status.role, status.node, status.pid
+        ),
     );
     row("source", status.source.directory.display().to_string());
     let snapshot = &status.snapshot;
@@ -80,8 +87,11 @@ fn print(status: &Status) {
         ),
     );
     if let Some(datapath) = &status.datapath {
-        let elements: Vec<_> =
-            datapath.elements.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let elements: Vec<_> = datapath
+            .elements
+            .iter()
+            .map(|(name, count)| format!("{count} {name}"))
+            .collect();
         row(
             "datapath",
             format!(
@@ -99,14 +109,31 @@ fn print(status: &Status) {
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
         let none = "none yet".to_owned();
-        row("decisions", if decisions.is_empty() { none } else { decisions.join(", ") });
+        row(
+            "decisions",
+            if decisions.is_empty() {
+                none
+            } else {
+                decisions.join(", ")
+            },
+        );
     }
     if let Some(proxy) = &status.proxy {
         let ports: Vec<_> = proxy.listeners.iter().map(u16::to_string).collect();
-        let ports = if ports.is_empty() { "no port".to_owned() } else { ports.join(", ") };
-        row("proxy", format!("generation {}: listens on {ports}", proxy.applied));
+        let ports = if ports.is_empty() {
+            "no port".to_owned()
+        } else {
+            ports.join(", ")
+        };
+        row(
+            "proxy",
+            format!("generation {}: listens on {ports}", proxy.applied),
+        );
     }
-    row("state", if status.ready { "ready" } else { "starting" }.to_owned());
+    row(
+        "state",
+        if status.ready { "ready" } else { "starting" }.to_owned(),
+    );
     for fault in status.faults() {
         println!("{fault}");
     }

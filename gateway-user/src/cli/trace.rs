@@ -58,7 +58,9 @@ impl Trace {
         super::block_on(async {
             match self.time {
                 // Time up is the expected end.
-                Some(time) => tokio::time::timeout(time, self.print()).await.unwrap_or(Ok(())),
+                Some(time) => tokio::time::timeout(time, self.print())
+                    .await
+                    .unwrap_or(Ok(())),
                 None => self.print().await,
             }
         })?;
@@ -84,7 +86,9 @@ impl Trace {
             let Some(frame) = body.frame().await else {
                 anyhow::bail!("nodegate ended");
             };
-            let Ok(data) = frame?.into_data() else { continue };
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
             for line in data.split_inclusive(|byte| *byte == b'\n') {
                 out.write_all(line)?;
                 left = left.map(|left| left.saturating_sub(1));

@@ -39,8 +39,17 @@ pub(super) async fn follow(
             if progress.borrow().applied != applied.generation {
                 info!(generation = applied.generation, "proxy applied");
             }
-            let unbound = |port| applied.failures.iter().any(|failure| failure.port() == port);
-            let ports = snapshot.gateway.listeners.iter().map(|listener| listener.port);
+            let unbound = |port| {
+                applied
+                    .failures
+                    .iter()
+                    .any(|failure| failure.port() == port)
+            };
+            let ports = snapshot
+                .gateway
+                .listeners
+                .iter()
+                .map(|listener| listener.port);
             progress.send_replace(Progress {
                 applied: applied.generation,
                 listeners: ports.filter(|port| !unbound(*port)).collect(),

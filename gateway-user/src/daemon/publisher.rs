@@ -26,7 +26,10 @@ pub(super) struct Compiler {
 
 impl Compiler {
     fn compile(&self, resources: &Resources) -> Compiled {
-        let gateway = self.gateway.as_ref().map(|identity| labelled(identity, resources));
+        let gateway = self
+            .gateway
+            .as_ref()
+            .map(|identity| labelled(identity, resources));
         compile(resources, &self.node, gateway.as_ref(), &self.services)
     }
 }

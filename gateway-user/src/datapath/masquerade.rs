@@ -76,7 +76,20 @@ pub fn remove() {
 fn jump(action: &str) -> [&str; 12] {
     let rule = ["-m", "comment", "--comment", COMMENT, "-j", CHAIN];
     let [m, comment, option, text, j, chain] = rule;
-    ["-w", "5", "-t", "nat", action, "POSTROUTING", m, comment, option, text, j, chain]
+    [
+        "-w",
+        "5",
+        "-t",
+        "nat",
+        action,
+        "POSTROUTING",
+        m,
+        comment,
+        option,
+        text,
+        j,
+        chain,
+    ]
 }
 
 fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<(), Error> {

@@ -120,7 +120,11 @@ impl Redirector {
             failures,
         };
         self.progress.send_if_modified(|last| {
-            for failure in progress.failures.iter().filter(|f| !last.failures.contains(f)) {
+            for failure in progress
+                .failures
+                .iter()
+                .filter(|f| !last.failures.contains(f))
+            {
                 error!("datapath: {failure}");
             }
             if last.applied != progress.applied {
@@ -144,7 +148,10 @@ impl Redirector {
 
     /// Listens to decisions from now on. The kernel reports while at least one listens.
     pub fn listen(self: &Arc<Self>) -> Result<Listener, Error> {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if *listeners == 0 {
             self.datapath().set_tracing(true)?;
         }
@@ -159,7 +166,11 @@ impl Redirector {
 fn describe(failure: &Failure) -> String {
     match &failure.service {
         Some((name, protocol)) => {
-            format!("Service {name} ({}): {}", protocol.lowercase(), failure.message)
+            format!(
+                "Service {name} ({}): {}",
+                protocol.lowercase(),
+                failure.message
+            )
         }
         None => failure.message.clone(),
     }
@@ -190,8 +201,11 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut listeners =
-            self.redirector.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .redirector
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *listeners -= 1;
         if *listeners == 0
             && let Err(error) = self.redirector.datapath().set_tracing(false)

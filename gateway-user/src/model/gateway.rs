@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use serde::Serialize;
 
 /// What one gateway pod serves.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Gateway {
     /// Sorted by port; at most one per port.
     pub listeners: Vec<Listener>,

@@ -1,6 +1,6 @@
 //! What is wrong with a manifest: one message that names the place, the object and the fix.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
@@ -93,5 +93,62 @@ impl fmt::Display for Diagnostic {
             write!(f, " (fix: {fix})")?;
         }
         Ok(())
+    }
+}
+
+/// Whether something was refused.
+pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error)
+}
+
+/// Sorts by place; what has no place comes first.
+pub fn sort(diagnostics: &mut [Diagnostic]) {
+    diagnostics.sort_by(|a, b| {
+        let place = a.location.cmp(&b.location);
+        place
+            .then(b.severity.cmp(&a.severity))
+            .then_with(|| a.cmp(b))
+    });
+}
+
+/// Which of `after` say something that `before` did not say. That a message has moved to another
+/// line is no news.
+pub fn news<'d>(before: &[Diagnostic], after: &'d [Diagnostic]) -> Vec<&'d Diagnostic> {
+    let said = |diagnostic: &Diagnostic| Diagnostic {
+        location: diagnostic.location.as_ref().map(|location| Location {
+            line: 0,
+            ..location.clone()
+        }),
+        ..diagnostic.clone()
+    };
+    let before: BTreeSet<_> = before.iter().map(said).collect();
+    after
+        .iter()
+        .filter(|diagnostic| !before.contains(&said(diagnostic)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_moved_is_no_news() {
+        let at = |line, message: &str| Diagnostic {
+            severity: Severity::Error,
+            location: Some(Location {
+                file: Arc::new("web.yaml".into()),
+                line,
+            }),
+            object: None,
+            field: None,
+            message: message.into(),
+            fix: None,
+        };
+        let (old, moved, new) = (at(3, "old"), at(4, "old"), at(3, "new"));
+        assert_eq!(news(&[old.clone()], &[moved, new.clone()]), [&new]);
+        assert_eq!(news(&[old], &[]), Vec::<&Diagnostic>::new());
     }
 }

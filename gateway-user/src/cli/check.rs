@@ -1,0 +1,207 @@
+//! `nodegate check`: what is wrong with manifests, before they are applied.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use crate::{
+    model::compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile},
+    resources::{
+        Resources,
+        admission::Store,
+        diagnostic::{self, Diagnostic, Severity},
+        lookup::selects,
+    },
+    source::directory::Directory,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  nodegate check web.yaml            one file
+  nodegate check manifests/          all *.yaml, *.yml and *.json below a directory
+  nodegate check -o json manifests/  for programs
+
+Exit status: 0 without errors (warnings are none), 1 with errors, 2 if a path cannot be read.";
+
+/// Check manifests: what nodegate would refuse, ignore or serve otherwise than meant.
+///
+/// All paths are looked at together, as one cluster's objects.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files or directories.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// One line for each message, on standard error.
+    Text,
+    /// `{"diagnostics": […]}` on standard output.
+    Json,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Report {
+    diagnostics: Vec<Diagnostic>,
+    #[serde(skip)]
+    files: usize,
+    #[serde(skip)]
+    objects: usize,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = match check(args.paths) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    match args.output {
+        Output::Json => {
+            let mut out = io::stdout().lock();
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        }
+        Output::Text => {
+            let err = io::stderr();
+            let colour = err.is_terminal();
+            let mut err = err.lock();
+            for diagnostic in &report.diagnostics {
+                writeln!(err, "{}", Line { diagnostic, colour })?;
+            }
+            writeln!(err, "{report}")?;
+        }
+    }
+    let failed = diagnostic::has_errors(&report.diagnostics);
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+fn check(paths: Vec<PathBuf>) -> Result<Report, crate::source::SourceError> {
+    let mut directory = Directory::new(paths)?;
+    let scan = directory.scan();
+    let mut store = Store::default();
+    let resources = store.admit(directory.manifests(), scan.diagnostics);
+    let objects = directory
+        .manifests()
+        .map(|manifest| manifest.objects.len() + manifest.unreadable.len());
+    Ok(Report {
+        files: directory.manifests().count(),
+        objects: objects.sum(),
+        diagnostics: diagnose(&resources),
+    })
+}
+
+/// What compiling says, for every kind of gateway pod that the Gateways name.
+fn diagnose(resources: &Resources) -> Vec<Diagnostic> {
+    let mut all = BTreeSet::new();
+    for gateway in gateways(resources) {
+        let node = NodeIdentity::default();
+        let compiled = compile(resources, &node, Some(&gateway), &ServiceScope::All);
+        all.extend(compiled.diagnostics);
+    }
+    let mut all: Vec<_> = all.into_iter().collect();
+    diagnostic::sort(&mut all);
+    all
+}
+
+/// A gateway pod for each selector of a Gateway: one that is there, else one as its Service wants it.
+fn gateways(resources: &Resources) -> Vec<GatewayIdentity> {
+    let istio = BTreeMap::from([(INGRESS_GATEWAY.0.to_owned(), INGRESS_GATEWAY.1.to_owned())]);
+    let selectors: BTreeSet<_> = resources
+        .gateways()
+        .map(|(_, gateway)| gateway.spec.selector.clone())
+        .filter(|selector| !selector.is_empty())
+        .chain([istio])
+        .collect();
+    let identity = |selector: BTreeMap<String, String>| {
+        let pod = resources
+            .pods()
+            .find(|(_, pod)| selects(&selector, pod.metadata.labels.as_ref()));
+        if let Some((object, pod)) = pod {
+            return GatewayIdentity {
+                namespace: object.key.namespace.clone(),
+                name: object.key.name.clone(),
+                labels: pod.metadata.labels.clone().unwrap_or_default(),
+            };
+        }
+        let service = resources.services().find_map(|(object, service)| {
+            let labels = service.spec.as_ref()?.selector.as_ref()?;
+            selects(&selector, Some(labels)).then_some((object, labels))
+        });
+        GatewayIdentity {
+            namespace: service
+                .map_or("istio-system", |(object, _)| &object.key.namespace)
+                .to_owned(),
+            name: "gateway".into(),
+            labels: service.map_or(selector.clone(), |(_, labels)| labels.clone()),
+        }
+    };
+    selectors.into_iter().map(identity).collect()
+}
+
+// === impl Report ===
+
+/// `3 files, 12 objects: 1 error, 2 warnings`
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |severity| {
+            let of = |diagnostic: &&Diagnostic| diagnostic.severity == severity;
+            self.diagnostics.iter().filter(of).count()
+        };
+        write!(
+            f,
+            "{}, {}: {}, {}",
+            Plural(self.files, "file"),
+            Plural(self.objects, "object"),
+            Plural(count(Severity::Error), "error"),
+            Plural(count(Severity::Warning), "warning"),
+        )
+    }
+}
+
+struct Plural(usize, &'static str);
+
+impl fmt::Display for Plural {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
+/// A message, its first word in colour.
+struct Line<'d> {
+    diagnostic: &'d Diagnostic,
+    colour: bool,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.diagnostic.to_string();
+        let Some((severity, rest)) = text.split_once(':').filter(|_| self.colour) else {
+            return f.write_str(&text);
+        };
+        // ECMA-48 SGR: bold red, bold yellow, bold cyan.
+        let colour = match self.diagnostic.severity {
+            Severity::Error => 31,
+            Severity::Warning => 33,
+            Severity::Info => 36,
+        };
+        write!(f, "\x1b[1;{colour}m{severity}\x1b[0m:{rest}")
+    }
+}

@@ -1,0 +1,460 @@
+//! Manifests: a file's text → objects whose fields know their line.
+
+mod decode;
+mod fields;
+pub mod lines;
+mod split;
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::de::DeserializeOwned;
+use serde_yaml::Value;
+
+pub(crate) use decode::nearest;
+use lines::{BadDocument, Lines};
+
+use super::{
+    diagnostic::{Diagnostic, Location, ObjectKey, Severity},
+    object::{Body, Object, Origin},
+};
+
+/// What a file holds.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The file, as it was named to us.
+    pub file: Arc<PathBuf>,
+    /// In the order of the file.
+    pub objects: Vec<Object>,
+    /// Objects that the file names, but that could not be read.
+    pub unreadable: Vec<ObjectKey>,
+    /// Whether something could not be read that does not even say which object it is.
+    pub broken: bool,
+    /// What is wrong with the text.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A kind that nodegate reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Service,
+    Pod,
+    Node,
+    Namespace,
+    EndpointSlice,
+    Gateway,
+    VirtualService,
+    DestinationRule,
+    ServiceEntry,
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// Reads the text of `file`: YAML documents or JSON.
+    pub fn parse(file: PathBuf, text: &str) -> Self {
+        let mut manifest = Self::empty(file);
+        for document in split::documents(text) {
+            manifest.document(document);
+        }
+        manifest
+    }
+
+    /// A file that could not be read: what it held before is unknown now, not gone.
+    pub fn unreadable(file: PathBuf, error: &std::io::Error) -> Self {
+        let mut manifest = Self::empty(file);
+        manifest.broken = true;
+        manifest.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            location: Some(Location {
+                file: manifest.file.clone(),
+                line: 1,
+            }),
+            object: None,
+            field: None,
+            message: format!("cannot read the file: {error}"),
+            fix: None,
+        });
+        manifest
+    }
+
+    fn empty(file: PathBuf) -> Self {
+        Self {
+            file: Arc::new(file),
+            objects: Vec::new(),
+            unreadable: Vec::new(),
+            broken: false,
+            diagnostics: Vec::new(),
+        }
+    }
+
+    fn document(&mut self, document: split::Document<'_>) {
+        let lines = match Lines::of(document.text, document.line) {
+            Ok(lines) => lines,
+            Err(BadDocument { line, message, fix }) => {
+                return self.broken(line, String::new(), message, fix);
+            }
+        };
+        let value = serde_yaml::from_str(document.text).and_then(|mut value: Value| {
+            value.apply_merge()?;
+            Ok(value)
+        });
+        match value {
+            Ok(Value::Null) => {}
+            Ok(value) => self.object(value, lines),
+            Err(error) => {
+                let line = error.location().map_or(1, |location| location.line());
+                let message = format!("not YAML: {error}");
+                self.broken(document.line + line - 1, String::new(), message, None);
+            }
+        }
+    }
+
+    fn object(&mut self, value: Value, lines: Lines) {
+        if !value.is_mapping() {
+            let message = "not a Kubernetes object: it has no fields";
+            return self.broken(lines.line(""), String::new(), message.into(), None);
+        }
+        for field in ["apiVersion", "kind"] {
+            if text(&value, &[field]).is_none_or(str::is_empty) {
+                let fix = format!(
+                    "add `{field}`, such as {}",
+                    match field {
+                        "kind" => "`kind: Service`",
+                        _ => "`apiVersion: v1` or `apiVersion: networking.istio.io/v1`",
+                    }
+                );
+                let message = "missing: what kind of object is this?".into();
+                return self.broken(lines.line(field), field.into(), message, Some(fix));
+            }
+        }
+        let api_version = text(&value, &["apiVersion"]).unwrap_or_default().to_owned();
+        let kind = text(&value, &["kind"]).unwrap_or_default().to_owned();
+        if (api_version.as_str(), kind.as_str()) == ("v1", "List") {
+            return self.list(value, &lines);
+        }
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+        let Some(known) = Kind::of(group, &kind) else {
+            self.diagnostics
+                .extend(Kind::misspelled(group, &kind).map(|nearest| Diagnostic {
+                    severity: Severity::Warning,
+                    location: Some(self.location(lines.line("kind"))),
+                    object: None,
+                    field: Some("kind".into()),
+                    message: format!(
+                        "`{kind}` is no kind of {}; the object is ignored",
+                        group_name(group)
+                    ),
+                    fix: Some(format!("did you mean `{nearest}`?")),
+                }));
+            return;
+        };
+        let key = ObjectKey {
+            namespace: match known {
+                Kind::Node | Kind::Namespace => String::new(),
+                _ => text(&value, &["metadata", "namespace"])
+                    .filter(|namespace| !namespace.is_empty())
+                    .unwrap_or("default")
+                    .to_owned(),
+            },
+            name: text(&value, &["metadata", "name"])
+                .unwrap_or_default()
+                .to_owned(),
+            kind,
+        };
+        if key.name.is_empty() {
+            let message = format!("this {} has no name", key.kind);
+            let fix = Some("give it a name of lower-case letters, digits and `-`".into());
+            return self.broken(
+                lines.line("metadata.name"),
+                "metadata.name".into(),
+                message,
+                fix,
+            );
+        }
+        if !known.versions().contains(&version) {
+            let message = format!("{} has no version `{version}`", group_name(group));
+            let fix = format!("one of {}", known.versions().join(", "));
+            return self.refuse(
+                key,
+                lines.line("apiVersion"),
+                "apiVersion",
+                message,
+                Some(fix),
+            );
+        }
+        self.typed(known, key, value, lines);
+    }
+
+    fn list(&mut self, value: Value, lines: &Lines) {
+        let Value::Mapping(mut mapping) = value else {
+            return;
+        };
+        if let Some(Value::Sequence(items)) = mapping.remove("items") {
+            for (index, item) in items.into_iter().enumerate() {
+                self.object(item, lines.within(&format!("items[{index}]")));
+            }
+        }
+    }
+
+    fn typed(&mut self, kind: Kind, key: ObjectKey, value: Value, lines: Lines) {
+        let decoded = match kind {
+            Kind::Service => decode(value, Body::Service),
+            Kind::Pod => decode(value, Body::Pod),
+            Kind::Node => decode(value, Body::Node),
+            Kind::Namespace => decode(value, Body::Namespace),
+            Kind::EndpointSlice => decode(value, Body::EndpointSlice),
+            Kind::Gateway => decode(value, Body::Gateway),
+            Kind::VirtualService => decode(value, Body::VirtualService),
+            Kind::DestinationRule => decode(value, Body::DestinationRule),
+            Kind::ServiceEntry => decode(value, Body::ServiceEntry),
+        };
+        match decoded {
+            Ok((body, unknown)) => {
+                let origin = Origin {
+                    file: self.file.clone(),
+                    lines,
+                };
+                let object = Object { key, body, origin };
+                for decode::Unknown { path, nearest } in unknown {
+                    let fix = nearest.map(|nearest| format!("did you mean `{nearest}`?"));
+                    let message = "unknown field; it is ignored";
+                    let warning = object.report(Severity::Warning, path, message, fix);
+                    self.diagnostics.push(warning);
+                }
+                self.objects.push(object);
+            }
+            Err(decode::Mismatch { path, message }) => {
+                self.refuse(key, lines.line(&path), &path, message, None);
+            }
+        }
+    }
+
+    /// Notes that an object cannot be read.
+    fn refuse(
+        &mut self,
+        key: ObjectKey,
+        line: usize,
+        field: &str,
+        message: String,
+        fix: Option<String>,
+    ) {
+        self.unreadable.push(key.clone());
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            location: Some(self.location(line)),
+            object: Some(key),
+            field: (!field.is_empty()).then(|| field.to_owned()),
+            message,
+            fix,
+        });
+    }
+
+    /// Notes that a document cannot be read, whichever object it is.
+    fn broken(&mut self, line: usize, field: String, message: String, fix: Option<String>) {
+        self.broken = true;
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            location: Some(self.location(line)),
+            object: None,
+            field: (!field.is_empty()).then_some(field),
+            message,
+            fix,
+        });
+    }
+
+    fn location(&self, line: usize) -> Location {
+        Location {
+            file: self.file.clone(),
+            line,
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(
+    value: Value,
+    body: impl FnOnce(Box<T>) -> Body,
+) -> Result<(Body, Vec<decode::Unknown>), decode::Mismatch> {
+    let (decoded, unknown) = decode::decode(value)?;
+    Ok((body(Box::new(decoded)), unknown))
+}
+
+fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
+    path.iter()
+        .try_fold(value, |value, key| value.get(key))?
+        .as_str()
+}
+
+fn group_name(group: &str) -> &str {
+    if group.is_empty() { "v1" } else { group }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    const ALL: [(&'static str, &'static str, Self); 9] = [
+        ("", "Service", Self::Service),
+        ("", "Pod", Self::Pod),
+        ("", "Node", Self::Node),
+        ("", "Namespace", Self::Namespace),
+        ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
+        ("networking.istio.io", "Gateway", Self::Gateway),
+        (
+            "networking.istio.io",
+            "VirtualService",
+            Self::VirtualService,
+        ),
+        (
+            "networking.istio.io",
+            "DestinationRule",
+            Self::DestinationRule,
+        ),
+        ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
+    ];
+
+    fn of(group: &str, kind: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|(known_group, known, _)| (*known_group, *known) == (group, kind))
+            .map(|(_, _, kind)| kind)
+    }
+
+    /// The kind that was probably meant; none for kinds that are nodegate's no business.
+    fn misspelled(group: &str, kind: &str) -> Option<String> {
+        let kinds = Self::ALL
+            .into_iter()
+            .filter(|(known, ..)| *known == group)
+            .map(|(_, kind, _)| kind);
+        nearest(kind, kinds)
+    }
+
+    const fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Service | Self::Pod | Self::Node | Self::Namespace | Self::EndpointSlice => {
+                &["v1"]
+            }
+            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
+                &["v1", "v1beta1", "v1alpha3"]
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Manifest {
+        Manifest::parse("web.yaml".into(), text)
+    }
+
+    fn messages(manifest: &Manifest) -> Vec<String> {
+        manifest
+            .diagnostics
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn keys(manifest: &Manifest) -> Vec<String> {
+        manifest
+            .objects
+            .iter()
+            .map(|object| object.key.to_string())
+            .collect()
+    }
+
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: nginx, namespace: simple}\nspec:\n  ports:\n  - port: 80\n";
+
+    #[test]
+    fn a_broken_document_leaves_the_others() {
+        let text = format!("a: b: c\n---\n{SERVICE}---\nkind: Service\n---\nkind: [\n");
+        let manifest = parse(&text);
+        assert_eq!(keys(&manifest), ["Service simple/nginx"]);
+        assert!(manifest.broken);
+        assert_eq!(
+            messages(&manifest)[..2],
+            [
+                "error: web.yaml:1: not YAML: mapping values are not allowed in this context",
+                "error: web.yaml:10: apiVersion: missing: what kind of object is this? (fix: add `apiVersion`, such as `apiVersion: v1` or `apiVersion: networking.istio.io/v1`)",
+            ]
+        );
+        assert!(
+            messages(&manifest)[2].starts_with("error: web.yaml:1"),
+            "{manifest:?}"
+        );
+        assert_eq!(manifest.diagnostics.len(), 3);
+    }
+
+    #[test]
+    fn a_type_error_has_its_line_and_names_the_object() {
+        let manifest = parse(&SERVICE.replace("80", "http"));
+        assert_eq!(
+            messages(&manifest),
+            [
+                "error: web.yaml:6: Service simple/nginx: spec.ports[0].port: invalid type: string \"http\", expected i32"
+            ]
+        );
+        assert_eq!(manifest.unreadable[0].to_string(), "Service simple/nginx");
+        assert!(!manifest.broken);
+    }
+
+    #[test]
+    fn a_misspelled_field_is_a_warning() {
+        let text = "apiVersion: networking.istio.io/v1alpha3\nkind: VirtualService\nmetadata:\n  name: web\nspec:\n  hosts: ['*']\n  http:\n  - rout:\n    - destination: {host: web}\n";
+        let manifest = parse(text);
+        assert_eq!(keys(&manifest), ["VirtualService default/web"]);
+        assert_eq!(
+            messages(&manifest),
+            [
+                "warning: web.yaml:8: VirtualService default/web: spec.http[0].rout: unknown field; it is ignored (fix: did you mean `route`?)"
+            ]
+        );
+    }
+
+    #[test]
+    fn lists_are_opened_and_keep_their_lines() {
+        let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "simple"}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nginx"},
+             "spec": {"ports": [{"port": "x"}]}}]}"#;
+        let manifest = parse(json);
+        assert_eq!(keys(&manifest), ["Namespace simple"]);
+        assert_eq!(
+            messages(&manifest),
+            [
+                "error: web.yaml:4: Service default/nginx: spec.ports[0].port: invalid type: string \"x\", expected i32"
+            ]
+        );
+    }
+
+    #[test]
+    fn other_kinds_are_no_business_of_ours() {
+        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n";
+        let manifest = parse(text);
+        assert_eq!((keys(&manifest), messages(&manifest)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_misspelled_kind_or_version_is_not() {
+        let text = "apiVersion: networking.istio.io/v1\nkind: VirtualServce\nmetadata: {name: x}\n---\napiVersion: networking.istio.io/v1alpha1\nkind: Gateway\nmetadata: {name: x}\n";
+        assert_eq!(
+            messages(&parse(text)),
+            [
+                "warning: web.yaml:2: kind: `VirtualServce` is no kind of networking.istio.io; the object is ignored (fix: did you mean `VirtualService`?)",
+                "error: web.yaml:5: Gateway default/x: apiVersion: networking.istio.io has no version `v1alpha1` (fix: one of v1, v1beta1, v1alpha3)",
+            ]
+        );
+    }
+
+    #[test]
+    fn merge_keys_and_anchors_work() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: &l {app: x}}\nspec:\n  selector: *l\n  ports:\n  - &p {name: a, port: 80}\n  - {<<: *p, name: b}\n";
+        let manifest = parse(text);
+        let Body::Service(service) = &manifest.objects[0].body else {
+            panic!("{manifest:?}");
+        };
+        let spec = service.spec.as_ref().unwrap();
+        assert_eq!(spec.selector.as_ref().unwrap()["app"], "x");
+        assert_eq!(spec.ports.as_ref().unwrap()[1].port, 80);
+    }
+}

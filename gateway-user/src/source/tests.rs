@@ -1,0 +1,205 @@
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::{sync::watch::Receiver, time};
+
+use super::Watcher;
+use crate::resources::Resources;
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports:\n  - port: {port}\n"
+    )
+}
+
+fn services(resources: &Resources) -> Vec<String> {
+    let ports = resources.services().map(|(object, service)| {
+        let port = service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port;
+        format!("{} {port}", object.key.name)
+    });
+    ports.collect()
+}
+
+/// Waits until these Services are in force; answers how long that took.
+async fn until(updates: &mut Receiver<Arc<Resources>>, expected: &[&str]) -> Duration {
+    let start = Instant::now();
+    let reached = time::timeout(
+        Duration::from_secs(5),
+        updates.wait_for(|resources| services(resources) == expected),
+    );
+    let reached = reached.await.is_ok_and(|reached| reached.is_ok());
+    assert!(
+        reached,
+        "{:?}, not {expected:?}",
+        services(&updates.borrow())
+    );
+    start.elapsed()
+}
+
+fn start(directory: &Path) -> Watcher {
+    Watcher::start(vec![directory.to_owned()]).unwrap()
+}
+
+const SOON: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn changes_take_effect_within_a_second() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.yaml"), service("a", 80)).unwrap();
+    fs::write(path("notes.txt"), service("no", 80)).unwrap();
+    let watcher = start(directory.path());
+    assert_eq!(services(&watcher.current()), ["a 80"]);
+    let mut updates = watcher.subscribe();
+
+    fs::write(path("a.yaml"), service("a", 81)).unwrap();
+    assert!(until(&mut updates, &["a 81"]).await < SOON);
+
+    fs::write(path("b.json"), r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b"}, "spec": {"ports": [{"port": 90}]}}"#).unwrap();
+    assert!(until(&mut updates, &["a 81", "b 90"]).await < SOON);
+
+    fs::create_dir(path("sub")).unwrap();
+    fs::write(path("sub/c.yml"), service("c", 70)).unwrap();
+    assert!(until(&mut updates, &["a 81", "b 90", "c 70"]).await < SOON);
+
+    fs::write(path(".a.yaml.swp"), service("x", 1)).unwrap();
+    fs::write(path(".new.yaml"), service("a", 82)).unwrap();
+    fs::rename(path(".new.yaml"), path("a.yaml")).unwrap();
+    assert!(until(&mut updates, &["a 82", "b 90", "c 70"]).await < SOON);
+
+    fs::remove_file(path("b.json")).unwrap();
+    assert!(until(&mut updates, &["a 82", "c 70"]).await < SOON);
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_changes_at_once() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("..1")).unwrap();
+    fs::write(path("..1/a.yaml"), service("a", 80)).unwrap();
+    fs::write(path("..1/b.yaml"), service("b", 80)).unwrap();
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/a.yaml", path("a.yaml")).unwrap();
+    symlink("..data/b.yaml", path("b.yaml")).unwrap();
+    let watcher = start(directory.path());
+    assert_eq!(services(&watcher.current()), ["a 80", "b 80"]);
+    assert_eq!(watcher.current().diagnostics, []);
+    let mut updates = watcher.subscribe();
+
+    fs::create_dir(path("..2")).unwrap();
+    fs::write(path("..2/a.yaml"), service("a", 81)).unwrap();
+    fs::write(path("..2/b.yaml"), service("b", 81)).unwrap();
+    symlink("..2", path("..new")).unwrap();
+    fs::rename(path("..new"), path("..data")).unwrap();
+    fs::remove_dir_all(path("..1")).unwrap();
+    assert!(until(&mut updates, &["a 81", "b 81"]).await < SOON);
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_does_not_flap() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, service("a", 80)).unwrap();
+    let watcher = start(directory.path());
+    let mut updates = watcher.subscribe();
+    updates.mark_unchanged();
+
+    fs::write(&file, "").unwrap();
+    time::sleep(Duration::from_millis(120)).await;
+    assert!(!updates.has_changed().unwrap());
+    fs::write(&file, service("a", 81)).unwrap();
+    updates.changed().await.unwrap();
+    assert_eq!(services(&updates.borrow()), ["a 81"]);
+
+    // One that stays empty is empty.
+    fs::write(&file, "").unwrap();
+    assert!(until(&mut updates, &[]).await < SOON);
+}
+
+#[tokio::test]
+async fn reload_answers_with_what_was_written_before() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    let watcher = start(directory.path());
+    let updates = watcher.subscribe();
+    for port in 1..=50 {
+        fs::write(&file, service("a", port)).unwrap();
+        let resources = watcher.reload().await.unwrap();
+        assert_eq!(services(&resources), [format!("a {port}")]);
+        assert_eq!(updates.borrow().version, resources.version);
+    }
+    let before = watcher.current().version;
+    assert_eq!(watcher.reload().await.unwrap().version, before);
+}
+
+#[tokio::test]
+async fn single_files_are_watched_through_replacement() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("mine");
+    fs::write(&file, service("a", 80)).unwrap();
+    let watcher = Watcher::start(vec![file.clone()]).unwrap();
+    let mut updates = watcher.subscribe();
+    fs::write(directory.path().join("other.yaml"), service("o", 1)).unwrap();
+    fs::write(directory.path().join("new"), service("a", 81)).unwrap();
+    fs::rename(directory.path().join("new"), &file).unwrap();
+    assert!(until(&mut updates, &["a 81"]).await < SOON);
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_leaves_its_last_state() {
+    let parent = TempDir::new().unwrap();
+    let directory = parent.path().join("manifests");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a.yaml"), service("a", 80)).unwrap();
+    let watcher = start(&directory);
+    fs::rename(&directory, parent.path().join("away")).unwrap();
+    let resources = watcher.reload().await.unwrap();
+    assert_eq!(services(&resources), ["a 80"]);
+    let expected = format!(
+        "error: cannot read {}: No such file or directory (os error 2); what was read from it stays in force",
+        directory.display()
+    );
+    let messages: Vec<_> = resources
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(messages, [expected]);
+
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a.yaml"), service("a", 81)).unwrap();
+    let resources = watcher.reload().await.unwrap();
+    assert_eq!(services(&resources), ["a 81"]);
+    assert_eq!(resources.diagnostics, []);
+}
+
+#[test]
+fn a_path_that_is_not_there_is_a_clear_error() {
+    let error = Watcher::start(vec!["/no/such/manifests".into()]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read manifests from /no/such/manifests: No such file or directory (os error 2) (name a directory or file that is there)"
+    );
+}
+
+#[tokio::test]
+async fn text_that_is_no_text_keeps_what_was_there() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, service("a", 80)).unwrap();
+    let watcher = start(directory.path());
+    fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
+    let resources = watcher.reload().await.unwrap();
+    assert_eq!(services(&resources), ["a 80"]);
+    let message = resources.diagnostics[0].to_string();
+    assert!(
+        message.contains("a.yaml:1: cannot read the file: invalid utf-8"),
+        "{message}"
+    );
+}
