@@ -82,9 +82,10 @@ pub(super) async fn publish(
 fn tell(before: &[Diagnostic], after: &[Diagnostic]) {
     for diagnostic in diagnostic::news(before, after) {
         match diagnostic.severity {
-            Severity::Error => error!("{diagnostic}"),
-            Severity::Warning => warn!("{diagnostic}"),
-            Severity::Info => info!("{diagnostic}"),
+            // The log says how bad it is itself.
+            Severity::Error => error!("{diagnostic:#}"),
+            Severity::Warning => warn!("{diagnostic:#}"),
+            Severity::Info => info!("{diagnostic:#}"),
         }
     }
 }

@@ -92,9 +92,11 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
             .map_err(|_| Error::Uplink(uplink.clone()))?;
         for (name, direction) in PACKET_PROGRAMS {
             if uses_tcx(options.mode) {
+                // bpffs takes no dots in names, and VLAN devices have them.
+                let device = uplink.replace('.', "_");
                 let pin = options
                     .pin_dir
-                    .join(format!("{LINK}{name}_{index}_{uplink}"));
+                    .join(format!("{LINK}{name}_{index}_{device}"));
                 attach_tcx(ebpf, name, uplink, direction, &pin)?;
                 wanted.insert(pin);
             } else {
@@ -253,7 +255,9 @@ fn link_program(pin: &Path) -> Result<Option<u32>, Error> {
 
 /// Pins the link in place of the one that may be pinned there; that one is detached by it.
 fn pin_link(link: FdLink, pin: &Path) -> Result<(), Error> {
-    let fresh = pin.with_extension("new");
+    let mut fresh = pin.as_os_str().to_owned();
+    fresh.push("_new");
+    let fresh = PathBuf::from(fresh);
     // Of a daemon that died between pinning and renaming.
     let _ = fs::remove_file(&fresh);
     link.pin(&fresh).map_err(|error| link_error(pin, error))?;

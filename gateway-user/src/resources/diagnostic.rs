@@ -74,11 +74,14 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.severity {
-            Severity::Info => "info: ",
-            Severity::Warning => "warning: ",
-            Severity::Error => "error: ",
-        })?;
+        // `{:#}`: for those who say the severity themselves.
+        if !f.alternate() {
+            f.write_str(match self.severity {
+                Severity::Info => "info: ",
+                Severity::Warning => "warning: ",
+                Severity::Error => "error: ",
+            })?;
+        }
         if let Some(location) = &self.location {
             write!(f, "{location}: ")?;
         }
