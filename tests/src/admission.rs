@@ -309,6 +309,7 @@ pub(crate) fn service_external_ips(service: &Object) -> impl Iterator<Item = &st
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the callers write literals")]
     fn service(name: &str, spec: Value) -> Object {
         Object::generated(
             ObjectKey::new("", "Service", "default", name),

@@ -14,7 +14,19 @@ use nix::{
 
 /// Makes a cgroup and those above it.
 pub(crate) fn create(path: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("making the cgroup {}", path.display()))
+    make_directories(path).with_context(|| format!("making the cgroup {}", path.display()))
+}
+
+/// Makes a directory and those above it, although another testbed's `down` may be removing the
+/// common ones, which it does when they are empty.
+pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match fs::create_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    fs::create_dir_all(path)
 }
 
 /// The processes of this cgroup, without those below it.

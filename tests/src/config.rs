@@ -39,7 +39,7 @@ pub struct Config {
 pub struct NodeConfig {
     /// Its name.
     pub name: String,
-    /// Its InternalIP; allocated when absent.
+    /// Its `InternalIP`; allocated when absent.
     pub address: Option<Ipv4Addr>,
 }
 
@@ -120,7 +120,7 @@ pub struct Layout {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Its InternalIP.
+    /// Its `InternalIP`.
     pub address: Ipv4Addr,
 }
 

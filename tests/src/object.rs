@@ -174,7 +174,9 @@ fn insert_text(text: &str, parent: &str, fields: &[(&str, Value)]) -> Option<Str
     }
     for (name, value) in fields {
         // JSON is YAML's flow style.
-        out.push_str(&format!("{indent}{name}: {value}\n"));
+        for part in [indent, name, ": ", &value.to_string(), "\n"] {
+            out.push_str(part);
+        }
     }
     for line in rest {
         out.push_str(line);

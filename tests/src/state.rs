@@ -176,7 +176,7 @@ impl Lock {
     /// Waits for other commands to end, for a while.
     pub(crate) fn take(names: &Names) -> anyhow::Result<Self> {
         let path = names.lock();
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         loop {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)

@@ -28,7 +28,7 @@ mod converge;
 mod intake;
 
 /// How long a command that is run for its output may take.
-const EXEC_LIMIT: Duration = Duration::from_secs(60);
+const EXEC_LIMIT: Duration = Duration::from_mins(1);
 
 /// What [`Testbed::up`] is to build.
 #[derive(Clone, Debug)]
@@ -97,11 +97,7 @@ impl Testbed {
         environment::check()?;
         let names = Names::new(&options.name)?;
         let lock = Lock::take(&names)?;
-        ensure!(
-            !names.state().exists(),
-            "testbed `{0}` exists already: cargo xtask testbed down --name {0}",
-            options.name
-        );
+        Self::check_free(&options.name)?;
         // What a `down` that was killed, too, has left.
         destroy(&names)?;
         match build(&names, options) {
@@ -118,6 +114,15 @@ impl Testbed {
                 Err(error)
             }
         }
+    }
+
+    /// An error that says what to do when there is a testbed of that name.
+    pub fn check_free(name: &str) -> anyhow::Result<()> {
+        ensure!(
+            !Names::new(name)?.state().exists(),
+            "testbed `{name}` exists already: cargo xtask testbed down --name {name}"
+        );
+        Ok(())
     }
 
     /// A testbed that is up already; dropping it leaves it so.
@@ -392,7 +397,7 @@ fn build(names: &Names, options: &Options) -> anyhow::Result<Report> {
 fn prepare(names: &Names, state: &State) -> anyhow::Result<()> {
     let binary = fs::canonicalize(&state.binaries.nodegate)?;
     std::os::unix::fs::symlink(binary, names.state().join("bin/nodegate"))?;
-    fs::create_dir_all(names.pins())
+    cgroup::make_directories(&names.pins())
         .with_context(|| format!("making {}", names.pins().display()))?;
     cgroup::create(&names.process_cgroup(&Host::Client, ""))?;
     for node in &state.layout.nodes {

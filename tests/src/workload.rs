@@ -30,7 +30,7 @@ pub struct Template {
     pub labels: BTreeMap<String, String>,
     /// Read for [`ADDRESS`] and [`NODE`].
     pub annotations: BTreeMap<String, String>,
-    /// The PodSpec, as written.
+    /// The `PodSpec`, as written.
     pub spec: Value,
 }
 
@@ -245,7 +245,7 @@ impl Wanted {
         }
     }
 
-    /// As ReplicaSets name their pods, but always the same for the same replica.
+    /// As `ReplicaSets` name their pods, but always the same for the same replica.
     fn pod_name(&self, index: usize) -> String {
         if self.exact {
             return self.name.clone();

@@ -128,6 +128,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         } => {
             setup::tools()?;
             setup::machine()?;
+            // Before a build that may take minutes.
+            Testbed::check_free(&name.name)?;
             let binaries = binaries::build()?;
             let options = Options {
                 namespace: files.namespace,
