@@ -33,9 +33,15 @@ fn main() -> anyhow::Result<()> {
 
 fn is_progress(line: &str) -> bool {
     line.strip_prefix("cargo:warning=").is_some_and(|text| {
-        ["Compiling ", "Finished ", "Downloading ", "Downloaded ", "Blocking "]
-            .iter()
-            .any(|progress| text.trim_start().starts_with(progress))
+        [
+            "Compiling ",
+            "Finished ",
+            "Downloading ",
+            "Downloaded ",
+            "Blocking ",
+        ]
+        .iter()
+        .any(|progress| text.trim_start().starts_with(progress))
     })
 }
 

@@ -1,1 +1,79 @@
-//! A cluster in network namespaces.
+//! A cluster in network namespaces: a client, a switch, nodes, pods.
+//!
+//! A testbed plays API server, scheduler, kubelet and endpoint controller for plain Kubernetes
+//! manifests, runs the real `nodegate` binary on every node and in every gateway pod, and a
+//! [server](server) in all other pods. There is no daemon: each command works on the state
+//! below `/run/nodegate-testbed/NAME/`, under a lock. Everything is confined to namespaces without a
+//! route out of the machine, one cgroup subtree and one directory of bpffs, and
+//! [`Testbed::down`] takes all of it away.
+//!
+//! ```no_run
+//! use nodegate_testbed::{Binaries, Options, Testbed};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let binaries = Binaries { nodegate: "target/testbed/nodegate".into(), pod: "target/testbed/testbed-pod".into() };
+//! let testbed = Testbed::up(&Options::new("mine", binaries, vec!["manifests/".into()]))?;
+//! let answer = testbed.exec("client", ["curl", "-s", "http://192.168.170.11:30080/"])?;
+//! assert!(answer.status.success());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Addresses
+//!
+//! `clusterIP`, `externalIPs` and `nodePort` stay as manifests give them; what they leave out is
+//! allocated from 10.96.0.0/12 and 30000–32767. Pods get addresses from the pod CIDR, a /24 for each
+//! node. A pod, or a Deployment's pod template, may ask by annotation, with commas between the
+//! replicas': `testbed.nodegate.io/address: 10.10.1.13,10.10.1.14` and
+//! `testbed.nodegate.io/node: node1,node2`.
+//!
+//! # `testbed.yaml`
+//!
+//! Lies in a directory of manifests, or next to a manifest. Everything in it may be left out; a key
+//! that is not known is an error.
+//!
+//! ```yaml
+//! nodes:                      # node1 when absent; more are added for --nodes
+//! - name: master
+//!   address: 192.168.170.137  # the next free one of the subnet when absent
+//! client:
+//!   address: 192.168.170.1
+//! podCIDR: 10.10.0.0/16
+//! pods:                       # the longest name that a pod's begins with counts
+//! - namespace: simple
+//!   name: nginx
+//!   addresses: [10.10.1.14]   # for the first pods; the others' are allocated
+//!   node: master
+//! gateway:                    # one pod on each node, unless the manifests have pods that are
+//!   name: istio-ingressgateway-576c469c96-spndl   # labelled `istio: ingressgateway`
+//!   namespace: istio-system
+//!   labels: {app: istio-ingressgateway, istio: ingressgateway}
+//!   addresses: [10.10.1.4]    # in the order of the nodes
+//!   nodes: [master]           # all when absent
+//! unownedExternalIPs: [192.168.96.51]   # routed to the first node, which doesn't have them
+//! ```
+
+pub mod admission;
+pub mod config;
+pub mod environment;
+pub mod names;
+pub mod object;
+pub mod ps;
+pub mod server;
+pub mod workload;
+
+mod cgroup;
+mod endpoints;
+mod network;
+mod nodegate;
+mod process;
+mod state;
+mod testbed;
+
+pub use admission::Outcome;
+pub use config::Node;
+pub use names::Host;
+pub use object::ObjectKey;
+pub use ps::Ps;
+pub use state::Binaries;
+pub use testbed::{Options, Report, Testbed};

@@ -1,1 +1,51 @@
-fn main() {}
+//! `cargo xtask`: set-up and the testbed.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nodegate_testbed::environment::Unmet;
+
+mod binaries;
+mod setup;
+mod table;
+mod testbed;
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prepare this machine: eBPF toolchain, system tools, mounts.
+    ///
+    /// Says what it does, and nothing when all is there. Every command that needs something of it
+    /// does that by itself.
+    Setup,
+    /// A cluster in network namespaces, on this machine, from plain manifests.
+    #[command(subcommand, after_help = testbed::EXAMPLES)]
+    Testbed(testbed::Command),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
+        Command::Testbed(command) => testbed::run(command),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // As for wrong usage: nothing was tried.
+            let unmet = error.downcast_ref::<Unmet>().is_some();
+            ExitCode::from(if unmet { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Namespaces and links: a switch, hosts on it, pods behind nodes.
+//!
+//! Pods are wired as Calico does it: a /32 address, a default route through 169.254.1.1, which the
+//! other end of the pod's link answers for, and a /32 route in every node.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Write as _,
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, ensure};
+use nix::{
+    mount::{MntFlags, umount2},
+    sched::{CloneFlags, setns},
+};
+
+use crate::{
+    config::{Layout, Node},
+    names::{self, Host, NETNS_ROOT, Names, STATE_ROOT},
+    process,
+    workload::Pod,
+};
+
+/// One for all host ends of pods' links, as Calico has it: pods need no ARP for their gateway.
+const LINK_MAC: &str = "ee:ee:ee:ee:ee:ee";
+/// The gateway of all pods; nobody has this address.
+const POD_GATEWAY: &str = "169.254.1.1";
+/// File of the state that lists every namespace before it is made.
+const CLAIMS: &str = "namespaces";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Makes the switch, the client and the nodes, without pods and external IPs.
+pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
+    let switch = names.switch();
+    add_netns(names, &switch, &[])?;
+    ip(
+        &switch,
+        &[
+            "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0".into(),
+            "link set br0 up".into(),
+        ],
+    )?;
+    let hosts: Vec<(Host, Ipv4Addr)> = std::iter::once((Host::Client, layout.client))
+        .chain(
+            layout
+                .nodes
+                .iter()
+                .map(|node| (Host::Node(node.name.clone()), node.address)),
+        )
+        .collect();
+    for (host, address) in &hosts {
+        let netns = names.netns(host);
+        let forward: &[(&str, &str)] = match host {
+            Host::Node(_) => &[("ipv4/ip_forward", "1")],
+            _ => &[],
+        };
+        add_netns(names, &netns, forward)?;
+        let port = names::interface(&host.to_string(), &host.to_string());
+        ip(
+            &switch,
+            &[
+                format!("link add {port} type veth peer name eth0 netns {netns}"),
+                format!("link set {port} master br0 up"),
+            ],
+        )?;
+        let mut lines = vec![
+            format!("addr add {address}/24 dev eth0"),
+            "link set eth0 up".into(),
+        ];
+        // Whoever is outside the /24 is on the same wire all the same.
+        let far = hosts
+            .iter()
+            .filter(|(_, other)| other.octets()[..3] != address.octets()[..3]);
+        lines.extend(far.map(|(_, other)| format!("route add {other}/32 dev eth0 src {address}")));
+        ip(&netns, &lines)?;
+    }
+    Ok(())
+}
+
+/// Makes a pod's namespace and the routes to it.
+pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Result<()> {
+    let host = pod.host();
+    let netns = names.netns(&host);
+    let node = names.netns(&Host::Node(pod.node.clone()));
+    let link = pod_link(pod);
+    let address = pod.address;
+    add_netns(names, &netns, &[])?;
+    ip(
+        &node,
+        &[
+            format!("link add {link} address {LINK_MAC} type veth peer name eth0 netns {netns}"),
+            format!("link set {link} alias {host}"),
+            format!("link set {link} up"),
+            format!("route replace {address}/32 dev {link}"),
+        ],
+    )?;
+    ip(
+        &netns,
+        &[
+            format!("addr add {address}/32 dev eth0"),
+            "link set eth0 up".into(),
+            format!("route add {POD_GATEWAY} dev eth0 scope link"),
+            format!("route add default via {POD_GATEWAY} dev eth0"),
+            format!("neigh replace {POD_GATEWAY} lladdr {LINK_MAC} dev eth0 nud permanent"),
+        ],
+    )?;
+    for other in others(layout, pod) {
+        let via = layout
+            .node(&pod.node)
+            .context("the pod's node is gone")?
+            .address;
+        ip(
+            &names.netns(&Host::Node(other.name.clone())),
+            &[format!("route replace {address}/32 via {via} dev eth0")],
+        )?;
+    }
+    Ok(())
+}
+
+/// Takes a pod's namespace and routes away.
+pub(crate) fn remove_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Result<()> {
+    // Now, and not when the kernel gets to the namespace: the address may be needed again.
+    ip(
+        &names.netns(&Host::Node(pod.node.clone())),
+        &[format!("link del {}", pod_link(pod))],
+    )?;
+    for other in others(layout, pod) {
+        ip(
+            &names.netns(&Host::Node(other.name.clone())),
+            &[format!("route del {}/32", pod.address)],
+        )?;
+    }
+    remove_netns(&names.netns(&pod.host()))
+}
+
+fn others<'a>(layout: &'a Layout, pod: &'a Pod) -> impl Iterator<Item = &'a Node> {
+    layout.nodes.iter().filter(|node| node.name != pod.node)
+}
+
+/// A pod's link in its node.
+fn pod_link(pod: &Pod) -> String {
+    names::interface(&pod.name, &pod.host().to_string())
+}
+
+/// Makes the client reach external IPs through the first node, which owns them unless the layout
+/// says that nobody does, or a node has the address anyway. Takes away those that are no longer
+/// wanted.
+pub(crate) fn set_external_ips(
+    names: &Names,
+    layout: &Layout,
+    old: &BTreeSet<Ipv4Addr>,
+    new: &BTreeSet<Ipv4Addr>,
+) -> anyhow::Result<()> {
+    let Some(first) = layout.nodes.first() else {
+        return Ok(());
+    };
+    let client = names.netns(&Host::Client);
+    let owner = names.netns(&Host::Node(first.name.clone()));
+    let a_host =
+        |ip: &Ipv4Addr| *ip == layout.client || layout.nodes.iter().any(|node| node.address == *ip);
+    let change = |verb: &str, ips: Vec<&Ipv4Addr>| -> anyhow::Result<()> {
+        let ips: Vec<&Ipv4Addr> = ips.into_iter().filter(|ip| !a_host(ip)).collect();
+        let routes: Vec<String> = ips
+            .iter()
+            .map(|ip| format!("route {verb} {ip}/32 via {} dev eth0", first.address))
+            .collect();
+        let owned = ips
+            .iter()
+            .filter(|ip| !layout.unowned_external_ips.contains(ip));
+        let addresses: Vec<String> = owned
+            .map(|ip| format!("addr {verb} {ip}/32 dev eth0"))
+            .collect();
+        ip(&client, &routes)?;
+        ip(&owner, &addresses)
+    };
+    change("del", old.difference(new).collect())?;
+    change("add", new.difference(old).collect())
+}
+
+/// Makes a namespace with a loopback that is up, and no IPv6 chatter.
+fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut claims = File::options()
+        .create(true)
+        .append(true)
+        .open(names.state().join(CLAIMS))?;
+    writeln!(claims, "{name}")?;
+    let mut command = Command::new("ip");
+    command.args(["netns", "add", name]);
+    process::run(command, LIMIT)?;
+    let common = [
+        // Links made from now on get no link-local address, so no router or neighbour solicitation.
+        ("ipv6/conf/default/addr_gen_mode", "1"),
+        ("ipv6/conf/default/accept_ra", "0"),
+        // Replies of translated flows may come in on another link than the kernel would choose.
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+    ];
+    inside(name, || {
+        for (key, value) in common.iter().chain(sysctls) {
+            // /proc/sys/net is the reading thread's namespace's (proc_sys(5)).
+            let file = Path::new("/proc/sys/net").join(key);
+            if !file.exists() && key.starts_with("ipv6") {
+                continue;
+            }
+            fs::write(&file, value)
+                .with_context(|| format!("setting {} to {value}", file.display()))?;
+        }
+        Ok(())
+    })?;
+    ip(name, &["link set lo up".into()])
+}
+
+/// Runs something on a thread of its own that is in the namespace.
+fn inside<T: Send>(
+    name: &str,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let file = File::open(Path::new(NETNS_ROOT).join(name))
+        .with_context(|| format!("the network namespace {name}"))?;
+    thread::scope(|scope| {
+        let task = scope.spawn(move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("entering {name}"))?;
+            work()
+        });
+        task.join()
+            .map_err(|_| anyhow!("the thread in {name} panicked"))?
+    })
+}
+
+/// Runs lines of `ip -batch` in a namespace.
+fn ip(netns: &str, lines: &[String]) -> anyhow::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let mut child = Command::new("ip")
+        .args(["-n", netns, "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting ip")?;
+    // Less than a pipe holds, so this does not wait for the reader.
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(lines.join("\n").as_bytes())?;
+        stdin.write_all(b"\n")?;
+    }
+    let status = process::wait(&mut child, LIMIT)?
+        .with_context(|| format!("ip in {netns} took longer than {LIMIT:?}"))?;
+    let mut message = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        std::io::Read::read_to_string(&mut stderr, &mut message)?;
+    }
+    ensure!(
+        status.success(),
+        "ip in {netns}: {}",
+        message.trim().replace('\n', " | ")
+    );
+    Ok(())
+}
+
+/// The namespaces of a testbed, as far as they are there, whatever its state says: `a` and `a-b` may
+/// both have made `ngt-a-b-c`, so what another testbed has claimed is left alone.
+pub(crate) fn namespaces(names: &Names) -> Vec<String> {
+    let prefix = names.netns_prefix();
+    let others = fs::read_dir(STATE_ROOT).into_iter().flatten().flatten();
+    let claimed: BTreeSet<String> = others
+        .filter(|other| other.file_name() != names.testbed())
+        .filter_map(|other| fs::read_to_string(other.path().join(CLAIMS)).ok())
+        .flat_map(|claims| claims.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let Ok(entries) = fs::read_dir(NETNS_ROOT) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(&prefix) && !claimed.contains(name))
+        .collect()
+}
+
+/// Takes a namespace's name away; the kernel ends it with its last process. A name without a
+/// namespace, which a killed `ip netns add` leaves, goes too.
+pub(crate) fn remove_netns(name: &str) -> anyhow::Result<()> {
+    let file = Path::new(NETNS_ROOT).join(name);
+    // Not mounted is fine: then only the file is left.
+    let _ = umount2(&file, MntFlags::MNT_DETACH);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}

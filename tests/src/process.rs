@@ -1,0 +1,191 @@
+//! Processes in a namespace and a cgroup, and bounded waiting for them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sched::CloneFlags,
+    sys::signal::kill,
+    unistd::{self, Pid},
+};
+
+use crate::names::NETNS_ROOT;
+
+/// Lets the command start in a network namespace and a cgroup: it is in both before its program
+/// begins, so that no socket of it escapes the cgroup's programs.
+pub(crate) fn enter(command: &mut Command, netns: &str, cgroup: &Path) -> anyhow::Result<()> {
+    let namespace = File::open(Path::new(NETNS_ROOT).join(netns))
+        .with_context(|| format!("the network namespace {netns}"))?;
+    let procs = OpenOptions::new()
+        .write(true)
+        .open(cgroup.join("cgroup.procs"))
+        .with_context(|| format!("the cgroup {}", cgroup.display()))?;
+    let hook = move || {
+        // Writing 0 moves the writer.
+        unistd::write(procs.as_fd(), b"0")?;
+        nix::sched::setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the hook makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(hook) };
+    Ok(())
+}
+
+/// Starts the command on its own: it outlives us, hears no signal of our terminal and writes to
+/// the log.
+pub(crate) fn detach(mut command: Command, log: &Path) -> anyhow::Result<Pid> {
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("opening {}", log.display()))?;
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    // SAFETY: setsid is a system call and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(unistd::setsid().map(drop)?)) };
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    // In a long-lived process (a test) somebody must reap it.
+    let pid = Pid::from_raw(child.id().cast_signed());
+    thread::spawn(move || child.wait());
+    Ok(pid)
+}
+
+/// Waits until a process that we started has made a file, by which it says that it is there.
+pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path, limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    while !file.exists() {
+        ensure!(kill(pid, None).is_ok(), "it has ended; {}", tail(log));
+        ensure!(
+            Instant::now() < deadline,
+            "it has not made {} within {limit:?}; {}",
+            file.display(),
+            tail(log)
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Runs the command to its end, or ends it after the limit. Its standard input is empty.
+pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Output> {
+    let what = command.get_program().to_os_string();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", what.display()))?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let status = wait(&mut child, limit)?;
+    let Some(status) = status else {
+        let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        bail!(
+            "{} {} took longer than {limit:?}",
+            what.display(),
+            arguments.join(" ")
+        );
+    };
+    let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+    Ok(Output {
+        status,
+        stdout: collect(stdout),
+        stderr: collect(stderr),
+    })
+}
+
+/// Waits for the child; ends it after the limit, and gives none then.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn drain(source: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut source) = source {
+            // What was read until an error is all there is.
+            let _ = source.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+/// Runs the command; an error with what it said when it fails.
+pub(crate) fn run(command: Command, limit: Duration) -> anyhow::Result<String> {
+    let what = format!("{command:?}");
+    let output = output(command, limit)?;
+    ensure!(
+        output.status.success(),
+        "{what}: {} ({})",
+        String::from_utf8_lossy(&output.stderr).trim(),
+        output.status
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The last lines of a log, on one line, for an error's end.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let text = text.unwrap_or_default();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let last = &lines[lines.len().saturating_sub(5)..];
+    if last.is_empty() {
+        "its log is empty".into()
+    } else {
+        format!("its log ends: {}", last.join(" | "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_bounded() {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("30");
+        let started = Instant::now();
+        let error = output(sleep, Duration::from_millis(50))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("sleep 30 took longer"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn failures_say_what_the_command_said() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo broken >&2; exit 3"]);
+        let error = run(command, Duration::from_secs(5))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("broken") && error.contains('3'), "{error}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Making what runs what the objects say: the scheduler, kubelet and controllers of the testbed.
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use anyhow::Context as _;
+use nix::{sys::signal::Signal, unistd::Pid};
+
+use crate::{
+    admission::{self, Store},
+    cgroup, endpoints,
+    names::{Host, Names},
+    network, nodegate, process,
+    server::PodSpec,
+    state::{self, State},
+    workload::{self, Change, Pod},
+};
+
+/// Between a pod's last endpoint and its end: connections that are on their way arrive.
+const GRACE: Duration = Duration::from_millis(300);
+/// How long a pod may take to end by itself.
+const TERMINATION: Duration = Duration::from_secs(3);
+/// How long a process may take to come up.
+const START: Duration = Duration::from_secs(15);
+
+/// Brings the running cluster to what is in the store.
+pub(super) fn converge(names: &Names, state: &mut State, store: &Store) -> anyhow::Result<()> {
+    run(names, state, store, false)
+}
+
+/// The same for a cluster in which nothing runs yet, not even the redirectors.
+pub(super) fn first(names: &Names, state: &mut State, store: &Store) -> anyhow::Result<()> {
+    run(names, state, store, true)
+}
+
+fn run(names: &Names, state: &mut State, store: &Store, first: bool) -> anyhow::Result<()> {
+    let created = state.next_created()?;
+    let Change { keep, remove, add } = workload::plan(store, &state.layout, &state.pods, &created)?;
+    state::save_store(names, store)?;
+    let external_ips = admission::external_ips(store);
+    network::set_external_ips(names, &state.layout, &state.external_ips, &external_ips)?;
+    state.external_ips = external_ips;
+    state.save(names)?;
+
+    // An address or a name can be given away again only when its holder has gone.
+    let blocks = |old: &Pod| {
+        add.iter()
+            .any(|new| new.address == old.address || new.host() == old.host())
+    };
+    let (blocking, remove): (Vec<Pod>, Vec<Pod>) = remove.into_iter().partition(blocks);
+    let mut staying = keep.clone();
+    staying.extend(remove.iter().cloned());
+    if !blocking.is_empty() {
+        publish(names, state, store, &staying, |_| true)?;
+        state.pods.clone_from(&staying);
+        nodegate::sync(names, state, &nodegate::hosts(state))?;
+        retire(names, state, &blocking)?;
+        state.save(names)?;
+    }
+
+    state.pods = staying.iter().chain(&add).cloned().collect();
+    if let Err(error) = start(names, state, store, &add, first) {
+        // They are tried again with the next change.
+        for pod in &add {
+            discard(names, state, pod);
+        }
+        state.pods = staying;
+        state.save(names)?;
+        return Err(error);
+    }
+
+    state.pods = keep.into_iter().chain(add).collect();
+    publish(names, state, store, &state.pods, |_| true)?;
+    state.save(names)?;
+    nodegate::sync(names, state, &nodegate::hosts(state))?;
+    retire(names, state, &remove)
+}
+
+/// Starts pods (and with the first ones the redirectors) and waits until they are ready.
+fn start(
+    names: &Names,
+    state: &State,
+    store: &Store,
+    add: &[Pod],
+    first: bool,
+) -> anyhow::Result<()> {
+    for pod in add {
+        network::add_pod(names, &state.layout, pod).with_context(|| pod.host().to_string())?;
+        cgroup::create(&names.process_cgroup(&pod.host(), &pod.node))?;
+    }
+    let mut waiting: Vec<(Host, Pid, PathBuf)> = Vec::new();
+    for pod in add.iter().filter(|pod| !pod.gateway) {
+        waiting.push((
+            pod.host(),
+            start_server(names, state, pod)?,
+            ready_file(names, pod),
+        ));
+    }
+    // A Pod object is there before its containers run.
+    let gateways: Vec<&Pod> = add.iter().filter(|pod| pod.gateway).collect();
+    let pending = |pod: &Pod| !gateways.iter().any(|gateway| gateway.host() == pod.host());
+    if first || !gateways.is_empty() {
+        let shown: Vec<Pod> = state
+            .pods
+            .iter()
+            .filter(|pod| pod.gateway || !add.contains(pod))
+            .cloned()
+            .collect();
+        publish(names, state, store, &shown, pending)?;
+    }
+    let mut asked = Vec::new();
+    if first {
+        for node in &state.layout.nodes {
+            let host = Host::Node(node.name.clone());
+            let pid = nodegate::start_redirector(names, state, &node.name)?;
+            waiting.push((host.clone(), pid, names.admin_socket(&host)));
+            asked.push(host);
+        }
+    }
+    for pod in gateways {
+        let pid = nodegate::start_proxy(names, state, pod)?;
+        waiting.push((pod.host(), pid, names.admin_socket(&pod.host())));
+        asked.push(pod.host());
+    }
+    for (host, pid, file) in waiting {
+        process::await_file(&file, pid, &names.log(&host), START)
+            .with_context(|| format!("{host} is not ready"))?;
+    }
+    nodegate::sync(names, state, &asked)
+}
+
+fn start_server(names: &Names, state: &State, pod: &Pod) -> anyhow::Result<Pid> {
+    let host = pod.host();
+    let spec = spec_file(names, pod);
+    fs::write(&spec, serde_json::to_vec(&PodSpec::new(pod))?)
+        .with_context(|| format!("writing {}", spec.display()))?;
+    let mut command = nodegate::command(names, state, &host, &state.binaries.pod)?;
+    command.arg(&spec).arg(ready_file(names, pod));
+    process::detach(command, &names.log(&host))
+}
+
+fn spec_file(names: &Names, pod: &Pod) -> PathBuf {
+    names.state().join("pods").join(pod.host().slug() + ".json")
+}
+
+fn ready_file(names: &Names, pod: &Pod) -> PathBuf {
+    names
+        .state()
+        .join("pods")
+        .join(pod.host().slug() + ".ready")
+}
+
+/// Writes the manifest directory.
+fn publish(
+    names: &Names,
+    state: &State,
+    store: &Store,
+    pods: &[Pod],
+    ready: impl Fn(&Pod) -> bool,
+) -> anyhow::Result<()> {
+    let files = endpoints::manifests(store, &state.layout, pods, ready)?;
+    state::mirror(names, &names.manifests(), files)
+}
+
+/// Ends pods that get no new traffic any more.
+fn retire(names: &Names, state: &State, pods: &[Pod]) -> anyhow::Result<()> {
+    if pods.is_empty() {
+        return Ok(());
+    }
+    thread::sleep(GRACE);
+    let group = |pod: &Pod| names.process_cgroup(&pod.host(), &pod.node);
+    for pod in pods {
+        cgroup::signal(&group(pod), Signal::SIGTERM);
+    }
+    for pod in pods {
+        cgroup::wait_empty(&group(pod), TERMINATION);
+        cgroup::destroy(&group(pod))?;
+        network::remove_pod(names, &state.layout, pod)?;
+        forget(names, pod);
+    }
+    Ok(())
+}
+
+/// Takes away what there is of a pod that may be half started.
+fn discard(names: &Names, state: &State, pod: &Pod) {
+    // Each step does what it can: the error that brought us here is the one to tell.
+    let _ = cgroup::destroy(&names.process_cgroup(&pod.host(), &pod.node));
+    let _ = network::remove_pod(names, &state.layout, pod);
+    let _ = network::remove_netns(&names.netns(&pod.host()));
+    forget(names, pod);
+}
+
+/// Removes a pod's files, so that one of the same name does not seem ready at once. Its log stays.
+fn forget(names: &Names, pod: &Pod) {
+    for file in [
+        ready_file(names, pod),
+        spec_file(names, pod),
+        names.admin_socket(&pod.host()),
+    ] {
+        // Which of them are there depends on the pod's kind.
+        let _ = fs::remove_file(file);
+    }
+}

@@ -1,0 +1,77 @@
+//! Building what a testbed runs.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+use nodegate_testbed::Binaries;
+use serde_json::Value;
+
+use crate::setup;
+
+/// Builds `nodegate` and the pods' server; cargo says what it does. With `NODEGATE_BIN` in the
+/// environment that binary is taken, and the kernel programs' toolchain isn't needed.
+pub(crate) fn build() -> anyhow::Result<Binaries> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo.args(["build", "--message-format", "json-render-diagnostics"]);
+    cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-pod"]);
+    let given = std::env::var_os("NODEGATE_BIN").map(PathBuf::from);
+    if given.is_none() {
+        setup::toolchain()?;
+        cargo.args(["--package", "nodegate", "--bin", "nodegate"]);
+        cargo.env("PATH", setup::path_with_linker()?);
+    }
+    let output = cargo
+        .current_dir(workspace())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting cargo")?;
+    ensure!(output.status.success(), "the build has failed, see above");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let nodegate = match given {
+        Some(path) => std::path::absolute(&path)
+            .with_context(|| format!("NODEGATE_BIN: {}", path.display()))?,
+        None => executable(&messages, "nodegate")?,
+    };
+    Ok(Binaries {
+        nodegate,
+        pod: executable(&messages, "testbed-pod")?,
+    })
+}
+
+/// The root of the workspace.
+fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Where cargo has put a binary.
+fn executable(messages: &str, name: &str) -> anyhow::Result<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo has built no `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_among_cargos_messages() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"nodegate"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"nodegate"},"executable":"/t/nodegate"}"#,
+            "\nnot json\n",
+        );
+        assert_eq!(
+            executable(messages, "nodegate").unwrap(),
+            PathBuf::from("/t/nodegate")
+        );
+        assert!(executable(messages, "testbed-pod").is_err());
+    }
+}

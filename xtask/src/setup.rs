@@ -1,0 +1,192 @@
+//! Preparing the machine, without a word when there is nothing to do.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, ensure};
+
+mod bpf_linker;
+mod machine;
+mod rust_src;
+mod tools;
+
+pub(crate) use machine::prepare as machine;
+pub(crate) use tools::prepare as tools;
+
+/// Names a directory to install to, in place of the toolchain's and cargo's own: for trying the
+/// set-up itself, without touching what is there.
+const ROOT: &str = "NODEGATE_SETUP_ROOT";
+
+/// Everything.
+pub(crate) fn all() -> anyhow::Result<()> {
+    toolchain()?;
+    tools()?;
+    machine()
+}
+
+/// What building the kernel programs needs.
+pub(crate) fn toolchain() -> anyhow::Result<()> {
+    let places = Places::find()?;
+    rust_src::prepare(&places)?;
+    bpf_linker::prepare(&places)
+}
+
+/// The cargo that runs us, or the one on PATH.
+pub(crate) fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// PATH with the directory that `cargo install` puts bpf-linker in.
+pub(crate) fn path_with_linker() -> anyhow::Result<OsString> {
+    let places = Places::find()?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(places.install.join("bin")).chain(env::split_paths(&path));
+    Ok(env::join_paths(all)?)
+}
+
+/// Where things are.
+#[derive(Debug)]
+struct Places {
+    /// The toolchain's root.
+    sysroot: PathBuf,
+    /// The root that the standard library's source belongs below.
+    source: PathBuf,
+    /// `cargo install --root`.
+    install: PathBuf,
+    /// Whether `install` is searched alone, and not PATH too.
+    isolated: bool,
+}
+
+impl Places {
+    fn find() -> anyhow::Result<Self> {
+        let sysroot = sysroot()?;
+        if let Some(root) = env::var_os(ROOT) {
+            let root = std::path::absolute(root)?;
+            return Ok(Self {
+                sysroot,
+                source: root.clone(),
+                install: root,
+                isolated: true,
+            });
+        }
+        let install = match env::var_os("CARGO_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => env::home_dir()
+                .context("HOME is not set: set it, or CARGO_HOME")?
+                .join(".cargo"),
+        };
+        Ok(Self {
+            source: sysroot.clone(),
+            sysroot,
+            install,
+            isolated: false,
+        })
+    }
+
+    /// rustc's own libLLVM: its name says LLVM's and rustc's versions.
+    fn libllvm(&self) -> anyhow::Result<PathBuf> {
+        let lib = self.sysroot.join("lib");
+        let mut found: Vec<PathBuf> = fs::read_dir(&lib)
+            .with_context(|| format!("reading {}", lib.display()))?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| file_name(path).starts_with("libLLVM.so."))
+            .collect();
+        found.sort();
+        found.pop().with_context(|| {
+            format!(
+                "{} has no libLLVM.so: install Rust with rustup, from https://rustup.rs",
+                lib.display()
+            )
+        })
+    }
+}
+
+/// The toolchain's root: two above the cargo that runs us, which is faster than asking rustc.
+fn sysroot() -> anyhow::Result<PathBuf> {
+    if let Some(cargo) = env::var_os("CARGO")
+        && let Some(root) = Path::new(&cargo).parent().and_then(Path::parent)
+        && root.join("lib/rustlib").is_dir()
+    {
+        return Ok(root.into());
+    }
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("starting rustc: install Rust with rustup, from https://rustup.rs")?;
+    ensure!(
+        output.status.success(),
+        "rustc --print sysroot: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(PathBuf::from(
+        String::from_utf8_lossy(&output.stdout).trim(),
+    ))
+}
+
+/// What `rustc -vV` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Rustc {
+    /// `1.95.0`
+    release: String,
+    /// `22`
+    llvm_major: String,
+}
+
+impl Rustc {
+    fn ask(sysroot: &Path) -> anyhow::Result<Self> {
+        let rustc = sysroot.join("bin/rustc");
+        let output = Command::new(&rustc)
+            .arg("-vV")
+            .output()
+            .with_context(|| format!("starting {}", rustc.display()))?;
+        Self::parse(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
+            format!(
+                "{} -vV says neither release nor LLVM version",
+                rustc.display()
+            )
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        Some(Self {
+            release: field("release: ")?.trim().into(),
+            llvm_major: field("LLVM version: ")?.split('.').next()?.trim().into(),
+        })
+    }
+}
+
+/// One line about what is being done.
+fn say(text: &str) {
+    eprintln!("set-up: {text}");
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rustc_is_understood() {
+        let text = "rustc 1.95.0 (59807616e 2026-04-14)\nhost: x86_64-unknown-linux-gnu\n\
+                    release: 1.95.0\nLLVM version: 22.1.2\n";
+        let rustc = Rustc::parse(text).unwrap();
+        assert_eq!(
+            (rustc.release.as_str(), rustc.llvm_major.as_str()),
+            ("1.95.0", "22")
+        );
+        assert_eq!(Rustc::parse("rustc 1.95.0\n"), None);
+    }
+}
