@@ -1,0 +1,110 @@
+//! A three-replica service behind a gateway whose load balancer address never comes.
+
+use std::collections::BTreeMap;
+
+use crate::{Case, one_node, same, scene::Scene};
+
+pub(crate) const CASES: &[Case] = &[
+    ("fft_a_pending_load_balancer_is_a_working_service", one_node("s0"), pending),
+    ("fft_paths_match_as_envoy_matches_them", one_node("s0"), paths),
+    ("fft_all_replicas_answer", one_node("s0"), replicas),
+    ("fft_a_replica_that_goes_takes_no_request_with_it", one_node("s0"), scale_down),
+];
+
+fn node_port(scene: &Scene) -> anyhow::Result<String> {
+    let address = scene.testbed.nodes()?[0].address;
+    let services = scene.testbed.ps()?.services;
+    let service = services.iter().find(|service| service.name == "istio-ingressgateway");
+    let ports = &service.ok_or_else(|| anyhow::anyhow!("no gateway Service"))?.ports;
+    let port = ports.iter().find(|port| port.name == "http2").and_then(|port| port.node_port);
+    same!(port, Some(30001), "the node port of the manifest");
+    Ok(format!("http://{address}:30001"))
+}
+
+fn pending(scene: &Scene) -> anyhow::Result<()> {
+    let base = node_port(scene)?;
+    for (host, url) in [
+        ("client", format!("{base}/")),
+        ("node1", format!("{base}/")),
+        ("node1", "http://10.110.100.72/".to_owned()),
+    ] {
+        let answer = scene.curl(host, &[&url])?;
+        same!((answer.exit, answer.status), (0, 404), "{url} from {host}");
+    }
+    let told = scene.diagnostics("node1")?;
+    let pending = told.iter().find(|line| line.contains("load balancer address pending"));
+    let pending = pending.ok_or_else(|| anyhow::anyhow!("not told: {told:?}"))?;
+    anyhow::ensure!(pending.contains("30001") && pending.contains("10.110.100.72"), "{pending}");
+    Ok(())
+}
+
+fn paths(scene: &Scene) -> anyhow::Result<()> {
+    let base = node_port(scene)?;
+    for (path, status) in [
+        ("/fft", 200),
+        ("/fftX", 200),
+        ("/fft/1024?n=2", 200),
+        ("/metrics", 200),
+        ("/metrics?x=1", 200),
+        ("/metrics/", 404),
+        ("/metricsX", 404),
+        ("/FFT", 404),
+        ("/", 404),
+    ] {
+        let answer = scene.curl("client", &[&format!("{base}{path}")])?;
+        same!(answer.status, status, "{path}");
+        if status == 404 {
+            same!(answer.body, "", "the body of {path}");
+        } else {
+            same!(answer.seen_path(), path, "{path} as the pod sees it");
+        }
+    }
+    Ok(())
+}
+
+/// Answers by pod.
+fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+    let line = format!(
+        "for i in $(seq {requests}); do curl -s -o /dev/null -D - --max-time 10 {url}; done"
+    );
+    let output = scene.shell("client", &line)?;
+    let text = String::from_utf8(output.stdout)?;
+    let mut shares = BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("x-testbed-pod: ")) {
+        *shares.entry(line.trim().to_owned()).or_default() += 1;
+    }
+    Ok(shares)
+}
+
+fn replicas(scene: &Scene) -> anyhow::Result<()> {
+    let shares = shares(scene, &format!("{}/fft", node_port(scene)?), 30)?;
+    same!(shares.len(), 3, "pods that have answered ({shares:?})");
+    // Round robin over all workers.
+    anyhow::ensure!(shares.values().all(|share| *share == 10), "{shares:?}");
+    Ok(())
+}
+
+fn scale_down(scene: &Scene) -> anyhow::Result<()> {
+    let url = format!("{}/fft", node_port(scene)?);
+    let line = format!(
+        "end=$(($(date +%s%N) / 1000000 + 4000)); \
+         while [ $(($(date +%s%N) / 1000000)) -lt $end ]; do \
+         curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time 10 {url}; done"
+    );
+    let mut requests = scene.testbed.command("client", "sh")?;
+    requests.args(["-c", &line]).stdout(std::process::Stdio::piped());
+    let requests = requests.spawn()?;
+    let manifest = std::fs::read_to_string(crate::scene::manifests("s0/app.yaml"))?;
+    for replicas in [1, 4, 2] {
+        let scaled = manifest.replace("replicas: 3", &format!("replicas: {replicas}"));
+        anyhow::ensure!(scaled != manifest, "the manifest has three replicas");
+        scene.testbed.apply_text(&scaled)?;
+        same!(shares(scene, &url, 12)?.len(), replicas, "pods that answer");
+    }
+    let codes = String::from_utf8(requests.wait_with_output()?.stdout)?;
+    let total = codes.lines().count();
+    let bad: Vec<_> = codes.lines().filter(|code| *code != "200").collect();
+    anyhow::ensure!(total > 50, "only {total} requests");
+    anyhow::ensure!(bad.is_empty(), "{} of {total} requests: {bad:?}", bad.len());
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The product end to end: real manifests, the real binary, the real kernel, real clients.
+//!
+//! Every trial has a testbed of its own. Where the machine lacks something, or nodegate is not built,
+//! the trials are ignored, and the reason is printed.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+mod durability;
+mod faults;
+mod fft;
+mod live;
+mod nodes;
+mod scene;
+mod simple;
+mod tcp_shifting;
+
+use scene::Scene;
+
+/// A trial: its name, the manifests it begins with, what it does.
+type Case = (&'static str, Setting, fn(&Scene) -> anyhow::Result<()>);
+
+/// What a trial begins with.
+#[derive(Clone, Copy)]
+struct Setting {
+    /// A directory of `tests/manifests`.
+    manifests: &'static str,
+    /// Namespace of objects that name none.
+    namespace: Option<&'static str>,
+    nodes: usize,
+}
+
+const fn one_node(manifests: &'static str) -> Setting {
+    Setting {
+        manifests,
+        namespace: None,
+        nodes: 1,
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let binaries = scene::binaries();
+    if let Err(obstacle) = &binaries {
+        eprintln!("all trials are ignored: {obstacle:#}");
+    }
+    let cases = [
+        simple::CASES,
+        fft::CASES,
+        tcp_shifting::CASES,
+        live::CASES,
+        faults::CASES,
+        durability::CASES,
+        nodes::CASES,
+    ];
+    let trials = cases
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, (name, setting, test))| {
+            let binaries = binaries.as_ref().ok().cloned();
+            let missing = binaries.is_none();
+            Trial::test(*name, move || {
+                let binaries = binaries.ok_or("there are no binaries")?;
+                let scene = Scene::up(index, *setting, binaries)?;
+                test(&scene).map_err(|error| scene.with_logs(&error))?;
+                Ok(())
+            })
+            .with_ignored_flag(missing)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,252 @@
+//! A testbed of one trial, and the clients that people use.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use libtest_mimic::Failed;
+use nodegate_testbed::{Binaries, Options, Testbed, environment, ps::PodRow};
+use serde_json::Value;
+
+use crate::Setting;
+
+/// The binaries under test: nodegate from `NODEGATE_BIN`, or from beside the pods' server.
+pub(crate) fn binaries() -> anyhow::Result<Binaries> {
+    environment::check()?;
+    let pod = PathBuf::from(env!("CARGO_BIN_EXE_testbed-pod"));
+    let nodegate = match std::env::var_os("NODEGATE_BIN") {
+        Some(path) => path.into(),
+        None => pod.with_file_name("nodegate"),
+    };
+    ensure!(
+        nodegate.is_file(),
+        "{} is not built (fix: cargo xtask test)",
+        nodegate.display()
+    );
+    Ok(Binaries { nodegate, pod })
+}
+
+/// A testbed; it goes down when this is dropped.
+pub(crate) struct Scene {
+    pub(crate) testbed: Testbed,
+}
+
+/// A manifest directory of this crate.
+pub(crate) fn manifests(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(name)
+}
+
+impl Scene {
+    pub(crate) fn up(index: usize, setting: Setting, binaries: Binaries) -> anyhow::Result<Self> {
+        let name = format!("e{}-{index}", std::process::id());
+        let mut options = Options::new(&name, binaries, vec![manifests(setting.manifests)]);
+        options.namespace = setting.namespace.map(Into::into);
+        options.nodes = Some(setting.nodes);
+        let testbed = Testbed::up(&options)?;
+        let report = testbed.report();
+        ensure!(!report.has_errors(), "the manifests are not clean: {report:?}");
+        Ok(Self { testbed })
+    }
+
+    /// A failure, with the ends of the logs: the testbed is gone when people read it.
+    pub(crate) fn with_logs(&self, error: &anyhow::Error) -> Failed {
+        let mut text = format!("{error:#}\n");
+        let logs = self.testbed.log(&nodegate_testbed::names::Host::Client);
+        let directory = logs.parent().unwrap_or(&logs).to_owned();
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let log = fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().rev().take(15).collect();
+            text.push_str(&format!("--- {}\n", entry.path().display()));
+            for line in lines.iter().rev() {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text.into()
+    }
+
+    /// Runs a command and takes what it prints; it must succeed.
+    pub(crate) fn run(&self, host: &str, command: &[&str]) -> anyhow::Result<String> {
+        let output = self.testbed.exec(host, command)?;
+        ensure!(
+            output.status.success(),
+            "{command:?} on {host}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a line of shell and takes what it prints, whatever its status.
+    pub(crate) fn shell(&self, host: &str, line: &str) -> anyhow::Result<Output> {
+        self.testbed.exec(host, ["sh", "-c", line])
+    }
+
+    /// A request with curl.
+    pub(crate) fn curl(&self, host: &str, arguments: &[&str]) -> anyhow::Result<Answer> {
+        let fixed = ["curl", "-s", "-i", "--max-time", "10"];
+        let output = self.testbed.exec(host, fixed.iter().chain(arguments))?;
+        Answer::read(&output)
+    }
+
+    /// A request to a URL, with a Host header.
+    pub(crate) fn get(&self, host: &str, name: &str, url: &str) -> anyhow::Result<Answer> {
+        self.curl(host, &["-H", &format!("Host: {name}"), url])
+    }
+
+    /// The only gateway pod, as a host.
+    pub(crate) fn gateway(&self) -> anyhow::Result<String> {
+        Ok(self.pod("istio-system", "istio-ingressgateway")?.0)
+    }
+
+    /// A pod by the beginning of its name: as a host, and its row.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<(String, PodRow)> {
+        let pods = self.testbed.ps()?.pods;
+        let pod = pods
+            .into_iter()
+            .find(|pod| pod.namespace == namespace && pod.name.starts_with(name))
+            .with_context(|| format!("there is no pod {namespace}/{name}"))?;
+        Ok((format!("pod/{}/{}", pod.namespace, pod.name), pod))
+    }
+
+    /// `nodegate status -o json` on a host; it may well say that something is wrong.
+    pub(crate) fn status(&self, host: &str) -> anyhow::Result<Value> {
+        let output = self.testbed.exec(host, ["nodegate", "status", "-o", "json"])?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("nodegate status: {}", String::from_utf8_lossy(&output.stderr))
+        })
+    }
+
+    /// What nodegate says is wrong, on a host.
+    pub(crate) fn diagnostics(&self, host: &str) -> anyhow::Result<Vec<String>> {
+        let status = self.status(host)?;
+        let lines = status["diagnostics"].as_array().context("no diagnostics in the status")?;
+        Ok(lines.iter().filter_map(Value::as_str).map(Into::into).collect())
+    }
+
+    /// Follows the decisions on a host from now on.
+    pub(crate) fn trace(&self, host: &str) -> anyhow::Result<Trace> {
+        let file = tempfile::NamedTempFile::new()?;
+        let told = tempfile::NamedTempFile::new()?;
+        let mut command = self.testbed.command(host, "nodegate")?;
+        command.args(["trace", "-o", "json", "--for", "60s"]);
+        command.stdin(std::process::Stdio::null());
+        command.stdout(file.reopen()?).stderr(told.reopen()?);
+        let mut process = command.spawn()?;
+        let on = wait(Duration::from_secs(5), || {
+            Ok(fs::read_to_string(told.path())?.contains("tracing").then_some(()))
+        });
+        if on.is_err() {
+            let _ = process.kill();
+            bail!("nodegate trace: {}", fs::read_to_string(told.path())?);
+        }
+        Ok(Trace { process, file })
+    }
+}
+
+/// Decisions that are being followed.
+pub(crate) struct Trace {
+    process: std::process::Child,
+    file: tempfile::NamedTempFile,
+}
+
+impl Trace {
+    /// Waits for a decision.
+    pub(crate) fn wait_for(&self, is_it: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        wait(Duration::from_secs(5), || Ok(self.decisions()?.into_iter().find(|line| is_it(line))))
+            .with_context(|| format!("not traced; there are {:?}", self.decisions()))
+    }
+
+    /// All decisions up to now.
+    pub(crate) fn decisions(&self) -> anyhow::Result<Vec<Value>> {
+        let text = fs::read_to_string(self.file.path())?;
+        // The last line may be half written.
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Asks until there is an answer, or for too long.
+pub(crate) fn wait<T>(
+    limit: Duration,
+    mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        ensure!(start.elapsed() < limit, "not within {limit:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What curl got.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// curl's exit status: 7 is "could not connect".
+    pub(crate) exit: i32,
+    /// 0 without a response.
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn read(output: &Output) -> anyhow::Result<Self> {
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut answer = Self {
+            exit: output.status.code().context("curl was killed")?,
+            status: 0,
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        // "100 Continue" comes before the response.
+        while let Some((head, rest)) = text.split_once("\r\n\r\n") {
+            let mut lines = head.lines();
+            let status = lines.next().and_then(|line| line.split(' ').nth(1));
+            answer.status = status.context("no status line")?.parse()?;
+            answer.headers = lines
+                .filter_map(|line| line.split_once(": "))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+            text = rest.to_owned();
+            if answer.status >= 200 {
+                break;
+            }
+        }
+        answer.body = text;
+        Ok(answer)
+    }
+
+    /// A header of the response; names are compared as written.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Path and query as the pod received them.
+    pub(crate) fn seen_path(&self) -> &str {
+        self.header("x-testbed-path").unwrap_or("(no pod has answered)")
+    }
+}
+
+/// Fails, naming what is compared, unless both are equal.
+#[macro_export]
+macro_rules! same {
+    ($left:expr, $right:expr, $($what:tt)+) => {{
+        let (left, right) = (&$left, &$right);
+        anyhow::ensure!(*left == *right, "{}: {left:?}, expected {right:?}", format!($($what)+));
+    }};
+}
