@@ -24,17 +24,28 @@ use crate::names::NETNS_ROOT;
 pub(crate) fn enter(command: &mut Command, netns: &str, cgroup: &Path) -> anyhow::Result<()> {
     let namespace = File::open(Path::new(NETNS_ROOT).join(netns))
         .with_context(|| format!("the network namespace {netns}"))?;
+    join(command, cgroup)?;
+    let hook = move || {
+        Ok(nix::sched::setns(
+            namespace.as_fd(),
+            CloneFlags::CLONE_NEWNET,
+        )?)
+    };
+    // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
+    unsafe { command.pre_exec(hook) };
+    Ok(())
+}
+
+/// Lets the command start in a cgroup. When that has gone meanwhile it doesn't start at all: whoever
+/// empties a cgroup knows that nothing comes after.
+pub(crate) fn join(command: &mut Command, cgroup: &Path) -> anyhow::Result<()> {
     let procs = OpenOptions::new()
         .write(true)
         .open(cgroup.join("cgroup.procs"))
         .with_context(|| format!("the cgroup {}", cgroup.display()))?;
-    let hook = move || {
-        // Writing 0 moves the writer.
-        unistd::write(procs.as_fd(), b"0")?;
-        nix::sched::setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec the hook makes two system calls and allocates nothing.
+    // Writing 0 moves the writer.
+    let hook = move || Ok(unistd::write(procs.as_fd(), b"0").map(drop)?);
+    // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
     unsafe { command.pre_exec(hook) };
     Ok(())
 }
