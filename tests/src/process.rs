@@ -6,11 +6,12 @@ use std::{
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use nix::{
     sched::CloneFlags,
     sys::signal::kill,
@@ -99,22 +100,28 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {}", what.display()))?;
+    let started = Instant::now();
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let status = wait(&mut child, limit)?;
-    let Some(status) = status else {
+    let late = || {
         let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-        bail!(
+        format!(
             "{} {} took longer than {limit:?}",
             what.display(),
             arguments.join(" ")
-        );
+        )
     };
-    let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+    let status = status.with_context(late)?;
+    // Something that it has left in the background may hold its output open.
+    let collect = |bytes: Receiver<Vec<u8>>| {
+        let left = limit.saturating_sub(started.elapsed());
+        bytes.recv_timeout(left).ok().with_context(late)
+    };
     Ok(Output {
         status,
-        stdout: collect(stdout),
-        stderr: collect(stderr),
+        stdout: collect(stdout)?,
+        stderr: collect(stderr)?,
     })
 }
 
@@ -134,15 +141,18 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<
     }
 }
 
-fn drain(source: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn drain(source: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut source) = source {
             // What was read until an error is all there is.
             let _ = source.read_to_end(&mut bytes);
         }
-        bytes
-    })
+        // Nobody waits for it any more after the limit.
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 /// Runs the command; an error with what it said when it fails.
@@ -187,7 +197,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("sleep 30 took longer"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        let mut background = Command::new("sh");
+        background.args(["-c", "sleep 5 &"]);
+        let error = output(background, Duration::from_millis(200)).unwrap_err();
+        assert!(error.to_string().contains("took longer"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(4));
     }
 
     #[test]
