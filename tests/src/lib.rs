@@ -2,7 +2,7 @@
 //!
 //! A testbed plays API server, scheduler, kubelet and endpoint controller for plain Kubernetes
 //! manifests, runs the real `nodegate` binary on every node and in every gateway pod, and a
-//! [server](server) in all other pods. There is no daemon: each command works on the state
+//! [`server`] in all other pods. There is no daemon: each command works on the state
 //! below `/run/nodegate-testbed/NAME/`, under a lock. Everything is confined to namespaces without a
 //! route out of the machine, one cgroup subtree and one directory of bpffs, and
 //! [`Testbed::down`] takes all of it away.

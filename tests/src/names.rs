@@ -123,6 +123,12 @@ impl Names {
         self.cgroup2.join(CGROUP_ROOT).join(&self.testbed)
     }
 
+    /// The cgroup of the commands that we run to change the testbed: when we are killed, `down` finds
+    /// those that go on.
+    pub(crate) fn helpers_cgroup(&self) -> PathBuf {
+        self.cgroup().join(SWITCH)
+    }
+
     /// The cgroup of a node and everything on it.
     pub fn node_cgroup(&self, node: &str) -> PathBuf {
         self.cgroup().join(node)
@@ -182,7 +188,7 @@ impl Names {
     }
 }
 
-/// The switch's part of its namespace's name.
+/// The switch's part of its namespace's and cgroup's name.
 pub(crate) const SWITCH: &str = "switch";
 
 /// Whether the text is a DNS label (RFC 1123 §2.1), which names of testbeds and nodes must be.

@@ -41,6 +41,7 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
     let switch = names.switch();
     add_netns(names, &switch, &[])?;
     ip(
+        names,
         &switch,
         &[
             "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0".into(),
@@ -64,6 +65,7 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
         add_netns(names, &netns, forward)?;
         let port = names::interface(&host.to_string(), &host.to_string());
         ip(
+            names,
             &switch,
             &[
                 format!("link add {port} type veth peer name eth0 netns {netns}"),
@@ -79,7 +81,7 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
             .iter()
             .filter(|(_, other)| other.octets()[..3] != address.octets()[..3]);
         lines.extend(far.map(|(_, other)| format!("route add {other}/32 dev eth0 src {address}")));
-        ip(&netns, &lines)?;
+        ip(names, &netns, &lines)?;
     }
     Ok(())
 }
@@ -93,6 +95,7 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
     let address = pod.address;
     add_netns(names, &netns, &[])?;
     ip(
+        names,
         &node,
         &[
             format!("link add {link} address {LINK_MAC} type veth peer name eth0 netns {netns}"),
@@ -102,6 +105,7 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
         ],
     )?;
     ip(
+        names,
         &netns,
         &[
             format!("addr add {address}/32 dev eth0"),
@@ -117,6 +121,7 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
             .context("the pod's node is gone")?
             .address;
         ip(
+            names,
             &names.netns(&Host::Node(other.name.clone())),
             &[format!("route replace {address}/32 via {via} dev eth0")],
         )?;
@@ -128,11 +133,13 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
 pub(crate) fn remove_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Result<()> {
     // Now, and not when the kernel gets to the namespace: the address may be needed again.
     ip(
+        names,
         &names.netns(&Host::Node(pod.node.clone())),
         &[format!("link del {}", pod_link(pod))],
     )?;
     for other in others(layout, pod) {
         ip(
+            names,
             &names.netns(&Host::Node(other.name.clone())),
             &[format!("route del {}/32", pod.address)],
         )?;
@@ -177,8 +184,8 @@ pub(crate) fn set_external_ips(
         let addresses: Vec<String> = owned
             .map(|ip| format!("addr {verb} {ip}/32 dev eth0"))
             .collect();
-        ip(&client, &routes)?;
-        ip(&owner, &addresses)
+        ip(names, &client, &routes)?;
+        ip(names, &owner, &addresses)
     };
     change("del", old.difference(new).collect())?;
     change("add", new.difference(old).collect())
@@ -193,6 +200,7 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
     writeln!(claims, "{name}")?;
     let mut command = Command::new("ip");
     command.args(["netns", "add", name]);
+    process::join(&mut command, &names.helpers_cgroup())?;
     process::run(command, LIMIT)?;
     let common = [
         // Links made from now on get no link-local address, so no router or neighbour solicitation.
@@ -216,7 +224,7 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
         }
         Ok(())
     })?;
-    ip(name, &["link set lo up".into()])
+    ip(names, name, &["link set lo up".into()])
 }
 
 /// Runs something on a thread of its own that is in the namespace.
@@ -238,11 +246,13 @@ fn inside<T: Send>(
 }
 
 /// Runs lines of `ip -batch` in a namespace.
-fn ip(netns: &str, lines: &[String]) -> anyhow::Result<()> {
+fn ip(names: &Names, netns: &str, lines: &[String]) -> anyhow::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let mut child = Command::new("ip")
+    let mut command = Command::new("ip");
+    process::join(&mut command, &names.helpers_cgroup())?;
+    let mut child = command
         .args(["-n", netns, "-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -237,16 +237,25 @@ impl Diagnostic {
     }
 }
 
-/// What `nodegate check` says about files; nothing when it cannot be asked.
-pub(crate) fn check(binary: &Path, files: &[std::path::PathBuf]) -> Vec<Diagnostic> {
+/// What `nodegate check` says about files; an error with its message when it cannot say it.
+pub(crate) fn check(
+    binary: &Path,
+    files: &[std::path::PathBuf],
+) -> anyhow::Result<Vec<Diagnostic>> {
     if files.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let mut command = Command::new(binary);
     command.args(["check", "-o", "json"]).args(files);
-    process::output(command, Duration::from_secs(20))
-        .ok()
-        .and_then(|output| serde_json::from_slice::<Report>(&output.stdout).ok())
-        .map(|report| report.diagnostics)
-        .unwrap_or_default()
+    let output = process::output(command, Duration::from_secs(20))?;
+    // It fails, too, when it has found errors; then it says them all the same.
+    let report: Report = serde_json::from_slice(&output.stdout).with_context(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!(
+            "nodegate check gives no report ({}): {}",
+            output.status,
+            said.trim().replace('\n', " | ")
+        )
+    })?;
+    Ok(report.diagnostics)
 }

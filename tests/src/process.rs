@@ -6,11 +6,12 @@ use std::{
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use nix::{
     sched::CloneFlags,
     sys::signal::kill,
@@ -24,17 +25,28 @@ use crate::names::NETNS_ROOT;
 pub(crate) fn enter(command: &mut Command, netns: &str, cgroup: &Path) -> anyhow::Result<()> {
     let namespace = File::open(Path::new(NETNS_ROOT).join(netns))
         .with_context(|| format!("the network namespace {netns}"))?;
+    join(command, cgroup)?;
+    let hook = move || {
+        Ok(nix::sched::setns(
+            namespace.as_fd(),
+            CloneFlags::CLONE_NEWNET,
+        )?)
+    };
+    // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
+    unsafe { command.pre_exec(hook) };
+    Ok(())
+}
+
+/// Lets the command start in a cgroup. When that has gone meanwhile it doesn't start at all: whoever
+/// empties a cgroup knows that nothing comes after.
+pub(crate) fn join(command: &mut Command, cgroup: &Path) -> anyhow::Result<()> {
     let procs = OpenOptions::new()
         .write(true)
         .open(cgroup.join("cgroup.procs"))
         .with_context(|| format!("the cgroup {}", cgroup.display()))?;
-    let hook = move || {
-        // Writing 0 moves the writer.
-        unistd::write(procs.as_fd(), b"0")?;
-        nix::sched::setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec the hook makes two system calls and allocates nothing.
+    // Writing 0 moves the writer.
+    let hook = move || Ok(unistd::write(procs.as_fd(), b"0").map(drop)?);
+    // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
     unsafe { command.pre_exec(hook) };
     Ok(())
 }
@@ -88,22 +100,28 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {}", what.display()))?;
+    let started = Instant::now();
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let status = wait(&mut child, limit)?;
-    let Some(status) = status else {
+    let late = || {
         let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-        bail!(
+        format!(
             "{} {} took longer than {limit:?}",
             what.display(),
             arguments.join(" ")
-        );
+        )
     };
-    let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+    let status = status.with_context(late)?;
+    // Something that it has left in the background may hold its output open.
+    let collect = |bytes: Receiver<Vec<u8>>| {
+        let left = limit.saturating_sub(started.elapsed());
+        bytes.recv_timeout(left).ok().with_context(late)
+    };
     Ok(Output {
         status,
-        stdout: collect(stdout),
-        stderr: collect(stderr),
+        stdout: collect(stdout)?,
+        stderr: collect(stderr)?,
     })
 }
 
@@ -123,15 +141,18 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<
     }
 }
 
-fn drain(source: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn drain(source: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut source) = source {
             // What was read until an error is all there is.
             let _ = source.read_to_end(&mut bytes);
         }
-        bytes
-    })
+        // Nobody waits for it any more after the limit.
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 /// Runs the command; an error with what it said when it fails.
@@ -176,7 +197,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("sleep 30 took longer"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        let mut background = Command::new("sh");
+        background.args(["-c", "sleep 5 &"]);
+        let error = output(background, Duration::from_millis(200)).unwrap_err();
+        assert!(error.to_string().contains("took longer"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(4));
     }
 
     #[test]

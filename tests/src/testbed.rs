@@ -399,6 +399,7 @@ fn prepare(names: &Names, state: &State) -> anyhow::Result<()> {
     std::os::unix::fs::symlink(binary, names.state().join("bin/nodegate"))?;
     cgroup::make_directories(&names.pins())
         .with_context(|| format!("making {}", names.pins().display()))?;
+    cgroup::create(&names.helpers_cgroup())?;
     cgroup::create(&names.process_cgroup(&Host::Client, ""))?;
     for node in &state.layout.nodes {
         cgroup::create(&names.process_cgroup(&Host::Node(node.name.clone()), &node.name))?;
