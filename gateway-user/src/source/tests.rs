@@ -203,3 +203,15 @@ async fn text_that_is_no_text_keeps_what_was_there() {
         "{message}"
     );
 }
+
+#[tokio::test]
+async fn where_the_system_tells_nothing_changes_are_found_by_looking() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, service("a", 80)).unwrap();
+    let paths = vec![directory.path().to_owned()];
+    let watcher = Watcher::start_with(paths, |_| None).unwrap();
+    fs::write(&file, service("a", 81)).unwrap();
+    let took = until(&mut watcher.subscribe(), &["a 81"]).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Pod, ServicePort},
+    api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -101,7 +101,7 @@ pub(super) fn compile(
     }
 }
 
-/// The Gateways of this pod, in istiod's order (`mergeGateways` of pilot/pkg/model/push_context.go).
+/// The Gateways of this pod, in istiod's order (`mergeGateways` of `pilot/pkg/model/push_context.go`).
 fn gateways<'r>(
     resources: &'r Resources,
     identity: &GatewayIdentity,
@@ -186,18 +186,27 @@ fn target_port(
         })
         .collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
-    let port = services.into_iter().find_map(|(object, service)| {
-        let ports = service.spec.as_ref()?.ports.as_deref()?;
-        let port = ports.iter().find(|port| {
+    let ports = |service: &Service| service.spec.clone().and_then(|spec| spec.ports);
+    let port = services.iter().find_map(|(object, service)| {
+        let port = ports(service)?.into_iter().find(|port| {
             port.port == i32::from(number) && protocol(port.protocol.as_deref()) == Protocol::Tcp
         })?;
         Some((object, port))
     });
     let Some((object, port)) = port else {
-        return Ok(number);
+        let Some((first, service)) = services.first() else {
+            return Ok(number);
+        };
+        let ports = ports(service).unwrap_or_default();
+        let ports: Vec<_> = ports.iter().map(|port| port.port.to_string()).collect();
+        return Err(format!(
+            "{} has no port {number} (it has {}), so nobody outside reaches this server; {number} itself is bound",
+            first.key,
+            ports.join(", "),
+        ));
     };
     let pod = resources.pod(&identity.namespace, &identity.name);
-    resolved(port, pod).ok_or_else(|| {
+    resolved(&port, pod).ok_or_else(|| {
         format!(
             "{} leads port {number} to a container port that this pod does not name; {number} itself is bound",
             object.key
@@ -273,7 +282,7 @@ impl Kind {
 
 // === impl Server ===
 
-impl<'r> Server<'r> {
+impl Server<'_> {
     fn report(
         &self,
         severity: Severity,
@@ -367,7 +376,7 @@ pub(super) fn names_gateway(names: &[String], namespace: &str, gateway: &Object)
 
 impl<'r> Context<'r> {
     /// The VirtualServices that `gateway` applies, in istiod's order (`VirtualServicesForGateway` of
-    /// pilot/pkg/model/push_context.go).
+    /// `pilot/pkg/model/push_context.go`).
     pub(super) fn bound_to(&self, gateway: &Object) -> Vec<Bound<'r>> {
         let mut bound: Vec<_> = self
             .resources
