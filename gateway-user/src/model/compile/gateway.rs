@@ -186,9 +186,8 @@ fn target_port(
         })
         .collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
-    let ports = |service: &Service| service.spec.clone().and_then(|spec| spec.ports);
     let port = services.iter().find_map(|(object, service)| {
-        let port = ports(service)?.into_iter().find(|port| {
+        let port = ports(service).iter().find(|port| {
             port.port == i32::from(number) && protocol(port.protocol.as_deref()) == Protocol::Tcp
         })?;
         Some((object, port))
@@ -197,8 +196,10 @@ fn target_port(
         let Some((first, service)) = services.first() else {
             return Ok(number);
         };
-        let ports = ports(service).unwrap_or_default();
-        let ports: Vec<_> = ports.iter().map(|port| port.port.to_string()).collect();
+        let ports: Vec<_> = ports(service)
+            .iter()
+            .map(|port| port.port.to_string())
+            .collect();
         return Err(format!(
             "{} has no port {number} (it has {}), so nobody outside reaches this server; {number} itself is bound",
             first.key,
@@ -206,12 +207,17 @@ fn target_port(
         ));
     };
     let pod = resources.pod(&identity.namespace, &identity.name);
-    resolved(&port, pod).ok_or_else(|| {
+    resolved(port, pod).ok_or_else(|| {
         format!(
             "{} leads port {number} to a container port that this pod does not name; {number} itself is bound",
             object.key
         )
     })
+}
+
+fn ports(service: &Service) -> &[ServicePort] {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.map_or(&[], Vec::as_slice)
 }
 
 fn resolved(port: &ServicePort, pod: Option<&Pod>) -> Option<u16> {
