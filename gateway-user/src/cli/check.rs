@@ -205,3 +205,83 @@ impl fmt::Display for Line<'_> {
         write!(f, "\x1b[1;{colour}m{severity}\x1b[0m:{rest}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    const BAD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 70000\n    x: 1\n---\napiVersion: apps/v1\nkind: Deployment\n";
+    const GOOD: &str =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: 80}]}\n";
+
+    #[test]
+    fn files_are_checked_together_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.yaml"), BAD).unwrap();
+        fs::write(directory.path().join("b.yaml"), GOOD).unwrap();
+        let report = check(vec![directory.path().to_owned()]).unwrap();
+        assert_eq!(report.to_string(), "2 files, 2 objects: 1 error, 1 warning");
+        let place = directory.path().join("a.yaml").display().to_string();
+        let lines: Vec<_> = report.diagnostics.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                format!(
+                    "error: {place}:6: Service default/a: spec.ports[0].port: 70000 is not a port (fix: 1 to 65535)"
+                ),
+                format!(
+                    "warning: {place}:7: Service default/a: spec.ports[0].x: unknown field; it is ignored"
+                ),
+            ]
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["diagnostics"][0]["severity"], "error");
+        assert_eq!(json["diagnostics"][0]["location"]["file"], place.as_str());
+        assert_eq!(json["diagnostics"][0]["location"]["line"], 6);
+        assert_eq!(json["diagnostics"][0]["object"]["kind"], "Service");
+    }
+
+    #[test]
+    fn colour_is_only_for_the_severity() {
+        let diagnostic = Diagnostic {
+            severity: Severity::Error,
+            location: None,
+            object: None,
+            field: None,
+            message: "x: y".into(),
+            fix: None,
+        };
+        let line = |colour| {
+            Line {
+                diagnostic: &diagnostic,
+                colour,
+            }
+            .to_string()
+        };
+        assert_eq!(line(false), "error: x: y");
+        assert_eq!(line(true), "\x1b[1;31merror\x1b[0m: x: y");
+    }
+
+    #[test]
+    fn exit_status_says_what_happened() {
+        let run_on = |path: &Path| {
+            let args = Args {
+                paths: vec![path.to_owned()],
+                output: Output::Text,
+            };
+            format!("{:?}", run(args).unwrap())
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        fs::write(&file, GOOD).unwrap();
+        assert_eq!(run_on(&file), format!("{:?}", ExitCode::SUCCESS));
+        fs::write(&file, BAD).unwrap();
+        assert_eq!(run_on(&file), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(
+            run_on(&directory.path().join("gone")),
+            format!("{:?}", ExitCode::from(2))
+        );
+    }
+}

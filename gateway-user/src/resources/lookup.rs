@@ -150,7 +150,7 @@ impl<'r> Destinations<'r> {
 
     /// The subset of the destination `host` as a proxy in namespace `from` sees it: of the rules in
     /// its own namespace, else in the Service's, else in the root namespace (`destinationRule` of
-    /// istio's pilot/pkg/model/push_context.go). Subsets of rules for the same host in one namespace
+    /// istio's `pilot/pkg/model/push_context.go`). Subsets of rules for the same host in one namespace
     /// are put together; the oldest rule's wins.
     pub fn subset(&self, host: &str, name: &str, from: &str) -> Option<&'r Subset> {
         let its_namespace = service_of(host).map_or("", |(namespace, _)| namespace);

@@ -134,19 +134,7 @@ impl Manifest {
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let Some(known) = Kind::of(group, &kind) else {
-            self.diagnostics
-                .extend(Kind::misspelled(group, &kind).map(|nearest| Diagnostic {
-                    severity: Severity::Warning,
-                    location: Some(self.location(lines.line("kind"))),
-                    object: None,
-                    field: Some("kind".into()),
-                    message: format!(
-                        "`{kind}` is no kind of {}; the object is ignored",
-                        group_name(group)
-                    ),
-                    fix: Some(format!("did you mean `{nearest}`?")),
-                }));
-            return;
+            return self.foreign(group, &kind, &lines);
         };
         let key = ObjectKey {
             namespace: match known {
@@ -183,6 +171,28 @@ impl Manifest {
             );
         }
         self.typed(known, key, value, lines);
+    }
+
+    /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
+    fn foreign(&mut self, group: &str, kind: &str, lines: &Lines) {
+        let (field, fix) = if let Some(nearest) = Kind::misspelled(group, kind) {
+            ("kind", format!("did you mean `{nearest}`?"))
+        } else if let Some(group) = Kind::misplaced(group, kind) {
+            ("apiVersion", format!("{kind} is of {}", group_name(group)))
+        } else {
+            return;
+        };
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Warning,
+            location: Some(self.location(lines.line(field))),
+            object: None,
+            field: Some(field.into()),
+            message: format!(
+                "{} has no kind `{kind}`; the object is ignored",
+                group_name(group)
+            ),
+            fix: Some(fix),
+        });
     }
 
     fn list(&mut self, value: Value, lines: &Lines) {
@@ -327,6 +337,14 @@ impl Kind {
         nearest(kind, kinds)
     }
 
+    /// The group that was probably meant. A Gateway or Service of somebody else's API is another
+    /// thing.
+    fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
+        let (right, ..) = Self::ALL.into_iter().find(|(_, known, _)| *known == kind)?;
+        let others_have_it = matches!(kind, "Gateway" | "Service") && group.contains('.');
+        (!others_have_it || nearest(group, [right]).is_some()).then_some(right)
+    }
+
     const fn versions(self) -> &'static [&'static str] {
         match self {
             Self::Service | Self::Pod | Self::Node | Self::Namespace | Self::EndpointSlice => {
@@ -436,12 +454,14 @@ mod tests {
 
     #[test]
     fn a_misspelled_kind_or_version_is_not() {
-        let text = "apiVersion: networking.istio.io/v1\nkind: VirtualServce\nmetadata: {name: x}\n---\napiVersion: networking.istio.io/v1alpha1\nkind: Gateway\nmetadata: {name: x}\n";
+        let text = "apiVersion: networking.istio.io/v1\nkind: VirtualServce\nmetadata: {name: x}\n---\napiVersion: networking.istio.io/v1alpha1\nkind: Gateway\nmetadata: {name: x}\n---\napiVersion: networking.istio/v1\nkind: Gateway\n---\napiVersion: apps/v1\nkind: Service\n";
         assert_eq!(
             messages(&parse(text)),
             [
-                "warning: web.yaml:2: kind: `VirtualServce` is no kind of networking.istio.io; the object is ignored (fix: did you mean `VirtualService`?)",
+                "warning: web.yaml:2: kind: networking.istio.io has no kind `VirtualServce`; the object is ignored (fix: did you mean `VirtualService`?)",
                 "error: web.yaml:5: Gateway default/x: apiVersion: networking.istio.io has no version `v1alpha1` (fix: one of v1, v1beta1, v1alpha3)",
+                "warning: web.yaml:9: apiVersion: networking.istio has no kind `Gateway`; the object is ignored (fix: Gateway is of networking.istio.io)",
+                "warning: web.yaml:12: apiVersion: apps has no kind `Service`; the object is ignored (fix: Service is of v1)",
             ]
         );
     }
@@ -456,5 +476,36 @@ mod tests {
         let spec = service.spec.as_ref().unwrap();
         assert_eq!(spec.selector.as_ref().unwrap()["app"], "x");
         assert_eq!(spec.ports.as_ref().unwrap()[1].port, 80);
+    }
+
+    /// Nothing that a file may hold makes the reader panic.
+    #[test]
+    fn damaged_text_is_refused_politely() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let damage: Vec<char> = "{}[]:-\n &*!|>%#\t\"'ä\0?,".chars().collect();
+        let whole = format!(
+            "%YAML 1.2\n---\n{SERVICE}---\n# c\napiVersion: v1\nkind: List\nitems: [{{apiVersion: v1, kind: Pod, metadata: {{name: &a x}}}}]\n---\nx: |\n  *a\n...\n"
+        );
+        for _ in 0..3000 {
+            let mut text: Vec<char> = whole.chars().collect();
+            for _ in 0..random.usize(1..6) {
+                let place = random.usize(..text.len());
+                match random.u8(..3) {
+                    0 => drop(text.remove(place)),
+                    1 => text[place] = *random.choice(&damage).unwrap(),
+                    _ => text.truncate(place.max(10)),
+                }
+            }
+            let text: String = text.into_iter().collect();
+            let manifest = parse(&text);
+            let lines = text.lines().count().max(1);
+            for diagnostic in &manifest.diagnostics {
+                let line = diagnostic.location.as_ref().unwrap().line;
+                assert!((1..=lines + 1).contains(&line), "{diagnostic}\n{text}");
+            }
+            for object in &manifest.objects {
+                crate::resources::validate::validate(object);
+            }
+        }
     }
 }

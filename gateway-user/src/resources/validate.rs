@@ -182,3 +182,6 @@ fn injection(findings: &mut Findings<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,12 +132,13 @@ impl Directory {
                 }
                 stamp
             }
-            // Gone since it was listed, or with the whole directory: it stays as it was read.
-            (Err(_), Some(_)) => return,
             (Ok(stamp), None) => stamp,
-            (Err(error), None) => {
-                // A link to nowhere.
-                scan.diagnostics.push(gone(&path, &error));
+            (Err(error), _) => {
+                // Gone since it was listed, or with the whole directory, which is told already: it
+                // stays as it was read.
+                if path.is_symlink() {
+                    scan.diagnostics.push(gone(&path, &error));
+                }
                 return;
             }
         };
@@ -159,6 +160,12 @@ impl Directory {
         };
         self.files.insert(path, file);
     }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension()
+        .and_then(OsStr::to_str)
+        .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"))
 }
 
 fn gone(path: &Path, error: &io::Error) -> Diagnostic {
@@ -218,11 +225,7 @@ impl Listing {
     fn path(&mut self, path: &Path, named: bool) -> io::Result<()> {
         let metadata = fs::metadata(path)?;
         if !metadata.is_dir() {
-            let is_manifest = path
-                .extension()
-                .and_then(OsStr::to_str)
-                .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
-            if named || is_manifest {
+            if named || is_manifest(path) {
                 self.files.push(path.to_owned());
             }
             return Ok(());
@@ -239,8 +242,13 @@ impl Listing {
                 continue;
             }
             match self.path(&entry.path(), false) {
-                // Removed while we look, or a link to nowhere.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // A link to nowhere may be one whose target is being replaced; anything else
+                    // was removed while we look.
+                    if is_manifest(&entry.path()) && entry.path().is_symlink() {
+                        self.files.push(entry.path());
+                    }
+                }
                 result => result?,
             }
         }

@@ -37,7 +37,7 @@ pub struct Watcher {
     resources: watch::Receiver<Arc<Resources>>,
 }
 
-enum Command {
+pub(super) enum Command {
     /// Something may have changed.
     Look,
     /// Look now and answer when it is done.
@@ -64,6 +64,14 @@ struct Worker {
 impl Watcher {
     /// Reads `paths` (directories or files) and watches them from then on.
     pub fn start(paths: Vec<PathBuf>) -> Result<Self, SourceError> {
+        Self::start_with(paths, notifier)
+    }
+
+    /// Like [`Self::start`], told of changes by what `notifier` makes.
+    pub(super) fn start_with(
+        paths: Vec<PathBuf>,
+        notifier: impl FnOnce(mpsc::Sender<Command>) -> Option<RecommendedWatcher>,
+    ) -> Result<Self, SourceError> {
         let directory = Directory::new(paths)?;
         let (commands, inbox) = mpsc::channel();
         let (sender, resources) = watch::channel(Arc::default());

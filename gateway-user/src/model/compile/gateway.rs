@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Pod, ServicePort},
+    api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -101,7 +101,7 @@ pub(super) fn compile(
     }
 }
 
-/// The Gateways of this pod, in istiod's order (`mergeGateways` of pilot/pkg/model/push_context.go).
+/// The Gateways of this pod, in istiod's order (`mergeGateways` of `pilot/pkg/model/push_context.go`).
 fn gateways<'r>(
     resources: &'r Resources,
     identity: &GatewayIdentity,
@@ -186,15 +186,25 @@ fn target_port(
         })
         .collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
-    let port = services.into_iter().find_map(|(object, service)| {
-        let ports = service.spec.as_ref()?.ports.as_deref()?;
-        let port = ports.iter().find(|port| {
+    let port = services.iter().find_map(|(object, service)| {
+        let port = ports(service).iter().find(|port| {
             port.port == i32::from(number) && protocol(port.protocol.as_deref()) == Protocol::Tcp
         })?;
         Some((object, port))
     });
     let Some((object, port)) = port else {
-        return Ok(number);
+        let Some((first, service)) = services.first() else {
+            return Ok(number);
+        };
+        let ports: Vec<_> = ports(service)
+            .iter()
+            .map(|port| port.port.to_string())
+            .collect();
+        return Err(format!(
+            "{} has no port {number} (it has {}), so nobody outside reaches this server; {number} itself is bound",
+            first.key,
+            ports.join(", "),
+        ));
     };
     let pod = resources.pod(&identity.namespace, &identity.name);
     resolved(port, pod).ok_or_else(|| {
@@ -203,6 +213,11 @@ fn target_port(
             object.key
         )
     })
+}
+
+fn ports(service: &Service) -> &[ServicePort] {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.map_or(&[], Vec::as_slice)
 }
 
 fn resolved(port: &ServicePort, pod: Option<&Pod>) -> Option<u16> {
@@ -273,7 +288,7 @@ impl Kind {
 
 // === impl Server ===
 
-impl<'r> Server<'r> {
+impl Server<'_> {
     fn report(
         &self,
         severity: Severity,
@@ -367,7 +382,7 @@ pub(super) fn names_gateway(names: &[String], namespace: &str, gateway: &Object)
 
 impl<'r> Context<'r> {
     /// The VirtualServices that `gateway` applies, in istiod's order (`VirtualServicesForGateway` of
-    /// pilot/pkg/model/push_context.go).
+    /// `pilot/pkg/model/push_context.go`).
     pub(super) fn bound_to(&self, gateway: &Object) -> Vec<Bound<'r>> {
         let mut bound: Vec<_> = self
             .resources

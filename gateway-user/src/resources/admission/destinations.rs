@@ -86,6 +86,7 @@ fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) 
     } = miss;
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
+        _ if path.starts_with("spec.tcp") => "connections to it are closed",
         _ => "requests to it are answered with 503",
     };
     let field = format!("{path}.{field}");

@@ -38,7 +38,10 @@ pub(super) fn decode<T: DeserializeOwned>(mut value: Value) -> Result<(T, Vec<Un
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
     let decoded = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)));
     match decoded {
-        Ok(decoded) => Ok((decoded, ignored.into_iter().map(unknown::<T>).collect())),
+        Ok(decoded) => Ok((
+            decoded,
+            ignored.iter().map(|path| unknown::<T>(path)).collect(),
+        )),
         Err(error) => Err(Mismatch {
             path: field_path(&track.path()),
             message: error.to_string(),
@@ -46,13 +49,13 @@ pub(super) fn decode<T: DeserializeOwned>(mut value: Value) -> Result<(T, Vec<Un
     }
 }
 
-fn unknown<T: DeserializeOwned>(path: Vec<Step>) -> Unknown {
+fn unknown<T: DeserializeOwned>(path: &[Step]) -> Unknown {
     let nearest = match path.split_last() {
         Some((Step::Key(key), parent)) => nearest(key, fields::of::<T>(parent)),
         _ => None,
     };
     Unknown {
-        path: Path(&path).to_string(),
+        path: Path(path).to_string(),
         nearest,
     }
 }

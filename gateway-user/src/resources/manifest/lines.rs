@@ -20,6 +20,10 @@ pub(super) struct BadDocument {
     pub(super) fix: Option<String>,
 }
 
+/// How deeply a document may nest: as deeply as the decoder follows, and far more than any object
+/// does.
+const DEPTH: usize = 100;
+
 /// A mapping or sequence that the walk is inside of.
 enum Open {
     /// The key whose value comes next, if it has been read; else a key comes next.
@@ -91,6 +95,13 @@ struct Walk {
 
 impl Walk {
     fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), BadDocument> {
+        if self.open.len() > DEPTH {
+            return Err(BadDocument {
+                line,
+                message: format!("nests more than {DEPTH} levels deep"),
+                fix: None,
+            });
+        }
         match event {
             Event::Scalar(text, ..) => match self.open.last_mut() {
                 Some(Open::Mapping {
@@ -199,6 +210,14 @@ mod tests {
         let error = Lines::of("a: 1\nb:\n  c: 1\n  c: 2\n", 5).unwrap_err();
         assert_eq!(error.line, 8);
         assert_eq!(error.message, "`c` is given twice, first on line 7");
+    }
+
+    #[test]
+    fn what_nests_without_end_is_refused() {
+        for text in ["- ".repeat(5000), "[".repeat(5000), "{a: ".repeat(5000)] {
+            let error = Lines::of(&text, 1).unwrap_err();
+            assert_eq!(error.line, 1);
+        }
     }
 
     #[test]

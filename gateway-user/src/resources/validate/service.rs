@@ -185,13 +185,18 @@ fn pending(service: &Service, spec: &ServiceSpec, kind: &str, findings: &mut Fin
     if kind != "LoadBalancer" || given {
         return;
     }
-    let mut ways: Vec<_> = spec
+    let node_ports: Vec<_> = spec
         .ports
         .iter()
         .flatten()
         .filter_map(|port| port.node_port.filter(|port| *port != 0))
-        .map(|port| format!("node port {port}"))
+        .map(|port| port.to_string())
         .collect();
+    let mut ways = match node_ports.as_slice() {
+        [] => Vec::new(),
+        [only] => vec![format!("node port {only}")],
+        several => vec![format!("node ports {}", several.join(", "))],
+    };
     let cluster_ip = spec
         .cluster_ip
         .as_ref()
