@@ -5,18 +5,37 @@ use std::collections::BTreeMap;
 use crate::{Case, one_node, same, scene::Scene};
 
 pub(crate) const CASES: &[Case] = &[
-    ("fft_a_pending_load_balancer_is_a_working_service", one_node("s0"), pending),
-    ("fft_paths_match_as_envoy_matches_them", one_node("s0"), paths),
+    (
+        "fft_a_pending_load_balancer_is_a_working_service",
+        one_node("s0"),
+        pending,
+    ),
+    (
+        "fft_paths_match_as_envoy_matches_them",
+        one_node("s0"),
+        paths,
+    ),
     ("fft_all_replicas_answer", one_node("s0"), replicas),
-    ("fft_a_replica_that_goes_takes_no_request_with_it", one_node("s0"), scale_down),
+    (
+        "fft_a_replica_that_goes_takes_no_request_with_it",
+        one_node("s0"),
+        scale_down,
+    ),
 ];
 
 fn node_port(scene: &Scene) -> anyhow::Result<String> {
     let address = scene.testbed.nodes()?[0].address;
     let services = scene.testbed.ps()?.services;
-    let service = services.iter().find(|service| service.name == "istio-ingressgateway");
-    let ports = &service.ok_or_else(|| anyhow::anyhow!("no gateway Service"))?.ports;
-    let port = ports.iter().find(|port| port.name == "http2").and_then(|port| port.node_port);
+    let service = services
+        .iter()
+        .find(|service| service.name == "istio-ingressgateway");
+    let ports = &service
+        .ok_or_else(|| anyhow::anyhow!("no gateway Service"))?
+        .ports;
+    let port = ports
+        .iter()
+        .find(|port| port.name == "http2")
+        .and_then(|port| port.node_port);
     same!(port, Some(30001), "the node port of the manifest");
     Ok(format!("http://{address}:30001"))
 }
@@ -32,9 +51,14 @@ fn pending(scene: &Scene) -> anyhow::Result<()> {
         same!((answer.exit, answer.status), (0, 404), "{url} from {host}");
     }
     let told = scene.diagnostics("node1")?;
-    let pending = told.iter().find(|line| line.contains("load balancer address pending"));
+    let pending = told
+        .iter()
+        .find(|line| line.contains("load balancer address pending"));
     let pending = pending.ok_or_else(|| anyhow::anyhow!("not told: {told:?}"))?;
-    anyhow::ensure!(pending.contains("30001") && pending.contains("10.110.100.72"), "{pending}");
+    anyhow::ensure!(
+        pending.contains("30001") && pending.contains("10.110.100.72"),
+        "{pending}"
+    );
     Ok(())
 }
 
@@ -70,7 +94,10 @@ fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<
     let output = scene.shell("client", &line)?;
     let text = String::from_utf8(output.stdout)?;
     let mut shares = BTreeMap::new();
-    for line in text.lines().filter_map(|line| line.strip_prefix("x-testbed-pod: ")) {
+    for line in text
+        .lines()
+        .filter_map(|line| line.strip_prefix("x-testbed-pod: "))
+    {
         *shares.entry(line.trim().to_owned()).or_default() += 1;
     }
     Ok(shares)
@@ -92,7 +119,9 @@ fn scale_down(scene: &Scene) -> anyhow::Result<()> {
          curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time 10 {url}; done"
     );
     let mut requests = scene.testbed.command("client", "sh")?;
-    requests.args(["-c", &line]).stdout(std::process::Stdio::piped());
+    requests
+        .args(["-c", &line])
+        .stdout(std::process::Stdio::piped());
     let requests = requests.spawn()?;
     let manifest = std::fs::read_to_string(crate::scene::manifests("s0/app.yaml"))?;
     for replicas in [1, 4, 2] {

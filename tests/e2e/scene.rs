@@ -1,6 +1,7 @@
 //! A testbed of one trial, and the clients that people use.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Output,
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::Failed;
-use nodegate_testbed::{Binaries, Options, Testbed, environment, ps::PodRow};
+use nodegate_testbed::{Binaries, Options, Testbed, environment, ps::PodAddress};
 use serde_json::Value;
 
 use crate::Setting;
@@ -38,7 +39,9 @@ pub(crate) struct Scene {
 
 /// A manifest directory of this crate.
 pub(crate) fn manifests(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("manifests")
+        .join(name)
 }
 
 impl Scene {
@@ -49,7 +52,10 @@ impl Scene {
         options.nodes = Some(setting.nodes);
         let testbed = Testbed::up(&options)?;
         let report = testbed.report();
-        ensure!(!report.has_errors(), "the manifests are not clean: {report:?}");
+        ensure!(
+            !report.has_errors(),
+            "the manifests are not clean: {report:?}"
+        );
         Ok(Self { testbed })
     }
 
@@ -61,10 +67,10 @@ impl Scene {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let log = fs::read_to_string(entry.path()).unwrap_or_default();
             let lines: Vec<_> = log.lines().rev().take(15).collect();
-            text.push_str(&format!("--- {}\n", entry.path().display()));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "--- {}", entry.path().display());
             for line in lines.iter().rev() {
-                text.push_str(line);
-                text.push('\n');
+                let _ = writeln!(text, "{line}");
             }
         }
         text.into()
@@ -105,7 +111,7 @@ impl Scene {
     }
 
     /// A pod by the beginning of its name: as a host, and its row.
-    pub(crate) fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<(String, PodRow)> {
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<(String, PodAddress)> {
         let pods = self.testbed.ps()?.pods;
         let pod = pods
             .into_iter()
@@ -116,17 +122,28 @@ impl Scene {
 
     /// `nodegate status -o json` on a host; it may well say that something is wrong.
     pub(crate) fn status(&self, host: &str) -> anyhow::Result<Value> {
-        let output = self.testbed.exec(host, ["nodegate", "status", "-o", "json"])?;
+        let output = self
+            .testbed
+            .exec(host, ["nodegate", "status", "-o", "json"])?;
         serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("nodegate status: {}", String::from_utf8_lossy(&output.stderr))
+            format!(
+                "nodegate status: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
         })
     }
 
     /// What nodegate says is wrong, on a host.
     pub(crate) fn diagnostics(&self, host: &str) -> anyhow::Result<Vec<String>> {
         let status = self.status(host)?;
-        let lines = status["diagnostics"].as_array().context("no diagnostics in the status")?;
-        Ok(lines.iter().filter_map(Value::as_str).map(Into::into).collect())
+        let lines = status["diagnostics"]
+            .as_array()
+            .context("no diagnostics in the status")?;
+        Ok(lines
+            .iter()
+            .filter_map(Value::as_str)
+            .map(Into::into)
+            .collect())
     }
 
     /// Follows the decisions on a host from now on.
@@ -139,7 +156,9 @@ impl Scene {
         command.stdout(file.reopen()?).stderr(told.reopen()?);
         let mut process = command.spawn()?;
         let on = wait(Duration::from_secs(5), || {
-            Ok(fs::read_to_string(told.path())?.contains("tracing").then_some(()))
+            Ok(fs::read_to_string(told.path())?
+                .contains("tracing")
+                .then_some(()))
         });
         if on.is_err() {
             let _ = process.kill();
@@ -158,15 +177,20 @@ pub(crate) struct Trace {
 impl Trace {
     /// Waits for a decision.
     pub(crate) fn wait_for(&self, is_it: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
-        wait(Duration::from_secs(5), || Ok(self.decisions()?.into_iter().find(|line| is_it(line))))
-            .with_context(|| format!("not traced; there are {:?}", self.decisions()))
+        wait(Duration::from_secs(5), || {
+            Ok(self.decisions()?.into_iter().find(|line| is_it(line)))
+        })
+        .with_context(|| format!("not traced; there are {:?}", self.decisions()))
     }
 
     /// All decisions up to now.
     pub(crate) fn decisions(&self) -> anyhow::Result<Vec<Value>> {
         let text = fs::read_to_string(self.file.path())?;
         // The last line may be half written.
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
     }
 }
 
@@ -221,7 +245,7 @@ impl Answer {
                 .filter_map(|line| line.split_once(": "))
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
-            text = rest.to_owned();
+            text = rest.into();
             if answer.status >= 200 {
                 break;
             }
@@ -233,12 +257,15 @@ impl Answer {
     /// A header of the response; names are compared as written.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
-        headers.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        headers
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Path and query as the pod received them.
     pub(crate) fn seen_path(&self) -> &str {
-        self.header("x-testbed-path").unwrap_or("(no pod has answered)")
+        self.header("x-testbed-path")
+            .unwrap_or("(no pod has answered)")
     }
 }
 

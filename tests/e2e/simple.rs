@@ -8,16 +8,52 @@ const CLUSTER_IP: &str = "10.96.190.18";
 const WELCOME: &str = "Welcome to nginx!";
 
 pub(crate) const CASES: &[Case] = &[
-    ("simple_node_port_and_cluster_ip_answer", one_node("s1"), answers),
-    ("simple_cluster_ip_is_refused_from_outside", one_node("s1"), refused_outside),
+    (
+        "simple_node_port_and_cluster_ip_answer",
+        one_node("s1"),
+        answers,
+    ),
+    (
+        "simple_cluster_ip_is_refused_from_outside",
+        one_node("s1"),
+        refused_outside,
+    ),
     ("simple_paths_are_rewritten", one_node("s1"), rewrites),
-    ("simple_port_in_host_is_ignored", one_node("s1"), port_in_host),
-    ("simple_what_matches_nothing_is_an_empty_404", one_node("s1"), not_found),
-    ("simple_decisions_are_traced_with_their_chains", one_node("s1"), traced),
-    ("simple_processes_see_the_service_address", one_node("s1"), peer_name),
-    ("simple_the_gateway_pod_listens_on_its_target_port", one_node("s1"), listens),
-    ("simple_maps_are_readable_with_bpftool", one_node("s1"), bpftool),
-    ("simple_requests_reuse_the_connection_to_the_pod", one_node("s1"), keep_alive),
+    (
+        "simple_port_in_host_is_ignored",
+        one_node("s1"),
+        port_in_host,
+    ),
+    (
+        "simple_what_matches_nothing_is_an_empty_404",
+        one_node("s1"),
+        not_found,
+    ),
+    (
+        "simple_decisions_are_traced_with_their_chains",
+        one_node("s1"),
+        traced,
+    ),
+    (
+        "simple_processes_see_the_service_address",
+        one_node("s1"),
+        peer_name,
+    ),
+    (
+        "simple_the_gateway_pod_listens_on_its_target_port",
+        one_node("s1"),
+        listens,
+    ),
+    (
+        "simple_maps_are_readable_with_bpftool",
+        one_node("s1"),
+        bpftool,
+    ),
+    (
+        "simple_requests_reuse_the_connection_to_the_pod",
+        one_node("s1"),
+        keep_alive,
+    ),
 ];
 
 fn answers(scene: &Scene) -> anyhow::Result<()> {
@@ -34,20 +70,31 @@ fn answers(scene: &Scene) -> anyhow::Result<()> {
         same!(nginx.status, 200, "nginx through {address} from {host}");
         anyhow::ensure!(nginx.body.contains(WELCOME), "{nginx:?}");
         let server = scene.get(host, HOST, &format!("http://{address}/simple/httpserver"))?;
-        same!(server.status, 200, "httpserver through {address} from {host}");
+        same!(
+            server.status,
+            200,
+            "httpserver through {address} from {host}"
+        );
         anyhow::ensure!(server.body.starts_with("hello from simple-"), "{server:?}");
     }
     Ok(())
 }
 
 fn refused_outside(scene: &Scene) -> anyhow::Result<()> {
-    for url in ["http://10.96.190.18/simple/nginx", "http://10.96.190.18:31373/"] {
+    for url in [
+        "http://10.96.190.18/simple/nginx",
+        "http://10.96.190.18:31373/",
+    ] {
         let answer = scene.get("client", HOST, url)?;
         same!((answer.exit, answer.status), (7, 0), "{url} from outside");
     }
     // On the node the address is known, and a port that the Service does not have is refused.
     let answer = scene.get("node1", HOST, "http://10.96.190.18:31373/")?;
-    same!((answer.exit, answer.status), (7, 0), "the node port on the cluster IP");
+    same!(
+        (answer.exit, answer.status),
+        (7, 0),
+        "the node port on the cluster IP"
+    );
     Ok(())
 }
 
@@ -68,7 +115,11 @@ fn rewrites(scene: &Scene) -> anyhow::Result<()> {
     let answer = scene.get("client", HOST, &url)?;
     let request: serde_json::Value = serde_json::from_str(&answer.body)?;
     let headers = &request["headers"];
-    same!(headers["x-envoy-original-path"], "/simple/nginx/x?json", "the original path");
+    same!(
+        headers["x-envoy-original-path"],
+        "/simple/nginx/x?json",
+        "the original path"
+    );
     same!(headers["host"], HOST, "the host");
     same!(headers["x-forwarded-for"], "192.168.170.1", "the client");
     same!(headers["x-forwarded-proto"], "http", "the scheme");
@@ -76,7 +127,12 @@ fn rewrites(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn port_in_host(scene: &Scene) -> anyhow::Result<()> {
-    for name in ["simple.baihl.io:31373", "simple.baihl.io:80", "SIMPLE.BAIHL.IO", HOST] {
+    for name in [
+        "simple.baihl.io:31373",
+        "simple.baihl.io:80",
+        "SIMPLE.BAIHL.IO",
+        HOST,
+    ] {
         let answer = scene.get("client", name, &format!("http://{NODE_PORT}/simple/nginx"))?;
         same!(answer.status, 200, "Host: {name}");
     }
@@ -84,10 +140,22 @@ fn port_in_host(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn not_found(scene: &Scene) -> anyhow::Result<()> {
-    for (name, path) in [(HOST, "/"), (HOST, "/simple"), ("other.baihl.io", "/simple/nginx")] {
+    for (name, path) in [
+        (HOST, "/"),
+        (HOST, "/simple"),
+        ("other.baihl.io", "/simple/nginx"),
+    ] {
         let answer = scene.get("client", name, &format!("http://{NODE_PORT}{path}"))?;
-        same!((answer.status, answer.body.as_str()), (404, ""), "{name}{path}");
-        same!(answer.header("server"), Some("istio-envoy"), "{name}{path}: server");
+        same!(
+            (answer.status, answer.body.as_str()),
+            (404, ""),
+            "{name}{path}"
+        );
+        same!(
+            answer.header("server"),
+            Some("istio-envoy"),
+            "{name}{path}: server"
+        );
     }
     Ok(())
 }
@@ -96,11 +164,19 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
     let node = scene.trace("node1")?;
     let gateway = scene.trace(&scene.gateway()?)?;
     scene.get("client", HOST, &format!("http://{NODE_PORT}/simple/nginx"))?;
-    scene.get("node1", HOST, &format!("http://{CLUSTER_IP}/simple/httpserver"))?;
+    scene.get(
+        "node1",
+        HOST,
+        &format!("http://{CLUSTER_IP}/simple/httpserver"),
+    )?;
 
     let outside = node.wait_for(|line| line["hook"] == "ingress")?;
     same!(outside["destination"], NODE_PORT, "what was asked for");
-    same!(outside["service"], "istio-system/istio-ingressgateway:http2", "the Service");
+    same!(
+        outside["service"],
+        "istio-system/istio-ingressgateway:http2",
+        "the Service"
+    );
     same!(outside["verdict"], "forward", "the verdict");
     same!(outside["backend"], "10.10.1.4:8080", "the backend");
     let chains = [
@@ -115,14 +191,26 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
     anyhow::ensure!(client.starts_with("192.168.170.1:"), "{outside}");
 
     let inside = node.wait_for(|line| line["hook"] == "connect4")?;
-    same!(inside["destination"], "10.96.190.18:80", "what was asked for");
+    same!(
+        inside["destination"],
+        "10.96.190.18:80",
+        "what was asked for"
+    );
     same!(inside["process"]["command"], "curl", "the process");
     let chains = [chains[0], chains[3], chains[4]];
     same!(inside["chains"], serde_json::json!(chains), "the chains");
 
     let request = gateway.wait_for(|line| line["path"] == "/simple/nginx")?;
-    same!(request["virtual_host"], "simple.baihl.io:80", "the virtual host");
-    same!(request["cluster"], "outbound|80||nginx.simple.svc.cluster.local", "the cluster");
+    same!(
+        request["virtual_host"],
+        "simple.baihl.io:80",
+        "the virtual host"
+    );
+    same!(
+        request["cluster"],
+        "outbound|80||nginx.simple.svc.cluster.local",
+        "the cluster"
+    );
     same!(request["endpoint"], "10.10.1.14:80", "the endpoint");
     same!(request["status"], 200, "the status");
 
@@ -138,9 +226,23 @@ fn peer_name(scene: &Scene) -> anyhow::Result<()> {
         let url = format!("http://{address}/simple/nginx");
         let host = format!("Host: {HOST}");
         let format = "%{remote_ip}:%{remote_port}";
-        let command = ["curl", "-s", "-o", "/dev/null", "-w", format, "-H", &host, &url];
+        let command = [
+            "curl",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            format,
+            "-H",
+            &host,
+            &url,
+        ];
         // curl asks getpeername(); the connection goes to the gateway pod.
-        same!(scene.run("node1", &command)?, peer, "the peer of a socket to {address}");
+        same!(
+            scene.run("node1", &command)?,
+            peer,
+            "the peer of a socket to {address}"
+        );
     }
     Ok(())
 }
@@ -169,7 +271,11 @@ fn bpftool(scene: &Scene) -> anyhow::Result<()> {
         .map(|element| &element["formatted"])
         .find(|element| element["key"]["port"] == 31373);
     let node_port = node_port.ok_or_else(|| anyhow::anyhow!("no node port in {services}"))?;
-    same!(node_port["value"]["backends"], 1, "backends of the node port");
+    same!(
+        node_port["value"]["backends"],
+        1,
+        "backends of the node port"
+    );
     let backends = dump("backends")?;
     let ports: Vec<_> = backends
         .as_array()
@@ -187,15 +293,31 @@ fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     let (_, nginx) = scene.pod("simple", "nginx")?;
     let trace = scene.trace("node1")?;
     let format = "%{http_code} %{num_connects}\n";
-    let command = ["curl", "-s", "-H", &host, "-w", format, "-o", "/dev/null", &url]
-        .into_iter()
-        .chain(["-o", "/dev/null", &url, "-o", "/dev/null", &url]);
+    let command = [
+        "curl",
+        "-s",
+        "-H",
+        &host,
+        "-w",
+        format,
+        "-o",
+        "/dev/null",
+        &url,
+    ]
+    .into_iter()
+    .chain(["-o", "/dev/null", &url, "-o", "/dev/null", &url]);
     let text = scene.run("client", &command.collect::<Vec<_>>())?;
-    same!(text, "200 1\n200 0\n200 0\n", "one connection for three requests");
+    same!(
+        text,
+        "200 1\n200 0\n200 0\n",
+        "one connection for three requests"
+    );
     trace.wait_for(|line| line["hook"] == "ingress")?;
     same!(trace.decisions()?.len(), 1, "decisions for one connection");
     let pooled = scene.run(&scene.gateway()?, &["ss", "-tnH", "state", "established"])?;
-    let to_nginx = pooled.lines().filter(|line| line.contains(&format!("{}:80", nginx.address)));
+    let to_nginx = pooled
+        .lines()
+        .filter(|line| line.contains(&format!("{}:80", nginx.address)));
     same!(to_nginx.count(), 1, "connections kept to the pod");
     Ok(())
 }

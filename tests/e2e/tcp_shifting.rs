@@ -18,10 +18,22 @@ const SETTING: Setting = Setting {
 
 pub(crate) const CASES: &[Case] = &[
     ("tcp_all_connections_go_to_v1", SETTING, all_to_v1),
-    ("tcp_external_ip_and_node_port_both_lead_there", SETTING, frontends),
-    ("tcp_half_closed_connections_get_their_answer", SETTING, half_close),
+    (
+        "tcp_external_ip_and_node_port_both_lead_there",
+        SETTING,
+        frontends,
+    ),
+    (
+        "tcp_half_closed_connections_get_their_answer",
+        SETTING,
+        half_close,
+    ),
     ("tcp_eight_and_two_of_ten", SETTING, eight_and_two),
-    ("tcp_open_connections_stay_where_they_are", SETTING, open_connections),
+    (
+        "tcp_open_connections_stay_where_they_are",
+        SETTING,
+        open_connections,
+    ),
     ("tcp_target_port_defaults_to_port", SETTING, target_port),
 ];
 
@@ -33,7 +45,10 @@ fn ten(scene: &Scene, host: &str, (address, port): (&str, u16)) -> anyhow::Resul
          (date; sleep 0.3) | nc -q 2 -w 10 {address} {port} & done; wait"
     );
     let output = scene.shell(host, &line)?;
-    Ok(String::from_utf8(output.stdout)?.lines().map(Into::into).collect())
+    Ok(String::from_utf8(output.stdout)?
+        .lines()
+        .map(Into::into)
+        .collect())
 }
 
 fn count(lines: &[String], prefix: &str) -> usize {
@@ -44,7 +59,10 @@ fn all_to_v1(scene: &Scene) -> anyhow::Result<()> {
     let lines = ten(scene, "client", EXTERNAL)?;
     same!((lines.len(), count(&lines, "one ")), (10, 10), "{lines:?}");
     let this_year = year(scene)?;
-    anyhow::ensure!(lines.iter().all(|line| line.contains(&this_year)), "the date is echoed: {lines:?}");
+    anyhow::ensure!(
+        lines.iter().all(|line| line.contains(&this_year)),
+        "the date is echoed: {lines:?}"
+    );
     Ok(())
 }
 
@@ -65,7 +83,11 @@ fn frontends(scene: &Scene) -> anyhow::Result<()> {
     ] {
         let line = format!("echo hello | nc -N -w 5 {} {}", address.0, address.1);
         let output = scene.shell(host, &line)?;
-        same!(String::from_utf8(output.stdout)?, "one hello\n", "{address:?} from {host}");
+        same!(
+            String::from_utf8(output.stdout)?,
+            "one hello\n",
+            "{address:?} from {host}"
+        );
     }
     Ok(())
 }
@@ -76,19 +98,29 @@ fn half_close(scene: &Scene) -> anyhow::Result<()> {
     let output = scene.shell("client", line)?;
     let text = String::from_utf8(output.stdout)?;
     let lines: Vec<_> = text.lines().collect();
-    same!(lines, ["one first", "one second", "one no newline"], "the answer");
+    same!(
+        lines,
+        ["one first", "one second", "one no newline"],
+        "the answer"
+    );
     anyhow::ensure!(output.status.success(), "nc: {}", output.status);
     Ok(())
 }
 
 fn apply_80_20(scene: &Scene) -> anyhow::Result<()> {
-    let report = scene.testbed.apply(&[manifests("s4-80-20")], Some(NAMESPACE))?;
+    let report = scene
+        .testbed
+        .apply(&[manifests("s4-80-20")], Some(NAMESPACE))?;
     anyhow::ensure!(!report.has_errors(), "{report:?}");
     Ok(())
 }
 
 fn eight_and_two(scene: &Scene) -> anyhow::Result<()> {
-    same!(count(&ten(scene, "client", EXTERNAL)?, "one "), 10, "before");
+    same!(
+        count(&ten(scene, "client", EXTERNAL)?, "one "),
+        10,
+        "before"
+    );
     apply_80_20(scene)?;
     for round in 1..=3 {
         let lines = ten(scene, "client", EXTERNAL)?;
@@ -103,7 +135,9 @@ fn open_connections(scene: &Scene) -> anyhow::Result<()> {
     for _ in 0..5 {
         let mut command = scene.testbed.command("client", "nc")?;
         command.args(["-N", "-w", "20", EXTERNAL.0, &EXTERNAL.1.to_string()]);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn()?;
         let mut input = child.stdin.take().expect("piped");
         let mut output = child.stdout.take().expect("piped");
@@ -115,7 +149,11 @@ fn open_connections(scene: &Scene) -> anyhow::Result<()> {
     }
     apply_80_20(scene)?;
     let lines = ten(scene, "client", EXTERNAL)?;
-    same!(count(&lines, "two "), 2, "new connections obey the new weights");
+    same!(
+        count(&lines, "two "),
+        2,
+        "new connections obey the new weights"
+    );
     for (mut child, mut input, mut output) in open {
         input.write_all(b"after\n")?;
         drop(input);
@@ -132,10 +170,15 @@ fn target_port(scene: &Scene) -> anyhow::Result<()> {
     for port in [9000, 9001] {
         let services = scene.testbed.ps()?.services;
         let echo = services.iter().find(|service| service.name == "tcp-echo");
-        let address = &echo.ok_or_else(|| anyhow::anyhow!("no tcp-echo"))?.cluster_ip;
+        let address = &echo
+            .ok_or_else(|| anyhow::anyhow!("no tcp-echo"))?
+            .cluster_ip;
         let line = format!("echo hello | nc -N -w 5 {address} {port}");
         let text = String::from_utf8(scene.shell("node1", &line)?.stdout)?;
-        anyhow::ensure!(["one hello\n", "two hello\n"].contains(&&*text), "{port}: {text:?}");
+        anyhow::ensure!(
+            ["one hello\n", "two hello\n"].contains(&&*text),
+            "{port}: {text:?}"
+        );
     }
     Ok(())
 }

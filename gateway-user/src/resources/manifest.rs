@@ -49,6 +49,10 @@ enum Kind {
 
 // === impl Manifest ===
 
+/// What to do about text that is no YAML, and what holds until then.
+const SYNTAX_FIX: &str = "correct the syntax there or just above; until then what this file defined \
+                          before stays in force";
+
 impl Manifest {
     /// Reads the text of `file`: YAML documents or JSON.
     pub fn parse(file: PathBuf, text: &str) -> Self {
@@ -104,7 +108,12 @@ impl Manifest {
             Err(error) => {
                 let line = error.location().map_or(1, |location| location.line());
                 let message = format!("not YAML: {error}");
-                self.broken(document.line + line - 1, String::new(), message, None);
+                self.broken(
+                    document.line + line - 1,
+                    String::new(),
+                    message,
+                    Some(SYNTAX_FIX.into()),
+                );
             }
         }
     }
@@ -392,7 +401,7 @@ mod tests {
         assert_eq!(
             messages(&manifest)[..2],
             [
-                "error: web.yaml:1: not YAML: mapping values are not allowed in this context",
+                "error: web.yaml:1: not YAML: mapping values are not allowed in this context (fix: correct the syntax there or just above; until then what this file defined before stays in force)",
                 "error: web.yaml:10: apiVersion: missing: what kind of object is this? (fix: add `apiVersion`, such as `apiVersion: v1` or `apiVersion: networking.istio.io/v1`)",
             ]
         );

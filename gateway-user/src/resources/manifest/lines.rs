@@ -51,7 +51,7 @@ impl Lines {
             let (event, span) = event.map_err(|error| BadDocument {
                 line: first + error.marker().line().saturating_sub(1),
                 message: format!("not YAML: {}", error.info()),
-                fix: None,
+                fix: Some(super::SYNTAX_FIX.into()),
             })?;
             walk.event(event, first + span.start.line().saturating_sub(1))?;
         }

@@ -1,0 +1,298 @@
+//! nodegate dies, and traffic goes on; it comes back, and takes over what is there.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::{
+    Case, one_node, same,
+    scene::{Scene, wait},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "durable_a_killed_redirector_leaves_traffic_flowing",
+        one_node("s1"),
+        killed,
+    ),
+    (
+        "durable_a_restart_adopts_maps_and_links",
+        one_node("s1"),
+        adopted,
+    ),
+    (
+        "durable_maps_of_a_newer_layout_are_not_touched",
+        one_node("s1"),
+        newer_layout,
+    ),
+    (
+        "durable_cleanup_ends_the_redirection",
+        one_node("s1"),
+        cleanup,
+    ),
+    (
+        "durable_clsact_serves_where_there_is_no_tcx",
+        one_node("s1"),
+        clsact,
+    ),
+];
+
+const HOST: &str = "simple.baihl.io";
+const URL: &str = "http://192.168.170.137:31373/simple/nginx";
+
+/// SIGKILL to the node's nodegate.
+fn kill(scene: &Scene) -> anyhow::Result<()> {
+    let pid = scene.status("node1")?["pid"].as_u64().context("no pid")?;
+    scene.run("node1", &["kill", "-KILL", &pid.to_string()])?;
+    wait(Duration::from_secs(5), || {
+        Ok((!std::path::Path::new(&format!("/proc/{pid}/exe")).exists()).then_some(()))
+    })
+}
+
+/// A nodegate that is started by hand; it ends with the testbed.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(scene: &Scene, arguments: &[&str]) -> anyhow::Result<Started> {
+    let mut command = scene.testbed.command("node1", "nodegate")?;
+    command
+        .args(["run", "--role", "redirector", "--services", "all"])
+        .args(arguments);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let started = Started(command.spawn()?);
+    wait(Duration::from_secs(10), || {
+        let status = scene
+            .testbed
+            .exec("node1", ["nodegate", "status", "--sync"])?;
+        Ok(status.status.success().then_some(()))
+    })
+    .context("nodegate has not started")?;
+    Ok(started)
+}
+
+/// One keep-alive connection through the node port.
+struct Connection {
+    client: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Connection {
+    fn open(scene: &Scene) -> anyhow::Result<Self> {
+        let mut command = scene.testbed.command("client", "nc")?;
+        command.args(["-N", "-w", "20", "192.168.170.137", "31373"]);
+        let mut client = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = BufReader::new(client.stdout.take().context("piped")?);
+        Ok(Self { client, output })
+    }
+
+    fn ask(&mut self) -> anyhow::Result<()> {
+        let input = self.client.stdin.as_mut().context("piped")?;
+        let request = format!("HEAD /simple/nginx HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        input.write_all(request.as_bytes())?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        same!(line.trim_end(), "HTTP/1.1 200 OK", "the status line");
+        while line.trim_end() != "" {
+            line.clear();
+            anyhow::ensure!(
+                self.output.read_line(&mut line)? > 0,
+                "the connection was closed"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+fn new_connections_work(scene: &Scene) -> anyhow::Result<()> {
+    for (host, url) in [
+        ("client", URL),
+        ("node1", URL),
+        ("node1", "http://10.96.190.18/simple/nginx"),
+    ] {
+        same!(
+            scene.get(host, HOST, url)?.status,
+            200,
+            "a new connection from {host}"
+        );
+    }
+    Ok(())
+}
+
+fn killed(scene: &Scene) -> anyhow::Result<()> {
+    let mut open = Connection::open(scene)?;
+    open.ask()?;
+    kill(scene)?;
+    open.ask().context("an open connection, without nodegate")?;
+    new_connections_work(scene).context("without nodegate")?;
+    let _again = start(scene, &[])?;
+    open.ask()
+        .context("an open connection, after the restart")?;
+    new_connections_work(scene).context("after the restart")
+}
+
+/// Ids of the links and maps that are pinned, by name.
+fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(scene.testbed.pin_dir("node1"))? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let kind = if name.starts_with("link_") {
+            "link"
+        } else {
+            "map"
+        };
+        let pin = path.to_str().unwrap_or_default();
+        let text = scene.run("node1", &["bpftool", "-j", kind, "show", "pinned", pin])?;
+        let shown: Value = serde_json::from_str(&text)?;
+        // Some versions print a list of one.
+        let shown = shown.get(0).unwrap_or(&shown);
+        ids.push((
+            name,
+            shown["id"]
+                .as_u64()
+                .with_context(|| format!("no id in {text}"))?,
+        ));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+fn adopted(scene: &Scene) -> anyhow::Result<()> {
+    let before = pinned(scene)?;
+    same!(before.len(), 14, "pins: {before:?}");
+    let dump = |map: &str| {
+        let pin = scene.testbed.pin_dir("node1").join(map);
+        scene.run(
+            "node1",
+            &[
+                "bpftool",
+                "-j",
+                "map",
+                "dump",
+                "pinned",
+                &pin.to_string_lossy(),
+            ],
+        )
+    };
+    let services = dump("services")?;
+    kill(scene)?;
+    // A change that is made while nobody looks: it is the difference that is written.
+    let report = scene.testbed.manifests().join("extra.yaml");
+    std::fs::write(
+        report,
+        "apiVersion: v1
+kind: Service
+metadata: {name: extra, namespace: simple}
+spec: {clusterIP: 10.96.55.55, selector: {app: nginx}, ports: [{port: 80}]}
+",
+    )?;
+    let _again = start(scene, &[])?;
+    same!(pinned(scene)?, before, "links and maps after the restart");
+    let after: Vec<Value> = serde_json::from_str(&dump("services")?)?;
+    for element in serde_json::from_str::<Vec<Value>>(&services)? {
+        anyhow::ensure!(after.contains(&element), "{element} was changed");
+    }
+    // The new cluster IP and its guard.
+    same!(
+        after.len(),
+        serde_json::from_str::<Vec<Value>>(&services)?.len() + 2,
+        "frontends"
+    );
+    new_connections_work(scene)
+}
+
+/// The first field of `settings` is the layout's version.
+fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
+    kill(scene)?;
+    let pin = scene.testbed.pin_dir("node1").join("settings");
+    let pin = pin.to_str().unwrap_or_default();
+    let shown = scene.run("node1", &["bpftool", "-j", "map", "dump", "pinned", pin])?;
+    let elements: Vec<Value> = serde_json::from_str(&shown)?;
+    let bytes: Vec<&str> = elements[0]["value"]
+        .as_array()
+        .context("no value")?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let mut update = vec![
+        "bpftool", "map", "update", "pinned", pin, "key", "0", "0", "0", "0",
+    ];
+    update.push("value");
+    update.extend(["0x99", "0", "0", "0"]);
+    update.extend(&bytes[4..]);
+    scene.run("node1", &update)?;
+    let output = scene
+        .testbed
+        .exec("node1", ["nodegate", "run", "--role", "redirector"])?;
+    same!(output.status.code(), Some(2), "the exit status");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    anyhow::ensure!(
+        told.contains("layout 153") && told.contains("nodegate cleanup"),
+        "{told}"
+    );
+    new_connections_work(scene).context("with the maps as they were")
+}
+
+fn cleanup(scene: &Scene) -> anyhow::Result<()> {
+    kill(scene)?;
+    scene.run("node1", &["nodegate", "cleanup"])?;
+    anyhow::ensure!(
+        !scene.testbed.pin_dir("node1").exists(),
+        "something is pinned still"
+    );
+    same!(
+        scene.get("client", HOST, URL)?.exit,
+        7,
+        "curl's exit status"
+    );
+    let rules = scene.run("node1", &["iptables", "-t", "nat", "-S"])?;
+    anyhow::ensure!(!rules.contains("NODEGATE"), "{rules}");
+    let _again = start(scene, &[])?;
+    new_connections_work(scene)
+}
+
+fn clsact(scene: &Scene) -> anyhow::Result<()> {
+    kill(scene)?;
+    scene.run("node1", &["nodegate", "cleanup"])?;
+    for _ in 0..2 {
+        let started = start(scene, &["--attach", "clsact"])?;
+        let filters = scene.run("node1", &["tc", "filter", "show", "dev", "eth0", "ingress"])?;
+        same!(
+            filters.matches("direct-action").count(),
+            1,
+            "filters: {filters}"
+        );
+        new_connections_work(scene)?;
+        drop(started);
+        new_connections_work(scene).context("without nodegate")?;
+    }
+    Ok(())
+}
