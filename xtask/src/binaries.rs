@@ -42,7 +42,7 @@ pub(crate) fn build() -> anyhow::Result<Binaries> {
 }
 
 /// The root of the workspace.
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up and the testbed.
+//! `cargo xtask`: the project's chores.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 use nodegate_testbed::environment::Unmet;
 
 mod binaries;
+mod demo;
 mod setup;
 mod table;
+mod test;
 mod testbed;
 
 /// The project's chores.
@@ -29,6 +31,11 @@ enum Command {
     /// Says what it does, and nothing when all is there. Every command that needs something of it
     /// does that by itself.
     Setup,
+    /// See the product work: a small cluster, a few requests, and every decision explained.
+    Demo(demo::Demo),
+    /// Run all tests, unit and end to end.
+    #[command(after_help = test::EXAMPLES)]
+    Test(test::Test),
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
@@ -37,6 +44,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
+        Command::Demo(demo) => demo::run(&demo),
+        Command::Test(test) => test::run(test),
         Command::Testbed(command) => testbed::run(command),
     };
     match result {

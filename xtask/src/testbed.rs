@@ -228,7 +228,7 @@ fn complain(report: &Report) {
     }
 }
 
-fn show(testbed: &Testbed, ps: &Ps) {
+pub(crate) fn show(testbed: &Testbed, ps: &Ps) {
     let client = vec![
         "client".into(),
         ps.client.address.to_string(),
