@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 pub mod compile;
 pub mod gateway;
+pub mod selection;
 pub mod service;
 
 use crate::resources::diagnostic::Diagnostic;
 use gateway::Gateway;
+use selection::NodeTopology;
 use service::ServicePort;
 
 /// Everything that this node serves, at one moment. Published whole, as an [`Arc`].
@@ -15,6 +17,8 @@ use service::ServicePort;
 pub struct Snapshot {
     /// Rises by one with every published Snapshot of this process; the first is 1.
     pub generation: u64,
+    /// This node, as far as it decides which endpoints are used.
+    pub node: NodeTopology,
     /// The Services that the datapath translates, sorted by name and protocol.
     pub services: Vec<ServicePort>,
     /// What the proxy serves; empty for a process that is no gateway.

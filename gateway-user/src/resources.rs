@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use diagnostic::{Diagnostic, ObjectKey};
 use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use object::{Body, Object};
@@ -56,6 +56,7 @@ macro_rules! of_kind {
 of_kind! {
     services: Service,
     pods: Pod,
+    nodes: Node,
     endpoint_slices: EndpointSlice,
     gateways: Gateway,
     virtual_services: VirtualService,
@@ -77,6 +78,14 @@ impl Resources {
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
         match &self.get("Pod", namespace, name)?.body {
             Body::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// One Node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        match &self.get("Node", "", name)?.body {
+            Body::Node(node) => Some(node),
             _ => None,
         }
     }

@@ -157,25 +157,19 @@ impl Bench {
 
     /// Makes the gateway's Service the only one, with these backends and whether they are local.
     fn serve(&mut self, backends: &[(Ipv4Addr, bool)]) {
+        let name = ServicePortName {
+            namespace: "istio-system".into(),
+            name: "istio-ingressgateway".into(),
+            port: "http2".into(),
+        };
         let service = ServicePort {
-            name: ServicePortName {
-                namespace: "istio-system".into(),
-                name: "istio-ingressgateway".into(),
-                port: "http2".into(),
-            },
-            protocol: Protocol::Tcp,
-            port: 80,
             node_port: Some(31373),
             cluster_ips: vec![CLUSTER_IP.into()],
-            external_ips: Vec::new(),
             endpoints: backends
                 .iter()
-                .map(|(address, local)| Endpoint {
-                    address: (*address).into(),
-                    port: 8080,
-                    local: *local,
-                })
+                .map(|(address, local)| Endpoint::ready((*address).into(), 8080, *local))
                 .collect(),
+            ..ServicePort::new(name, Protocol::Tcp, 80)
         };
         let node = NodeFacts {
             addresses: BTreeSet::from([NODE.into()]),

@@ -120,7 +120,7 @@ fn frontends(
 fn backends(endpoints: &[Endpoint], protocol: Protocol) -> Vec<Backend> {
     let mut backends: Vec<_> = endpoints
         .iter()
-        .filter(|endpoint| endpoint.address.is_ipv4())
+        .filter(|endpoint| endpoint.ready && endpoint.address.is_ipv4())
         .map(|endpoint| Backend {
             address: to_map(endpoint.address),
             port: endpoint.port,
@@ -144,14 +144,12 @@ mod tests {
     use super::*;
 
     fn gateway() -> ServicePort {
+        let name = ServicePortName {
+            namespace: "istio-system".into(),
+            name: "istio-ingressgateway".into(),
+            port: "tcp".into(),
+        };
         ServicePort {
-            name: ServicePortName {
-                namespace: "istio-system".into(),
-                name: "istio-ingressgateway".into(),
-                port: "tcp".into(),
-            },
-            protocol: Protocol::Tcp,
-            port: 31400,
             node_port: Some(32432),
             cluster_ips: vec!["10.96.190.18".parse().unwrap()],
             external_ips: vec![
@@ -159,17 +157,10 @@ mod tests {
                 "203.0.113.7".parse().unwrap(),
             ],
             endpoints: vec![
-                Endpoint {
-                    address: "10.10.2.4".parse().unwrap(),
-                    port: 31400,
-                    local: false,
-                },
-                Endpoint {
-                    address: "10.10.1.4".parse().unwrap(),
-                    port: 31400,
-                    local: true,
-                },
+                Endpoint::ready("10.10.2.4".parse().unwrap(), 31400, false),
+                Endpoint::ready("10.10.1.4".parse().unwrap(), 31400, true),
             ],
+            ..ServicePort::new(name, Protocol::Tcp, 31400)
         }
     }
 

@@ -11,7 +11,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Snapshot, gateway::Gateway, service::ServicePort};
+use super::{Snapshot, gateway::Gateway, selection::NodeTopology, service::ServicePort};
 use crate::resources::{
     Resources,
     diagnostic::{self, Diagnostic},
@@ -19,6 +19,9 @@ use crate::resources::{
 
 /// The labels by which Istio's own manifests choose their ingress gateway.
 pub const INGRESS_GATEWAY: (&str, &str) = ("istio", "ingressgateway");
+
+/// The zone of a Node (kubernetes.io/docs/reference/labels-annotations-taints).
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The node that this is for.
 #[derive(Clone, Debug, Default)]
@@ -50,9 +53,21 @@ pub enum ServiceScope {
     Selector(BTreeMap<String, String>),
 }
 
+/// Who gets an address that several Services claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Claims {
+    /// The oldest of them; an external IP that is another's cluster IP leads nowhere.
+    #[default]
+    Oldest,
+    /// Each of them, as kube-proxy writes its rules: whose comes first is chance.
+    All,
+}
+
 /// The content of a [`Snapshot`].
 #[derive(Debug, Default)]
 pub struct Compiled {
+    /// See [`Snapshot::node`].
+    pub node: NodeTopology,
     /// See [`Snapshot::services`].
     pub services: Vec<ServicePort>,
     /// See [`Snapshot::gateway`].
@@ -70,16 +85,49 @@ pub fn compile(
 ) -> Compiled {
     let mut diagnostics = resources.diagnostics.clone();
     let endpoints = endpoints::Endpoints::of(resources, &mut diagnostics);
-    let services = services::compile(resources, &endpoints, node, scope, &mut diagnostics);
+    let wanted = services::Wanted {
+        scope,
+        claims: Claims::Oldest,
+        node,
+    };
+    let services = services::compile(resources, &endpoints, &wanted, &mut diagnostics);
     let gateway = gateway.map_or_else(Gateway::default, |identity| {
         gateway::compile(resources, &endpoints, identity, &mut diagnostics)
     });
     diagnostic::sort(&mut diagnostics);
     diagnostics.dedup();
     Compiled {
+        node: topology(resources, node),
         services,
         gateway: Arc::new(gateway),
         diagnostics,
+    }
+}
+
+/// The Services that kube-proxy would translate, sorted by name and protocol.
+pub fn kube_proxy(
+    resources: &Resources,
+    node: &NodeIdentity,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<ServicePort> {
+    let endpoints = endpoints::Endpoints::of(resources, diagnostics);
+    let wanted = services::Wanted {
+        scope: &ServiceScope::All,
+        claims: Claims::All,
+        node,
+    };
+    services::compile(resources, &endpoints, &wanted, diagnostics)
+}
+
+/// Where `node` is, by its Node object.
+pub fn topology(resources: &Resources, node: &NodeIdentity) -> NodeTopology {
+    let zone = resources.node(&node.name).and_then(|node| {
+        let zone = node.metadata.labels.as_ref()?.get(ZONE)?;
+        (!zone.is_empty()).then(|| zone.clone())
+    });
+    NodeTopology {
+        name: node.name.clone(),
+        zone,
     }
 }
 
@@ -101,13 +149,18 @@ impl Publisher {
     /// but other messages it keeps the generation, and with nothing new at all it is the same.
     pub fn publish(&mut self, compiled: Compiled) -> Arc<Snapshot> {
         let Compiled {
+            node,
             services,
             gateway,
             diagnostics,
         } = compiled;
         let generation = match &self.current {
             None => 1,
-            Some(current) if current.services == services && current.gateway == gateway => {
+            Some(current)
+                if current.node == node
+                    && current.services == services
+                    && current.gateway == gateway =>
+            {
                 if current.diagnostics == diagnostics {
                     return current.clone();
                 }
@@ -117,6 +170,7 @@ impl Publisher {
         };
         let snapshot = Arc::new(Snapshot {
             generation,
+            node,
             services,
             gateway,
             diagnostics,

@@ -1,8 +1,54 @@
-//! Services as the datapath sees them: frontends and the endpoints behind them.
+//! Services as kube-proxy sees them: frontends, policies, and the endpoints behind them.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
+use ipnet::IpNet;
 use serde::Serialize;
+
+/// An address family. kube-proxy is two proxies, one for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum IpFamily {
+    /// IPv4
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl IpFamily {
+    /// Both, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family of a network.
+    pub const fn of_net(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
 
 /// Transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -58,6 +104,84 @@ impl fmt::Display for ServicePortName {
     }
 }
 
+/// `spec.type` of a Service that is translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ServiceType {
+    /// `ClusterIP`, the default.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// `NodePort`
+    NodePort,
+    /// `LoadBalancer`
+    LoadBalancer,
+}
+
+/// `spec.externalTrafficPolicy` and `spec.internalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum TrafficPolicy {
+    /// `Cluster`, the default: to endpoints on all nodes.
+    #[default]
+    Cluster,
+    /// `Local`: to endpoints on this node only.
+    Local,
+}
+
+/// `spec.loadBalancerSourceRanges`: who may use the load balancer IPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceRanges {
+    v4: Option<Vec<IpNet>>,
+    v6: Option<Vec<IpNet>>,
+}
+
+impl SourceRanges {
+    /// Reads the ranges of a Service as kube-proxy does (`newBaseServiceInfo` of pkg/proxy): white
+    /// space around them does not count, each family has its own, a family that has none is open,
+    /// and so is one with `0.0.0.0/0` or `::/0` among them.
+    ///
+    /// Where no range at all can be read, kube-proxy leaves the Service open. Who wrote them wanted
+    /// it closed, so nodegate lets nobody in.
+    pub fn parse<S: AsRef<str>>(ranges: &[S]) -> Self {
+        let nets: Vec<IpNet> = ranges
+            .iter()
+            .filter_map(|range| range.as_ref().trim().parse().ok())
+            .collect();
+        if nets.is_empty() && !ranges.is_empty() {
+            return Self {
+                v4: Some(Vec::new()),
+                v6: Some(Vec::new()),
+            };
+        }
+        let of = |family| {
+            let nets: Vec<_> = nets
+                .iter()
+                .filter(|net| IpFamily::of_net(net) == family)
+                .map(IpNet::trunc)
+                .collect();
+            let open = nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0);
+            (!open).then_some(nets)
+        };
+        Self {
+            v4: of(IpFamily::V4),
+            v6: of(IpFamily::V6),
+        }
+    }
+
+    /// The networks that are let in, in the order of the Service; None for everybody.
+    pub fn of(&self, family: IpFamily) -> Option<&[IpNet]> {
+        match family {
+            IpFamily::V4 => self.v4.as_deref(),
+            IpFamily::V6 => self.v6.as_deref(),
+        }
+    }
+
+    /// Whether a client with this address may use the load balancer IPs.
+    pub fn admit(&self, client: IpAddr) -> bool {
+        self.of(IpFamily::of(client))
+            .is_none_or(|nets| nets.iter().any(|net| net.contains(&client)))
+    }
+}
+
 /// One port of a Service: the unit of kube-proxy's chains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
@@ -65,7 +189,9 @@ pub struct ServicePort {
     pub name: ServicePortName,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// `spec.ports[].port`: the port on cluster and external IPs.
+    /// `spec.type`.
+    pub kind: ServiceType,
+    /// `spec.ports[].port`: the port on cluster, external and load balancer IPs.
     pub port: u16,
     /// `spec.ports[].nodePort`.
     pub node_port: Option<u16>,
@@ -73,12 +199,80 @@ pub struct ServicePort {
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
-    /// Ready endpoints, sorted, without duplicates.
+    /// `status.loadBalancer.ingress[].ip`, but for those whose `ipMode` is `Proxy`: those lead to
+    /// the load balancer itself.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may use the load balancer IPs.
+    pub source_ranges: SourceRanges,
+    /// `spec.externalTrafficPolicy`, of a Service that can be reached from outside at all.
+    pub external_policy: TrafficPolicy,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.sessionAffinity: ClientIP` and for how long a client stays, in seconds.
+    pub affinity: Option<u32>,
+    /// `spec.healthCheckNodePort`, of a LoadBalancer with external policy Local.
+    pub health_check_node_port: Option<u16>,
+    /// All endpoints, ready or not, in kube-proxy's order, without duplicates.
+    /// [`select`](super::selection::select) says which of them take traffic.
     pub endpoints: Vec<Endpoint>,
 }
 
+impl ServicePort {
+    /// A ClusterIP Service's port without addresses or endpoints.
+    pub fn new(name: ServicePortName, protocol: Protocol, port: u16) -> Self {
+        Self {
+            name,
+            protocol,
+            kind: ServiceType::default(),
+            port,
+            node_port: None,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: SourceRanges::default(),
+            external_policy: TrafficPolicy::default(),
+            internal_policy: TrafficPolicy::default(),
+            affinity: None,
+            health_check_node_port: None,
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// The cluster IP of a family. Without one, kube-proxy leaves the whole Service out of that
+    /// family.
+    pub fn cluster_ip(&self, family: IpFamily) -> Option<IpAddr> {
+        of_family(&self.cluster_ips, family).next()
+    }
+
+    /// The external IPs of a family.
+    pub fn external_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        of_family(&self.external_ips, family)
+    }
+
+    /// The load balancer IPs of a family.
+    pub fn load_balancer_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        of_family(&self.load_balancer_ips, family)
+    }
+
+    /// Whether anything but the cluster IP leads here.
+    pub fn is_external(&self, family: IpFamily) -> bool {
+        self.node_port.is_some()
+            || self.external_ips(family).next().is_some()
+            || self.load_balancer_ips(family).next().is_some()
+    }
+}
+
+fn of_family(addresses: &[IpAddr], family: IpFamily) -> impl Iterator<Item = IpAddr> {
+    let addresses = addresses.iter().copied();
+    addresses.filter(move |address| IpFamily::of(*address) == family)
+}
+
 /// A pod's address and port behind a Service port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the conditions are told apart by the API, and all combinations occur"
+)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Endpoint {
     /// The pod's address.
     pub address: IpAddr,
@@ -86,4 +280,82 @@ pub struct Endpoint {
     pub port: u16,
     /// Whether it is on this node.
     pub local: bool,
+    /// The Node that it is on.
+    pub node: Option<String>,
+    /// Takes traffic (`conditions.ready`; unknown counts as yes).
+    pub ready: bool,
+    /// Would take traffic if it were not ending (`conditions.serving`; unknown counts as yes).
+    pub serving: bool,
+    /// Is ending (`conditions.terminating`; unknown counts as no).
+    pub terminating: bool,
+    /// Whom it is meant for.
+    pub hints: Hints,
+}
+
+/// `hints` of an endpoint: for whom it should be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Hints {
+    /// `forZones`
+    pub zones: BTreeSet<String>,
+    /// `forNodes`
+    pub nodes: BTreeSet<String>,
+}
+
+impl Endpoint {
+    /// A ready endpoint.
+    pub fn ready(address: IpAddr, port: u16, local: bool) -> Self {
+        Self {
+            address,
+            port,
+            local,
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            hints: Hints::default(),
+        }
+    }
+
+    /// Address and port.
+    pub fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admits(ranges: &[&str], client: &str) -> bool {
+        SourceRanges::parse(ranges).admit(client.parse().unwrap())
+    }
+
+    #[test]
+    fn source_ranges_are_per_family() {
+        let v4 = &[" 172.16.0.0/12 ", "10.9.8.7/32"];
+        assert!(admits(v4, "172.17.0.1"));
+        assert!(admits(v4, "10.9.8.7"));
+        assert!(!admits(v4, "10.9.8.8"));
+        assert!(admits(v4, "fd00::1"));
+        assert!(admits(&["fd00:aa::/64"], "10.9.8.8"));
+        assert!(!admits(&["fd00:aa::/64"], "fd00::1"));
+    }
+
+    #[test]
+    fn everybody_is_no_firewall() {
+        assert_eq!(SourceRanges::parse::<&str>(&[]), SourceRanges::default());
+        let all = SourceRanges::parse(&["10.0.0.0/8", "0.0.0.0/0"]);
+        assert_eq!(all, SourceRanges::default());
+    }
+
+    #[test]
+    fn ranges_that_cannot_be_read_let_nobody_in() {
+        let ranges = SourceRanges::parse(&["10.0.0.0/40", ""]);
+        assert_eq!(ranges.of(IpFamily::V4), Some(&[][..]));
+        assert_eq!(ranges.of(IpFamily::V6), Some(&[][..]));
+        // One that can be read says what was meant.
+        assert!(!admits(&["x", "10.0.0.0/8"], "11.0.0.1"));
+        assert!(admits(&["x", "10.0.0.0/8"], "10.0.0.1"));
+        assert!(admits(&["x", "10.0.0.0/8"], "fd00::1"));
+    }
 }

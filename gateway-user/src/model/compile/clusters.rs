@@ -117,13 +117,14 @@ impl<'r> Clusters<'r> {
             .endpoints
             .behind(namespace, name, port)
             .into_iter()
-            .filter(|(ready, _)| {
-                subset.is_none_or(|subset| {
-                    let labels = ready.pod.and_then(|pod| pod.metadata.labels.as_ref());
-                    selects(&subset.labels, labels)
-                })
+            .filter(|(target, _)| {
+                target.is_ready()
+                    && subset.is_none_or(|subset| {
+                        let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
+                        selects(&subset.labels, labels)
+                    })
             })
-            .map(|(ready, target)| SocketAddr::new(ready.address, target))
+            .map(|(target, port)| SocketAddr::new(target.address, port))
             .collect();
         endpoints.sort_unstable();
         endpoints.dedup();

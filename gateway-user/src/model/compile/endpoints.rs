@@ -1,4 +1,4 @@
-//! EndpointSlices → the ready addresses behind each Service port.
+//! EndpointSlices → the addresses behind each Service port.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    model::service::Protocol,
+    model::service::{self as model, Protocol},
     resources::{
         Resources,
         diagnostic::{Diagnostic, Severity},
@@ -19,6 +19,9 @@ use crate::{
 /// Says which Service a slice belongs to (kubernetes.io/docs/reference/labels-annotations-taints).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// The endpoint controller's mark on slices of headless Services.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// The endpoints of all Services.
 #[derive(Debug)]
 pub(super) struct Endpoints<'r> {
@@ -28,15 +31,15 @@ pub(super) struct Endpoints<'r> {
 #[derive(Debug)]
 struct Slice<'r> {
     ports: &'r [EndpointPort],
-    ready: Vec<Ready<'r>>,
+    targets: Vec<Target<'r>>,
 }
 
-/// An address that takes traffic.
+/// An address behind a Service.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ready<'r> {
+pub(super) struct Target<'r> {
     pub(super) address: IpAddr,
-    /// The Node that it is on.
-    pub(super) node: Option<&'r str>,
+    /// What its slice says about it.
+    pub(super) endpoint: &'r Endpoint,
     /// The Pod that has it, if that is known.
     pub(super) pod: Option<&'r Pod>,
 }
@@ -56,27 +59,34 @@ impl<'r> Endpoints<'r> {
     pub(super) fn of(resources: &'r Resources, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (object, slice) in resources.endpoint_slices() {
-            let labels = slice.metadata.labels.as_ref();
-            let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) else {
+            let Some(labels) = slice.metadata.labels.as_ref() else {
+                continue;
+            };
+            // kube-proxy does not even watch the slices of headless Services. Whether the Service
+            // itself has the label does not count.
+            let Some(service) = labels
+                .get(SERVICE_NAME)
+                .filter(|_| !labels.contains_key(HEADLESS))
+            else {
                 continue;
             };
             let key = (object.key.namespace.as_str(), service.as_str());
             slices.entry(key).or_default().push(Slice {
                 ports: slice.ports.as_deref().unwrap_or_default(),
-                ready: ready(resources, object, slice, diagnostics),
+                targets: targets(resources, object, slice, diagnostics),
             });
         }
         Self { slices }
     }
 
-    /// The ready endpoints of a Service's port, each with its target port. A slice's port belongs to
+    /// The endpoints of a Service's port, ready or not, each with its target port. A slice's port belongs to
     /// the Service's port of the same name and protocol, as with kube-proxy.
     pub(super) fn behind(
         &self,
         namespace: &str,
         service: &str,
         port: &ServicePort,
-    ) -> Vec<(Ready<'r>, u16)> {
+    ) -> Vec<(Target<'r>, u16)> {
         let name = port.name.as_deref().unwrap_or_default();
         let wanted = protocol(port.protocol.as_deref());
         let mut behind = Vec::new();
@@ -87,38 +97,33 @@ impl<'r> Endpoints<'r> {
                 let number = u16::try_from(port.port?).ok()?;
                 (same && number != 0).then_some(number)
             });
-            if let Some(target) = target {
-                behind.extend(slice.ready.iter().map(|ready| (*ready, target)));
+            if let Some(port) = target {
+                behind.extend(slice.targets.iter().map(|target| (*target, port)));
             }
         }
         behind
     }
 }
 
-fn ready<'r>(
+fn targets<'r>(
     resources: &'r Resources,
     object: &Object,
     slice: &'r EndpointSlice,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<Ready<'r>> {
-    let mut ready = Vec::new();
+) -> Vec<Target<'r>> {
+    let mut targets = Vec::new();
     if slice.address_type == "FQDN" {
-        return ready;
+        return targets;
     }
     for (index, endpoint) in slice.endpoints.iter().enumerate() {
-        // Unknown counts as ready (discovery/v1 EndpointConditions).
-        let conditions = endpoint.conditions.as_ref();
-        if conditions.and_then(|conditions| conditions.ready) == Some(false) {
-            continue;
-        }
         // kube-proxy reads the first address only.
         let Some(text) = endpoint.addresses.first() else {
             continue;
         };
         match text.parse::<IpAddr>() {
-            Ok(address) if takes_traffic(address) => ready.push(Ready {
+            Ok(address) if takes_traffic(address) => targets.push(Target {
                 address,
-                node: endpoint.node_name.as_deref(),
+                endpoint,
                 pod: pod(resources, &object.key.namespace, endpoint),
             }),
             _ => {
@@ -128,7 +133,7 @@ fn ready<'r>(
             }
         }
     }
-    ready
+    targets
 }
 
 /// What the API server accepts as an endpoint (`ValidateNonSpecialIP` of kubernetes
@@ -150,4 +155,44 @@ fn pod<'r>(resources: &'r Resources, namespace: &str, endpoint: &Endpoint) -> Op
         target.namespace.as_deref().unwrap_or(namespace),
         target.name.as_deref()?,
     )
+}
+
+// === impl Target ===
+
+impl Target<'_> {
+    /// Unknown counts as yes (discovery/v1 EndpointConditions).
+    pub(super) fn is_ready(&self) -> bool {
+        let conditions = self.endpoint.conditions.as_ref();
+        conditions.and_then(|conditions| conditions.ready) != Some(false)
+    }
+
+    /// As the model has it, for the node `node`.
+    pub(super) fn model(&self, port: u16, node: &str) -> model::Endpoint {
+        let endpoint = self.endpoint;
+        let conditions = endpoint.conditions.as_ref();
+        let hints = endpoint.hints.as_ref();
+        let zones = hints.and_then(|hints| hints.for_zones.as_ref());
+        let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+        model::Endpoint {
+            address: self.address,
+            port,
+            local: endpoint.node_name.as_deref() == Some(node),
+            node: endpoint.node_name.clone(),
+            ready: self.is_ready(),
+            serving: conditions.and_then(|conditions| conditions.serving) != Some(false),
+            terminating: conditions.and_then(|conditions| conditions.terminating) == Some(true),
+            hints: model::Hints {
+                zones: zones
+                    .into_iter()
+                    .flatten()
+                    .map(|zone| zone.name.clone())
+                    .collect(),
+                nodes: nodes
+                    .into_iter()
+                    .flatten()
+                    .map(|node| node.name.clone())
+                    .collect(),
+            },
+        }
+    }
 }

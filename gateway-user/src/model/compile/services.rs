@@ -1,18 +1,20 @@
 //! Services → frontends and the endpoints behind them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
 };
 
 use k8s_openapi::api::core::v1::{self, Service, ServiceSpec};
 
 use super::{
-    INGRESS_GATEWAY, NodeIdentity, ServiceScope,
+    Claims, INGRESS_GATEWAY, NodeIdentity, ServiceScope,
     endpoints::{Endpoints, protocol},
 };
 use crate::{
-    model::service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    model::service::{
+        Endpoint, Protocol, ServicePort, ServicePortName, ServiceType, SourceRanges, TrafficPolicy,
+    },
     resources::{
         Resources,
         diagnostic::{Diagnostic, Severity},
@@ -24,44 +26,57 @@ use crate::{
 /// A Service with this label is some other proxy's business (kubernetes.io well-known labels).
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
+/// The API server's default for how long a client stays with an endpoint, in seconds
+/// (`DefaultClientIPServiceAffinitySeconds`).
+const AFFINITY: u32 = 10800;
+
 type Labels = BTreeMap<String, String>;
+
+/// Which Services, and whose view of them.
+#[derive(Debug)]
+pub(super) struct Wanted<'w> {
+    pub(super) scope: &'w ServiceScope,
+    pub(super) claims: Claims,
+    pub(super) node: &'w NodeIdentity,
+}
 
 pub(super) fn compile(
     resources: &Resources,
     endpoints: &Endpoints<'_>,
-    node: &NodeIdentity,
-    scope: &ServiceScope,
+    wanted: &Wanted<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ServicePort> {
     let mut external = ExternalIps::of(resources);
     let mut ports = Vec::new();
     let mut services: Vec<_> = resources.services().collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
-    let in_scope = in_scope(resources, scope);
+    let in_scope = in_scope(resources, wanted.scope);
     for (object, service) in services {
         let Some(spec) = translated(service).filter(|_| in_scope(object, service)) else {
             continue;
         };
+        report_ranges(object, spec, diagnostics);
+        let common = common(object, service, spec);
         for port in spec.ports.iter().flatten() {
             let Ok(number) = u16::try_from(port.port) else {
                 continue;
             };
             let protocol = protocol(port.protocol.as_deref());
+            let external_ips = match wanted.claims {
+                Claims::Oldest => external.granted(object, spec, number, protocol, diagnostics),
+                Claims::All => addresses(spec.external_ips.iter().flatten()),
+            };
             ports.push(ServicePort {
                 name: ServicePortName {
-                    namespace: object.key.namespace.clone(),
-                    name: object.key.name.clone(),
                     port: port.name.clone().unwrap_or_default(),
+                    ..common.name.clone()
                 },
                 protocol,
                 port: number,
-                node_port: port
-                    .node_port
-                    .and_then(|port| u16::try_from(port).ok())
-                    .filter(|port| *port != 0),
-                cluster_ips: cluster_ips(spec),
-                external_ips: external.granted(object, spec, number, protocol, diagnostics),
-                endpoints: behind(endpoints, object, port, node),
+                node_port: some_port(port.node_port),
+                external_ips,
+                endpoints: behind(endpoints, object, port, &wanted.node.name),
+                ..common.clone()
             });
         }
     }
@@ -82,35 +97,146 @@ fn translated(service: &Service) -> Option<&ServiceSpec> {
     (!elsewhere && !headless && !external_name).then_some(spec)
 }
 
+/// What all ports of a Service have in common.
+fn common(object: &Object, service: &Service, spec: &ServiceSpec) -> ServicePort {
+    let name = ServicePortName {
+        namespace: object.key.namespace.clone(),
+        name: object.key.name.clone(),
+        port: String::new(),
+    };
+    let kind = match spec.type_.as_deref() {
+        Some("NodePort") => ServiceType::NodePort,
+        Some("LoadBalancer") => ServiceType::LoadBalancer,
+        _ => ServiceType::ClusterIp,
+    };
+    // `ExternallyAccessible` of Kubernetes' pkg/api/v1/service.
+    let accessible =
+        kind != ServiceType::ClusterIp || spec.external_ips.iter().flatten().next().is_some();
+    let external_policy = policy(
+        spec.external_traffic_policy
+            .as_deref()
+            .filter(|_| accessible),
+    );
+    // `NeedsHealthCheck` of Kubernetes' pkg/api/v1/service.
+    let health_checked =
+        kind == ServiceType::LoadBalancer && external_policy == TrafficPolicy::Local;
+    let ranges: Vec<&str> = given_ranges(spec).collect();
+    ServicePort {
+        kind,
+        cluster_ips: cluster_ips(spec),
+        load_balancer_ips: load_balancer_ips(service),
+        source_ranges: SourceRanges::parse(&ranges),
+        external_policy,
+        internal_policy: policy(spec.internal_traffic_policy.as_deref()),
+        affinity: affinity(spec),
+        health_check_node_port: some_port(spec.health_check_node_port).filter(|_| health_checked),
+        // Every port has its own; these are replaced.
+        ..ServicePort::new(name, Protocol::Tcp, 0)
+    }
+}
+
+fn policy(text: Option<&str>) -> TrafficPolicy {
+    match text {
+        Some("Local") => TrafficPolicy::Local,
+        _ => TrafficPolicy::Cluster,
+    }
+}
+
+fn some_port(number: Option<i32>) -> Option<u16> {
+    let number = u16::try_from(number?).ok()?;
+    (number != 0).then_some(number)
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client| client.timeout_seconds)
+        .and_then(|seconds| u32::try_from(seconds).ok());
+    Some(seconds.unwrap_or(AFFINITY))
+}
+
+fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
+    let status = service.status.as_ref();
+    let ingress = status
+        .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
+        .into_iter()
+        .flatten()
+        // `Proxy` asks that traffic from within the cluster goes to the load balancer, too.
+        .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"));
+    addresses(ingress.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+fn given_ranges(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    ranges.map(String::as_str)
+}
+
+/// Tells of source ranges that cannot be read.
+fn report_ranges(object: &Object, spec: &ServiceSpec, diagnostics: &mut Vec<Diagnostic>) {
+    let is_bad = |range: &str| range.trim().parse::<ipnet::IpNet>().is_err();
+    let bad: Vec<_> = given_ranges(spec).map(is_bad).collect();
+    let consequence = if bad.contains(&false) {
+        "it is ignored"
+    } else {
+        "with no other to go by, nobody may use the load balancer IPs"
+    };
+    for (index, text) in given_ranges(spec)
+        .enumerate()
+        .filter(|(index, _)| bad[*index])
+    {
+        let path = format!("spec.loadBalancerSourceRanges[{index}]");
+        let message = format!("`{text}` is not a network; {consequence}");
+        let fix = "a network such as 192.168.0.0/16".to_owned();
+        diagnostics.push(object.report(Severity::Warning, path, message, fix));
+    }
+}
+
+/// The endpoints of a port in kube-proxy's order, which is that of their text.
+///
+/// Of several entries for one address kube-proxy takes one that is not ending; among equals it takes
+/// whichever it meets last, which is chance. Here it is the best.
 fn behind(
     endpoints: &Endpoints<'_>,
     object: &Object,
     port: &v1::ServicePort,
-    node: &NodeIdentity,
+    node: &str,
 ) -> Vec<Endpoint> {
-    let mut found = BTreeMap::new();
-    for (ready, target) in endpoints.behind(&object.key.namespace, &object.key.name, port) {
-        let local = ready.node == Some(node.name.as_str());
-        *found.entry((ready.address, target)).or_default() |= local;
+    let mut found: BTreeMap<_, Endpoint> = BTreeMap::new();
+    for (target, number) in endpoints.behind(&object.key.namespace, &object.key.name, port) {
+        let endpoint = target.model(number, node);
+        let rank = |endpoint: &Endpoint| {
+            (
+                !endpoint.terminating,
+                endpoint.ready,
+                endpoint.local,
+                endpoint.serving,
+            )
+        };
+        match found.entry(endpoint.socket().to_string()) {
+            Entry::Vacant(entry) => {
+                entry.insert(endpoint);
+            }
+            Entry::Occupied(mut entry) if rank(&endpoint) > rank(entry.get()) => {
+                entry.insert(endpoint);
+            }
+            Entry::Occupied(_) => {}
+        }
     }
-    found
-        .into_iter()
-        .map(|((address, port), local)| Endpoint {
-            address,
-            port,
-            local,
-        })
-        .collect()
+    found.into_values().collect()
+}
+
+fn addresses<'t>(texts: impl Iterator<Item = &'t String>) -> Vec<IpAddr> {
+    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
-    let all = spec.cluster_ips.iter().flatten();
-    let all: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
+    let all = addresses(spec.cluster_ips.iter().flatten());
     if all.is_empty() {
-        spec.cluster_ip
-            .iter()
-            .filter_map(|ip| ip.parse().ok())
-            .collect()
+        addresses(spec.cluster_ip.iter())
     } else {
         all
     }

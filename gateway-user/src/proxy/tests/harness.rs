@@ -52,6 +52,7 @@ impl Fixture {
             .proxy
             .apply(&Snapshot {
                 generation,
+                node: crate::model::selection::NodeTopology::default(),
                 services: Vec::new(),
                 gateway: Arc::new(gateway),
                 diagnostics: Vec::new(),

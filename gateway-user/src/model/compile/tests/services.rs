@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::service::{ServiceType, TrafficPolicy};
 
 fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> String {
     format!(
@@ -11,7 +12,7 @@ fn service(name: &str, spec: &str) -> String {
 }
 
 #[test]
-fn endpoints_are_those_that_are_ready_by_port_name_and_protocol() {
+fn endpoints_are_found_by_port_name_and_protocol() {
     let snapshot = Cluster::with(&[
         &service("dns", "clusterIP: 10.96.0.10, ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]"),
         &slice(
@@ -32,8 +33,8 @@ fn endpoints_are_those_that_are_ready_by_port_name_and_protocol() {
     assert_eq!(
         services(&snapshot),
         [
-            "default/dns:dns udp 53/0 [10.96.0.10] [] -> 10.0.0.2:5353 10.0.0.9:5353!",
-            "default/dns:dns-tcp tcp 53/0 [10.96.0.10] [] -> 10.0.0.2:5354 10.0.0.9:5354!",
+            "default/dns:dns udp 53/0 [10.96.0.10] [] -> 10.0.0.10:5353? 10.0.0.2:5353 10.0.0.9:5353!",
+            "default/dns:dns-tcp tcp 53/0 [10.96.0.10] [] -> 10.0.0.10:5354? 10.0.0.2:5354 10.0.0.9:5354!",
         ]
     );
     assert_eq!(
@@ -44,6 +45,170 @@ fn endpoints_are_those_that_are_ready_by_port_name_and_protocol() {
             "warning: 3.yaml:6: EndpointSlice default/dns-3: endpoints[3].addresses[0]: `x` is no address of a pod; left out",
         ]
     );
+}
+
+/// `:` comes after the digits.
+#[test]
+fn endpoints_are_in_the_order_of_their_text() {
+    let snapshot = Cluster::with(&[
+        &service("a", "ports: [{port: 80}]"),
+        &slice(
+            "a-1",
+            "a",
+            "{port: 8080}",
+            "{addresses: [10.0.1.2]}, {addresses: [10.0.1.100]}, {addresses: [10.0.1.9]}, {addresses: [10.0.1.10]}",
+        ),
+        &slice("a-2", "a", "{port: 80}", "{addresses: [10.0.1.10]}"),
+    ])
+    .snapshot(&ServiceScope::All);
+    assert_eq!(
+        services(&snapshot),
+        [
+            "default/a tcp 80/0 [] [] -> 10.0.1.100:8080 10.0.1.10:80 10.0.1.10:8080 10.0.1.2:8080 10.0.1.9:8080"
+        ]
+    );
+}
+
+#[test]
+fn an_address_in_two_slices_is_one_endpoint() {
+    let ending = "conditions: {ready: false, serving: true, terminating: true}";
+    let snapshot = Cluster::with(&[
+        &service("a", "ports: [{port: 80}]"),
+        &slice(
+            "a-1",
+            "a",
+            "{port: 8080}",
+            &format!("{{addresses: [10.0.0.1]}}, {{addresses: [10.0.0.2], {ending}}}, {{addresses: [10.0.0.3]}}"),
+        ),
+        &slice(
+            "a-2",
+            "a",
+            "{port: 8080}",
+            &format!("{{addresses: [10.0.0.1], {ending}}}, {{addresses: [10.0.0.2]}}, {{addresses: [10.0.0.3], nodeName: node1}}"),
+        ),
+    ])
+    .snapshot(&ServiceScope::All);
+    assert_eq!(
+        services(&snapshot),
+        ["default/a tcp 80/0 [] [] -> 10.0.0.1:8080 10.0.0.2:8080 10.0.0.3:8080!"]
+    );
+    let terminating = |endpoint: &crate::model::service::Endpoint| endpoint.terminating;
+    assert!(!snapshot.services[0].endpoints.iter().any(terminating));
+}
+
+#[test]
+fn slices_that_kube_proxy_does_not_read() {
+    let with_label =
+        |text: &str, label: &str| text.replace("labels: {", &format!("labels: {{{label}: x, "));
+    let ports = "{port: 8080}";
+    let headless = "service.kubernetes.io/headless";
+    let snapshot = Cluster::with(&[
+        // The label counts on slices only.
+        &service("a", "ports: [{port: 80}]")
+            .replace("name: a", &format!("name: a, labels: {{{headless}: x}}")),
+        &with_label(
+            &slice("a-1", "a", ports, "{addresses: [10.0.0.1]}"),
+            headless,
+        ),
+        &slice("a-2", "a", ports, "{addresses: [h.example.com]}").replace("IPv4", "FQDN"),
+        &slice("a-3", "a", "{name: ''}", "{addresses: [10.0.0.3]}"),
+        &slice("a-4", "other", ports, "{addresses: [10.0.0.4]}"),
+        // This label counts on Services only.
+        &with_label(
+            &slice("a-5", "a", ports, "{addresses: [10.0.0.5]}"),
+            "service.kubernetes.io/service-proxy-name",
+        ),
+    ])
+    .snapshot(&ServiceScope::All);
+    assert_eq!(messages(&snapshot), [""; 0]);
+    assert_eq!(
+        services(&snapshot),
+        ["default/a tcp 80/0 [] [] -> 10.0.0.5:8080"]
+    );
+}
+
+#[test]
+fn a_load_balancers_addresses_ranges_and_policies() {
+    let text = service(
+        "lb",
+        "type: LoadBalancer, clusterIP: 10.96.0.1, externalTrafficPolicy: Local, internalTrafficPolicy: Local, healthCheckNodePort: 32000, sessionAffinity: ClientIP, loadBalancerSourceRanges: [' 172.16.0.0/12 ', x], ports: [{port: 80, nodePort: 30080}]",
+    ) + "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: VIP}, {ip: 192.0.2.3, ipMode: Proxy}, {hostname: x.example.com}]}}\n";
+    let snapshot = Cluster::with(&[&text]).snapshot(&ServiceScope::All);
+    let port = &snapshot.services[0];
+    let text = |ips: &[std::net::IpAddr]| format!("{ips:?}");
+    assert_eq!(text(&port.load_balancer_ips), "[192.0.2.1, 192.0.2.2]");
+    assert_eq!(port.kind, ServiceType::LoadBalancer);
+    assert_eq!(port.external_policy, TrafficPolicy::Local);
+    assert_eq!(port.internal_policy, TrafficPolicy::Local);
+    assert_eq!(port.health_check_node_port, Some(32000));
+    assert_eq!(port.affinity, Some(10800));
+    assert!(port.source_ranges.admit("172.16.0.1".parse().unwrap()));
+    assert!(!port.source_ranges.admit("10.0.0.1".parse().unwrap()));
+    assert_eq!(
+        messages(&snapshot),
+        [
+            "warning: 0.yaml:4: Service default/lb: spec.loadBalancerSourceRanges[1]: `x` is not a network; it is ignored (fix: a network such as 192.168.0.0/16)"
+        ]
+    );
+}
+
+#[test]
+fn a_cluster_ip_service_has_no_external_policy() {
+    let snapshot = Cluster::with(&[
+        &service("a", "externalTrafficPolicy: Local, healthCheckNodePort: 32000, ports: [{port: 80}]"),
+        &service("b", "externalTrafficPolicy: Local, externalIPs: [192.0.2.1], ports: [{port: 80}]"),
+        &service("c", "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 30}}, loadBalancerSourceRanges: [x], ports: [{port: 80}]"),
+    ])
+    .snapshot(&ServiceScope::All);
+    let [a, b, c] = &snapshot.services[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (a.external_policy, a.health_check_node_port),
+        (TrafficPolicy::Cluster, None)
+    );
+    assert_eq!(b.external_policy, TrafficPolicy::Local);
+    assert_eq!(c.affinity, Some(30));
+    assert!(!c.source_ranges.admit("10.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn the_node_is_where_its_label_says() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node1, labels: {topology.kubernetes.io/zone: zone-a}}\n";
+    let snapshot = Cluster::with(&[node]).snapshot(&ServiceScope::All);
+    assert_eq!(snapshot.node.name, "node1");
+    assert_eq!(snapshot.node.zone.as_deref(), Some("zone-a"));
+    assert_eq!(
+        Cluster::with(&[]).snapshot(&ServiceScope::All).node.zone,
+        None
+    );
+}
+
+#[test]
+fn kube_proxy_gives_an_address_to_all_who_claim_it() {
+    let resources = Cluster::with(&[
+        &service(
+            "a",
+            "clusterIP: 10.96.0.1, externalIPs: [192.0.2.1, 192.0.2.1], ports: [{port: 443}]",
+        ),
+        &service(
+            "b",
+            "clusterIP: 10.96.0.2, externalIPs: [10.96.0.1, 192.0.2.1], ports: [{port: 443}]",
+        ),
+    ])
+    .resources();
+    let mut diagnostics = Vec::new();
+    let ports =
+        crate::model::compile::kube_proxy(&resources, &NodeIdentity::default(), &mut diagnostics);
+    let external: Vec<_> = ports
+        .iter()
+        .map(|port| format!("{:?}", port.external_ips))
+        .collect();
+    assert_eq!(
+        external,
+        ["[192.0.2.1, 192.0.2.1]", "[10.96.0.1, 192.0.2.1]"]
+    );
+    assert_eq!(diagnostics, []);
 }
 
 #[test]
