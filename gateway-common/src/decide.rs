@@ -2,17 +2,27 @@
 //!
 //! One pure function, generic over where the tables are. The kernel programs give it the BPF maps,
 //! tests and explanations give it ordinary collections. It models what kube-proxy's chains do with
-//! the first packet of a flow: KUBE-SERVICES (cluster IP, external IP), its last rule
-//! KUBE-NODEPORTS (`--dst-type LOCAL`), then KUBE-SVC (one of the endpoints, each as likely as the
-//! others) and KUBE-SEP (DNAT).
+//! the first packet of a flow:
+//!
+//! - KUBE-SERVICES: cluster IP, external IP, load balancer IP (KUBE-FW: source ranges), and last
+//!   KUBE-NODEPORTS (`--dst-type LOCAL`); the filter table's REJECT and DROP where there is nobody;
+//! - KUBE-EXT: the external traffic policy with its short-circuits, and masquerading;
+//! - KUBE-SVC and KUBE-SVL: affinity, else one of the endpoints, each as likely as the others;
+//! - KUBE-SEP: masquerading of hairpins, DNAT.
+//!
+//! Source: `syncProxyRules` in Kubernetes' pkg/proxy/iptables/proxier.go.
 
 use crate::{
     Address, is_loopback,
-    maps::{AddressKey, Backend, NodeAddress, Service, ServiceKey, Slot, SlotKey},
+    maps::{
+        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
+    },
 };
 
 /// Where the core looks things up.
 pub trait Tables {
+    /// What holds for the whole node.
+    fn settings(&self) -> Option<&Settings>;
     /// The frontend, if a Service has it.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// The backend id in a slot.
@@ -21,6 +31,14 @@ pub trait Tables {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// What an address of this node is good for; none if it is not this node's.
     fn node_address(&self, key: &AddressKey) -> Option<&NodeAddress>;
+    /// Whether the address is in one of the networks that pods have addresses from.
+    fn is_pod(&self, address: &Address) -> bool;
+    /// Whether a client may use the load balancer IPs of a Service that has source ranges.
+    fn admits(&self, service: u32, client: &Address) -> bool;
+    /// The backend that the client was sent to in the last `seconds`, if it was. Asking keeps it.
+    fn affinity(&self, key: &AffinityKey, seconds: u32) -> Option<u32>;
+    /// Remembers where the client is sent.
+    fn remember(&self, key: &AffinityKey, backend: u32);
     /// A uniformly distributed number.
     fn random(&self) -> u32;
 }
@@ -34,11 +52,22 @@ pub enum Origin {
     PodSocket,
     /// A packet that came in from the network.
     Packet,
+    /// A packet that came from a pod on this node.
+    PodPacket,
+}
+
+impl Origin {
+    #[inline(always)]
+    const fn is_socket(self) -> bool {
+        matches!(self, Self::NodeSocket | Self::PodSocket)
+    }
 }
 
 /// The first packet of a flow, or the `connect()` before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// Who asks: what affinity goes by. A packet's source; for sockets see [`AffinityKey::client`].
+    pub client: Address,
     /// Where it is going.
     pub destination: Address,
     /// Host byte order.
@@ -86,6 +115,37 @@ impl Verdict {
     }
 }
 
+/// Whether the source becomes this node's (KUBE-MARK-MASQ).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// No: the backend sees the client.
+    No = 0,
+    /// Yes: the backend sees this node, and its replies come back through it.
+    Yes = 1,
+    /// kube-proxy would, but here there is no need: the client is a socket on this node, which
+    /// connects to the backend itself, or the backend is on this node and the client outside, so
+    /// that replies pass here anyway.
+    Elided = 2,
+}
+
+impl Masquerade {
+    /// The value with this number, if there is one.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::No),
+            1 => Some(Self::Yes),
+            2 => Some(Self::Elided),
+            _ => None,
+        }
+    }
+
+    /// Whether kube-proxy would.
+    pub const fn by_kube_proxy(self) -> bool {
+        matches!(self, Self::Yes | Self::Elided)
+    }
+}
+
 /// Why. Also the index of the counter in `counters`.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,18 +160,33 @@ pub enum Reason {
     NoSuchPort = 3,
     /// A slot or backend that must exist does not: a fault of the daemon.
     TableGap = 4,
-    /// The headers cannot be parsed or are not translated here (fragments, IP options).
+    /// The headers cannot be parsed or are not translated here.
     Unparsed = 5,
     /// The flow could not be recorded, so it was not translated.
     TableFull = 6,
     /// Another connection of the same client, through another frontend, occupies the same addresses
     /// and ports between client and backend: replies could not be told apart.
     Clash = 7,
+    /// The traffic policy is Local and no endpoint is on this node (kube-proxy: `DROP`, "has no
+    /// local endpoints").
+    NoLocalEndpoints = 8,
+    /// The client is in none of the Service's source ranges (kube-proxy: KUBE-PROXY-FIREWALL).
+    SourceRange = 9,
+    /// The client stays with the backend that it was sent to before.
+    Affinity = 10,
+    /// Left to the hook on the pod's device, which knows the pod's address.
+    ByPacket = 11,
+    /// A later fragment of a packet whose first one was not seen.
+    LostFragment = 12,
+    /// A datagram that stays with the backend of its flow.
+    Pinned = 13,
+    /// An ICMP error about a translated flow, translated like it.
+    IcmpError = 14,
 }
 
 impl Reason {
     /// How many reasons there are: the size of `counters`.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 15;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -123,6 +198,13 @@ impl Reason {
         Self::Unparsed,
         Self::TableFull,
         Self::Clash,
+        Self::NoLocalEndpoints,
+        Self::SourceRange,
+        Self::Affinity,
+        Self::ByPacket,
+        Self::LostFragment,
+        Self::Pinned,
+        Self::IcmpError,
     ];
 
     /// The reason with this number, if there is one.
@@ -141,6 +223,13 @@ impl Reason {
             Self::Unparsed => "unparsed",
             Self::TableFull => "table-full",
             Self::Clash => "clash",
+            Self::NoLocalEndpoints => "no-local-endpoints",
+            Self::SourceRange => "source-range",
+            Self::Affinity => "affinity",
+            Self::ByPacket => "by-packet",
+            Self::LostFragment => "lost-fragment",
+            Self::Pinned => "pinned",
+            Self::IcmpError => "icmp-error",
         }
     }
 
@@ -155,6 +244,13 @@ impl Reason {
             Self::Unparsed => "headers not understood",
             Self::TableFull => "the flow table is full",
             Self::Clash => "the client uses this source port for the same backend already",
+            Self::NoLocalEndpoints => "traffic policy Local, and no endpoint on this node",
+            Self::SourceRange => "the client is in none of the Service's source ranges",
+            Self::Affinity => "the client stays with its backend",
+            Self::ByPacket => "left to the hook on the pod's device",
+            Self::LostFragment => "a fragment whose packet's beginning was not seen",
+            Self::Pinned => "the datagram's flow stays with its backend",
+            Self::IcmpError => "an ICMP error about a translated flow",
         }
     }
 }
@@ -166,9 +262,8 @@ pub struct Decision {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
-    /// The source must become this node's (KUBE-MARK-MASQ): the backend is on another node, and
-    /// its replies have to come back through this one.
-    pub masquerade: bool,
+    /// Whether the backend sees this node instead of the client.
+    pub masquerade: Masquerade,
     /// The Service; 0 if none was found.
     pub service: u32,
     /// The frontend's flags (`Service::FLAG_…`); 0 if none was found.
@@ -185,7 +280,7 @@ impl Decision {
     const NOT_OURS: Self = Self {
         verdict: Verdict::Pass,
         reason: Reason::NoService,
-        masquerade: false,
+        masquerade: Masquerade::No,
         service: 0,
         flags: 0,
         backend: 0,
@@ -198,14 +293,19 @@ impl Decision {
         Self {
             verdict,
             reason,
-            masquerade: false,
             service: service.id,
             flags: service.flags,
-            backend: 0,
-            address: crate::UNSPECIFIED,
-            port: 0,
+            ..Self::NOT_OURS
         }
     }
+}
+
+/// Which of a Service's two sets of backends a flow may use, and whether kube-proxy marks it for
+/// masquerading on the way there.
+#[derive(Clone, Copy)]
+struct Way {
+    local: bool,
+    masquerade: bool,
 }
 
 /// Decides a new flow.
@@ -214,67 +314,71 @@ impl Decision {
 /// between functions.
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
-    let Some(service) = frontend(tables, flow) else {
+    let Some(settings) = tables.settings() else {
+        return Decision::NOT_OURS;
+    };
+    let Some(service) = frontend(tables, flow, settings) else {
         return Decision::NOT_OURS;
     };
     if service.flags & Service::FLAG_GUARD != 0 {
         return Decision::without_backend(Verdict::Reject, Reason::NoSuchPort, service);
     }
-    if service.backends == 0 {
+    if service.flags & Service::FLAG_HAS_ENDPOINTS == 0 {
         return Decision::without_backend(Verdict::Reject, Reason::NoEndpoints, service);
     }
-    let slot = SlotKey {
-        service: service.id,
-        generation: service.generation,
-        index: scale(tables.random(), service.backends),
-    };
-    let Some(slot) = tables.slot(&slot) else {
-        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
-    };
-    let id = slot.backend;
-    let Some(backend) = tables.backend(id) else {
-        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
-    };
-    Decision {
-        verdict: Verdict::Forward,
-        reason: Reason::Chosen,
-        masquerade: matches!(flow.origin, Origin::Packet)
-            && backend.flags & Backend::FLAG_LOCAL == 0,
-        service: service.id,
-        flags: service.flags,
-        backend: id,
-        address: backend.address,
-        port: backend.port,
+    if service.flags & Service::FLAG_SOURCE_RANGES != 0 {
+        let client = match flow.origin {
+            Origin::Packet | Origin::PodPacket => &flow.client,
+            // A process of the node comes from the node's address.
+            Origin::NodeSocket => node_source(settings, &flow.destination),
+            // A pod's address is not known before its socket is bound.
+            Origin::PodSocket => {
+                return Decision::without_backend(Verdict::Pass, Reason::ByPacket, service);
+            }
+        };
+        if !tables.admits(service.id, client) {
+            return Decision::without_backend(Verdict::Drop, Reason::SourceRange, service);
+        }
     }
+    let way = way(tables, flow, settings, service);
+    let (first, size) = if way.local {
+        (service.cluster, service.local)
+    } else {
+        (0, service.cluster)
+    };
+    if size == 0 {
+        return Decision::without_backend(Verdict::Drop, Reason::NoLocalEndpoints, service);
+    }
+    choose(tables, flow, settings, service, way, first, size)
 }
 
 /// Finds the frontend that a flow is for: an address of a Service first (KUBE-SERVICES), a node
 /// port last ("NOTE: this must be the last rule in this chain").
 #[inline(always)]
-fn frontend<'t, T: Tables>(tables: &'t T, flow: &Flow) -> Option<&'t Service> {
+fn frontend<'t, T: Tables>(tables: &'t T, flow: &Flow, settings: &Settings) -> Option<&'t Service> {
     let key = ServiceKey::address(flow.destination, flow.port, flow.protocol);
     if let Some(service) = tables.service(&key) {
         return Some(service);
     }
-    if serves_node_ports(tables, flow) {
+    if serves_node_ports(tables, flow, settings) {
         return tables.service(&ServiceKey::node_port(flow.port, flow.protocol));
     }
     // Only a socket can be told "refused" from here; packets to unknown ports of a cluster IP
     // are left to the routing, as kube-proxy leaves them.
-    match flow.origin {
-        Origin::Packet => None,
-        Origin::NodeSocket | Origin::PodSocket => {
-            tables.service(&ServiceKey::guard(flow.destination))
-        }
+    if flow.origin.is_socket() {
+        return tables.service(&ServiceKey::guard(flow.destination));
     }
+    None
 }
 
 /// `-m addrtype --dst-type LOCAL`: whether the destination is this node. 127.0.0.1 is, but only for
-/// the node's own processes: in a pod it is the pod.
+/// the node's own processes: in a pod it is the pod. `::1` never is (`! -d ::1/128`).
 #[inline(always)]
-fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow) -> bool {
+fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow, settings: &Settings) -> bool {
     if is_loopback(&flow.destination) {
-        return matches!(flow.origin, Origin::NodeSocket);
+        return matches!(flow.origin, Origin::NodeSocket)
+            && flow.destination[10] == 0xff
+            && settings.flags & Settings::FLAG_LOCALHOST_NODE_PORTS != 0;
     }
     let key = AddressKey {
         address: flow.destination,
@@ -285,6 +389,153 @@ fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow) -> bool {
     }
 }
 
+/// The node's own address in the family of the destination.
+#[inline(always)]
+const fn node_source<'s>(settings: &'s Settings, destination: &Address) -> &'s Address {
+    if destination[10] == 0xff && destination[11] == 0xff && destination[0] == 0 {
+        &settings.node_v4
+    } else {
+        &settings.node_v6
+    }
+}
+
+/// The policies: the chain that KUBE-SERVICES jumps to for a cluster IP, and KUBE-EXT for the rest.
+#[inline(always)]
+fn way<T: Tables>(tables: &T, flow: &Flow, settings: &Settings, service: &Service) -> Way {
+    let knows_pods = settings.flags & Settings::FLAG_KNOWS_PODS != 0;
+    let from_pod = knows_pods
+        && match flow.origin {
+            Origin::PodSocket | Origin::PodPacket => true,
+            Origin::NodeSocket => false,
+            Origin::Packet => tables.is_pod(&flow.client),
+        };
+    let policy_local = service.flags & Service::FLAG_LOCAL != 0;
+    if service.flags & Service::FLAG_EXTERNAL == 0 {
+        let all = settings.flags & Settings::FLAG_MASQUERADE_ALL != 0;
+        return Way {
+            local: policy_local,
+            masquerade: all || (knows_pods && !from_pod),
+        };
+    }
+    if !policy_local {
+        return Way {
+            local: false,
+            masquerade: true,
+        };
+    }
+    if from_pod {
+        // "pod traffic for … external destinations"
+        return Way {
+            local: false,
+            masquerade: false,
+        };
+    }
+    if matches!(flow.origin, Origin::NodeSocket) {
+        // "route LOCAL traffic for … external destinations"
+        return Way {
+            local: false,
+            masquerade: true,
+        };
+    }
+    Way {
+        local: true,
+        masquerade: false,
+    }
+}
+
+/// KUBE-SVC or KUBE-SVL, and KUBE-SEP: affinity or chance.
+#[inline(always)]
+fn choose<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    settings: &Settings,
+    service: &Service,
+    way: Way,
+    first: u32,
+    size: u32,
+) -> Decision {
+    let affinity = AffinityKey {
+        service: service.id,
+        reserved: 0,
+        client: flow.client,
+    };
+    let mut reason = Reason::Chosen;
+    let mut id = 0;
+    if service.affinity != 0
+        && let Some(known) = tables.affinity(&affinity, service.affinity)
+        && let Some(backend) = tables.backend(known)
+        && backend.flags & set_flag(way) != 0
+    {
+        reason = Reason::Affinity;
+        id = known;
+    }
+    if id == 0 {
+        let slot = SlotKey {
+            service: service.id,
+            generation: service.generation,
+            index: first + scale(tables.random(), size),
+        };
+        let Some(slot) = tables.slot(&slot) else {
+            return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
+        };
+        id = slot.backend;
+    }
+    let Some(backend) = tables.backend(id) else {
+        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
+    };
+    if service.affinity != 0 {
+        tables.remember(&affinity, id);
+    }
+    Decision {
+        verdict: Verdict::Forward,
+        reason,
+        masquerade: masquerade(tables, flow, settings, way, backend),
+        service: service.id,
+        flags: service.flags,
+        backend: id,
+        address: backend.address,
+        port: backend.port,
+    }
+}
+
+#[inline(always)]
+const fn set_flag(way: Way) -> u8 {
+    if way.local {
+        Backend::FLAG_IN_LOCAL_SET
+    } else {
+        Backend::FLAG_IN_CLUSTER_SET
+    }
+}
+
+/// What becomes of kube-proxy's mark.
+#[inline(always)]
+fn masquerade<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    settings: &Settings,
+    way: Way,
+    backend: &Backend,
+) -> Masquerade {
+    // "-s EP -j KUBE-MARK-MASQ": a pod that reaches itself must see another source than itself.
+    let hairpin = !flow.origin.is_socket() && flow.client == backend.address;
+    if !way.masquerade && !hairpin {
+        return Masquerade::No;
+    }
+    if flow.origin.is_socket() {
+        return Masquerade::Elided;
+    }
+    let everywhere = Settings::FLAG_MASQUERADE_ALL | Settings::FLAG_MASQUERADE_AS_KUBE_PROXY;
+    let passes_here = backend.flags & Backend::FLAG_LOCAL != 0
+        && matches!(flow.origin, Origin::Packet)
+        && !hairpin
+        // A pod's reply to another node's pod may take another device than the uplink.
+        && !tables.is_pod(&flow.client);
+    if passes_here && settings.flags & everywhere == 0 {
+        return Masquerade::Elided;
+    }
+    Masquerade::Yes
+}
+
 /// Maps a uniform 32-bit number onto `0..n` without a division; off from uniform by less than
 /// n / 2^32.
 #[inline(always)]
@@ -293,224 +544,4 @@ const fn scale(random: u32, n: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use core::cell::Cell;
-    use std::{collections::HashMap, vec, vec::Vec};
-
-    use super::*;
-    use crate::{TCP, mapped};
-
-    const CLUSTER_IP: Address = mapped([10, 96, 190, 18]);
-    const NODE: Address = mapped([192, 168, 170, 137]);
-    const GATEWAY: Address = mapped([10, 10, 1, 4]);
-    const REMOTE: Address = mapped([10, 10, 2, 4]);
-    const LOCALHOST: Address = mapped([127, 0, 0, 1]);
-
-    #[derive(Default)]
-    struct Collections {
-        services: HashMap<ServiceKey, Service>,
-        slots: HashMap<SlotKey, Slot>,
-        backends: HashMap<u32, Backend>,
-        node: HashMap<AddressKey, NodeAddress>,
-        random: Cell<u32>,
-    }
-
-    impl Tables for Collections {
-        fn service(&self, key: &ServiceKey) -> Option<&Service> {
-            self.services.get(key)
-        }
-        fn slot(&self, key: &SlotKey) -> Option<&Slot> {
-            self.slots.get(key)
-        }
-        fn backend(&self, id: u32) -> Option<&Backend> {
-            self.backends.get(&id)
-        }
-        fn node_address(&self, key: &AddressKey) -> Option<&NodeAddress> {
-            self.node.get(key)
-        }
-        fn random(&self) -> u32 {
-            self.random.get()
-        }
-    }
-
-    /// The ingress gateway of a one-node cluster: cluster IP, node port, and these backends.
-    fn gateway(backends: &[(Address, u8)]) -> Collections {
-        let mut tables = Collections::default();
-        let service = Service {
-            id: 7,
-            generation: 3,
-            backends: backends.len() as u32,
-            local: 0,
-            flags: 0,
-        };
-        for key in [
-            ServiceKey::address(CLUSTER_IP, 80, TCP),
-            ServiceKey::node_port(31373, TCP),
-        ] {
-            tables.services.insert(key, service);
-        }
-        let guard = Service {
-            id: 0,
-            generation: 0,
-            backends: 0,
-            local: 0,
-            flags: Service::FLAG_GUARD,
-        };
-        tables.services.insert(ServiceKey::guard(CLUSTER_IP), guard);
-        for (index, &(address, flags)) in backends.iter().enumerate() {
-            let id = 100 + index as u32;
-            let key = SlotKey {
-                service: 7,
-                generation: 3,
-                index: index as u32,
-            };
-            tables.slots.insert(key, Slot { backend: id });
-            let backend = Backend {
-                address,
-                port: 8080,
-                protocol: TCP,
-                flags,
-            };
-            tables.backends.insert(id, backend);
-        }
-        let node = NodeAddress {
-            flags: NodeAddress::FLAG_NODE_PORTS,
-        };
-        tables.node.insert(AddressKey { address: NODE }, node);
-        tables
-    }
-
-    fn ask(tables: &Collections, destination: Address, port: u16, origin: Origin) -> Decision {
-        let flow = Flow {
-            destination,
-            port,
-            protocol: TCP,
-            origin,
-        };
-        decide(tables, &flow)
-    }
-
-    #[test]
-    fn cluster_ip_and_node_port_lead_to_the_same_backend() {
-        let tables = gateway(&[(GATEWAY, Backend::FLAG_LOCAL)]);
-        for (destination, port, origin) in [
-            (CLUSTER_IP, 80, Origin::NodeSocket),
-            (CLUSTER_IP, 80, Origin::PodSocket),
-            (CLUSTER_IP, 80, Origin::Packet),
-            (NODE, 31373, Origin::NodeSocket),
-            (NODE, 31373, Origin::PodSocket),
-            (NODE, 31373, Origin::Packet),
-            (LOCALHOST, 31373, Origin::NodeSocket),
-        ] {
-            let decision = ask(&tables, destination, port, origin);
-            assert_eq!(
-                decision.verdict,
-                Verdict::Forward,
-                "{destination:?} {origin:?}"
-            );
-            assert_eq!((decision.address, decision.port), (GATEWAY, 8080));
-            assert_eq!((decision.service, decision.backend), (7, 100));
-            assert!(!decision.masquerade);
-        }
-    }
-
-    #[test]
-    fn localhost_is_the_node_only_for_the_node() {
-        let tables = gateway(&[(GATEWAY, Backend::FLAG_LOCAL)]);
-        for origin in [Origin::PodSocket, Origin::Packet] {
-            let decision = ask(&tables, LOCALHOST, 31373, origin);
-            assert_eq!(decision.verdict, Verdict::Pass, "{origin:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_service_passes() {
-        let tables = gateway(&[(GATEWAY, Backend::FLAG_LOCAL)]);
-        for (destination, port, origin) in [
-            (NODE, 22, Origin::Packet),
-            (GATEWAY, 31373, Origin::PodSocket),
-            (GATEWAY, 80, Origin::NodeSocket),
-            (CLUSTER_IP, 31373, Origin::Packet),
-        ] {
-            let decision = ask(&tables, destination, port, origin);
-            let expected = (Verdict::Pass, Reason::NoService);
-            assert_eq!((decision.verdict, decision.reason), expected);
-        }
-    }
-
-    #[test]
-    fn a_cluster_ip_refuses_ports_that_its_service_lacks() {
-        let tables = gateway(&[(GATEWAY, Backend::FLAG_LOCAL)]);
-        let decision = ask(&tables, CLUSTER_IP, 31373, Origin::NodeSocket);
-        let expected = (Verdict::Reject, Reason::NoSuchPort);
-        assert_eq!((decision.verdict, decision.reason), expected);
-    }
-
-    #[test]
-    fn no_endpoints_is_a_refusal() {
-        let tables = gateway(&[]);
-        let decision = ask(&tables, NODE, 31373, Origin::Packet);
-        let expected = (Verdict::Reject, Reason::NoEndpoints);
-        assert_eq!((decision.verdict, decision.reason), expected);
-        assert_eq!(decision.service, 7);
-    }
-
-    #[test]
-    fn only_packets_to_other_nodes_are_masqueraded() {
-        let tables = gateway(&[(REMOTE, 0)]);
-        assert!(ask(&tables, NODE, 31373, Origin::Packet).masquerade);
-        assert!(!ask(&tables, NODE, 31373, Origin::NodeSocket).masquerade);
-        assert!(!ask(&tables, CLUSTER_IP, 80, Origin::PodSocket).masquerade);
-    }
-
-    #[test]
-    fn a_gap_in_the_tables_drops_rather_than_misdelivers() {
-        let mut tables = gateway(&[(GATEWAY, Backend::FLAG_LOCAL)]);
-        tables.backends.clear();
-        let decision = ask(&tables, NODE, 31373, Origin::Packet);
-        let expected = (Verdict::Drop, Reason::TableGap);
-        assert_eq!((decision.verdict, decision.reason), expected);
-        tables.slots.clear();
-        let decision = ask(&tables, NODE, 31373, Origin::Packet);
-        assert_eq!((decision.verdict, decision.reason), expected);
-    }
-
-    #[test]
-    fn every_backend_gets_its_share_of_the_random_numbers() {
-        let backends: Vec<_> = (1..=5)
-            .map(|i| (mapped([10, 10, 1, i]), Backend::FLAG_LOCAL))
-            .collect();
-        let tables = gateway(&backends);
-        let mut hits = vec![0u32; backends.len()];
-        let steps = 100_000u32;
-        for step in 0..steps {
-            // An even walk over all of u32, ends included.
-            let random = (u64::from(step) * u64::from(u32::MAX) / u64::from(steps - 1)) as u32;
-            tables.random.set(random);
-            let decision = ask(&tables, CLUSTER_IP, 80, Origin::PodSocket);
-            hits[(decision.backend - 100) as usize] += 1;
-        }
-        for hit in hits {
-            assert!(hit.abs_diff(steps / 5) <= 1, "{hit}");
-        }
-    }
-
-    #[test]
-    fn numbers_survive_the_trip() {
-        for (number, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, number);
-            assert_eq!(Reason::from_number(number as u8), Some(reason));
-        }
-        assert_eq!(Reason::from_number(Reason::COUNT as u8), None);
-        for verdict in [
-            Verdict::Pass,
-            Verdict::Forward,
-            Verdict::Reject,
-            Verdict::Drop,
-        ] {
-            assert_eq!(Verdict::from_number(verdict as u8), Some(verdict));
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,14 @@ pub enum Hook {
     Connect4 = 1,
     /// A packet came in on an uplink (tcx or tc ingress).
     Ingress = 2,
+    /// As [`Self::Connect4`], to an IPv6 address (cgroup/connect6).
+    Connect6 = 3,
+    /// A process sends a datagram on a socket that is not connected (cgroup/sendmsg4).
+    Sendmsg4 = 4,
+    /// As [`Self::Sendmsg4`], to an IPv6 address (cgroup/sendmsg6).
+    Sendmsg6 = 5,
+    /// A packet came from a pod (tcx or tc ingress of the pod's device on the node).
+    Pod = 6,
 }
 
 impl Hook {
@@ -18,6 +26,10 @@ impl Hook {
         match number {
             1 => Some(Self::Connect4),
             2 => Some(Self::Ingress),
+            3 => Some(Self::Connect6),
+            4 => Some(Self::Sendmsg4),
+            5 => Some(Self::Sendmsg6),
+            6 => Some(Self::Pod),
             _ => None,
         }
     }
@@ -27,6 +39,10 @@ impl Hook {
         match self {
             Self::Connect4 => "connect4",
             Self::Ingress => "ingress",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Pod => "pod",
         }
     }
 }
@@ -37,7 +53,7 @@ impl Hook {
 pub struct Event {
     /// When: `CLOCK_MONOTONIC`, nanoseconds.
     pub time: u64,
-    /// Cookie of the network namespace of the process ([`Hook::Connect4`]), else 0.
+    /// Cookie of the network namespace of the process (the socket hooks), else 0.
     pub netns: u64,
     /// The client, where the hook knows it (packets do, sockets are not bound yet).
     pub source: Address,
@@ -59,17 +75,19 @@ pub struct Event {
     pub verdict: u8,
     /// [`Reason`](crate::decide::Reason) as a number.
     pub reason: u8,
+    /// [`Masquerade`](crate::decide::Masquerade) as a number.
+    pub masquerade: u8,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: u8,
     /// The frontend's flags (`Service::FLAG_…`).
     pub flags: u32,
     /// Service id, 0 if no Service was found.
     pub service: u32,
     /// Key of the backend in `backends`, 0 if none was chosen.
     pub backend: u32,
-    /// Process that connects ([`Hook::Connect4`]), else 0.
+    /// Process that connects or sends (the socket hooks), else 0.
     pub pid: u32,
-    /// Interface index ([`Hook::Ingress`]), else 0.
+    /// Interface index (the packet hooks), else 0.
     pub interface: u32,
 }
 
@@ -84,9 +102,11 @@ mod tests {
 
     #[test]
     fn hooks_survive_the_trip() {
-        for hook in [Hook::Connect4, Hook::Ingress] {
-            assert_eq!(Hook::from_number(hook as u8), Some(hook));
+        for number in 1..=6 {
+            let hook = Hook::from_number(number).unwrap();
+            assert_eq!(hook as u8, number);
         }
         assert_eq!(Hook::from_number(0), None);
+        assert_eq!(Hook::from_number(7), None);
     }
 }

@@ -28,6 +28,12 @@ pub const UNSPECIFIED: Address = [0; 16];
 /// `IPPROTO_TCP` (RFC 9293 §3.1, IANA protocol numbers).
 pub const TCP: u8 = 6;
 
+/// `IPPROTO_UDP` (RFC 768).
+pub const UDP: u8 = 17;
+
+/// `IPPROTO_SCTP` (RFC 9260 §3).
+pub const SCTP: u8 = 132;
+
 /// Maps an IPv4 address into [`Address`] (RFC 4291 §2.5.5.2).
 #[inline(always)]
 pub const fn mapped(v4: [u8; 4]) -> Address {

@@ -6,10 +6,14 @@
 //! | `services` | [`ServiceKey`] | [`Service`] | daemon |
 //! | `slots` | [`SlotKey`] | [`Slot`] | daemon |
 //! | `backends` | id: u32 | [`Backend`] | daemon |
+//! | `source_ranges` | prefix length, [`SourceRange`] | 1: u32 | daemon |
+//! | `pod_networks` | prefix length, [`AddressKey`] | 1: u32 | daemon |
 //! | `node_addresses` | [`AddressKey`] | [`NodeAddress`] | daemon |
 //! | `service_names` | service id: u32 | [`ServiceName`] | daemon |
+//! | `affinity` | [`AffinityKey`] | [`Affinity`] | kernel |
 //! | `conntrack` | [`FlowKey`] | [`Translation`] | kernel |
-//! | `sockets` | [`SocketKey`] | [`SocketOrigin`] | kernel |
+//! | `fragments` | [`FragmentKey`] | [`Ports`] | kernel |
+//! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
 //! | `events` | – | [`Event`](crate::event::Event) ring | kernel |
 //!
@@ -18,18 +22,26 @@
 use crate::Address;
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
-/// Capacity of `services` (frontends), and of `node_addresses`-independent tables sized by it.
-pub const MAX_SERVICES: u32 = 65_536;
-/// Capacity of `slots`: one per (service port, generation, endpoint).
-pub const MAX_SLOTS: u32 = 262_144;
-/// Capacity of `backends`: distinct (address, port, protocol).
-pub const MAX_BACKENDS: u32 = 65_536;
+/// Capacity of `services`: frontends, and one guard for each cluster IP.
+pub const MAX_SERVICES: u32 = 131_072;
+/// Capacity of `slots`: one per (Service port, generation, set, endpoint).
+pub const MAX_SLOTS: u32 = 524_288;
+/// Capacity of `backends`: one per (Service port, endpoint).
+pub const MAX_BACKENDS: u32 = 262_144;
+/// Capacity of `source_ranges`.
+pub const MAX_SOURCE_RANGES: u32 = 16_384;
+/// Capacity of `pod_networks`.
+pub const MAX_POD_NETWORKS: u32 = 64;
 /// Capacity of `node_addresses`.
-pub const MAX_NODE_ADDRESSES: u32 = 256;
+pub const MAX_NODE_ADDRESSES: u32 = 1_024;
+/// Capacity of `affinity`; an LRU map: the client that was not seen for longest goes first.
+pub const MAX_AFFINITIES: u32 = 65_536;
 /// Capacity of `conntrack`; an LRU map: the least recently used flow goes first. Two per flow.
 pub const MAX_FLOWS: u32 = 262_144;
+/// Capacity of `fragments`; an LRU map. One per fragmented packet under way.
+pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Capacity of `sockets`; an LRU map.
 pub const MAX_SOCKETS: u32 = 65_536;
 /// Size of the event ring in bytes; a power of two and a multiple of the page size.
@@ -39,6 +51,14 @@ pub const EVENT_RING_BYTES: u32 = 1 << 20;
 /// (`--iptables-masquerade-bit`).
 pub const MASQUERADE_MARK: u32 = 1 << 14;
 
+/// The packet mark of a packet that was translated and keeps its source: our chain in FORWARD lets
+/// it pass, as KUBE-FORWARD lets pass what is marked for masquerading.
+pub const ACCEPT_MARK: u32 = 1 << 13;
+
+/// The packet mark that asks our chains in INPUT and FORWARD to refuse: netfilter's REJECT sends the
+/// ICMP error that kube-proxy's rules send.
+pub const REJECT_MARK: u32 = 1 << 12;
+
 /// What holds for the whole node. One element.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +67,32 @@ pub struct Settings {
     pub schema: u32,
     /// Not 0: emit events (somebody traces).
     pub trace: u32,
+    /// A set of the `FLAG_…` bits.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Cookie of the node's own network namespace: only there is 127.0.0.1 the node.
     pub host_netns: u64,
     /// Generation of the Snapshot that the maps hold.
     pub generation: u64,
+    /// The node's IPv4 address: the source of its own processes' connections.
+    pub node_v4: Address,
+    /// The node's IPv6 address.
+    pub node_v6: Address,
+}
+
+impl Settings {
+    /// Masquerade all traffic to cluster IPs (`--masquerade-all`).
+    pub const FLAG_MASQUERADE_ALL: u32 = 1;
+    /// It is known which sources are pods (`--cluster-cidr` and the like): without, traffic to
+    /// cluster IPs is not masqueraded, and pods count as outside for external traffic policy Local.
+    pub const FLAG_KNOWS_PODS: u32 = 2;
+    /// Masquerade wherever kube-proxy does, also where replies come back through this node anyway.
+    pub const FLAG_MASQUERADE_AS_KUBE_PROXY: u32 = 4;
+    /// Serve node ports on 127.0.0.1 (`--iptables-localhost-nodeports`).
+    pub const FLAG_LOCALHOST_NODE_PORTS: u32 = 8;
+    /// Sockets in pods are left to the hooks on the pods' devices.
+    pub const FLAG_PODS_BY_PACKET: u32 = 16;
 }
 
 /// A frontend: what clients connect to.
@@ -103,9 +145,9 @@ impl ServiceKey {
     }
 }
 
-/// A frontend's set of backends: `backends` slots under (`id`, `generation`).
+/// A frontend's sets of backends, in the slots under (`id`, `generation`).
 ///
-/// Replacing this one element moves the frontend from one whole set to another: a reader sees the
+/// Replacing this one element moves the frontend from one pair of sets to another: a reader sees the
 /// old generation or the new one, never a mixture.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,21 +156,32 @@ pub struct Service {
     pub id: u32,
     /// Which of the slot generations is live.
     pub generation: u32,
-    /// Number of slots. The first `local` of them are on this node.
-    pub backends: u32,
-    /// How many backends are on this node.
+    /// Size of the set for traffic policy Cluster: slots 0 and on.
+    pub cluster: u32,
+    /// Size of the set for traffic policy Local: the slots after those.
     pub local: u32,
+    /// For how long a client stays with its backend, in seconds; 0: no affinity.
+    pub affinity: u32,
     /// A set of the `FLAG_…` bits.
     pub flags: u32,
 }
 
 impl Service {
-    /// The frontend is reached from outside the cluster (node port, external IP).
+    /// The frontend is reached from outside the cluster: node port, external IP, load balancer IP.
     pub const FLAG_EXTERNAL: u32 = 1;
     /// Not a frontend: a cluster IP without regard to port (see [`ServiceKey::guard`]).
     pub const FLAG_GUARD: u32 = 2;
     /// The frontend is a node port.
     pub const FLAG_NODE_PORT: u32 = 4;
+    /// The traffic policy for this frontend is Local.
+    pub const FLAG_LOCAL: u32 = 8;
+    /// Only clients in `source_ranges` are let in.
+    pub const FLAG_SOURCE_RANGES: u32 = 16;
+    /// There is an endpoint, here or elsewhere. Without, the answer is a refusal; with, but none in
+    /// the set for the policy, there is no answer.
+    pub const FLAG_HAS_ENDPOINTS: u32 = 32;
+    /// The frontend is a load balancer IP (or an external IP: without this flag).
+    pub const FLAG_LOAD_BALANCER: u32 = 64;
 }
 
 /// A place in a Service's set of backends.
@@ -163,11 +216,54 @@ pub struct Backend {
     pub protocol: u8,
     /// A set of the `FLAG_…` bits.
     pub flags: u8,
+    /// [`Service::id`] of the Service port that it belongs to. An endpoint of two Service ports is
+    /// two backends: when it leaves one of them, that one's flows know.
+    pub service: u32,
 }
 
 impl Backend {
     /// The pod runs on this node.
     pub const FLAG_LOCAL: u8 = 1;
+    /// It is in the set for traffic policy Cluster.
+    pub const FLAG_IN_CLUSTER_SET: u8 = 2;
+    /// It is in the set for traffic policy Local.
+    pub const FLAG_IN_LOCAL_SET: u8 = 4;
+}
+
+/// Clients of a Service's load balancer IPs, as the data of a longest-prefix-match key: the prefix
+/// is 32 bits longer than the network's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceRange {
+    /// [`Service::id`].
+    pub service: u32,
+    /// The network's address.
+    pub address: Address,
+}
+
+/// A client and a Service port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// [`Service::id`].
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The client's address; for sockets, which have none yet, the cookie of their network
+    /// namespace in the first 8 bytes.
+    pub client: Address,
+}
+
+/// The backend that a client stays with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Key of `backends`.
+    pub backend: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When the client last connected: `CLOCK_MONOTONIC`, nanoseconds.
+    pub last_seen: u64,
 }
 
 /// An address, as a map key.
@@ -263,32 +359,63 @@ impl Translation {
     pub const FLAG_CLOSING: u16 = 1;
 }
 
-/// A socket and the backend it was connected to.
+/// A packet that comes in fragments (RFC 791 §2.3, RFC 8200 §4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address of the packet.
+    pub source: Address,
+    /// Destination address of the packet.
+    pub destination: Address,
+    /// The packet's identification.
+    pub identification: u32,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// The ports of a fragmented packet, which only its first fragment has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Host byte order.
+    pub source: u16,
+    /// Host byte order.
+    pub destination: u16,
+}
+
+/// A socket and an address that it sends to or receives from.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketKey {
     /// The socket's cookie: unique on the machine until it reboots.
     pub cookie: u64,
-    /// Address of the backend.
+    /// Address of the frontend ([`FlowKey::ORIGINAL`]) or of the backend ([`FlowKey::REPLY`]).
     pub address: Address,
-    /// Port of the backend, host byte order.
+    /// Its port, host byte order.
     pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`FlowKey::ORIGINAL`] or [`FlowKey::REPLY`].
+    pub direction: u8,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: u32,
 }
 
-/// What the application connected to, and believes it talks to.
+/// The other end of a socket's translation: for [`FlowKey::ORIGINAL`] the backend that datagrams go
+/// to, for [`FlowKey::REPLY`] the frontend that the application believes it talks to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketOrigin {
-    /// Address of the frontend.
+pub struct SocketPeer {
+    /// Its address.
     pub address: Address,
-    /// Port of the frontend, host byte order.
+    /// Its port, host byte order.
     pub port: u16,
     /// Zero.
     pub reserved: u16,
     /// [`Service::id`].
     pub service: u32,
+    /// Key of `backends`.
+    pub backend: u32,
 }
 
 /// Marks the types as plain data for aya's typed maps.
@@ -308,13 +435,18 @@ mod user {
         super::SlotKey,
         super::Slot,
         super::Backend,
+        super::SourceRange,
         super::AddressKey,
         super::NodeAddress,
         super::ServiceName,
+        super::AffinityKey,
+        super::Affinity,
         super::FlowKey,
         super::Translation,
+        super::FragmentKey,
+        super::Ports,
         super::SocketKey,
-        super::SocketOrigin,
+        super::SocketPeer,
     );
 }
 
@@ -328,19 +460,24 @@ mod tests {
     /// kernel would compare in keys and leak from the stack in values.
     #[test]
     fn no_implicit_padding() {
-        assert_eq!(size_of::<Settings>(), 4 + 4 + 8 + 8);
+        assert_eq!(size_of::<Settings>(), 4 * 4 + 2 * 8 + 2 * 16);
         assert_eq!(size_of::<ServiceKey>(), 16 + 2 + 1 + 1);
-        assert_eq!(size_of::<Service>(), 5 * 4);
+        assert_eq!(size_of::<Service>(), 6 * 4);
         assert_eq!(size_of::<SlotKey>(), 3 * 4);
         assert_eq!(size_of::<Slot>(), 4);
-        assert_eq!(size_of::<Backend>(), 16 + 2 + 1 + 1);
+        assert_eq!(size_of::<Backend>(), 16 + 2 + 1 + 1 + 4);
+        assert_eq!(size_of::<SourceRange>(), 4 + 16);
+        assert_eq!(size_of::<AffinityKey>(), 4 + 4 + 16);
+        assert_eq!(size_of::<Affinity>(), 4 + 4 + 8);
+        assert_eq!(size_of::<FragmentKey>(), 16 + 16 + 4 + 4);
+        assert_eq!(size_of::<Ports>(), 2 + 2);
         assert_eq!(size_of::<AddressKey>(), 16);
         assert_eq!(size_of::<NodeAddress>(), 4);
         assert_eq!(size_of::<ServiceName>(), 3 * LABEL_BYTES + 4);
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
         assert_eq!(size_of::<Translation>(), 16 + 2 + 2 + 4 + 4 + 4 + 8);
-        assert_eq!(size_of::<SocketKey>(), 8 + 16 + 2 + 6);
-        assert_eq!(size_of::<SocketOrigin>(), 16 + 2 + 2 + 4);
+        assert_eq!(size_of::<SocketKey>(), 8 + 16 + 2 + 1 + 1 + 4);
+        assert_eq!(size_of::<SocketPeer>(), 16 + 2 + 2 + 4 + 4);
     }
 
     #[test]
