@@ -25,8 +25,11 @@ fn main() -> anyhow::Result<()> {
     }
     ensure!(
         output.status.success(),
-        "building gateway-ebpf:\n{printed}{}",
+        "building gateway-ebpf failed, see the warnings above; {}",
         String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .next()
+            .unwrap_or_default()
     );
     Ok(())
 }

@@ -13,7 +13,7 @@
 //! Source: `syncProxyRules` in Kubernetes' pkg/proxy/iptables/proxier.go.
 
 use crate::{
-    Address, is_loopback,
+    Address, is_loopback, is_v4,
     maps::{
         AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
     },
@@ -361,7 +361,11 @@ fn frontend<'t, T: Tables>(tables: &'t T, flow: &Flow, settings: &Settings) -> O
         return Some(service);
     }
     if serves_node_ports(tables, flow, settings) {
-        return tables.service(&ServiceKey::node_port(flow.port, flow.protocol));
+        return tables.service(&ServiceKey::node_port(
+            &flow.destination,
+            flow.port,
+            flow.protocol,
+        ));
     }
     // Only a socket can be told "refused" from here; packets to unknown ports of a cluster IP
     // are left to the routing, as kube-proxy leaves them.
@@ -377,7 +381,7 @@ fn frontend<'t, T: Tables>(tables: &'t T, flow: &Flow, settings: &Settings) -> O
 fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow, settings: &Settings) -> bool {
     if is_loopback(&flow.destination) {
         return matches!(flow.origin, Origin::NodeSocket)
-            && flow.destination[10] == 0xff
+            && is_v4(&flow.destination)
             && settings.flags & Settings::FLAG_LOCALHOST_NODE_PORTS != 0;
     }
     let key = AddressKey {
@@ -392,7 +396,7 @@ fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow, settings: &Settings) ->
 /// The node's own address in the family of the destination.
 #[inline(always)]
 const fn node_source<'s>(settings: &'s Settings, destination: &Address) -> &'s Address {
-    if destination[10] == 0xff && destination[11] == 0xff && destination[0] == 0 {
+    if is_v4(destination) {
         &settings.node_v4
     } else {
         &settings.node_v6

@@ -42,23 +42,27 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     ]
 }
 
+/// Whether the address is an IPv4 one.
+#[inline(always)]
+pub const fn is_v4(address: &Address) -> bool {
+    let (head, tail) = halves(address);
+    head == 0 && tail >> 32 == 0xffff
+}
+
+/// The first 8 bytes as they are, for a comparison with 0; the last 8 as a number.
+#[inline(always)]
+const fn halves(address: &Address) -> (u64, u64) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    (
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    )
+}
+
 /// Whether the address is in `127.0.0.0/8` (as mapped IPv4) or is `::1`.
 #[inline(always)]
 pub const fn is_loopback(address: &Address) -> bool {
-    let head = u64::from_ne_bytes([
-        address[0], address[1], address[2], address[3], address[4], address[5], address[6],
-        address[7],
-    ]);
-    let tail = u64::from_be_bytes([
-        address[8],
-        address[9],
-        address[10],
-        address[11],
-        address[12],
-        address[13],
-        address[14],
-        address[15],
-    ]);
+    let (head, tail) = halves(address);
     head == 0 && (tail == 1 || tail >> 24 == 0x00ff_ff7f)
 }
 
@@ -78,5 +82,15 @@ mod tests {
         assert!(is_loopback(&v6));
         v6[0] = 0xfd;
         assert!(!is_loopback(&v6));
+    }
+
+    #[test]
+    fn families_are_told_apart() {
+        assert!(is_v4(&mapped([10, 0, 0, 1])));
+        assert!(is_v4(&mapped([0; 4])));
+        assert!(!is_v4(&UNSPECIFIED));
+        let mut v6 = mapped([10, 0, 0, 1]);
+        v6[0] = 0xfd;
+        assert!(!is_v4(&v6));
     }
 }

@@ -99,7 +99,8 @@ impl Settings {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// The frontend's address; all zeroes when `scope` is [`ServiceKey::NODE_PORT`].
+    /// The frontend's address; when `scope` is [`ServiceKey::NODE_PORT`], `::ffff:0.0.0.0` or `::`,
+    /// for the family.
     pub address: Address,
     /// Host byte order; 0 in the guard of a cluster IP (see [`ServiceKey::guard`]).
     pub port: u16,
@@ -126,11 +127,15 @@ impl ServiceKey {
         }
     }
 
-    /// The key of a node port.
+    /// The key of a node port, for destinations of the family of `like`.
     #[inline(always)]
-    pub const fn node_port(port: u16, protocol: u8) -> Self {
+    pub const fn node_port(like: &Address, port: u16, protocol: u8) -> Self {
         Self {
-            address: crate::UNSPECIFIED,
+            address: if crate::is_v4(like) {
+                crate::mapped([0; 4])
+            } else {
+                crate::UNSPECIFIED
+            },
             port,
             protocol,
             scope: Self::NODE_PORT,
@@ -301,7 +306,9 @@ pub struct ServiceName {
     /// Name of the port; empty when the Service's only port has none.
     pub port: [u8; LABEL_BYTES],
     /// IP protocol number.
-    pub protocol: u32,
+    pub protocol: u16,
+    /// 4 or 6: the families of a dual-stack Service have endpoints of their own.
+    pub family: u16,
 }
 
 /// A flow as one side of a translation sees it.

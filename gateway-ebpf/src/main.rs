@@ -1,12 +1,16 @@
-//! nodegate's kernel programs: one file per hook, thin. They parse, call the decision core in
+//! nodegate's kernel programs: one file per job, thin. They parse, call the decision core in
 //! `gateway_common::decide`, and rewrite.
 //!
-//! | program | hook | what it does |
+//! | file | hooks | what it does |
 //! |---|---|---|
-//! | [`connect4`] | cgroup/connect4 | a process connects: its destination becomes the backend |
-//! | [`getpeername4`] | cgroup/getpeername4 | the process still sees the Service's address |
-//! | [`ingress`] | tcx or tc ingress of uplinks | packets from outside: DNAT, with conntrack |
-//! | [`egress`] | tcx or tc egress of uplinks | their replies: the reverse translation |
+//! | [`connect`] | cgroup/connect4, connect6 | a process connects: its destination becomes the backend |
+//! | [`datagram`] | cgroup/sendmsg4, sendmsg6, recvmsg4, recvmsg6 | the same for sockets that are not connected |
+//! | [`peername`] | cgroup/getpeername4, getpeername6 | the process still sees the Service's address |
+//! | [`forward`] | tcx or tc ingress of uplinks and pods' devices | DNAT of packets, with conntrack |
+//! | [`reverse`] | tcx or tc egress of the same devices | their replies: the reverse translation |
+//!
+//! and what they share: [`maps`], [`socket`] (the socket hooks' context), [`packet`] (headers and
+//! checksums), [`icmp`] (errors about translated flows), [`trace`].
 #![no_std]
 #![no_main]
 #![expect(
@@ -14,12 +18,15 @@
     reason = "BPF passes at most five arguments and no struct by value between functions"
 )]
 
-mod connect4;
-mod egress;
-mod getpeername4;
-mod ingress;
+mod connect;
+mod datagram;
+mod forward;
+mod icmp;
 mod maps;
 mod packet;
+mod peername;
+mod reverse;
+mod socket;
 mod trace;
 
 /// Panics do not get through the verifier, so this is never reached; the linker wants it.

@@ -1,168 +1,426 @@
-//! TCP over IPv4 over Ethernet: what the packet programs read and write.
+//! Packets: TCP, UDP and SCTP over IPv4 and IPv6 over Ethernet, whole or in fragments.
+//!
+//! Headers are read and written with helpers, which cope with packets in several pieces; checksums
+//! are mended with helpers, which cope with those that the network card has yet to finish.
 
 use core::mem::offset_of;
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::bpf_csum_diff,
+    programs::TcContext,
+};
 use gateway_common::{
-    TCP, mapped,
-    maps::{FlowKey, Translation},
+    Address, SCTP, TCP, UDP, mapped,
+    maps::{FlowKey, FragmentKey, Ports},
 };
 
+use crate::maps::FRAGMENTS;
+
 /// Length of an Ethernet header without tags.
-const ETHERNET: usize = 14;
-/// `ETH_P_IP`, include/uapi/linux/if_ether.h.
-const ETH_P_IP: u32 = 0x0800;
-/// More-fragments flag and fragment offset (RFC 791 §3.1).
-const FRAGMENT: u16 = 0x3fff;
+pub(crate) const ETHERNET: usize = 14;
+/// include/uapi/linux/if_ether.h
+const ETH_P_IP: u16 = 0x0800;
+/// include/uapi/linux/if_ether.h
+const ETH_P_IPV6: u16 = 0x86dd;
+/// RFC 792
+pub(crate) const ICMP: u8 = 1;
+/// RFC 4443
+pub(crate) const ICMPV6: u8 = 58;
+/// The fragment header (RFC 8200 §4.5).
+const IPV6_FRAGMENT: u8 = 44;
 
 /// RFC 791 §3.1. Integers as they are on the wire.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv4Header {
+pub(crate) struct Ipv4Header {
     version_and_length: u8,
     tos: u8,
     total_length: u16,
-    id: u16,
+    identification: u16,
     fragment: u16,
     ttl: u8,
     protocol: u8,
-    checksum: u16,
+    pub(crate) checksum: u16,
     source: [u8; 4],
     destination: [u8; 4],
 }
 
-/// The head of RFC 9293 §3.1. Integers as they are on the wire.
+/// RFC 8200 §3. Integers as they are on the wire.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct TcpHeader {
+pub(crate) struct Ipv6Header {
+    version_and_class: u32,
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: Address,
+    destination: Address,
+}
+
+/// RFC 8200 §4.5. Integers as they are on the wire.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FragmentHeader {
+    next_header: u8,
+    reserved: u8,
+    offset_and_more: u16,
+    identification: u32,
+}
+
+/// What TCP, UDP and SCTP begin with. Integers as they are on the wire.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PortsHeader {
     source: u16,
     destination: u16,
-    sequence: [u8; 4],
-    acknowledgement: [u8; 4],
-    data_offset: u8,
-    flags: u8,
-    window: u16,
-    checksum: u16,
 }
+
+/// Offset of TCP's flags, and of SCTP's first chunk type.
+const TCP_FLAGS: usize = 13;
+const SCTP_CHUNK: usize = 12;
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
+/// RFC 9260 §3.2
+const SCTP_INIT: u8 = 1;
+const SCTP_ABORT: u8 = 6;
+const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+
 /// Why a packet is not handled.
 pub(crate) enum Unhandled {
-    /// Another protocol than TCP over IPv4.
+    /// Of another protocol.
     Foreign,
-    /// TCP over IPv4, but in a form that is not translated.
+    /// Of one of the protocols, but in a form that is not translated.
     Unparsed,
+    /// A later fragment of a packet whose first one was not seen.
+    LostFragment,
 }
 
-/// The parts of a packet that matter.
-pub(crate) struct Packet {
-    source: [u8; 4],
-    destination: [u8; 4],
-    /// As on the wire.
-    source_port: u16,
-    /// As on the wire.
-    destination_port: u16,
-    flags: u8,
-    /// Where the TCP header starts.
-    transport: usize,
+/// What the packet is to its flow.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It may begin a flow.
+    Opens,
+    /// It belongs to one that exists.
+    Continues,
+    /// It ends one.
+    Closes,
 }
 
-/// Which end of the packet a translation replaces.
-#[derive(Clone, Copy)]
+/// Which end of a packet a translation replaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Source,
     Destination,
 }
 
-impl Packet {
+/// Where the parts of a packet are, and whose it is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Headers {
+    pub(crate) v6: bool,
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) protocol: u8,
+    /// Where the IP header starts.
+    pub(crate) network: usize,
+    /// Where the header after it starts.
+    pub(crate) transport: usize,
+    /// The identification of a fragmented packet.
+    identification: u32,
+    /// Whether more fragments follow.
+    more: bool,
+    /// Whether it is a fragment without the transport header.
+    later: bool,
+}
+
+/// A packet of a flow.
+#[repr(C)]
+pub(crate) struct Packet {
+    pub(crate) headers: Headers,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) stage: Stage,
+}
+
+impl Headers {
+    /// Reads the IP header at an offset.
     #[inline(always)]
-    pub(crate) fn parse(ctx: &TcContext) -> Result<Self, Unhandled> {
+    pub(crate) fn parse(
+        &mut self,
+        ctx: &TcContext,
+        network: usize,
+        v6: bool,
+    ) -> Result<(), Unhandled> {
+        self.v6 = v6;
+        self.network = network;
+        if v6 {
+            self.parse_v6(ctx)
+        } else {
+            self.parse_v4(ctx)
+        }
+    }
+
+    /// The family of the packet, if it is IP.
+    #[inline(always)]
+    pub(crate) fn is_v6(ctx: &TcContext) -> Result<bool, Unhandled> {
         // SAFETY: the kernel hands the program a valid context; the verifier checks each access.
-        if unsafe { (*ctx.skb.skb).protocol } != u32::from((ETH_P_IP as u16).to_be()) {
-            return Err(Unhandled::Foreign);
+        let protocol = unsafe { (*ctx.skb.skb).protocol };
+        if protocol == u32::from(ETH_P_IP.to_be()) {
+            Ok(false)
+        } else if protocol == u32::from(ETH_P_IPV6.to_be()) {
+            Ok(true)
+        } else {
+            Err(Unhandled::Foreign)
         }
-        let ip: Ipv4Header = ctx.load(ETHERNET).map_err(|_| Unhandled::Foreign)?;
-        if ip.protocol != TCP {
-            return Err(Unhandled::Foreign);
-        }
-        if u16::from_be(ip.fragment) & FRAGMENT != 0 {
-            return Err(Unhandled::Unparsed);
-        }
+    }
+
+    #[inline(always)]
+    fn parse_v4(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
+        let ip: Ipv4Header = ctx.load(self.network).map_err(|_| Unhandled::Foreign)?;
         let words = usize::from(ip.version_and_length & 0x0f);
         if words < 5 {
             return Err(Unhandled::Unparsed);
         }
-        let transport = ETHERNET + words * 4;
-        let tcp: TcpHeader = ctx.load(transport).map_err(|_| Unhandled::Unparsed)?;
-        Ok(Self {
-            source: ip.source,
-            destination: ip.destination,
-            source_port: tcp.source,
-            destination_port: tcp.destination,
-            flags: tcp.flags,
-            transport,
-        })
+        // Flags and offset (RFC 791 §3.1): 0x2000 is "more fragments".
+        let fragment = u16::from_be(ip.fragment);
+        self.source = mapped(ip.source);
+        self.destination = mapped(ip.destination);
+        self.protocol = ip.protocol;
+        self.transport = self.network + words * 4;
+        self.identification = u32::from(ip.identification);
+        self.more = fragment & 0x2000 != 0;
+        self.later = fragment & 0x1fff != 0;
+        Ok(())
     }
 
-    /// The packet's flow, as a key of `conntrack`.
+    /// Other extension headers than the fragment header are rare, and left alone.
     #[inline(always)]
-    pub(crate) fn flow(&self, direction: u8) -> FlowKey {
-        FlowKey {
-            source: mapped(self.source),
-            destination: mapped(self.destination),
-            source_port: u16::from_be(self.source_port),
-            destination_port: u16::from_be(self.destination_port),
-            protocol: TCP,
-            direction,
-            reserved: 0,
+    fn parse_v6(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
+        let ip: Ipv6Header = ctx.load(self.network).map_err(|_| Unhandled::Foreign)?;
+        self.source = ip.source;
+        self.destination = ip.destination;
+        self.protocol = ip.next_header;
+        self.transport = self.network + size_of::<Ipv6Header>();
+        self.identification = 0;
+        self.more = false;
+        self.later = false;
+        if ip.next_header == IPV6_FRAGMENT {
+            let fragment: FragmentHeader =
+                ctx.load(self.transport).map_err(|_| Unhandled::Unparsed)?;
+            let offset_and_more = u16::from_be(fragment.offset_and_more);
+            self.protocol = fragment.next_header;
+            self.identification = fragment.identification;
+            self.more = offset_and_more & 1 != 0;
+            self.later = offset_and_more & 0xfff8 != 0;
+            self.transport += size_of::<FragmentHeader>();
+        }
+        Ok(())
+    }
+
+    /// Whether the transport protocol is one of those that Services have.
+    #[inline(always)]
+    pub(crate) fn is_translatable(&self) -> bool {
+        matches!(self.protocol, TCP | UDP | SCTP)
+    }
+
+    #[inline(always)]
+    fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            identification: self.identification,
+            protocol: u32::from(self.protocol),
         }
     }
 
-    /// Whether it asks for a new connection.
+    /// Where the transport checksum is that covers addresses and ports; none for SCTP, whose CRC
+    /// covers neither, and for fragments without the transport header.
     #[inline(always)]
-    pub(crate) fn opens(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN
+    fn transport_checksum(&self) -> Option<(usize, u64)> {
+        match self.protocol {
+            _ if self.later => None,
+            TCP => Some((self.transport + TCP_CHECKSUM, 0)),
+            // 0 means "no checksum" and stays (RFC 768).
+            UDP => Some((
+                self.transport + UDP_CHECKSUM,
+                u64::from(BPF_F_MARK_MANGLED_0),
+            )),
+            _ => None,
+        }
     }
 
-    /// Whether the connection ends with it, or begins to.
+    /// Writes an address over one end, and mends the checksums that cover it.
     #[inline(always)]
-    pub(crate) fn closes(&self) -> bool {
-        self.flags & (FIN | RST) != 0
+    pub(crate) fn set_address(
+        &self,
+        ctx: &TcContext,
+        end: End,
+        address: &Address,
+    ) -> Result<(), i64> {
+        if self.v6 {
+            self.set_address_v6(ctx, end, address)
+        } else {
+            self.set_address_v4(ctx, end, address)
+        }
     }
 
-    /// Writes the translation's address and port over one end, and mends the checksums.
     #[inline(always)]
-    pub(crate) fn rewrite(&self, ctx: &TcContext, end: End, to: &Translation) -> Result<(), i64> {
-        let (address_at, port_at, old_address, old_port) = match end {
-            End::Source => (
-                offset_of!(Ipv4Header, source),
-                offset_of!(TcpHeader, source),
-                self.source,
-                self.source_port,
-            ),
-            End::Destination => (
-                offset_of!(Ipv4Header, destination),
-                offset_of!(TcpHeader, destination),
-                self.destination,
-                self.destination_port,
-            ),
+    fn set_address_v4(&self, ctx: &TcContext, end: End, address: &Address) -> Result<(), i64> {
+        let (at, old) = match end {
+            End::Source => (offset_of!(Ipv4Header, source), &self.source),
+            End::Destination => (offset_of!(Ipv4Header, destination), &self.destination),
         };
-        let [.., a, b, c, d] = to.address;
-        let new_address = [a, b, c, d];
-        let new_port = to.port.to_be();
-        let old = u64::from(u32::from_ne_bytes(old_address));
-        let new = u64::from(u32::from_ne_bytes(new_address));
-        let tcp_checksum = self.transport + offset_of!(TcpHeader, checksum);
-        // The address is part of TCP's pseudo header (RFC 9293 §3.1), the port is not.
-        ctx.l4_csum_replace(tcp_checksum, old, new, u64::from(BPF_F_PSEUDO_HDR) | 4)?;
-        ctx.l4_csum_replace(tcp_checksum, u64::from(old_port), u64::from(new_port), 2)?;
-        ctx.l3_csum_replace(ETHERNET + offset_of!(Ipv4Header, checksum), old, new, 4)?;
-        ctx.store(ETHERNET + address_at, &new_address, 0)?;
-        ctx.store(self.transport + port_at, &new_port, 0)?;
+        let [.., a, b, c, d] = *old;
+        let old = u64::from(u32::from_ne_bytes([a, b, c, d]));
+        let [.., a, b, c, d] = *address;
+        let new_bytes = [a, b, c, d];
+        let new = u64::from(u32::from_ne_bytes(new_bytes));
+        if let Some((checksum, flags)) = self.transport_checksum() {
+            // The address is part of the pseudo header (RFC 9293 §3.1, RFC 768).
+            ctx.l4_csum_replace(checksum, old, new, u64::from(BPF_F_PSEUDO_HDR) | flags | 4)?;
+        }
+        ctx.l3_csum_replace(self.network + offset_of!(Ipv4Header, checksum), old, new, 4)?;
+        ctx.store(self.network + at, &new_bytes, 0)
+    }
+
+    #[inline(always)]
+    fn set_address_v6(&self, ctx: &TcContext, end: End, address: &Address) -> Result<(), i64> {
+        let (at, old) = match end {
+            End::Source => (offset_of!(Ipv6Header, source), &self.source),
+            End::Destination => (offset_of!(Ipv6Header, destination), &self.destination),
+        };
+        let checksum = match self.protocol {
+            // ICMPv6 has the pseudo header too (RFC 4443 §2.3).
+            ICMPV6 => Some((self.transport + 2, 0)),
+            _ => self.transport_checksum(),
+        };
+        if let Some((checksum, flags)) = checksum {
+            let diff = address_diff(old, address);
+            ctx.l4_csum_replace(checksum, 0, diff, u64::from(BPF_F_PSEUDO_HDR) | flags)?;
+        }
+        ctx.store(self.network + at, address, 0)
+    }
+}
+
+/// The difference that another address makes in a checksum.
+#[inline(always)]
+pub(crate) fn address_diff(old: &Address, new: &Address) -> u64 {
+    // SAFETY: both are 16 bytes, a multiple of 4 as the helper wants.
+    let diff = unsafe {
+        bpf_csum_diff(
+            old.as_ptr().cast_mut().cast(),
+            16,
+            new.as_ptr().cast_mut().cast(),
+            16,
+            0,
+        )
+    };
+    diff as u64
+}
+
+impl Packet {
+    /// Reads ports and stage of a packet whose headers are read. For a fragment, the ports are
+    /// those of its packet's first fragment.
+    #[inline(always)]
+    pub(crate) fn parse(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
+        if self.headers.later {
+            // SAFETY: the element stays readable until the program ends (RCU); a racing reuse by
+            // the LRU takes the ports of another packet, and the fragment is lost.
+            let ports = unsafe { FRAGMENTS.get(&self.headers.fragment_key()) };
+            let ports = ports.ok_or(Unhandled::LostFragment)?;
+            self.source_port = ports.source;
+            self.destination_port = ports.destination;
+            self.stage = Stage::Continues;
+            return Ok(());
+        }
+        let ports: PortsHeader = ctx
+            .load(self.headers.transport)
+            .map_err(|_| Unhandled::Unparsed)?;
+        self.source_port = u16::from_be(ports.source);
+        self.destination_port = u16::from_be(ports.destination);
+        self.stage = stage(ctx, &self.headers)?;
+        if self.headers.more {
+            let ports = Ports {
+                source: self.source_port,
+                destination: self.destination_port,
+            };
+            // A full LRU map makes room.
+            let _ = FRAGMENTS.insert(&self.headers.fragment_key(), &ports, 0);
+        }
         Ok(())
     }
+
+    /// Writes the packet's flow as a key of `conntrack`.
+    #[inline(always)]
+    pub(crate) fn flow(&self, direction: u8, key: &mut FlowKey) {
+        key.source = self.headers.source;
+        key.destination = self.headers.destination;
+        key.source_port = self.source_port;
+        key.destination_port = self.destination_port;
+        key.protocol = self.headers.protocol;
+        key.direction = direction;
+        key.reserved = 0;
+    }
+
+    /// Writes an address and a port over one end, and mends the checksums.
+    #[inline(always)]
+    pub(crate) fn rewrite(
+        &self,
+        ctx: &TcContext,
+        end: End,
+        address: &Address,
+        port: u16,
+    ) -> Result<(), i64> {
+        self.headers.set_address(ctx, end, address)?;
+        let (at, old) = match end {
+            End::Source => (offset_of!(PortsHeader, source), self.source_port),
+            End::Destination => (offset_of!(PortsHeader, destination), self.destination_port),
+        };
+        if self.headers.later || old == port {
+            return Ok(());
+        }
+        let new = port.to_be();
+        if let Some((checksum, flags)) = self.headers.transport_checksum() {
+            let (old, new) = (u64::from(old.to_be()), u64::from(new));
+            ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
+        }
+        ctx.store(self.headers.transport + at, &new, 0)
+    }
+}
+
+/// What the packet is to its flow.
+#[inline(always)]
+fn stage(ctx: &TcContext, headers: &Headers) -> Result<Stage, Unhandled> {
+    let offset = match headers.protocol {
+        TCP => TCP_FLAGS,
+        SCTP => SCTP_CHUNK,
+        // Any datagram may be a flow's first one.
+        _ => return Ok(Stage::Opens),
+    };
+    let byte: u8 = ctx
+        .load(headers.transport + offset)
+        .map_err(|_| Unhandled::Unparsed)?;
+    Ok(if headers.protocol == TCP {
+        if byte & (FIN | RST) != 0 {
+            Stage::Closes
+        } else if byte & (SYN | ACK) == SYN {
+            Stage::Opens
+        } else {
+            Stage::Continues
+        }
+    } else {
+        match byte {
+            SCTP_INIT => Stage::Opens,
+            SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Closes,
+            _ => Stage::Continues,
+        }
+    })
 }

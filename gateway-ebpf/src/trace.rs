@@ -1,13 +1,14 @@
-//! Tells whoever traces about a decision.
+//! Tells whoever traces about a decision, and the daemon's log about faults.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::error;
 use gateway_common::{
     Address,
-    decide::{Decision, Flow},
+    decide::{Decision, Flow, Reason},
     event::{Event, Hook},
 };
 
-use crate::maps::{EVENTS, settings};
+use crate::maps::{EVENTS, now, settings};
 
 /// What a hook knows about the client, beyond the [`Flow`].
 #[derive(Clone, Copy)]
@@ -30,8 +31,7 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
         return;
     };
     event.write(Event {
-        // SAFETY: the helper only reads the clock.
-        time: unsafe { bpf_ktime_get_ns() },
+        time: now(),
         netns: client.netns,
         source: client.address,
         destination: flow.destination,
@@ -43,6 +43,7 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
         hook: client.hook as u8,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
+        masquerade: decision.masquerade as u8,
         reserved: 0,
         flags: decision.flags,
         service: decision.service,
@@ -51,4 +52,16 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
         interface: client.interface,
     });
     event.submit(0);
+}
+
+/// Logs what must not happen.
+#[inline(always)]
+pub(crate) fn fault(ctx: &impl EbpfContext, decision: &Decision) {
+    if matches!(decision.reason, Reason::TableGap) {
+        error!(
+            ctx,
+            "service {}: a slot or backend is missing in the maps; the connection was dropped",
+            decision.service
+        );
+    }
 }

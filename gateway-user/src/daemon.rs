@@ -188,6 +188,13 @@ fn start_redirector(
 ) -> anyhow::Result<Arc<Redirector>> {
     let mut datapath = Datapath::open(options)?;
     let events = datapath.take_events()?;
+    if let Some(logger) = datapath.take_logger() {
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = datapath::events::log(logger).await {
+                tracing::warn!(%error, "what the kernel programs log is lost");
+            }
+        }));
+    }
     let redirector = Redirector::new(datapath);
     tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));
     let reporter = Arc::clone(&redirector);

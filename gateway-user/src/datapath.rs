@@ -6,7 +6,7 @@
 //! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
-//! | [`masquerade`] | this node's source address for connections to other nodes |
+//! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
@@ -16,22 +16,22 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use gateway_common::maps::{SCHEMA, Settings};
+use gateway_common::{
+    UNSPECIFIED,
+    maps::{SCHEMA, Settings},
+};
 
 pub mod attach;
 pub mod desired;
 pub mod events;
 pub mod maps;
-pub mod masquerade;
+pub mod netfilter;
 pub mod node;
 pub mod plan;
 pub mod redirector;
 
-use crate::model::{
-    Snapshot,
-    service::{Protocol, ServicePortName},
-};
-use desired::{Desired, ExternalIps};
+use crate::model::Snapshot;
+use desired::{Desired, Policy, PortKey};
 use maps::Maps;
 use node::NodeFacts;
 
@@ -47,8 +47,31 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// How packet programs are attached.
     pub mode: attach::Mode,
-    /// Which external IPs are served.
-    pub external_ips: ExternalIps,
+    /// Which traffic is taken.
+    pub policy: Policy,
+    /// Masquerade wherever kube-proxy does.
+    pub masquerade: MasqueradeMode,
+    /// Serve node ports on 127.0.0.1.
+    pub localhost_node_ports: bool,
+    /// Tell pods from others: by their network namespace, their device, or the networks of the
+    /// policy. Without, they are treated as clients from outside.
+    pub knows_pods: bool,
+    /// Devices that pods are behind, by the beginnings of their names; none: pods are served by
+    /// the socket hooks alone.
+    pub pod_devices: Vec<String>,
+}
+
+/// For which connections the source becomes this node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum MasqueradeMode {
+    /// Those whose replies would not come back through this node otherwise: endpoints see the
+    /// client's address wherever that can be.
+    #[default]
+    Needed,
+    /// Those that kube-proxy masquerades.
+    KubeProxy,
+    /// Those, and all to cluster IPs (`--masquerade-all`).
+    All,
 }
 
 /// Why the datapath cannot work.
@@ -134,7 +157,7 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Which Service port; `None` for what belongs to none.
-    pub service: Option<(ServicePortName, Protocol)>,
+    pub service: Option<PortKey>,
     /// Why.
     pub message: String,
 }
@@ -142,9 +165,12 @@ pub struct Failure {
 /// The programs in the kernel and the maps they read.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Datapath {
+    ebpf: aya::Ebpf,
     maps: Maps,
-    external_ips: ExternalIps,
+    options: Options,
     settings: Settings,
+    /// Devices that the packet programs are attached to; `None` before the first time.
+    devices: Option<attach::Devices>,
 }
 
 impl Datapath {
@@ -156,35 +182,75 @@ impl Datapath {
     /// Fails without touching anything when the kernel or the system refuses, and when the maps
     /// were written by a nodegate with another layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
-        let (mut ebpf, maps) = maps::load(&options.pin_dir)?;
+        let (ebpf, maps) = maps::load(&options.pin_dir)?;
         let settings = Settings {
             schema: SCHEMA,
             trace: 0,
+            flags: flags(options),
+            reserved: 0,
             host_netns: node::netns_cookie()?,
             generation: maps.settings()?.generation,
+            node_v4: UNSPECIFIED,
+            node_v6: UNSPECIFIED,
         };
         let mut datapath = Self {
+            ebpf,
             maps,
-            external_ips: options.external_ips,
+            options: options.clone(),
             settings,
+            devices: None,
         };
         datapath.maps.set_settings(&settings)?;
-        attach::attach(&mut ebpf, options)?;
-        if let Err(error) = masquerade::install() {
-            tracing::warn!(%error, "connections from outside reach only endpoints on this node");
+        datapath.refresh_devices()?;
+        for tools in [netfilter::V4, netfilter::V6] {
+            if let Err(error) = netfilter::install(tools) {
+                tracing::warn!(
+                    %error,
+                    "packets are neither masqueraded nor refused: from outside, endpoints on other \
+                     nodes are out of reach"
+                );
+            }
         }
         Ok(datapath)
+    }
+
+    /// Attaches the programs to the devices that are there now: pods come and go.
+    ///
+    /// # Errors
+    /// Fails if an uplink is missing. A pod's device that goes meanwhile is no error.
+    pub fn refresh_devices(&mut self) -> Result<(), Error> {
+        let devices = attach::Devices::find(&self.options)?;
+        if self.devices.as_ref() != Some(&devices) {
+            attach::attach(&mut self.ebpf, &self.options, &devices)?;
+            self.devices = Some(devices);
+        }
+        Ok(())
     }
 
     /// Makes the maps say what the Snapshot says. What cannot be written leaves the Service port
     /// concerned as it was, and is reported; the next call tries again.
     pub fn apply(&mut self, snapshot: &Snapshot, node: &NodeFacts) -> Result<Vec<Failure>, Error> {
-        let desired = Desired::new(&snapshot.services, node, self.external_ips);
+        let desired = Desired::new(
+            &snapshot.services,
+            &snapshot.node,
+            node,
+            &self.options.policy,
+        );
         let plan = plan::plan(self.maps.mirror(), &desired);
         let failures = self.maps.execute(plan);
-        if self.settings.generation != snapshot.generation {
-            self.settings.generation = snapshot.generation;
-            self.maps.set_settings(&self.settings)?;
+        let primary = |family: fn(&IpAddr) -> bool| {
+            let address = node.addresses.iter().copied().find(family);
+            address.map_or(UNSPECIFIED, to_map)
+        };
+        let settings = Settings {
+            generation: snapshot.generation,
+            node_v4: primary(IpAddr::is_ipv4),
+            node_v6: primary(IpAddr::is_ipv6),
+            ..self.settings
+        };
+        if self.settings != settings {
+            self.settings = settings;
+            self.maps.set_settings(&settings)?;
         }
         Ok(failures)
     }
@@ -200,8 +266,13 @@ impl Datapath {
         self.maps.take_events().map(events::Ring::new)
     }
 
+    /// What the kernel programs log. Gives it once.
+    pub fn take_logger(&mut self) -> Option<maps::Logger> {
+        self.maps.take_logger()
+    }
+
     /// Names of the Service ports by id, as events carry them.
-    pub fn names(&self) -> BTreeMap<u32, (ServicePortName, Protocol)> {
+    pub fn names(&self) -> BTreeMap<u32, PortKey> {
         self.maps.mirror().names.clone()
     }
 
@@ -220,6 +291,23 @@ impl Datapath {
             ("backends", mirror.backends.len()),
         ])
     }
+}
+
+fn flags(options: &Options) -> u32 {
+    let flag = |condition, flag| if condition { flag } else { 0 };
+    let masquerade = match options.masquerade {
+        MasqueradeMode::Needed => 0,
+        MasqueradeMode::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
+        MasqueradeMode::All => {
+            Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL
+        }
+    };
+    masquerade
+        | flag(options.knows_pods, Settings::FLAG_KNOWS_PODS)
+        | flag(
+            options.localhost_node_ports,
+            Settings::FLAG_LOCALHOST_NODE_PORTS,
+        )
 }
 
 /// Removes pinned links and maps: the redirection ends, and connections that it translated break.
@@ -247,7 +335,9 @@ pub fn cleanup(pin_dir: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
         removed.push(path);
     }
     std::fs::remove_dir(pin_dir).map_err(failed)?;
-    masquerade::remove();
+    for tools in [netfilter::V4, netfilter::V6] {
+        netfilter::remove(tools);
+    }
     Ok(removed)
 }
 

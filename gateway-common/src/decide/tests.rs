@@ -134,7 +134,7 @@ fn node(spec: &Spec<'_>) -> Collections {
         },
         services: HashMap::from([
             (ServiceKey::address(CLUSTER_IP, 80, TCP), cluster_ip),
-            (ServiceKey::node_port(31373, TCP), node_port),
+            (ServiceKey::node_port(&NODE, 31373, TCP), node_port),
             (ServiceKey::address(BALANCER, 80, TCP), balancer),
             (ServiceKey::guard(CLUSTER_IP), guard),
         ]),

@@ -9,11 +9,17 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use ipnet::IpNet;
 
 use super::Admin;
 use crate::{
     daemon::{self, Daemon, Role},
-    datapath::{self, attach::Mode, desired::ExternalIps, node},
+    datapath::{
+        self, MasqueradeMode,
+        attach::Mode,
+        desired::{ExternalIps, Policy},
+        node,
+    },
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
 };
 
@@ -69,6 +75,40 @@ struct RedirectorArgs {
         env = "NODEGATE_EXTERNAL_IPS"
     )]
     external_ips: ExternalIps,
+    /// For which connections endpoints see this node instead of the client: where replies would not
+    /// come back otherwise (`needed`), as `kube-proxy` does, or these and `all` to cluster IPs
+    #[arg(
+        long,
+        value_enum,
+        default_value = "needed",
+        env = "NODEGATE_MASQUERADE"
+    )]
+    masquerade: MasqueradeMode,
+    /// Networks that pods have addresses from
+    #[arg(
+        long = "cluster-cidr",
+        env = "NODEGATE_CLUSTER_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    cluster_cidrs: Vec<IpNet>,
+    /// Serve node ports only on the node's addresses in these networks [default: on all]
+    #[arg(
+        long = "nodeport-addresses",
+        env = "NODEGATE_NODEPORT_ADDRESSES",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    nodeport_addresses: Vec<IpNet>,
+    /// Also redirect packets of pods that sockets don't cover (virtual machines, raw sockets): beginnings
+    /// of the names of the pods' devices on the node, such as `veth`, `cali`, `lxc`
+    #[arg(
+        long = "pod-device",
+        env = "NODEGATE_POD_DEVICES",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
+    pod_devices: Vec<String>,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: Mode,
@@ -205,7 +245,15 @@ impl RedirectorArgs {
             cgroup,
             uplinks,
             mode: self.attach,
-            external_ips: self.external_ips,
+            localhost_node_ports: localhost_node_ports(&self.nodeport_addresses),
+            policy: Policy {
+                external_ips: self.external_ips,
+                node_port_networks: self.nodeport_addresses.clone(),
+                pod_networks: self.cluster_cidrs.clone(),
+            },
+            masquerade: self.masquerade,
+            knows_pods: true,
+            pod_devices: self.pod_devices.clone(),
         })
     }
 }
@@ -222,6 +270,12 @@ impl ProxyArgs {
             drain: self.drain,
         }
     }
+}
+
+/// Any list without loopback turns node ports on 127.0.0.1 off, as in kube-proxy.
+fn localhost_node_ports(networks: &[IpNet]) -> bool {
+    let localhost = std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST);
+    networks.is_empty() || networks.iter().any(|network| network.contains(&localhost))
 }
 
 /// The root of the cgroup2 hierarchy, wherever it is mounted.

@@ -49,9 +49,22 @@ impl fmt::Display for Mode {
     }
 }
 
-const SOCKET_PROGRAMS: [&str; 2] = ["connect4", "getpeername4"];
-const PACKET_PROGRAMS: [(&str, TcAttachType); 2] = [
+const SOCKET_PROGRAMS: [&str; 8] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
+const UPLINK_PROGRAMS: [(&str, TcAttachType); 2] = [
     ("ingress", TcAttachType::Ingress),
+    ("egress", TcAttachType::Egress),
+];
+const POD_PROGRAMS: [(&str, TcAttachType); 2] = [
+    ("pod_ingress", TcAttachType::Ingress),
     ("egress", TcAttachType::Egress),
 ];
 
@@ -72,8 +85,50 @@ pub fn is_link(pin: &Path) -> bool {
         .is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
 }
 
+/// The devices that packet programs belong on: index and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    uplinks: BTreeSet<(u32, String)>,
+    pods: BTreeSet<(u32, String)>,
+}
+
+impl Devices {
+    /// Looks for them.
+    pub fn find(options: &Options) -> Result<Self, Error> {
+        let mut devices = Self::default();
+        for uplink in &options.uplinks {
+            let index = nix::net::if_::if_nametoindex(uplink.as_str())
+                .map_err(|_| Error::Uplink(uplink.clone()))?;
+            devices.uplinks.insert((index, uplink.clone()));
+        }
+        if options.pod_devices.is_empty() {
+            return Ok(devices);
+        }
+        let all = nix::net::if_::if_nameindex().map_err(|error| Error::Node {
+            what: "listing the interfaces",
+            source: error.into(),
+        })?;
+        for device in &all {
+            let name = device.name().to_string_lossy().into_owned();
+            let is_pods = options
+                .pod_devices
+                .iter()
+                .any(|prefix| name.starts_with(prefix.as_str()));
+            if is_pods && !options.uplinks.contains(&name) {
+                devices.pods.insert((device.index(), name));
+            }
+        }
+        Ok(devices)
+    }
+}
+
 /// Loads all programs and attaches them; links of earlier daemons to other places go.
-pub fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
+pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(), Error> {
+    let attaching = Attaching {
+        pin_dir: &options.pin_dir,
+        maps: super::maps::pinned(&options.pin_dir),
+        tcx: uses_tcx(options.mode),
+    };
     let mut wanted = BTreeSet::new();
     let cgroup = fs::File::open(&options.cgroup).map_err(|source| cgroup_error(options, source))?;
     // A cgroup's inode number is its id, unique until the machine reboots.
@@ -84,27 +139,32 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
         let pin = options
             .pin_dir
             .join(format!("{LINK}{name}_cgroup_{}", metadata.ino()));
-        attach_to_cgroup(ebpf, name, &cgroup, &pin)?;
+        attaching.cgroup(ebpf, name, &cgroup, &pin)?;
         wanted.insert(pin);
     }
-    for uplink in &options.uplinks {
-        let index = nix::net::if_::if_nametoindex(uplink.as_str())
-            .map_err(|_| Error::Uplink(uplink.clone()))?;
-        for (name, direction) in PACKET_PROGRAMS {
-            if uses_tcx(options.mode) {
-                // bpffs takes no dots in names, and VLAN devices have them.
-                let device = uplink.replace('.', "_");
-                let pin = options
-                    .pin_dir
-                    .join(format!("{LINK}{name}_{index}_{device}"));
-                attach_tcx(ebpf, name, uplink, direction, &pin)?;
-                wanted.insert(pin);
-            } else {
-                attach_clsact(ebpf, name, uplink, direction)?;
+    for uplink in &devices.uplinks {
+        for program in UPLINK_PROGRAMS {
+            wanted.extend(attaching.device(ebpf, program, uplink)?);
+        }
+    }
+    for pod in &devices.pods {
+        for program in POD_PROGRAMS {
+            match attaching.device(ebpf, program, pod) {
+                Ok(pin) => wanted.extend(pin),
+                // It may have gone with its pod meanwhile.
+                Err(error) => debug!(device = pod.1, %error, "not attached"),
             }
         }
     }
     remove_others(&options.pin_dir, &wanted)
+}
+
+/// What all attaching goes by.
+struct Attaching<'o> {
+    pin_dir: &'o Path,
+    /// Ids of the pinned maps.
+    maps: BTreeSet<u32>,
+    tcx: bool,
 }
 
 fn uses_tcx(mode: Mode) -> bool {
@@ -134,113 +194,145 @@ where
         .map_err(|source| Error::Program { name, source })
 }
 
-fn attach_to_cgroup(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    cgroup: &fs::File,
-    pin: &Path,
-) -> Result<(), Error> {
-    let wrap = |source| Error::Program { name, source };
-    let program: &mut CgroupSockAddr = program(ebpf, name)?;
-    program.load().map_err(wrap)?;
-    if is_current(pin, &program.info().map_err(wrap)?)? {
-        debug!(program = name, pin = %pin.display(), "adopted");
-        return Ok(());
+impl Attaching<'_> {
+    fn cgroup(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        cgroup: &fs::File,
+        pin: &Path,
+    ) -> Result<(), Error> {
+        let wrap = |source| Error::Program { name, source };
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
+        loaded(program.load()).map_err(wrap)?;
+        if self.is_current(pin, &program.info().map_err(wrap)?)? {
+            debug!(program = name, pin = %pin.display(), "adopted");
+            return Ok(());
+        }
+        // The kernel wants no flags for links; they always stack.
+        let id = program
+            .attach(cgroup, CgroupAttachMode::Single)
+            .map_err(wrap)?;
+        let link = program.take_link(id).map_err(wrap)?;
+        pin_link(
+            link.try_into().map_err(|error| link_error(pin, error))?,
+            pin,
+        )?;
+        info!(program = name, pin = %pin.display(), "attached");
+        Ok(())
     }
-    // The kernel wants no flags for links; they always stack.
-    let id = program
-        .attach(cgroup, CgroupAttachMode::Single)
-        .map_err(wrap)?;
-    let link = program.take_link(id).map_err(wrap)?;
-    pin_link(
-        link.try_into().map_err(|error| link_error(pin, error))?,
-        pin,
-    )?;
-    info!(program = name, pin = %pin.display(), "attached");
-    Ok(())
-}
 
-fn attach_tcx(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    uplink: &str,
-    direction: TcAttachType,
-    pin: &Path,
-) -> Result<(), Error> {
-    let wrap = |source| Error::Program { name, source };
-    let program: &mut SchedClassifier = program(ebpf, name)?;
-    load_once(program).map_err(wrap)?;
-    let new = program.info().map_err(wrap)?;
-    let (_, attached) = SchedClassifier::query_tcx(uplink, direction).map_err(wrap)?;
-    // The device may have been made anew under the same name and number.
-    let on_device = |id| attached.iter().any(|info| info.id() == id);
-    if is_current(pin, &new)? && link_program(pin)?.is_some_and(on_device) {
-        debug!(program = name, uplink, "adopted");
-        return Ok(());
+    /// Attaches a packet program; gives the pin, if there is one.
+    fn device(
+        &self,
+        ebpf: &mut Ebpf,
+        (name, direction): (&'static str, TcAttachType),
+        (index, device): &(u32, String),
+    ) -> Result<Option<PathBuf>, Error> {
+        if !self.tcx {
+            clsact(ebpf, name, device, direction)?;
+            return Ok(None);
+        }
+        // bpffs takes no dots in names, and VLAN devices have them.
+        let readable = device.replace('.', "_");
+        let pin = self
+            .pin_dir
+            .join(format!("{LINK}{name}_{index}_{readable}"));
+        self.tcx(ebpf, name, device, direction, &pin)?;
+        Ok(Some(pin))
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program
-        .attach_with_options(uplink, direction, options)
-        .map_err(wrap)?;
-    let link = program.take_link(id).map_err(wrap)?;
-    pin_link(
-        link.try_into().map_err(|error| link_error(pin, error))?,
-        pin,
-    )?;
-    info!(program = name, uplink, "attached (tcx)");
-    Ok(())
+
+    fn tcx(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        device: &str,
+        direction: TcAttachType,
+        pin: &Path,
+    ) -> Result<(), Error> {
+        let wrap = |source| Error::Program { name, source };
+        let program: &mut SchedClassifier = program(ebpf, name)?;
+        loaded(program.load()).map_err(wrap)?;
+        let new = program.info().map_err(wrap)?;
+        let (_, attached) = SchedClassifier::query_tcx(device, direction).map_err(wrap)?;
+        // The device may have been made anew under the same name and number.
+        let on_device = |id| attached.iter().any(|info| info.id() == id);
+        if self.is_current(pin, &new)? && link_program(pin)?.is_some_and(on_device) {
+            debug!(program = name, device, "adopted");
+            return Ok(());
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program
+            .attach_with_options(device, direction, options)
+            .map_err(wrap)?;
+        let link = program.take_link(id).map_err(wrap)?;
+        pin_link(
+            link.try_into().map_err(|error| link_error(pin, error))?,
+            pin,
+        )?;
+        info!(program = name, device, "attached (tcx)");
+        Ok(())
+    }
+
+    /// Whether the pinned link runs the same program on the same pinned maps.
+    fn is_current(&self, pin: &Path, new: &ProgramInfo) -> Result<bool, Error> {
+        let Some(id) = link_program(pin)? else {
+            return Ok(false);
+        };
+        let old = loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == id);
+        let Some(old) = old else {
+            return Ok(false);
+        };
+        // Every load has maps of its own too, for constants and scratch.
+        let pinned = |info: &ProgramInfo| -> Result<BTreeSet<u32>, Error> {
+            let ids = info.map_ids().map_err(|error| link_error(pin, error))?;
+            Ok(ids
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|id| self.maps.contains(id))
+                .collect())
+        };
+        Ok(old.tag() == new.tag() && pinned(&old)? == pinned(new)?)
+    }
 }
 
 /// Filters on a clsact qdisc outlive the daemon without a pin. Old ones of ours are found by name.
-fn attach_clsact(
+fn clsact(
     ebpf: &mut Ebpf,
     name: &'static str,
-    uplink: &str,
+    device: &str,
     direction: TcAttachType,
 ) -> Result<(), Error> {
     let wrap = |source| Error::Program { name, source };
     let program: &mut SchedClassifier = program(ebpf, name)?;
-    load_once(program).map_err(wrap)?;
-    match tc::qdisc_add_clsact(uplink) {
+    loaded(program.load()).map_err(wrap)?;
+    match tc::qdisc_add_clsact(device) {
         Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
         // Older kernels and aya tell "there already" in several ways; attaching tells for sure.
-        Err(error) => debug!(uplink, %error, "adding the clsact qdisc"),
+        Err(error) => debug!(device, %error, "adding the clsact qdisc"),
     }
-    match tc::qdisc_detach_program(uplink, direction, name) {
-        Ok(()) => debug!(program = name, uplink, "removed the earlier filter"),
-        Err(error) => debug!(program = name, uplink, %error, "no earlier filter"),
+    match tc::qdisc_detach_program(device, direction, name) {
+        Ok(()) => debug!(program = name, device, "removed the earlier filter"),
+        Err(error) => debug!(program = name, device, %error, "no earlier filter"),
     }
     let options = TcAttachOptions::Netlink(FILTER);
     let id = program
-        .attach_with_options(uplink, direction, options)
+        .attach_with_options(device, direction, options)
         .map_err(wrap)?;
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id).map_err(wrap)?);
-    info!(program = name, uplink, "attached (clsact)");
+    info!(program = name, device, "attached (clsact)");
     Ok(())
 }
 
-/// A packet program serves several uplinks.
-fn load_once(program: &mut SchedClassifier) -> Result<(), ProgramError> {
-    match program.load() {
+/// A program is loaded once, however often it is attached.
+fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match result {
         Err(ProgramError::AlreadyLoaded) => Ok(()),
         result => result,
     }
-}
-
-/// Whether the pinned link runs the same program on the same maps.
-fn is_current(pin: &Path, new: &ProgramInfo) -> Result<bool, Error> {
-    let Some(id) = link_program(pin)? else {
-        return Ok(false);
-    };
-    let wrap = |error| link_error(pin, error);
-    let old = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == id);
-    let Some(old) = old else {
-        return Ok(false);
-    };
-    Ok(old.tag() == new.tag() && old.map_ids().map_err(wrap)? == new.map_ids().map_err(wrap)?)
 }
 
 /// The program of a pinned link, if there is such a pin.

@@ -9,9 +9,13 @@ use gateway_common::{
     Address,
     maps::{Backend, Service, ServiceKey},
 };
+use ipnet::IpNet;
 
 use super::{node::NodeFacts, to_map};
-use crate::model::service::{Endpoint, Protocol, ServicePort, ServicePortName};
+use crate::model::{
+    selection::{NodeTopology, Selection, select},
+    service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+};
 
 /// Flags of a node port.
 const NODE_PORT: u32 = Service::FLAG_EXTERNAL | Service::FLAG_NODE_PORT;
@@ -28,113 +32,214 @@ pub enum ExternalIps {
     Any,
 }
 
+/// What the maps' content depends on besides Services and the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Which external IPs are served.
+    pub external_ips: ExternalIps,
+    /// The networks in which the node's addresses serve node ports; empty: all of them
+    /// (`--nodeport-addresses`).
+    pub node_port_networks: Vec<IpNet>,
+    /// The networks that pods have addresses from (`--cluster-cidr`).
+    pub pod_networks: Vec<IpNet>,
+}
+
+/// Names a Service port of one family: what has sets of backends of its own.
+pub type PortKey = (ServicePortName, Protocol, IpFamily);
+
 /// The wanted content of the maps, without the numbers (ids, generations) that the plan assigns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Service ports with at least one frontend.
-    pub services: BTreeMap<(ServicePortName, Protocol), DesiredService>,
+    pub services: BTreeMap<PortKey, DesiredService>,
     /// Cluster IPs.
     pub guards: BTreeSet<Address>,
     /// Addresses on which node ports are served.
     pub node_addresses: BTreeSet<Address>,
+    /// Networks that pods have addresses from.
+    pub pod_networks: BTreeSet<Network>,
 }
+
+/// A network as the maps hold it: address, and length of the prefix of 16 bytes.
+pub type Network = (Address, u8);
 
 /// A Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredService {
     /// Frontends and their flags (`Service::FLAG_…`).
     pub frontends: BTreeMap<ServiceKey, u32>,
-    /// Those on this node first.
+    /// For how long clients stay, in seconds; 0: they don't.
+    pub affinity: u32,
+    /// Every backend once, with its flags; its Service is 0, since that has no id yet.
     pub backends: Vec<Backend>,
+    /// Who may use the load balancer IPs, for frontends with `FLAG_SOURCE_RANGES`.
+    pub source_ranges: BTreeSet<Network>,
 }
 
 impl DesiredService {
-    /// How many of the backends are on this node.
-    pub fn local(&self) -> u32 {
-        let local = |backend: &&Backend| backend.flags & Backend::FLAG_LOCAL != 0;
-        self.backends.iter().filter(local).count() as u32
+    /// The backends of the set for traffic policy Cluster, then those of the set for policy Local.
+    pub fn sets(&self) -> (Vec<Backend>, Vec<Backend>) {
+        let with = |flag| {
+            let backends = self.backends.iter().copied();
+            backends
+                .filter(|backend| backend.flags & flag != 0)
+                .collect()
+        };
+        (
+            with(Backend::FLAG_IN_CLUSTER_SET),
+            with(Backend::FLAG_IN_LOCAL_SET),
+        )
     }
 }
 
 impl Desired {
-    /// Compiles Services. Only TCP over IPv4 is translated; the rest is left to others.
+    /// Compiles Services for a node.
     ///
     /// A frontend that two Service ports claim goes to the first by name; whoever publishes the
     /// Services has told the users by then.
-    pub fn new(services: &[ServicePort], node: &NodeFacts, external_ips: ExternalIps) -> Self {
+    pub fn new(
+        services: &[ServicePort],
+        topology: &NodeTopology,
+        node: &NodeFacts,
+        policy: &Policy,
+    ) -> Self {
         let mut desired = Self {
-            node_addresses: node
-                .addresses
-                .iter()
-                .filter(|a| a.is_ipv4())
-                .map(|a| to_map(*a))
-                .collect(),
+            node_addresses: node_port_addresses(node, policy),
+            pod_networks: policy.pod_networks.iter().map(network).collect(),
             ..Self::default()
         };
         let mut taken = BTreeSet::new();
-        for service in services.iter().filter(|s| s.protocol == Protocol::Tcp) {
-            let frontends: BTreeMap<_, _> = frontends(service, node, external_ips)
-                .filter(|(key, _)| taken.insert(*key))
-                .collect();
-            desired.guards.extend(v4(&service.cluster_ips).map(to_map));
-            if frontends.is_empty() {
-                continue;
+        for service in services {
+            for family in IpFamily::ALL {
+                // "kube-proxy leaves the whole Service out of that family"
+                let Some(cluster_ip) = service.cluster_ip(family) else {
+                    continue;
+                };
+                let selection = select(service, family, topology);
+                let frontends: BTreeMap<_, _> =
+                    frontends(service, family, cluster_ip, &selection, node, policy)
+                        .filter(|(key, _)| taken.insert(*key))
+                        .collect();
+                desired.guards.insert(to_map(cluster_ip));
+                if frontends.is_empty() {
+                    continue;
+                }
+                let key = (service.name.clone(), service.protocol, family);
+                desired.services.insert(
+                    key,
+                    DesiredService {
+                        frontends,
+                        affinity: service.affinity.unwrap_or(0),
+                        backends: backends(&selection, service.protocol),
+                        source_ranges: service
+                            .source_ranges
+                            .of(family)
+                            .unwrap_or_default()
+                            .iter()
+                            .map(network)
+                            .collect(),
+                    },
+                );
             }
-            let backends = backends(&service.endpoints, service.protocol);
-            desired.services.insert(
-                (service.name.clone(), service.protocol),
-                DesiredService {
-                    frontends,
-                    backends,
-                },
-            );
         }
         desired
     }
 }
 
-fn v4(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
-    addresses.iter().copied().filter(IpAddr::is_ipv4)
+/// Any address serves node ports unless networks are given; loopback is the core's business.
+fn node_port_addresses(node: &NodeFacts, policy: &Policy) -> BTreeSet<Address> {
+    let networks = &policy.node_port_networks;
+    node.addresses
+        .iter()
+        .filter(|address| {
+            networks.is_empty() || networks.iter().any(|network| network.contains(*address))
+        })
+        .map(|address| to_map(*address))
+        .collect()
+}
+
+fn network(network: &IpNet) -> Network {
+    let length = match network {
+        IpNet::V4(_) => 96 + network.prefix_len(),
+        IpNet::V6(_) => network.prefix_len(),
+    };
+    (to_map(network.network()), length)
 }
 
 fn frontends(
     service: &ServicePort,
+    family: IpFamily,
+    cluster_ip: IpAddr,
+    selection: &Selection<'_>,
     node: &NodeFacts,
-    external_ips: ExternalIps,
+    policy: &Policy,
 ) -> impl Iterator<Item = (ServiceKey, u32)> {
     let protocol = service.protocol.number();
+    let any = if selection.has_endpoints {
+        Service::FLAG_HAS_ENDPOINTS
+    } else {
+        0
+    };
+    let local = |policy| match policy {
+        TrafficPolicy::Cluster => 0,
+        TrafficPolicy::Local => Service::FLAG_LOCAL,
+    };
+    let internal = any | local(service.internal_policy);
+    let outside = any | local(service.external_policy);
+    let guarded = match service.source_ranges.of(family) {
+        Some(_) => Service::FLAG_SOURCE_RANGES,
+        None => 0,
+    };
     let key = move |address| ServiceKey::address(to_map(address), service.port, protocol);
-    let cluster = v4(&service.cluster_ips).map(move |address| (key(address), 0));
-    let external = v4(&service.external_ips)
-        .filter(move |address| match external_ips {
+    let external = service
+        .external_ips(family)
+        .filter(move |address| match policy.external_ips {
             ExternalIps::Any => true,
             ExternalIps::Owned => node.addresses.contains(address),
         })
-        .map(move |address| (key(address), Service::FLAG_EXTERNAL));
-    let node_port = service
-        .node_port
-        .map(|port| (ServiceKey::node_port(port, protocol), NODE_PORT));
-    cluster.chain(external).chain(node_port)
+        .map(move |address| (key(address), outside | Service::FLAG_EXTERNAL));
+    let balanced = service.load_balancer_ips(family).map(move |address| {
+        let flags = outside | guarded | Service::FLAG_EXTERNAL | Service::FLAG_LOAD_BALANCER;
+        (key(address), flags)
+    });
+    let node_port = service.node_port.map(move |port| {
+        let key = ServiceKey::node_port(&to_map(cluster_ip), port, protocol);
+        (key, outside | NODE_PORT)
+    });
+    std::iter::once((key(cluster_ip), internal))
+        .chain(external)
+        .chain(balanced)
+        .chain(node_port)
 }
 
-fn backends(endpoints: &[Endpoint], protocol: Protocol) -> Vec<Backend> {
-    let mut backends: Vec<_> = endpoints
+/// Every endpoint that takes traffic, with the sets that it is in.
+fn backends(selection: &Selection<'_>, protocol: Protocol) -> Vec<Backend> {
+    fn pointers(set: &[&Endpoint]) -> BTreeSet<*const Endpoint> {
+        set.iter()
+            .map(|endpoint| std::ptr::from_ref(*endpoint))
+            .collect()
+    }
+    let (cluster, local) = (pointers(&selection.cluster), pointers(&selection.local));
+    let flag = |condition, flag| if condition { flag } else { 0 };
+    selection
+        .reachable
         .iter()
-        .filter(|endpoint| endpoint.ready && endpoint.address.is_ipv4())
         .map(|endpoint| Backend {
             address: to_map(endpoint.address),
             port: endpoint.port,
             protocol: protocol.number(),
-            flags: if endpoint.local {
-                Backend::FLAG_LOCAL
-            } else {
-                0
-            },
+            flags: flag(endpoint.local, Backend::FLAG_LOCAL)
+                | flag(
+                    cluster.contains(&std::ptr::from_ref(*endpoint)),
+                    Backend::FLAG_IN_CLUSTER_SET,
+                )
+                | flag(
+                    local.contains(&std::ptr::from_ref(*endpoint)),
+                    Backend::FLAG_IN_LOCAL_SET,
+                ),
+            service: 0,
         })
-        .collect();
-    backends.sort_by_key(|backend| (backend.flags & Backend::FLAG_LOCAL == 0, *backend));
-    backends.dedup();
-    backends
+        .collect()
 }
 
 #[cfg(test)]
@@ -142,6 +247,8 @@ mod tests {
     use gateway_common::{TCP, mapped};
 
     use super::*;
+
+    const ENDPOINTS: u32 = Service::FLAG_HAS_ENDPOINTS;
 
     fn gateway() -> ServicePort {
         let name = ServicePortName {
@@ -168,28 +275,135 @@ mod tests {
         NodeFacts {
             addresses: BTreeSet::from([
                 "192.168.96.50".parse().unwrap(),
-                "fe80::1".parse().unwrap(),
+                "fd00::1".parse().unwrap(),
             ]),
         }
     }
 
+    fn compile(services: &[ServicePort], policy: &Policy) -> Desired {
+        Desired::new(services, &NodeTopology::default(), &node(), policy)
+    }
+
+    fn only(desired: &Desired) -> &DesiredService {
+        assert_eq!(desired.services.len(), 1);
+        desired.services.values().next().unwrap()
+    }
+
+    fn node_port() -> ServiceKey {
+        ServiceKey::node_port(&mapped([0; 4]), 32432, TCP)
+    }
+
     #[test]
     fn frontends_of_a_gateway_service() {
-        let desired = Desired::new(&[gateway()], &node(), ExternalIps::Owned);
-        let service = desired.services.values().next().unwrap();
+        let desired = compile(&[gateway()], &Policy::default());
+        let external = ENDPOINTS | Service::FLAG_EXTERNAL;
         let expected = BTreeMap::from([
             (
                 ServiceKey::address(mapped([10, 96, 190, 18]), 31400, TCP),
-                0,
+                ENDPOINTS,
             ),
             (
                 ServiceKey::address(mapped([192, 168, 96, 50]), 31400, TCP),
-                Service::FLAG_EXTERNAL,
+                external,
             ),
-            (ServiceKey::node_port(32432, TCP), NODE_PORT),
+            (node_port(), ENDPOINTS | NODE_PORT),
         ]);
-        assert_eq!(service.frontends, expected);
+        assert_eq!(only(&desired).frontends, expected);
         assert_eq!(desired.guards, BTreeSet::from([mapped([10, 96, 190, 18])]));
+        let addresses = ["192.168.96.50", "fd00::1"].map(|a| to_map(a.parse().unwrap()));
+        assert_eq!(desired.node_addresses, BTreeSet::from(addresses));
+    }
+
+    #[test]
+    fn an_external_ip_of_somebody_else_is_captured_only_on_request() {
+        let foreign = ServiceKey::address(mapped([203, 0, 113, 7]), 31400, TCP);
+        for (external_ips, captured) in [(ExternalIps::Owned, false), (ExternalIps::Any, true)] {
+            let policy = Policy {
+                external_ips,
+                ..Policy::default()
+            };
+            let desired = compile(&[gateway()], &policy);
+            let frontends = &only(&desired).frontends;
+            assert_eq!(
+                frontends.contains_key(&foreign),
+                captured,
+                "{external_ips:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn backends_know_their_sets() {
+        let service = ServicePort {
+            external_policy: TrafficPolicy::Local,
+            ..gateway()
+        };
+        let desired = compile(&[service], &Policy::default());
+        let (cluster, local) = only(&desired).sets();
+        assert_eq!((cluster.len(), local.len()), (2, 1));
+        assert_eq!(local[0].address, mapped([10, 10, 1, 4]));
+        assert_eq!(local[0].flags & Backend::FLAG_LOCAL, Backend::FLAG_LOCAL);
+        let frontends = &only(&desired).frontends;
+        assert_eq!(
+            frontends[&node_port()] & Service::FLAG_LOCAL,
+            Service::FLAG_LOCAL
+        );
+        let cluster_ip = ServiceKey::address(mapped([10, 96, 190, 18]), 31400, TCP);
+        assert_eq!(frontends[&cluster_ip] & Service::FLAG_LOCAL, 0);
+    }
+
+    #[test]
+    fn families_are_apart() {
+        let mut service = gateway();
+        service.cluster_ips.push("fd00:96::12".parse().unwrap());
+        service
+            .endpoints
+            .push(Endpoint::ready("fd00:10::4".parse().unwrap(), 31400, true));
+        let desired = compile(&[service], &Policy::default());
+        let sizes: Vec<_> = desired
+            .services
+            .iter()
+            .map(|((_, _, family), service)| (*family, service.backends.len()))
+            .collect();
+        assert_eq!(sizes, [(IpFamily::V4, 2), (IpFamily::V6, 1)]);
+        let keys: BTreeSet<_> = desired
+            .services
+            .values()
+            .flat_map(|s| s.frontends.keys().copied())
+            .collect();
+        assert!(keys.contains(&node_port()));
+        assert!(keys.contains(&ServiceKey::node_port(
+            &gateway_common::UNSPECIFIED,
+            32432,
+            TCP
+        )));
+    }
+
+    #[test]
+    fn source_ranges_are_for_load_balancer_ips() {
+        use crate::model::service::SourceRanges;
+        let service = ServicePort {
+            load_balancer_ips: vec!["1.2.3.4".parse().unwrap()],
+            source_ranges: SourceRanges::parse(&["203.0.113.0/25"]),
+            ..gateway()
+        };
+        let desired = compile(&[service], &Policy::default());
+        let service = only(&desired);
+        let balanced = ServiceKey::address(mapped([1, 2, 3, 4]), 31400, TCP);
+        let flag = Service::FLAG_SOURCE_RANGES;
+        assert_eq!(service.frontends[&balanced] & flag, flag);
+        assert_eq!(service.frontends[&node_port()] & flag, 0);
+        let expected = (mapped([203, 0, 113, 0]), 96 + 25);
+        assert_eq!(service.source_ranges, BTreeSet::from([expected]));
+    }
+
+    #[test]
+    fn node_ports_only_on_the_addresses_that_are_asked_for() {
+        let policy = Policy {
+            node_port_networks: vec!["192.168.0.0/16".parse().unwrap()],
+            ..Policy::default()
+        };
+        let desired = compile(&[gateway()], &policy);
         assert_eq!(
             desired.node_addresses,
             BTreeSet::from([mapped([192, 168, 96, 50])])
@@ -197,40 +411,16 @@ mod tests {
     }
 
     #[test]
-    fn an_external_ip_of_somebody_else_is_captured_only_on_request() {
-        let foreign = ServiceKey::address(mapped([203, 0, 113, 7]), 31400, TCP);
-        for (policy, captured) in [(ExternalIps::Owned, false), (ExternalIps::Any, true)] {
-            let desired = Desired::new(&[gateway()], &node(), policy);
-            let service = desired.services.values().next().unwrap();
-            assert_eq!(
-                service.frontends.contains_key(&foreign),
-                captured,
-                "{policy:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn local_backends_come_first() {
-        let desired = Desired::new(&[gateway()], &node(), ExternalIps::Owned);
-        let service = desired.services.values().next().unwrap();
-        let addresses: Vec<_> = service.backends.iter().map(|b| b.address).collect();
-        assert_eq!(addresses, [mapped([10, 10, 1, 4]), mapped([10, 10, 2, 4])]);
-        assert_eq!(service.local(), 1);
-    }
-
-    #[test]
     fn a_frontend_claimed_twice_goes_to_the_first() {
         let mut second = gateway();
         second.name.name = "later".into();
         second.cluster_ips = vec!["10.96.0.9".parse().unwrap()];
-        let desired = Desired::new(&[gateway(), second], &node(), ExternalIps::Owned);
-        let node_port = ServiceKey::node_port(32432, TCP);
+        let desired = compile(&[gateway(), second], &Policy::default());
         let owners: Vec<_> = desired
             .services
             .iter()
-            .filter(|(_, service)| service.frontends.contains_key(&node_port))
-            .map(|((name, _), _)| name.name.as_str())
+            .filter(|(_, service)| service.frontends.contains_key(&node_port()))
+            .map(|((name, ..), _)| name.name.as_str())
             .collect();
         assert_eq!(owners, ["istio-ingressgateway"]);
     }

@@ -9,14 +9,14 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use gateway_common::{
-    decide::{Reason, Verdict},
+    decide::{Masquerade, Reason, Verdict},
     event::{Event, Hook},
     maps::Service,
 };
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 
-use super::from_map;
+use super::{desired::PortKey, from_map, maps::Logger};
 use crate::{
     iptables::chains,
     model::service::{Protocol, ServicePortName},
@@ -55,6 +55,22 @@ impl Ring {
     }
 }
 
+/// Logs what the kernel programs log, for as long as the future is polled.
+///
+/// # Errors
+/// Fails when the ring cannot be waited on.
+pub async fn log(mut logger: Logger) -> io::Result<()> {
+    // The ring's own descriptor cannot be borrowed while it is read.
+    let descriptor = logger.as_fd().try_clone_to_owned()?;
+    // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped.
+    let readiness = unsafe { AsyncFd::register(descriptor) }?;
+    loop {
+        let mut ready = readiness.readable().await?;
+        logger.flush();
+        ready.clear_ready();
+    }
+}
+
 /// One decision, with names: what `nodegate trace` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
@@ -76,6 +92,9 @@ pub struct Decision {
     pub chains: Vec<String>,
     /// Where it goes.
     pub backend: Option<SocketAddr>,
+    /// Whether the backend sees this node's address: `no`, `yes`, or `elided` where kube-proxy would
+    /// and there is no need.
+    pub masquerade: &'static str,
     /// `forward`, `reject`, `drop` or `pass`.
     pub verdict: &'static str,
     /// Name of the reason.
@@ -96,7 +115,7 @@ pub struct Process {
 
 impl Decision {
     /// Puts names to an event. Looks into /proc for the process, so call it soon.
-    pub fn new(event: &Event, names: &BTreeMap<u32, (ServicePortName, Protocol)>) -> Self {
+    pub fn new(event: &Event, names: &BTreeMap<u32, PortKey>) -> Self {
         let destination = SocketAddr::new(from_map(event.destination), event.destination_port);
         let backend = (event.backend != 0)
             .then(|| SocketAddr::new(from_map(event.backend_address), event.backend_port));
@@ -107,8 +126,10 @@ impl Decision {
             command: command(event.pid),
         });
         let client = match hook {
-            Some(Hook::Connect4) => namespace_address(event.pid).map(|ip| SocketAddr::new(ip, 0)),
-            _ => Some(SocketAddr::new(from_map(event.source), event.source_port)),
+            Some(Hook::Ingress | Hook::Pod) => {
+                Some(SocketAddr::new(from_map(event.source), event.source_port))
+            }
+            _ => namespace_address(event.pid).map(|ip| SocketAddr::new(ip, 0)),
         };
         let service = names.get(&event.service);
         Self {
@@ -117,11 +138,16 @@ impl Decision {
             client,
             process,
             destination,
-            service: service.map(|(name, _)| name.to_string()),
-            chains: service.map_or_else(Vec::new, |(name, protocol)| {
+            service: service.map(|(name, ..)| name.to_string()),
+            chains: service.map_or_else(Vec::new, |(name, protocol, _)| {
                 walk(name, *protocol, event, backend)
             }),
             backend,
+            masquerade: match Masquerade::from_number(event.masquerade) {
+                Some(Masquerade::Yes) => "yes",
+                Some(Masquerade::Elided) => "elided",
+                Some(Masquerade::No) | None => "no",
+            },
             verdict: Verdict::from_number(event.verdict).map_or("unknown", Verdict::name),
             reason: reason.map_or("unknown", Reason::name),
             text: reason.map_or("", Reason::text),
@@ -144,6 +170,9 @@ fn walk(
         walk.push(chains::external(name, protocol));
     }
     if let Some(backend) = backend {
+        if Masquerade::from_number(event.masquerade).is_some_and(Masquerade::by_kube_proxy) {
+            walk.push("KUBE-MARK-MASQ".to_owned());
+        }
         walk.push(chains::service(name, protocol));
         walk.push(chains::endpoint(name, protocol, backend));
     }
@@ -211,14 +240,15 @@ mod tests {
     use gateway_common::{TCP, UNSPECIFIED, mapped};
 
     use super::*;
+    use crate::model::service::IpFamily;
 
-    fn gateway() -> BTreeMap<u32, (ServicePortName, Protocol)> {
+    fn gateway() -> BTreeMap<u32, PortKey> {
         let name = ServicePortName {
             namespace: "istio-system".into(),
             name: "istio-ingressgateway".into(),
             port: "http2".into(),
         };
-        BTreeMap::from([(7, (name, Protocol::Tcp))])
+        BTreeMap::from([(7, (name, Protocol::Tcp, IpFamily::V4))])
     }
 
     fn event() -> Event {
@@ -240,6 +270,7 @@ mod tests {
             backend: 100,
             pid: 0,
             interface: 2,
+            masquerade: Masquerade::No as u8,
             reserved: 0,
         }
     }

@@ -1,43 +1,59 @@
 //! The pinned maps, and a mirror of their content.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
+use aya_log::EbpfLogger;
 use gateway_common::{
     decide::Reason,
     maps::{
         AddressKey, Backend, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey, ServiceName,
-        Settings, Slot, SlotKey,
+        Settings, Slot, SlotKey, SourceRange,
     },
 };
 
 use super::{
     Error, Failure,
+    desired::{Network, PortKey},
     plan::{Group, Mirror, Step},
 };
-use crate::model::service::{Protocol, ServicePortName};
+use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
 /// The kernel programs and the descriptions of their maps, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
 
-/// Every map, by the name of its pin.
-const NAMES: [&str; 10] = [
-    "settings",
-    "services",
-    "slots",
-    "backends",
-    "node_addresses",
-    "service_names",
-    "conntrack",
-    "sockets",
-    "counters",
-    "events",
+/// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
+/// packet.
+const NAMES: [(&str, &str); 15] = [
+    ("settings", "settings"),
+    ("services", "services"),
+    ("slots", "slots"),
+    ("backends", "backends"),
+    ("source_ranges", "source_ranges"),
+    ("pod_networks", "pod_networks"),
+    ("node_addresses", "node_addresses"),
+    ("service_names", "service_names"),
+    ("affinity", "affinity"),
+    ("conntrack", "conntrack"),
+    ("fragments", "fragments"),
+    ("sockets", "sockets"),
+    ("counters", "counters"),
+    ("events", "events"),
+    // The name that aya-log gives its ring. Adopted programs go on writing to it.
+    ("AYA_LOGS", "log"),
 ];
 
-/// The maps that the daemon writes or reads. The kernel's own (`conntrack`, `sockets`) are only
+/// The maps that the daemon writes or reads. The kernel's own (`conntrack`, `sockets`, …) are only
 /// pinned.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Maps {
@@ -45,12 +61,18 @@ pub struct Maps {
     services: HashMap<MapData, ServiceKey, Service>,
     slots: HashMap<MapData, SlotKey, Slot>,
     backends: HashMap<MapData, u32, Backend>,
+    source_ranges: LpmTrie<MapData, SourceRange, u32>,
+    pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
     counters: PerCpuArray<MapData, u64>,
     events: Option<RingBuf<MapData>>,
+    logger: Option<Logger>,
     mirror: Mirror,
 }
+
+/// Reads what the kernel programs log, and logs it.
+pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
@@ -60,8 +82,8 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     })?;
     check_schema(pin_dir)?;
     let mut loader = EbpfLoader::new();
-    for name in NAMES {
-        loader.map_pin_path(name, pin_dir.join(name));
+    for (name, pin) in NAMES {
+        loader.map_pin_path(name, pin_dir.join(pin));
     }
     let mut ebpf = loader.load(OBJECT)?;
     let mut maps = Maps {
@@ -69,14 +91,29 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         services: take(&mut ebpf, "services")?,
         slots: take(&mut ebpf, "slots")?,
         backends: take(&mut ebpf, "backends")?,
+        source_ranges: take(&mut ebpf, "source_ranges")?,
+        pod_networks: take(&mut ebpf, "pod_networks")?,
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
         counters: take(&mut ebpf, "counters")?,
         events: Some(take(&mut ebpf, "events")?),
+        logger: EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
+            .ok(),
         mirror: Mirror::default(),
     };
     maps.mirror = maps.read()?;
     Ok((ebpf, maps))
+}
+
+/// Ids of the maps that are pinned. One that cannot be read is left out: links that use it are not
+/// taken for current then.
+pub fn pinned(pin_dir: &Path) -> BTreeSet<u32> {
+    NAMES
+        .iter()
+        .filter_map(|(_, pin)| MapInfo::from_pin(pin_dir.join(pin)).ok())
+        .map(|info| info.id())
+        .collect()
 }
 
 /// Refuses maps of another layout before anything is opened by type or written.
@@ -133,6 +170,16 @@ impl Maps {
             services: collect!(self.services, "services", |entry| entry),
             slots: collect!(self.slots, "slots", |(key, slot)| (key, slot.backend)),
             backends: collect!(self.backends, "backends", |entry| entry),
+            source_ranges: collect!(self.source_ranges, "source_ranges", |(key, _)| {
+                let range = key.data();
+                (
+                    range.service,
+                    (range.address, (key.prefix_len() - 32) as u8),
+                )
+            }),
+            pod_networks: collect!(self.pod_networks, "pod_networks", |(key, _)| {
+                (key.data().address, key.prefix_len() as u8)
+            }),
             names: collect!(self.service_names, "service_names", |(id, name)| {
                 (id, decode(&name))
             }),
@@ -200,6 +247,22 @@ impl Maps {
                     .remove(&key)
                     .map_err(within("node_addresses"))
             }
+            Step::PutSourceRange(service, network) => self
+                .source_ranges
+                .insert(&source_range(*service, network), 1, 0)
+                .map_err(within("source_ranges")),
+            Step::DeleteSourceRange(service, network) => self
+                .source_ranges
+                .remove(&source_range(*service, network))
+                .map_err(within("source_ranges")),
+            Step::PutPodNetwork(network) => self
+                .pod_networks
+                .insert(&pod_network(network), 1, 0)
+                .map_err(within("pod_networks")),
+            Step::DeletePodNetwork(network) => self
+                .pod_networks
+                .remove(&pod_network(network))
+                .map_err(within("pod_networks")),
             Step::Barrier => {
                 wait_for_programs();
                 Ok(())
@@ -240,6 +303,11 @@ impl Maps {
             .collect()
     }
 
+    /// What the kernel programs log; gives it once.
+    pub fn take_logger(&mut self) -> Option<Logger> {
+        self.logger.take()
+    }
+
     /// The event ring; gives it once.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
         self.events.take().ok_or(Error::Missing("events"))
@@ -270,12 +338,29 @@ fn explain(map: &str, error: &MapError) -> String {
     }
 }
 
-fn encode((name, protocol): &(ServicePortName, Protocol)) -> ServiceName {
+/// The Service takes the first 32 bits of the prefix.
+fn source_range(service: u32, (address, length): &Network) -> Key<SourceRange> {
+    let range = SourceRange {
+        service,
+        address: *address,
+    };
+    Key::new(32 + u32::from(*length), range)
+}
+
+fn pod_network((address, length): &Network) -> Key<AddressKey> {
+    Key::new(u32::from(*length), AddressKey { address: *address })
+}
+
+fn encode((name, protocol, family): &PortKey) -> ServiceName {
     ServiceName {
         namespace: label(&name.namespace),
         name: label(&name.name),
         port: label(&name.port),
-        protocol: u32::from(protocol.number()),
+        protocol: u16::from(protocol.number()),
+        family: match family {
+            IpFamily::V4 => 4,
+            IpFamily::V6 => 6,
+        },
     }
 }
 
@@ -287,7 +372,7 @@ fn label(text: &str) -> [u8; LABEL_BYTES] {
     bytes
 }
 
-fn decode(name: &ServiceName) -> (ServicePortName, Protocol) {
+fn decode(name: &ServiceName) -> PortKey {
     let text = |bytes: &[u8; LABEL_BYTES]| {
         let end = bytes
             .iter()
@@ -300,12 +385,17 @@ fn decode(name: &ServiceName) -> (ServicePortName, Protocol) {
         132 => Protocol::Sctp,
         _ => Protocol::Tcp,
     };
+    let family = if name.family == 6 {
+        IpFamily::V6
+    } else {
+        IpFamily::V4
+    };
     let name = ServicePortName {
         namespace: text(&name.namespace),
         name: text(&name.name),
         port: text(&name.port),
     };
-    (name, protocol)
+    (name, protocol, family)
 }
 
 #[cfg(test)]
@@ -314,20 +404,26 @@ mod tests {
 
     #[test]
     fn names_survive_the_map() {
-        for (name, protocol) in [
+        for (name, protocol, family) in [
             (
                 ("istio-system", "istio-ingressgateway", "http2"),
                 Protocol::Tcp,
+                IpFamily::V4,
             ),
-            (("default", "unnamed", ""), Protocol::Udp),
-            ((&*"n".repeat(63), &*"s".repeat(63), "p"), Protocol::Sctp),
+            (("default", "unnamed", ""), Protocol::Udp, IpFamily::V6),
+            (
+                (&*"n".repeat(63), &*"s".repeat(63), "p"),
+                Protocol::Sctp,
+                IpFamily::V4,
+            ),
         ] {
             let name = ServicePortName {
                 namespace: name.0.into(),
                 name: name.1.into(),
                 port: name.2.into(),
             };
-            assert_eq!(decode(&encode(&(name.clone(), protocol))), (name, protocol));
+            let key = (name, protocol, family);
+            assert_eq!(decode(&encode(&key)), key);
         }
     }
 }

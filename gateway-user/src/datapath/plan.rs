@@ -19,8 +19,7 @@ use gateway_common::{
     maps::{Backend, Service, ServiceKey, SlotKey},
 };
 
-use super::desired::{Desired, DesiredService};
-use crate::model::service::{Protocol, ServicePortName};
+use super::desired::{Desired, DesiredService, Network, PortKey};
 
 /// What the maps hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +31,11 @@ pub struct Mirror {
     /// `backends`
     pub backends: BTreeMap<u32, Backend>,
     /// `service_names`
-    pub names: BTreeMap<u32, (ServicePortName, Protocol)>,
+    pub names: BTreeMap<u32, PortKey>,
+    /// `source_ranges`: Service ids and networks.
+    pub source_ranges: BTreeSet<(u32, Network)>,
+    /// `pod_networks`
+    pub pod_networks: BTreeSet<Network>,
     /// `node_addresses`
     pub node_addresses: BTreeSet<Address>,
 }
@@ -53,9 +56,17 @@ pub enum Step {
     /// Remove a backend.
     DeleteBackend(u32),
     /// Write a Service port's name.
-    PutName(u32, (ServicePortName, Protocol)),
+    PutName(u32, PortKey),
     /// Remove a Service port's name.
     DeleteName(u32),
+    /// Let clients of a network use a Service's load balancer IPs.
+    PutSourceRange(u32, Network),
+    /// No longer let them.
+    DeleteSourceRange(u32, Network),
+    /// Take addresses of a network for pods'.
+    PutPodNetwork(Network),
+    /// No longer do so.
+    DeletePodNetwork(Network),
     /// Serve node ports on an address.
     PutNodeAddress(Address),
     /// No longer serve node ports on an address.
@@ -68,7 +79,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Whose they are; `None` for what belongs to no Service port.
-    pub service: Option<(ServicePortName, Protocol)>,
+    pub service: Option<PortKey>,
     /// In this order.
     pub steps: Vec<Step>,
 }
@@ -77,7 +88,7 @@ pub struct Group {
 pub fn plan(mirror: &Mirror, desired: &Desired) -> Vec<Group> {
     let mut planner = Planner::new(mirror);
     planner.remove_frontends(desired);
-    planner.node_addresses(desired);
+    planner.node(desired);
     for (name, service) in &desired.services {
         planner.service(name, service);
     }
@@ -88,10 +99,10 @@ pub fn plan(mirror: &Mirror, desired: &Desired) -> Vec<Group> {
 
 struct Planner<'m> {
     mirror: &'m Mirror,
-    ids: BTreeMap<&'m (ServicePortName, Protocol), u32>,
+    ids: BTreeMap<&'m PortKey, u32>,
     next_id: u32,
-    /// Address, port and protocol → id.
-    backend_ids: BTreeMap<(Address, u16, u8), u32>,
+    /// Service, address and port → id.
+    backend_ids: BTreeMap<(u32, Address, u16), u32>,
     next_backend: u32,
     /// The newest generation of each Service port, and what is in it.
     newest: BTreeMap<u32, (u32, Vec<u32>)>,
@@ -99,6 +110,9 @@ struct Planner<'m> {
     current: BTreeMap<u32, Service>,
     live_sets: BTreeMap<u32, u32>,
     live_backends: BTreeSet<u32>,
+    /// Backends that this plan writes.
+    written: BTreeSet<u32>,
+    live_ranges: BTreeSet<(u32, Network)>,
     groups: Vec<Group>,
 }
 
@@ -107,7 +121,7 @@ impl<'m> Planner<'m> {
         let backend_ids = mirror
             .backends
             .iter()
-            .map(|(id, b)| ((b.address, b.port, b.protocol), *id))
+            .map(|(id, b)| ((b.service, b.address, b.port), *id))
             .collect();
         let mut newest: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
         // Keys are sorted by service, generation, index.
@@ -133,11 +147,13 @@ impl<'m> Planner<'m> {
                 .collect(),
             live_sets: BTreeMap::new(),
             live_backends: BTreeSet::new(),
+            written: BTreeSet::new(),
+            live_ranges: BTreeSet::new(),
             groups: Vec::new(),
         }
     }
 
-    fn push(&mut self, service: Option<&(ServicePortName, Protocol)>, steps: Vec<Step>) {
+    fn push(&mut self, service: Option<&PortKey>, steps: Vec<Step>) {
         if !steps.is_empty() {
             self.groups.push(Group {
                 service: service.cloned(),
@@ -168,14 +184,20 @@ impl<'m> Planner<'m> {
         self.push(None, steps);
     }
 
-    fn node_addresses(&mut self, desired: &Desired) {
+    fn node(&mut self, desired: &Desired) {
         let (old, new) = (&self.mirror.node_addresses, &desired.node_addresses);
         let gone = old.difference(new).map(|a| Step::DeleteNodeAddress(*a));
         let come = new.difference(old).map(|a| Step::PutNodeAddress(*a));
-        self.push(None, gone.chain(come).collect());
+        let addresses = gone.chain(come).collect();
+        self.push(None, addresses);
+        let (old, new) = (&self.mirror.pod_networks, &desired.pod_networks);
+        let come = new.difference(old).map(|n| Step::PutPodNetwork(*n));
+        let gone = old.difference(new).map(|n| Step::DeletePodNetwork(*n));
+        let networks = come.chain(gone).collect();
+        self.push(None, networks);
     }
 
-    fn service(&mut self, name: &(ServicePortName, Protocol), service: &DesiredService) {
+    fn service(&mut self, name: &PortKey, service: &DesiredService) {
         let mut steps = Vec::new();
         let id = self.ids.get(name).copied().unwrap_or_else(|| {
             let id = self.next_id;
@@ -183,20 +205,30 @@ impl<'m> Planner<'m> {
             steps.push(Step::PutName(id, name.clone()));
             id
         });
-        let set: Vec<u32> = service
-            .backends
-            .iter()
-            .map(|b| self.backend(*b, &mut steps))
-            .collect();
+        let (cluster, local) = service.sets();
+        let ids = |planner: &mut Self, set: &[Backend], steps: &mut Vec<Step>| -> Vec<u32> {
+            set.iter()
+                .map(|backend| planner.backend(id, *backend, steps))
+                .collect()
+        };
+        let mut set = ids(self, &cluster, &mut steps);
+        set.extend(ids(self, &local, &mut steps));
         let generation = self.generation(id, &set, &mut steps);
         self.live_sets.insert(id, generation);
         self.live_backends.extend(&set);
+        for network in &service.source_ranges {
+            self.live_ranges.insert((id, *network));
+            if !self.mirror.source_ranges.contains(&(id, *network)) {
+                steps.push(Step::PutSourceRange(id, *network));
+            }
+        }
         for (key, flags) in &service.frontends {
             let element = Service {
                 id,
                 generation,
-                backends: set.len() as u32,
-                local: service.local(),
+                cluster: cluster.len() as u32,
+                local: local.len() as u32,
+                affinity: service.affinity,
                 flags: *flags,
             };
             if self.mirror.services.get(key) != Some(&element) {
@@ -206,17 +238,17 @@ impl<'m> Planner<'m> {
         self.push(Some(name), steps);
     }
 
-    /// The id of a backend, new or known.
-    fn backend(&mut self, backend: Backend, steps: &mut Vec<Step>) -> u32 {
-        let key = (backend.address, backend.port, backend.protocol);
+    /// The id of a backend of a Service port, new or known.
+    fn backend(&mut self, service: u32, backend: Backend, steps: &mut Vec<Step>) -> u32 {
+        let backend = Backend { service, ..backend };
+        let key = (service, backend.address, backend.port);
         let id = *self.backend_ids.entry(key).or_insert_with(|| {
             self.next_backend += 1;
             self.next_backend - 1
         });
+        // One that is in both sets comes by twice.
         let known = self.mirror.backends.get(&id) == Some(&backend);
-        // Another Service port of this plan may have asked for it; written twice it does no harm,
-        // and a group that fails takes no other one with it.
-        if !known {
+        if !known && self.written.insert(id) {
             steps.push(Step::PutBackend(id, backend));
         }
         id
@@ -234,7 +266,7 @@ impl<'m> Planner<'m> {
         if set.is_empty() {
             // Nothing to write: a frontend with no backends looks at no slot.
             return live
-                .filter(|service| service.backends == 0)
+                .filter(|service| service.cluster + service.local == 0)
                 .map_or(next, |s| s.generation);
         }
         for (index, backend) in set.iter().enumerate() {
@@ -252,8 +284,9 @@ impl<'m> Planner<'m> {
         let guard = Service {
             id: 0,
             generation: 0,
-            backends: 0,
+            cluster: 0,
             local: 0,
+            affinity: 0,
             flags: Service::FLAG_GUARD,
         };
         let steps = desired
@@ -285,7 +318,12 @@ impl<'m> Planner<'m> {
             .keys()
             .filter(|id| !self.live_sets.contains_key(id))
             .map(|id| Step::DeleteName(*id));
-        let mut steps: Vec<_> = slots.chain(backends).chain(names).collect();
+        let ranges = self
+            .mirror
+            .source_ranges
+            .difference(&self.live_ranges)
+            .map(|(service, network)| Step::DeleteSourceRange(*service, *network));
+        let mut steps: Vec<_> = slots.chain(backends).chain(ranges).chain(names).collect();
         if !steps.is_empty() {
             steps.insert(0, Step::Barrier);
         }
@@ -305,6 +343,14 @@ impl Mirror {
             Step::DeleteBackend(id) => drop(self.backends.remove(id)),
             Step::PutName(id, name) => drop(self.names.insert(*id, name.clone())),
             Step::DeleteName(id) => drop(self.names.remove(id)),
+            Step::PutSourceRange(service, network) => {
+                self.source_ranges.insert((*service, *network));
+            }
+            Step::DeleteSourceRange(service, network) => {
+                self.source_ranges.remove(&(*service, *network));
+            }
+            Step::PutPodNetwork(network) => drop(self.pod_networks.insert(*network)),
+            Step::DeletePodNetwork(network) => drop(self.pod_networks.remove(network)),
             Step::PutNodeAddress(address) => drop(self.node_addresses.insert(*address)),
             Step::DeleteNodeAddress(address) => drop(self.node_addresses.remove(address)),
             Step::Barrier => {}

@@ -14,20 +14,18 @@ use tracing::{error, info, warn};
 
 use super::{
     Datapath, Error, Failure,
+    desired::PortKey,
     events::{Decision, Ring},
     node::NodeFacts,
 };
-use crate::model::{
-    Published, Snapshot,
-    service::{Protocol, ServicePortName},
-};
+use crate::model::{Published, Snapshot};
 
 /// How often the node's addresses are looked at, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(2);
 /// Decisions that a slow reader of the trace may be behind before it loses some.
 const TRACE_BACKLOG: usize = 4096;
 
-type Names = BTreeMap<u32, (ServicePortName, Protocol)>;
+type Names = BTreeMap<u32, PortKey>;
 
 /// How far the datapath is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -84,6 +82,10 @@ impl Redirector {
                 },
                 _ = tick.tick() => false,
             };
+            let this = Arc::clone(&self);
+            if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
+                error!(%error, "looking at the devices");
+            }
             let Some(snapshot) = published.borrow_and_update().snapshot.clone() else {
                 continue;
             };
@@ -104,6 +106,13 @@ impl Redirector {
             if let Err(error) = applied {
                 error!(%error, "applying a Snapshot");
             }
+        }
+    }
+
+    /// Attaches to devices that have come.
+    fn refresh(&self) {
+        if let Err(error) = self.datapath().refresh_devices() {
+            warn!(%error, "devices");
         }
     }
 
@@ -165,9 +174,9 @@ impl Redirector {
 
 fn describe(failure: &Failure) -> String {
     match &failure.service {
-        Some((name, protocol)) => {
+        Some((name, protocol, family)) => {
             format!(
-                "Service {name} ({}): {}",
+                "Service {name} ({}, {family:?}): {}",
                 protocol.lowercase(),
                 failure.message
             )

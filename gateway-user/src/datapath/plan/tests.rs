@@ -3,16 +3,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use gateway_common::{TCP, mapped};
 
 use super::*;
+use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
 const NODE: Address = mapped([192, 168, 170, 137]);
 
-fn name(name: &str) -> (ServicePortName, Protocol) {
+fn name(name: &str) -> PortKey {
     let name = ServicePortName {
         namespace: "default".into(),
         name: name.into(),
         port: String::new(),
     };
-    (name, Protocol::Tcp)
+    (name, Protocol::Tcp, IpFamily::V4)
 }
 
 fn frontend(last: u8) -> ServiceKey {
@@ -24,7 +25,8 @@ fn backend(last: u8) -> Backend {
         address: mapped([10, 10, 1, last]),
         port: 8080,
         protocol: TCP,
-        flags: Backend::FLAG_LOCAL,
+        flags: Backend::FLAG_LOCAL | Backend::FLAG_IN_CLUSTER_SET,
+        service: 0,
     }
 }
 
@@ -41,6 +43,7 @@ fn desired(services: &[(&str, &[u8], &[u8])]) -> Desired {
         let service_port = DesiredService {
             frontends: frontends.iter().map(|last| (frontend(*last), 0)).collect(),
             backends: backends.iter().map(|last| backend(*last)).collect(),
+            ..DesiredService::default()
         };
         desired.services.insert(name(service), service_port);
     }
@@ -55,7 +58,7 @@ fn steps(groups: &[Group]) -> impl Iterator<Item = &Step> {
 /// is no frontend. Panics on a gap.
 fn seen(mirror: &Mirror, key: ServiceKey) -> Option<BTreeSet<u8>> {
     let service = mirror.services.get(&key)?;
-    let set = (0..service.backends)
+    let set = (0..service.cluster)
         .map(|index| {
             let slot = SlotKey {
                 service: service.id,
@@ -188,10 +191,59 @@ fn a_backend_that_moves_to_another_node_keeps_its_id() {
     apply(&mut mirror, &wanted);
     let before: Vec<u32> = mirror.backends.keys().copied().collect();
     let service = wanted.services.get_mut(&name("a")).unwrap();
-    service.backends[0].flags = 0;
+    service.backends[0].flags = Backend::FLAG_IN_CLUSTER_SET;
     apply(&mut mirror, &wanted);
     assert_eq!(mirror.backends.keys().copied().collect::<Vec<_>>(), before);
-    assert_eq!(mirror.services[&frontend(1)].local, 0);
+    let moved = mirror.backends.values().next().unwrap();
+    assert_eq!(moved.flags & Backend::FLAG_LOCAL, 0);
+}
+
+#[test]
+fn one_endpoint_of_two_services_is_two_backends() {
+    let mut mirror = Mirror::default();
+    apply(
+        &mut mirror,
+        &desired(&[("a", &[1], &[11]), ("b", &[2], &[11])]),
+    );
+    assert_eq!(mirror.backends.len(), 2);
+    let left: Vec<u32> = mirror
+        .backends
+        .iter()
+        .filter(|(_, b)| b.service == 2)
+        .map(|(id, _)| *id)
+        .collect();
+    apply(
+        &mut mirror,
+        &desired(&[("a", &[1], &[]), ("b", &[2], &[11])]),
+    );
+    assert_eq!(mirror.backends.keys().copied().collect::<Vec<_>>(), left);
+}
+
+#[test]
+fn source_ranges_are_there_before_their_frontend_and_go_after_it() {
+    let mut mirror = Mirror::default();
+    let network = (mapped([203, 0, 113, 0]), 121);
+    let mut wanted = desired(&[("a", &[1], &[11])]);
+    wanted
+        .services
+        .get_mut(&name("a"))
+        .unwrap()
+        .source_ranges
+        .insert(network);
+    let groups = apply(&mut mirror, &wanted);
+    let all: Vec<_> = steps(&groups).collect();
+    let range = all
+        .iter()
+        .position(|step| matches!(step, Step::PutSourceRange(..)))
+        .unwrap();
+    let frontend = all
+        .iter()
+        .position(|step| matches!(step, Step::PutService(..)))
+        .unwrap();
+    assert!(range < frontend);
+    assert_eq!(mirror.source_ranges, BTreeSet::from([(1, network)]));
+    apply(&mut mirror, &desired(&[("a", &[1], &[11])]));
+    assert!(mirror.source_ranges.is_empty());
 }
 
 /// As when a map was full in the middle: whatever was written of the failed group is cleaned up or

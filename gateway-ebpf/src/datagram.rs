@@ -1,0 +1,79 @@
+//! cgroup/sendmsg and recvmsg: datagrams of sockets that are not connected.
+//!
+//! A socket's datagrams to one frontend stay with one backend for as long as that is one of the
+//! Service's, as netfilter's conntrack would keep them. What comes back shows the frontend's address.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use gateway_common::{
+    UDP,
+    decide::{Reason, Verdict},
+    event::Hook,
+    maps::{FlowKey, SocketPeer},
+};
+
+use crate::{
+    maps::{BACKENDS, SOCKETS, count},
+    socket::{
+        ALLOW, Family, cookie, decide_call, key, peer, refuse, remember_reverse, set_peer,
+        show_frontend,
+    },
+};
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Family::V4, Hook::Sendmsg4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Family::V6, Hook::Sendmsg6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    show_frontend(&ctx, Family::V4, UDP);
+    ALLOW
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    show_frontend(&ctx, Family::V6, UDP);
+    ALLOW
+}
+
+#[inline(always)]
+fn send(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
+    let frontend = peer(ctx, family);
+    let cookie = cookie(ctx);
+    let key = key(cookie, &frontend, UDP, FlowKey::ORIGINAL);
+    // SAFETY: the element stays readable until the program ends (RCU); should the LRU reuse it
+    // meanwhile, the check of the backend's Service below fails or the datagram is lost, as
+    // datagrams may be.
+    if let Some(pinned) = unsafe { SOCKETS.get(&key) } {
+        // SAFETY: only the daemon writes the map, whole elements at a time.
+        let backend = unsafe { BACKENDS.get(pinned.backend) };
+        if backend.is_some_and(|backend| backend.service == pinned.service) {
+            count(Reason::Pinned);
+            set_peer(ctx, family, &pinned.address, pinned.port);
+            return ALLOW;
+        }
+    }
+    let Some(decision) = decide_call(ctx, hook, &frontend, UDP) else {
+        return ALLOW;
+    };
+    if !matches!(decision.verdict, Verdict::Forward) {
+        return refuse(decision.verdict);
+    }
+    let pinned = SocketPeer {
+        address: decision.address,
+        port: decision.port,
+        reserved: 0,
+        service: decision.service,
+        backend: decision.backend,
+    };
+    // Without the record the next datagram is decided anew.
+    let _ = SOCKETS.insert(&key, &pinned, 0);
+    remember_reverse(cookie, &frontend, &decision, UDP);
+    set_peer(ctx, family, &decision.address, decision.port);
+    ALLOW
+}

@@ -1,0 +1,224 @@
+//! tcx or tc ingress on uplinks and on pods' devices: packets on their way to a Service.
+//!
+//! The first packet of a flow is decided and recorded under both directions; the others follow the
+//! record. kube-proxy does this in nat PREROUTING, with netfilter's conntrack. These hooks run before
+//! netfilter, so netfilter sees a flow from the client to the backend.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use gateway_common::{
+    SCTP, UDP,
+    decide::{Decision, Masquerade, Origin, Reason, Verdict, decide},
+    event::Hook,
+    maps::{ACCEPT_MARK, FlowKey, MASQUERADE_MARK, REJECT_MARK, Translation},
+};
+
+use crate::{
+    icmp,
+    maps::{BACKENDS, CONNTRACK, Direction, KernelTables, Scratch, count, now, scratch},
+    packet::{ETHERNET, End, Headers, Stage, Unhandled},
+    trace,
+};
+
+/// Go on to the next program or filter on this hook, and then to the stack.
+pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;
+/// Throw the packet away.
+pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// A UDP flow that was silent for so long is over (net.netfilter.nf_conntrack_udp_timeout_stream is
+/// 120 s; a little more, so that netfilter's entry goes first).
+const UDP_TIMEOUT: u64 = 180 * 1_000_000_000;
+
+/// From outside, on an uplink.
+#[classifier]
+pub(crate) fn ingress(ctx: TcContext) -> i32 {
+    run(&ctx, Origin::Packet, Hook::Ingress)
+}
+
+/// From a pod, on its device on the node.
+#[classifier]
+pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
+    run(&ctx, Origin::PodPacket, Hook::Pod)
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext, origin: Origin, hook: Hook) -> i32 {
+    match translate(ctx, origin, hook) {
+        Ok(action) => action,
+        Err(Unhandled::Foreign) => NEXT,
+        Err(Unhandled::Unparsed) => {
+            count(Reason::Unparsed);
+            NEXT
+        }
+        Err(Unhandled::LostFragment) => {
+            count(Reason::LostFragment);
+            NEXT
+        }
+    }
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandled> {
+    let v6 = Headers::is_v6(ctx)?;
+    let scratch = scratch(Direction::Forward).ok_or(Unhandled::Foreign)?;
+    let packet = &mut scratch.packet;
+    packet.headers.parse(ctx, ETHERNET, v6)?;
+    if !packet.headers.is_translatable() {
+        return icmp::forward(ctx, scratch);
+    }
+    packet.parse(ctx)?;
+    packet.flow(FlowKey::ORIGINAL, &mut scratch.key);
+    if let Some(known) = CONNTRACK.get_ptr_mut(&scratch.key) {
+        // SAFETY: elements of an LRU map stay allocated; the verifier checks each access. Two CPUs
+        // that handle packets of one flow write the same values but for the clock.
+        let known = unsafe { &mut *known };
+        if packet.stage != Stage::Opens || still_good(known, packet.headers.protocol) {
+            known.last_seen = now();
+            if packet.stage == Stage::Closes {
+                known.flags |= Translation::FLAG_CLOSING;
+            }
+            let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
+            return Ok(if rewritten.is_ok() { NEXT } else { DROP });
+        }
+    }
+    if packet.stage != Stage::Opens {
+        // Of no flow that began here: the stack, or another translator, knows it or refuses it.
+        return Ok(NEXT);
+    }
+    Ok(new_flow(ctx, scratch, origin, hook))
+}
+
+/// Whether a packet that may open a flow belongs to the one that is known (a retransmission, or the
+/// next datagram), rather than to a new one from the same port or to a backend that is gone.
+#[inline(always)]
+fn still_good(known: &Translation, protocol: u8) -> bool {
+    if known.flags & Translation::FLAG_CLOSING != 0 {
+        return false;
+    }
+    if protocol == UDP && now().wrapping_sub(known.last_seen) > UDP_TIMEOUT {
+        return false;
+    }
+    // SAFETY: only whether it exists and whose it is matters.
+    match unsafe { BACKENDS.get(known.backend) } {
+        Some(backend) => backend.service == known.service,
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) -> i32 {
+    let flow = &mut scratch.flow;
+    flow.client = scratch.key.source;
+    flow.destination = scratch.key.destination;
+    flow.port = scratch.key.destination_port;
+    flow.protocol = scratch.key.protocol;
+    flow.origin = origin;
+    let mut decision = decide(&KernelTables, flow);
+    if matches!(decision.reason, Reason::NoService) {
+        return NEXT;
+    }
+    if matches!(decision.verdict, Verdict::Forward)
+        && let Err(reason) = record(scratch, &decision)
+    {
+        decision.verdict = Verdict::Drop;
+        decision.reason = reason;
+    }
+    count(decision.reason);
+    let client = &mut scratch.client;
+    client.hook = hook;
+    client.netns = 0;
+    client.address = scratch.key.source;
+    client.port = scratch.key.source_port;
+    client.pid = 0;
+    // SAFETY: the kernel hands the program a valid context.
+    client.interface = unsafe { (*ctx.skb.skb).ifindex };
+    trace::emit(client, &scratch.flow, &decision);
+    trace::fault(ctx, &decision);
+    match decision.verdict {
+        Verdict::Forward => {
+            // Netfilter remembers the flow, so its first packet is enough.
+            mark(
+                ctx,
+                match decision.masquerade {
+                    Masquerade::Yes => MASQUERADE_MARK,
+                    Masquerade::No | Masquerade::Elided => ACCEPT_MARK,
+                },
+            );
+            let to = &scratch.translation;
+            let rewritten = scratch
+                .packet
+                .rewrite(ctx, End::Destination, &to.address, to.port);
+            if rewritten.is_ok() { NEXT } else { DROP }
+        }
+        Verdict::Pass => NEXT,
+        Verdict::Reject => {
+            mark(ctx, REJECT_MARK);
+            NEXT
+        }
+        Verdict::Drop => DROP,
+    }
+}
+
+/// Tells netfilter what is to become of the packet.
+#[inline(always)]
+fn mark(ctx: &TcContext, mark: u32) {
+    // SAFETY: `mark` may be written in classifiers.
+    unsafe { (*ctx.skb.skb).mark |= mark };
+}
+
+/// Records the flow under both directions, the reply first: a client's packet is never translated
+/// before its answer can be.
+#[inline(always)]
+fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
+    let key = &scratch.key;
+    if key.protocol == SCTP && key.destination_port != decision.port {
+        // The CRC covers the ports and would have to be computed anew over the whole packet.
+        return Err(Reason::Unparsed);
+    }
+    let reply = &mut scratch.reply;
+    reply.source = decision.address;
+    reply.destination = key.source;
+    reply.source_port = decision.port;
+    reply.destination_port = key.source_port;
+    reply.protocol = key.protocol;
+    reply.direction = FlowKey::REPLY;
+    reply.reserved = 0;
+    let translation = &mut scratch.translation;
+    translation.address = key.destination;
+    translation.port = key.destination_port;
+    translation.flags = 0;
+    translation.service = decision.service;
+    translation.backend = decision.backend;
+    translation.reserved = 0;
+    translation.last_seen = now();
+    let inserted = CONNTRACK.insert(&*reply, &*translation, u64::from(BPF_NOEXIST));
+    if inserted.is_err() {
+        replace(reply, translation)?;
+    }
+    translation.address = decision.address;
+    translation.port = decision.port;
+    CONNTRACK
+        .insert(key, &*translation, u64::from(BPF_ANY))
+        .map_err(|_| Reason::TableFull)
+}
+
+/// Takes the place of an older flow with the same reply, unless that one is alive and came through
+/// another frontend: then the two replies could not be told apart.
+#[inline(always)]
+fn replace(key: &FlowKey, reply: &Translation) -> Result<(), Reason> {
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    if let Some(older) = unsafe { CONNTRACK.get(key) } {
+        let same_frontend = older.address == reply.address && older.port == reply.port;
+        let over = older.flags & Translation::FLAG_CLOSING != 0
+            || (key.protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT);
+        if !same_frontend && !over {
+            return Err(Reason::Clash);
+        }
+    }
+    CONNTRACK
+        .insert(key, reply, u64::from(BPF_ANY))
+        .map_err(|_| Reason::TableFull)
+}
