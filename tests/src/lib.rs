@@ -71,8 +71,9 @@ mod state;
 mod testbed;
 
 pub use admission::Outcome;
-pub use config::Node;
+pub use config::{Node, Nodegate};
 pub use names::Host;
+pub use nix::sys::signal::Signal;
 pub use object::ObjectKey;
 pub use ps::Ps;
 pub use state::Binaries;
