@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{self, Store},
-    config::Layout,
+    config::{Layout, Node},
     object::{Object, ObjectKey},
     workload::{self, Pod},
 };
@@ -80,7 +80,7 @@ fn pod_object(store: &Store, layout: &Layout, pod: &Pod, started: bool) -> (Obje
     let host_ips: Vec<_> = layout
         .node(&pod.node)
         .into_iter()
-        .flat_map(|node| node.addresses())
+        .flat_map(Node::addresses)
         .collect();
     // A Pod that a user wrote keeps all that it says.
     let mut value = store.get(&key).map_or_else(

@@ -22,8 +22,8 @@ pub(crate) enum Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Families {
     policy: &'static str,
-    /// One or two.
-    families: Vec<Family>,
+    /// One or two families.
+    order: Vec<Family>,
     /// Those that are known, in the order of the families; none for headless Services.
     ips: Vec<IpAddr>,
     headless: bool,
@@ -163,7 +163,7 @@ impl Families {
         }
         Ok(Self {
             policy,
-            families,
+            order: families,
             ips,
             headless,
         })
@@ -175,7 +175,7 @@ impl Families {
         mut choose: impl FnMut(Family) -> anyhow::Result<IpAddr>,
     ) -> anyhow::Result<()> {
         if !self.headless {
-            for family in &self.families[self.ips.len()..] {
+            for family in &self.order[self.ips.len()..] {
                 self.ips.push(choose(*family)?);
             }
         }
@@ -184,7 +184,7 @@ impl Families {
 
     /// Writes into the Service what it does not say already.
     pub(super) fn write(&self, service: &mut Object) -> anyhow::Result<()> {
-        let families: Vec<String> = self.families.iter().map(Family::to_string).collect();
+        let families: Vec<String> = self.order.iter().map(Family::to_string).collect();
         let mut fields = vec![
             ("ipFamilyPolicy", json!(self.policy)),
             ("ipFamilies", json!(families)),
