@@ -572,6 +572,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_is_one() {
+        let readme = include_str!("../README.md");
+        let block = readme.split("```yaml\n").nth(1).unwrap();
+        let layout = layout(block.split("```").next().unwrap(), Some(2)).unwrap();
+        assert_eq!(layout.nodes[0].address_v6.to_string(), "fd00:c0::137");
+        assert_eq!(layout.gateway.nodes, ["master"]);
+    }
+
+    #[test]
     fn unknown_keys_are_named() {
         let error = layout("podCidr: 10.0.0.0/8", None).unwrap_err().to_string();
         assert!(error.contains("podCidr"), "{error}");
