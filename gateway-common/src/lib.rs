@@ -52,11 +52,12 @@ pub const fn is_v4(address: &Address) -> bool {
 /// The first 8 bytes as they are, for a comparison with 0; the last 8 as a number.
 #[inline(always)]
 const fn halves(address: &Address) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
-    (
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-    )
+    let (head, tail) = address.split_at(8);
+    // Both are 8 bytes long; a copy of one is the array that `from_…_bytes` wants.
+    let (mut first, mut second) = ([0; 8], [0; 8]);
+    first.copy_from_slice(head);
+    second.copy_from_slice(tail);
+    (u64::from_ne_bytes(first), u64::from_be_bytes(second))
 }
 
 /// Whether the address is in `127.0.0.0/8` (as mapped IPv4) or is `::1`.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nodegate_testbed::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -47,11 +48,7 @@ const URL: &str = "http://192.168.170.137:31373/simple/nginx";
 
 /// SIGKILL to the node's nodegate.
 fn kill(scene: &Scene) -> anyhow::Result<()> {
-    let pid = scene.status("node1")?["pid"].as_u64().context("no pid")?;
-    scene.run("node1", &["kill", "-KILL", &pid.to_string()])?;
-    wait(Duration::from_secs(5), || {
-        Ok((!std::path::Path::new(&format!("/proc/{pid}/exe")).exists()).then_some(()))
-    })
+    scene.testbed.kill("node1", Signal::SIGKILL)
 }
 
 /// A nodegate that is started by hand; it ends with the testbed.
@@ -148,7 +145,7 @@ fn killed(scene: &Scene) -> anyhow::Result<()> {
     kill(scene)?;
     open.ask().context("an open connection, without nodegate")?;
     new_connections_work(scene).context("without nodegate")?;
-    let _again = start(scene, &[])?;
+    scene.testbed.restart("node1")?;
     open.ask()
         .context("an open connection, after the restart")?;
     new_connections_work(scene).context("after the restart")
@@ -214,7 +211,7 @@ metadata: {name: extra, namespace: simple}
 spec: {clusterIP: 10.96.55.55, selector: {app: nginx}, ports: [{port: 80}]}
 ",
     )?;
-    let _again = start(scene, &[])?;
+    scene.testbed.restart("node1")?;
     same!(pinned(scene)?, before, "links and maps after the restart");
     let after: Vec<Value> = serde_json::from_str(&dump("services")?)?;
     for element in serde_json::from_str::<Vec<Value>>(&services)? {
@@ -275,7 +272,7 @@ fn cleanup(scene: &Scene) -> anyhow::Result<()> {
     );
     let rules = scene.run("node1", &["iptables", "-t", "nat", "-S"])?;
     anyhow::ensure!(!rules.contains("NODEGATE"), "{rules}");
-    let _again = start(scene, &[])?;
+    scene.testbed.restart("node1")?;
     new_connections_work(scene)
 }
 

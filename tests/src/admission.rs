@@ -2,13 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::object::{Object, ObjectKey};
+
+mod families;
+
+pub(crate) use families::{Family, cluster_ips, families, headless};
+
+use families::Families;
 
 /// All objects that are stored, by key.
 pub type Store = BTreeMap<ObjectKey, Object>;
@@ -30,6 +36,10 @@ pub enum Outcome {
 
 /// The default Service CIDR of kubeadm: 10.96.0.0/12.
 const CLUSTER_IPS: std::ops::RangeInclusive<u32> = 0x0a60_0101..=0x0a6f_fffe;
+/// Network of the IPv6 cluster IPs, a /112, and which of them are given out: the first ones are left
+/// to authors, as with IPv4.
+const CLUSTER_IPS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0);
+const CLUSTER_IPS_V6_HOSTS: std::ops::RangeInclusive<u128> = 0x101..=0xfffe;
 /// `--service-node-port-range` of the API server, by default.
 const NODE_PORTS: std::ops::RangeInclusive<u64> = 30000..=32767;
 
@@ -113,14 +123,15 @@ fn inherit(object: &mut Object, stored: Option<&Object>, created: &str) -> anyho
             .unwrap_or_else(|| created.into());
         object.add("metadata", &[("creationTimestamp", created)])?;
     }
-    let Some(stored) = stored.filter(|_| is_service(object)) else {
+    if !is_service(object) {
+        return Ok(());
+    }
+    if needs_families(object) {
+        Families::of(object, stored)?.write(object)?;
+    }
+    let Some(stored) = stored else {
         return Ok(());
     };
-    if needs_cluster_ip(object)
-        && let Some(ip) = stored.at("/spec/clusterIP").filter(|ip| *ip != "None")
-    {
-        object.add("spec", &[("clusterIP", ip.clone())])?;
-    }
     if needs_node_ports(object) {
         let mut value = object.value.clone();
         for port in ports_mut(&mut value) {
@@ -133,6 +144,19 @@ fn inherit(object: &mut Object, stored: Option<&Object>, created: &str) -> anyho
         }
         object.set(value)?;
     }
+    if needs_health_check_port(object)
+        && health_check_port(object).is_none()
+        && let Some(number) = health_check_port(stored)
+    {
+        object.add("spec", &[("healthCheckNodePort", json!(number))])?;
+    }
+    // Nobody but the author writes it here, but a manifest without it takes nothing back.
+    if service_type(object) == "LoadBalancer"
+        && object.at("/status/loadBalancer").is_none()
+        && let Some(status) = stored.at("/status/loadBalancer").cloned()
+    {
+        object.add("status", &[("loadBalancer", status)])?;
+    }
     Ok(())
 }
 
@@ -142,38 +166,38 @@ impl Allocations {
         if !is_service(object) {
             return Ok(());
         }
-        let ip = match cluster_ip(object) {
-            Some(text) => Some(
-                text.parse::<IpAddr>()
-                    .with_context(|| format!("spec.clusterIP: `{text}` is not an address"))?,
-            ),
-            None => None,
+        let ips = if needs_families(object) {
+            cluster_ips(object)?
+        } else {
+            Vec::new()
         };
-        if let Some(owner) = ip.and_then(|ip| self.cluster_ips.get(&ip)) {
-            bail!(
-                "spec.clusterIP: {} is {owner}'s: choose another",
-                cluster_ip(object).unwrap_or_default()
-            );
+        for ip in &ips {
+            if let Some(owner) = self.cluster_ips.get(ip) {
+                bail!("spec.clusterIP: {ip} is {owner}'s: choose another");
+            }
         }
         let mut numbers = BTreeSet::new();
-        for port in ports(&object.value) {
-            let Some(number) = node_port(port) else {
-                continue;
-            };
+        let node_ports = ports(&object.value).filter_map(|port| {
+            let number = node_port(port)?;
+            Some(("nodePort", protocol(port), number))
+        });
+        let health = health_check_port(object).filter(|_| needs_health_check_port(object));
+        let health = health.map(|number| ("healthCheckNodePort", "TCP", number));
+        for (field, protocol, number) in node_ports.chain(health) {
             ensure!(
                 NODE_PORTS.contains(&number),
-                "nodePort {number} is outside {}-{}",
+                "{field} {number} is outside {}-{}",
                 NODE_PORTS.start(),
                 NODE_PORTS.end()
             );
-            let slot = (protocol(port).to_string(), number);
+            let slot = (protocol.to_string(), number);
             if let Some(owner) = self.node_ports.get(&slot) {
-                bail!("nodePort {number} is {owner}'s: choose another");
+                bail!("{field} {number} is {owner}'s: choose another");
             }
-            ensure!(numbers.insert(slot), "nodePort {number} occurs twice");
+            ensure!(numbers.insert(slot), "{field} {number} occurs twice");
         }
         self.cluster_ips
-            .extend(ip.map(|ip| (ip, object.key.clone())));
+            .extend(ips.into_iter().map(|ip| (ip, object.key.clone())));
         self.node_ports
             .extend(numbers.into_iter().map(|slot| (slot, object.key.clone())));
         Ok(())
@@ -184,31 +208,51 @@ impl Allocations {
         if !is_service(object) {
             return Ok(());
         }
-        if needs_cluster_ip(object) {
-            let ip = CLUSTER_IPS
-                .map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
-                .find(|ip| !self.cluster_ips.contains_key(ip))
-                .context("no cluster IP is left")?;
-            self.cluster_ips.insert(ip, object.key.clone());
-            object.add("spec", &[("clusterIP", ip.to_string().into())])?;
+        if needs_families(object) {
+            let mut families = Families::of(object, None)?;
+            families.complete(|family| self.cluster_ip(family, &object.key))?;
+            families.write(object)?;
         }
         if needs_node_ports(object) {
             let mut value = object.value.clone();
             for port in ports_mut(&mut value) {
-                if node_port(port).is_some() {
-                    continue;
+                if node_port(port).is_none() {
+                    let number = self.node_port(protocol(port), &object.key)?;
+                    port["nodePort"] = json!(number);
                 }
-                let protocol = protocol(port).to_string();
-                let number = NODE_PORTS
-                    .map(|number| (protocol.clone(), number))
-                    .find(|slot| !self.node_ports.contains_key(slot))
-                    .with_context(|| format!("no {protocol} node port is left"))?;
-                port["nodePort"] = json!(number.1);
-                self.node_ports.insert(number, object.key.clone());
             }
             object.set(value)?;
         }
+        if needs_health_check_port(object) && health_check_port(object).is_none() {
+            let number = self.node_port("TCP", &object.key)?;
+            object.add("spec", &[("healthCheckNodePort", json!(number))])?;
+        }
         Ok(())
+    }
+
+    fn cluster_ip(&mut self, family: Family, owner: &ObjectKey) -> anyhow::Result<IpAddr> {
+        let free = |ip: &IpAddr| !self.cluster_ips.contains_key(ip);
+        let ip = match family {
+            Family::V4 => CLUSTER_IPS
+                .map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
+                .find(free),
+            Family::V6 => CLUSTER_IPS_V6_HOSTS
+                .map(|host| Ipv6Addr::from_bits(CLUSTER_IPS_V6.to_bits() | host).into())
+                .find(free),
+        };
+        let ip = ip.with_context(|| format!("no {family} cluster IP is left"))?;
+        self.cluster_ips.insert(ip, owner.clone());
+        Ok(ip)
+    }
+
+    fn node_port(&mut self, protocol: &str, owner: &ObjectKey) -> anyhow::Result<u64> {
+        let slot = NODE_PORTS
+            .map(|number| (protocol.to_string(), number))
+            .find(|slot| !self.node_ports.contains_key(slot))
+            .with_context(|| format!("no {protocol} node port is left"))?;
+        let number = slot.1;
+        self.node_ports.insert(slot, owner.clone());
+        Ok(number)
     }
 }
 
@@ -224,18 +268,24 @@ fn service_type(object: &Object) -> &str {
         .unwrap_or("ClusterIP")
 }
 
-/// The address that the Service names; none for headless ones.
-pub(crate) fn cluster_ip(object: &Object) -> Option<&str> {
-    let named = |pointer| object.at(pointer).and_then(Value::as_str);
-    named("/spec/clusterIP")
-        .filter(|ip| !ip.is_empty())
-        .or_else(|| named("/spec/clusterIPs/0"))
-        .filter(|ip| !ip.is_empty() && *ip != "None")
+/// Whether the Service has IP families at all.
+fn needs_families(object: &Object) -> bool {
+    service_type(object) != "ExternalName"
 }
 
-fn needs_cluster_ip(object: &Object) -> bool {
-    let headless = object.at("/spec/clusterIP").is_some_and(|ip| ip == "None");
-    service_type(object) != "ExternalName" && !headless && cluster_ip(object).is_none()
+/// As `apiservice.NeedsHealthCheck` of Kubernetes.
+fn needs_health_check_port(object: &Object) -> bool {
+    service_type(object) == "LoadBalancer"
+        && object
+            .at("/spec/externalTrafficPolicy")
+            .is_some_and(|policy| policy == "Local")
+}
+
+fn health_check_port(object: &Object) -> Option<u64> {
+    object
+        .at("/spec/healthCheckNodePort")
+        .and_then(Value::as_u64)
+        .filter(|number| *number != 0)
 }
 
 fn needs_node_ports(object: &Object) -> bool {
@@ -285,14 +335,33 @@ fn same_port(a: &Value, b: &Value) -> bool {
     a.get("port") == b.get("port") && protocol(a) == protocol(b)
 }
 
-/// The external IPs of all Services.
-pub(crate) fn external_ips(store: &Store) -> BTreeSet<Ipv4Addr> {
-    store
-        .values()
-        .filter(|object| is_service(object))
-        .flat_map(service_external_ips)
-        .filter_map(|ip| ip.parse().ok())
-        .collect()
+/// The external IPs of Services (true) and the addresses of their load balancers (false). An address
+/// that is both counts as an external IP.
+pub(crate) fn outside_ips<'a>(
+    objects: impl IntoIterator<Item = &'a Object>,
+) -> BTreeMap<IpAddr, bool> {
+    let mut ips = BTreeMap::new();
+    for service in objects.into_iter().filter(|object| is_service(object)) {
+        let external = service_external_ips(service).map(|ip| (ip, true));
+        let balancers = load_balancer_ips(service).map(|ip| (ip, false));
+        for (text, external) in external.chain(balancers) {
+            if let Ok(ip) = text.parse() {
+                *ips.entry(ip).or_default() |= external;
+            }
+        }
+    }
+    ips
+}
+
+/// The addresses of a Service's load balancers, as written.
+fn load_balancer_ips(service: &Object) -> impl Iterator<Item = &str> {
+    service
+        .at("/status/loadBalancer/ingress")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|ingress| ingress.get("ip")?.as_str())
+        .filter(|_| service_type(service) == "LoadBalancer")
 }
 
 /// A Service's external IPs, as written.
@@ -428,6 +497,100 @@ mod tests {
         assert!(reasons[1].contains("80 is outside"));
         assert!(reasons[2].contains("`x` is not an address"));
         assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn dual_stack_services_hold_both_addresses() {
+        let mut store = Store::new();
+        let dual = json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]});
+        admit(
+            &mut store,
+            vec![service("a", dual.clone()), service("b", dual.clone())],
+            "",
+        );
+        let ips = |store: &Store, name: &str| get(store, name, "/spec/clusterIPs").clone();
+        let first = ips(&store, "a");
+        assert_eq!(first.as_array().unwrap().len(), 2);
+        assert!(first[1].as_str().unwrap().starts_with("fd00:96::"));
+        for index in [0, 1] {
+            assert_ne!(first[index], ips(&store, "b")[index]);
+        }
+        let thief = service("c", json!({"clusterIP": first[1]}));
+        let outcomes = admit(&mut store, vec![thief], "");
+        assert!(
+            matches!(&outcomes[0].1, Outcome::Rejected(reason) if reason.contains("default/a's"))
+        );
+        // One that says nothing about it stays dual-stack.
+        let outcomes = admit(
+            &mut store,
+            vec![service("a", json!({"ports": [{"port": 80}]}))],
+            "",
+        );
+        assert_eq!(outcomes[0].1, Outcome::Unchanged);
+        assert_eq!(ips(&store, "a"), first);
+    }
+
+    #[test]
+    fn local_load_balancers_get_a_port_for_health_checks_and_keep_it() {
+        let mut store = Store::new();
+        let local = |policy: &str| json!({"type": "LoadBalancer", "externalTrafficPolicy": policy, "ports": [{"port": 80}]});
+        admit(
+            &mut store,
+            vec![
+                service("a", local("Local")),
+                service("b", local("Cluster")),
+                service(
+                    "c",
+                    json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+                ),
+            ],
+            "",
+        );
+        let port = get(&store, "a", "/spec/healthCheckNodePort").clone();
+        assert_ne!(&port, get(&store, "a", "/spec/ports/0/nodePort"));
+        for other in ["b", "c"] {
+            let key = ObjectKey::new("", "Service", "default", other);
+            assert_eq!(store[&key].at("/spec/healthCheckNodePort"), None);
+        }
+        let outcomes = admit(&mut store, vec![service("a", local("Local"))], "");
+        assert_eq!(outcomes[0].1, Outcome::Unchanged);
+        let mut taken = local("Local");
+        taken["healthCheckNodePort"] = port;
+        let outcomes = admit(&mut store, vec![service("d", taken)], "");
+        assert!(
+            matches!(&outcomes[0].1, Outcome::Rejected(reason) if reason.contains("healthCheckNodePort"))
+        );
+    }
+
+    #[test]
+    fn a_load_balancers_status_stays_until_it_is_written_anew() {
+        let mut store = Store::new();
+        let spec = json!({"type": "LoadBalancer", "externalIPs": ["1.2.3.4", "fd00::4"],
+            "ports": [{"port": 80}]});
+        let mut balanced = service("a", spec.clone());
+        let ingress = json!([{"ip": "1.2.3.4"}, {"ip": "1.2.3.5"}, {"hostname": "x"}]);
+        balanced
+            .add("status", &[("loadBalancer", json!({"ingress": ingress}))])
+            .unwrap();
+        admit(&mut store, vec![balanced], "");
+        let outcomes = admit(&mut store, vec![service("a", spec)], "");
+        assert_eq!(outcomes[0].1, Outcome::Unchanged);
+        let ips = outside_ips(store.values());
+        let ips: Vec<(String, bool)> = ips
+            .iter()
+            .map(|(ip, external)| (ip.to_string(), *external))
+            .collect();
+        assert_eq!(
+            ips,
+            [
+                ("1.2.3.4".into(), true),
+                ("1.2.3.5".into(), false),
+                ("fd00::4".into(), true)
+            ]
+        );
+        let none = service("a", json!({"type": "ClusterIP", "ports": [{"port": 80}]}));
+        admit(&mut store, vec![none], "");
+        assert!(outside_ips(store.values()).is_empty());
     }
 
     #[test]

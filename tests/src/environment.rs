@@ -29,6 +29,9 @@ pub enum Unmet {
         "{VMLINUX} is missing: boot a kernel with CONFIG_DEBUG_INFO_BTF=y (every distribution's is)"
     )]
     Btf,
+    /// The kernel was booted without IPv6.
+    #[error("the kernel has no IPv6: boot it without ipv6.disable=1")]
+    Ipv6,
     /// A program is not on PATH.
     #[error("`{0}` is missing: install {1} (apt-get install {1})")]
     Tool(&'static str, &'static str),
@@ -95,6 +98,15 @@ pub fn btf() -> Result<(), Unmet> {
     }
 }
 
+/// Whether network namespaces can have IPv6 addresses; a namespace that has none of them is fine.
+pub fn ipv6() -> Result<(), Unmet> {
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        Ok(())
+    } else {
+        Err(Unmet::Ipv6)
+    }
+}
+
 /// The tools that are not on PATH.
 pub fn missing_tools() -> Vec<Tool> {
     let path = search_path();
@@ -113,6 +125,7 @@ pub fn check() -> Result<(), Unmet> {
     }
     cgroup2()?;
     bpffs()?;
+    ipv6()?;
     btf()
 }
 

@@ -21,11 +21,24 @@
 //!
 //! # Addresses
 //!
-//! `clusterIP`, `externalIPs` and `nodePort` stay as manifests give them; what they leave out is
-//! allocated from 10.96.0.0/12 and 30000–32767. Pods get addresses from the pod CIDR, a /24 for each
-//! node. A pod, or a Deployment's pod template, may ask by annotation, with commas between the
-//! replicas': `testbed.nodegate.io/address: 10.10.1.13,10.10.1.14` and
+//! Everybody has an IPv4 and an IPv6 address. `clusterIP`, `externalIPs` and `nodePort` stay as
+//! manifests give them; what they leave out is allocated from 10.96.0.0/12, fd00:96::/112 and
+//! 30000–32767. Pods get addresses from the pod CIDRs, a /24 and a /64 for each node. A pod, or a
+//! Deployment's pod template, may ask by annotation, with commas between the replicas':
+//! `testbed.nodegate.io/address: 10.10.1.13,10.10.1.14,fd00::13,fd00::14` (counted in each family) and
 //! `testbed.nodegate.io/node: node1,node2`.
+//!
+//! # Endpoints
+//!
+//! Services get the IP families that the API server gives them, and EndpointSlices as the real
+//! controller writes them. `testbed.nodegate.io/ready: "false"` lets a pod's readiness probe fail, and
+//! `testbed.nodegate.io/terminating: "true"` deletes it without an end; neither stops its server.
+//! A Service's `status.loadBalancer.ingress` stays as its author gives it.
+//!
+//! # Faults
+//!
+//! [`Testbed::kill`] sends signals to a node's or a gateway pod's nodegate; while it is dead, changes
+//! don't wait for it. [`Testbed::restart`] starts it again.
 //!
 //! # `testbed.yaml`
 //!
@@ -36,19 +49,27 @@
 //! nodes:                      # node1 when absent; more are added for --nodes
 //! - name: master
 //!   address: 192.168.170.137  # the next free one of the subnet when absent
+//!   addressV6: fd00:c0::137
+//!   zone: zone-a              # the label topology.kubernetes.io/zone
+//!   labels: {disk: ssd}
+//!   nodegate:                 # `nodegate: false` for a node without it
+//!     args: [--services, gateway]     # of `nodegate run`; replaces --services all
+//!     env: {NODEGATE_ATTACH: clsact}  # for all commands on the node
 //! client:
 //!   address: 192.168.170.1
+//!   addressV6: fd00:c0::1
 //! podCIDR: 10.10.0.0/16
+//! podCIDRV6: fd00:10::/48
 //! pods:                       # the longest name that a pod's begins with counts
 //! - namespace: simple
 //!   name: nginx
-//!   addresses: [10.10.1.14]   # for the first pods; the others' are allocated
+//!   addresses: [10.10.1.14]   # for the first pods, in each family; the others' are allocated
 //!   node: master
 //! gateway:                    # one pod on each node, unless the manifests have pods that are
 //!   name: istio-ingressgateway-576c469c96-spndl   # labelled `istio: ingressgateway`
 //!   namespace: istio-system
 //!   labels: {app: istio-ingressgateway, istio: ingressgateway}
-//!   addresses: [10.10.1.4]    # in the order of the nodes
+//!   addresses: [10.10.1.4]    # in the order of the nodes, in each family
 //!   nodes: [master]           # all when absent
 //! unownedExternalIPs: [192.168.96.51]   # routed to the first node, which doesn't have them
 //! ```
@@ -71,8 +92,9 @@ mod state;
 mod testbed;
 
 pub use admission::Outcome;
-pub use config::Node;
+pub use config::{Node, Nodegate};
 pub use names::Host;
+pub use nix::sys::signal::Signal;
 pub use object::ObjectKey;
 pub use ps::Ps;
 pub use state::Binaries;

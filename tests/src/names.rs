@@ -165,6 +165,11 @@ impl Names {
             .join(format!("{}.log", host.slug()))
     }
 
+    /// The file that says which process is a host's nodegate; it is there while one is to run.
+    pub(crate) fn pid(&self, host: &Host) -> PathBuf {
+        self.state().join("pids").join(host.slug())
+    }
+
     /// The admin socket of a nodegate process. Hashed when long: a socket's path has 108 bytes
     /// (unix(7)).
     pub fn admin_socket(&self, host: &Host) -> PathBuf {

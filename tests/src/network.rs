@@ -1,13 +1,15 @@
 //! Namespaces and links: a switch, hosts on it, pods behind nodes.
 //!
 //! Pods are wired as Calico does it: a /32 address, a default route through 169.254.1.1, which the
-//! other end of the pod's link answers for, and a /32 route in every node.
+//! other end of the pod's link answers for, and a /32 route in every node. IPv6 is wired the same
+//! way. Nobody has link-local addresses and so nobody could ask for IPv6 neighbours; everybody knows
+//! them from the start, and nothing waits for duplicate address detection.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Write as _,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::AsFd as _,
     path::Path,
     process::{Command, Stdio},
@@ -20,9 +22,10 @@ use nix::{
     mount::{MntFlags, umount2},
     sched::{CloneFlags, setns},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{Layout, Node},
+    config::{Layout, NODE_PREFIX, NODE_PREFIX_V6, Node},
     names::{self, Host, NETNS_ROOT, Names, STATE_ROOT},
     process,
     workload::Pod,
@@ -32,6 +35,8 @@ use crate::{
 const LINK_MAC: &str = "ee:ee:ee:ee:ee:ee";
 /// The gateway of all pods; nobody has this address.
 const POD_GATEWAY: &str = "169.254.1.1";
+/// The same for IPv6.
+const POD_GATEWAY_V6: &str = "fe80::1";
 /// File of the state that lists every namespace before it is made.
 const CLAIMS: &str = "namespaces";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,42 +53,78 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
             "link set br0 up".into(),
         ],
     )?;
-    let hosts: Vec<(Host, Ipv4Addr)> = std::iter::once((Host::Client, layout.client))
-        .chain(
-            layout
-                .nodes
-                .iter()
-                .map(|node| (Host::Node(node.name.clone()), node.address)),
-        )
-        .collect();
-    for (host, address) in &hosts {
+    let hosts: Vec<(Host, [IpAddr; 2])> =
+        std::iter::once((Host::Client, layout.client_addresses()))
+            .chain(
+                layout
+                    .nodes
+                    .iter()
+                    .map(|node| (Host::Node(node.name.clone()), node.addresses())),
+            )
+            .collect();
+    for (host, addresses) in &hosts {
         let netns = names.netns(host);
         let forward: &[(&str, &str)] = match host {
-            Host::Node(_) => &[("ipv4/ip_forward", "1")],
+            Host::Node(_) => &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")],
             _ => &[],
         };
         add_netns(names, &netns, forward)?;
         let port = names::interface(&host.to_string(), &host.to_string());
+        let mac = mac(host);
         ip(
             names,
             &switch,
             &[
-                format!("link add {port} type veth peer name eth0 netns {netns}"),
+                format!("link add {port} type veth peer name eth0 address {mac} netns {netns}"),
                 format!("link set {port} master br0 up"),
             ],
         )?;
-        let mut lines = vec![
-            format!("addr add {address}/24 dev eth0"),
-            "link set eth0 up".into(),
-        ];
-        // Whoever is outside the /24 is on the same wire all the same.
-        let far = hosts
-            .iter()
-            .filter(|(_, other)| other.octets()[..3] != address.octets()[..3]);
-        lines.extend(far.map(|(_, other)| format!("route add {other}/32 dev eth0 src {address}")));
+        let mut lines = vec!["link set eth0 up".into()];
+        lines.extend(addresses.iter().map(|address| match address {
+            IpAddr::V4(ip) => format!("addr add {ip}/{NODE_PREFIX} dev eth0"),
+            IpAddr::V6(ip) => format!("addr add {ip}/{NODE_PREFIX_V6} dev eth0 nodad"),
+        }));
+        for (other, others) in hosts.iter().filter(|(other, _)| other != host) {
+            lines.extend(neighbour(addresses, *others, &self::mac(other)));
+        }
         ip(names, &netns, &lines)?;
     }
     Ok(())
+}
+
+/// How a host on the switch reaches another one.
+fn neighbour(own: &[IpAddr; 2], other: [IpAddr; 2], mac: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (own, other) in own.iter().zip(other) {
+        let prefix = if own.is_ipv4() {
+            NODE_PREFIX
+        } else {
+            NODE_PREFIX_V6
+        };
+        let near = ipnet::IpNet::new(*own, prefix).is_ok_and(|subnet| subnet.contains(&other));
+        if !near {
+            // Whoever is outside the subnet is on the same wire all the same.
+            lines.push(format!("route add {} dev eth0 src {own}", alone(other)));
+        }
+        if other.is_ipv6() {
+            let known = format!("neigh replace {other} lladdr {mac} dev eth0 nud permanent");
+            lines.push(known);
+        }
+    }
+    lines
+}
+
+/// The network that holds this address only.
+fn alone(address: IpAddr) -> String {
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    format!("{address}/{length}")
+}
+
+/// The hardware address of a host's `eth0`: local and unicast (IEEE 802 §8.4), always the same.
+fn mac(host: &Host) -> String {
+    let digest = Sha256::digest(host.to_string());
+    let bytes: Vec<String> = digest[..5].iter().map(|b| format!("{b:02x}")).collect();
+    format!("02:{}", bytes.join(":"))
 }
 
 /// Makes a pod's namespace and the routes to it.
@@ -92,38 +133,50 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
     let netns = names.netns(&host);
     let node = names.netns(&Host::Node(pod.node.clone()));
     let link = pod_link(pod);
-    let address = pod.address;
+    let (v4, v6) = (pod.address, pod.address_v6);
+    let mac = mac(&host);
     add_netns(names, &netns, &[])?;
     ip(
         names,
         &node,
         &[
-            format!("link add {link} address {LINK_MAC} type veth peer name eth0 netns {netns}"),
+            format!(
+                "link add {link} address {LINK_MAC} type veth peer name eth0 address {mac} netns {netns}"
+            ),
             format!("link set {link} alias {host}"),
             format!("link set {link} up"),
-            format!("route replace {address}/32 dev {link}"),
+            format!("route replace {v4}/32 dev {link}"),
+            format!("route replace {v6}/128 dev {link}"),
+            format!("neigh replace {v6} lladdr {mac} dev {link} nud permanent"),
         ],
     )?;
     ip(
         names,
         &netns,
         &[
-            format!("addr add {address}/32 dev eth0"),
             "link set eth0 up".into(),
+            format!("addr add {v4}/32 dev eth0"),
+            format!("addr add {v6}/128 dev eth0 nodad"),
             format!("route add {POD_GATEWAY} dev eth0 scope link"),
             format!("route add default via {POD_GATEWAY} dev eth0"),
             format!("neigh replace {POD_GATEWAY} lladdr {LINK_MAC} dev eth0 nud permanent"),
+            format!("route add ::/0 via {POD_GATEWAY_V6} dev eth0"),
+            format!("neigh replace {POD_GATEWAY_V6} lladdr {LINK_MAC} dev eth0 nud permanent"),
         ],
     )?;
+    let via = layout
+        .node(&pod.node)
+        .context("the pod's node is gone")?
+        .addresses();
     for other in others(layout, pod) {
-        let via = layout
-            .node(&pod.node)
-            .context("the pod's node is gone")?
-            .address;
+        let routes = pod.addresses().into_iter().zip(via);
+        let routes: Vec<String> = routes
+            .map(|(ip, via)| format!("route replace {} via {via} dev eth0", alone(ip)))
+            .collect();
         ip(
             names,
             &names.netns(&Host::Node(other.name.clone())),
-            &[format!("route replace {address}/32 via {via} dev eth0")],
+            &routes,
         )?;
     }
     Ok(())
@@ -138,10 +191,11 @@ pub(crate) fn remove_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::R
         &[format!("link del {}", pod_link(pod))],
     )?;
     for other in others(layout, pod) {
+        let routes = pod.addresses().map(|ip| format!("route del {}", alone(ip)));
         ip(
             names,
             &names.netns(&Host::Node(other.name.clone())),
-            &[format!("route del {}/32", pod.address)],
+            &routes,
         )?;
     }
     remove_netns(&names.netns(&pod.host()))
@@ -156,39 +210,45 @@ fn pod_link(pod: &Pod) -> String {
     names::interface(&pod.name, &pod.host().to_string())
 }
 
-/// Makes the client reach external IPs through the first node, which owns them unless the layout
-/// says that nobody does, or a node has the address anyway. Takes away those that are no longer
-/// wanted.
-pub(crate) fn set_external_ips(
+/// Addresses outside the cluster that lead to it, and whether a node has them.
+pub(crate) type OutsideIps = BTreeMap<IpAddr, bool>;
+
+/// Makes the client reach the addresses through the first node, and gives those that are to be owned to
+/// it. Takes away those that are no longer wanted. Hosts keep their own addresses.
+pub(crate) fn set_outside_ips(
     names: &Names,
     layout: &Layout,
-    old: &BTreeSet<Ipv4Addr>,
-    new: &BTreeSet<Ipv4Addr>,
+    old: &OutsideIps,
+    new: &OutsideIps,
 ) -> anyhow::Result<()> {
     let Some(first) = layout.nodes.first() else {
         return Ok(());
     };
     let client = names.netns(&Host::Client);
     let owner = names.netns(&Host::Node(first.name.clone()));
-    let a_host =
-        |ip: &Ipv4Addr| *ip == layout.client || layout.nodes.iter().any(|node| node.address == *ip);
-    let change = |verb: &str, ips: Vec<&Ipv4Addr>| -> anyhow::Result<()> {
-        let ips: Vec<&Ipv4Addr> = ips.into_iter().filter(|ip| !a_host(ip)).collect();
-        let routes: Vec<String> = ips
-            .iter()
-            .map(|ip| format!("route {verb} {ip}/32 via {} dev eth0", first.address))
-            .collect();
-        let owned = ips
-            .iter()
-            .filter(|ip| !layout.unowned_external_ips.contains(ip));
-        let addresses: Vec<String> = owned
-            .map(|ip| format!("addr {verb} {ip}/32 dev eth0"))
-            .collect();
+    let change = |verb: &str, from: &OutsideIps, but: &OutsideIps| -> anyhow::Result<()> {
+        let mut routes = Vec::new();
+        let mut addresses = Vec::new();
+        for (ip, owned) in from {
+            if but.get(ip) == Some(owned) || layout.owner(*ip).is_some() {
+                continue;
+            }
+            let (via, nodad) = match ip {
+                IpAddr::V4(_) => (IpAddr::V4(first.address), ""),
+                IpAddr::V6(_) => (IpAddr::V6(first.address_v6), " nodad"),
+            };
+            let ip = alone(*ip);
+            routes.push(format!("route {verb} {ip} via {via} dev eth0"));
+            if *owned {
+                let nodad = if verb == "add" { nodad } else { "" };
+                addresses.push(format!("addr {verb} {ip} dev eth0{nodad}"));
+            }
+        }
         ip(names, &client, &routes)?;
         ip(names, &owner, &addresses)
     };
-    change("del", old.difference(new).collect())?;
-    change("add", new.difference(old).collect())
+    change("del", old, new)?;
+    change("add", new, old)
 }
 
 /// Makes a namespace with a loopback that is up, and no IPv6 chatter.
@@ -206,6 +266,11 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
         // Links made from now on get no link-local address, so no router or neighbour solicitation.
         ("ipv6/conf/default/addr_gen_mode", "1"),
         ("ipv6/conf/default/accept_ra", "0"),
+        // Some containers' default is to have no IPv6.
+        ("ipv6/conf/all/disable_ipv6", "0"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
         // Replies of translated flows may come in on another link than the kernel would choose.
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/default/rp_filter", "0"),
@@ -216,9 +281,6 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
         for (key, value) in common.iter().chain(sysctls) {
             // /proc/sys/net is the reading thread's namespace's (proc_sys(5)).
             let file = Path::new("/proc/sys/net").join(key);
-            if !file.exists() && key.starts_with("ipv6") {
-                continue;
-            }
             fs::write(&file, value)
                 .with_context(|| format!("setting {} to {value}", file.display()))?;
         }

@@ -5,14 +5,19 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use nix::unistd::Pid;
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::Deserialize;
 
 use crate::{
+    cgroup,
     names::{Host, Names},
     process,
     state::State,
@@ -23,17 +28,17 @@ use crate::{
 const SYNC: &str = "10s";
 /// And by ours: it has to start and answer, too.
 const SYNC_LIMIT: Duration = Duration::from_secs(20);
+/// How long a process may take to come up.
+pub(crate) const START: Duration = Duration::from_secs(15);
+/// And to end: the proxy lets requests under way go on for 5 s.
+const END: Duration = Duration::from_secs(10);
 
 /// The variables that a host's processes get. nodegate reads its settings from them, so that a
 /// bare `nodegate status` on a host asks the right process.
-pub(crate) fn environment(
-    names: &Names,
-    state: &State,
-    host: &Host,
-) -> Vec<(&'static str, OsString)> {
+pub(crate) fn environment(names: &Names, state: &State, host: &Host) -> Vec<(String, OsString)> {
     let mut variables: Vec<(&str, OsString)> = Vec::new();
     let pod = match host {
-        Host::Client => return variables,
+        Host::Client => return Vec::new(),
         Host::Node(_) => None,
         Host::Pod { .. } => state.pods.iter().find(|pod| pod.host() == *host),
     };
@@ -45,6 +50,8 @@ pub(crate) fn environment(
         variables.push(("POD_NAME", pod.name.clone().into()));
         variables.push(("POD_NAMESPACE", pod.namespace.clone().into()));
         variables.push(("POD_IP", pod.address.to_string().into()));
+        let ips = format!("{},{}", pod.address, pod.address_v6);
+        variables.push(("POD_IPS", ips.into()));
     }
     variables.push(("NODE_NAME", node.clone().into()));
     variables.push(("NODEGATE_MANIFESTS", names.manifests().into()));
@@ -61,7 +68,17 @@ pub(crate) fn environment(
         variables.push(("NODEGATE_CGROUP", names.node_cgroup(&node).into()));
         variables.push(("NODEGATE_UPLINKS", "eth0".into()));
     }
+    let own = match host {
+        Host::Node(name) => state.layout.node(name),
+        _ => None,
+    };
+    let own = own.and_then(|node| node.nodegate.as_ref());
+    let own = own.into_iter().flat_map(|nodegate| &nodegate.env);
     variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(own.map(|(name, value)| (name.clone(), value.into())))
+        .collect()
 }
 
 /// A command on a host: in its namespace and cgroup, with its variables and `nodegate` on PATH.
@@ -107,20 +124,129 @@ pub(crate) fn command(
     Ok(command)
 }
 
-/// Starts the redirector on a node.
-pub(crate) fn start_redirector(names: &Names, state: &State, node: &str) -> anyhow::Result<Pid> {
-    let host = Host::Node(node.into());
-    let mut command = command(names, state, &host, &state.binaries.nodegate)?;
-    command.args(["run", "--role", "redirector", "--services", "all"]);
-    process::detach(command, &names.log(&host))
+/// Starts a host's nodegate: the redirector on a node, the proxy in a gateway pod.
+pub(crate) fn start(names: &Names, state: &State, host: &Host) -> anyhow::Result<Pid> {
+    let mut command = command(names, state, host, &state.binaries.nodegate)?;
+    command.args(arguments(state, host)?);
+    let pid = process::detach(command, &names.log(host))?;
+    let file = names.pid(host);
+    fs::write(&file, pid.to_string()).with_context(|| format!("writing {}", file.display()))?;
+    Ok(pid)
 }
 
-/// Starts the proxy in a gateway pod.
-pub(crate) fn start_proxy(names: &Names, state: &State, pod: &Pod) -> anyhow::Result<Pid> {
-    let host = pod.host();
-    let mut command = command(names, state, &host, &state.binaries.nodegate)?;
-    command.args(["run", "--role", "proxy"]);
-    process::detach(command, &names.log(&host))
+fn arguments(state: &State, host: &Host) -> anyhow::Result<Vec<String>> {
+    match host {
+        Host::Client => bail!("the client runs no nodegate: name a node or a gateway pod"),
+        Host::Node(name) => {
+            let node = state.layout.node(name);
+            let node = node.with_context(|| {
+                format!("no host `{host}`: `cargo xtask testbed ps` lists them")
+            })?;
+            let Some(nodegate) = &node.nodegate else {
+                bail!("{host} runs no nodegate: testbed.yaml says `nodegate: false`");
+            };
+            Ok(merge(
+                &[("--role", "redirector"), ("--services", "all")],
+                &nodegate.args,
+            ))
+        }
+        Host::Pod { .. } => {
+            let gateway = state
+                .pods
+                .iter()
+                .any(|pod| pod.gateway && pod.host() == *host);
+            ensure!(
+                gateway,
+                "{host} runs no nodegate: name a node or a gateway pod"
+            );
+            Ok(merge(&[("--role", "proxy")], &[]))
+        }
+    }
+}
+
+/// `run` with these options, except those that the arguments give, and the arguments.
+fn merge(options: &[(&str, &str)], arguments: &[String]) -> Vec<String> {
+    let given = |option: &str| {
+        let mut arguments = arguments.iter();
+        arguments.any(|argument| {
+            argument
+                .strip_prefix(option)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    };
+    let mut all = vec!["run".to_owned()];
+    for (option, value) in options {
+        if !given(option) {
+            all.extend([(*option).to_owned(), (*value).to_owned()]);
+        }
+    }
+    all.extend(arguments.iter().cloned());
+    all
+}
+
+/// Sends a signal to a host's nodegate. If it is one that ends it, waits for the end; from then on
+/// nobody waits for this nodegate to apply anything, until it is started again.
+pub(crate) fn signal(
+    names: &Names,
+    state: &State,
+    host: &Host,
+    signal: Signal,
+) -> anyhow::Result<()> {
+    arguments(state, host)?;
+    let pid = running(names, state, host)
+        .with_context(|| format!("nodegate on {host} does not run: start it with restart"))?;
+    kill(pid, signal).with_context(|| format!("sending {signal} to nodegate on {host} ({pid})"))?;
+    if !matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + END;
+    // A zombie has no program any more.
+    let program = format!("/proc/{pid}/exe");
+    while fs::read_link(&program).is_ok() {
+        ensure!(
+            Instant::now() < deadline,
+            "nodegate on {host} ({pid}) has not ended {END:?} after {signal}"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    forget(names, host);
+    Ok(())
+}
+
+/// The process that is a host's nodegate.
+fn running(names: &Names, state: &State, host: &Host) -> Option<Pid> {
+    let pid = fs::read_to_string(names.pid(host)).ok()?.parse().ok()?;
+    let pid = Pid::from_raw(pid);
+    let node = match host {
+        Host::Node(name) => name,
+        _ => &state.pods.iter().find(|pod| pod.host() == *host)?.node,
+    };
+    // It may have ended, and another process have its number.
+    cgroup::processes(&names.process_cgroup(host, node))
+        .contains(&pid)
+        .then_some(pid)
+}
+
+/// Starts a host's nodegate, after ending the one that runs without a chance to clean up; returns when
+/// it has applied everything.
+pub(crate) fn restart(names: &Names, state: &State, host: &Host) -> anyhow::Result<()> {
+    arguments(state, host)?;
+    if running(names, state, host).is_some() {
+        signal(names, state, host, Signal::SIGKILL)?;
+    }
+    forget(names, host);
+    let pid = start(names, state, host)?;
+    process::await_file(&names.admin_socket(host), pid, &names.log(host), START)
+        .with_context(|| format!("{host} is not ready"))?;
+    sync(names, state, std::slice::from_ref(host))
+}
+
+/// Removes what a nodegate that has ended leaves, so that a new one does not seem ready at once.
+pub(crate) fn forget(names: &Names, host: &Host) {
+    for file in [names.pid(host), names.admin_socket(host)] {
+        // It may have left neither.
+        let _ = fs::remove_file(file);
+    }
 }
 
 /// Waits until these hosts' nodegate has applied everything that is in the manifest directory now.
@@ -170,15 +296,18 @@ fn failure(names: &Names, host: &Host) -> String {
     )
 }
 
-/// Hosts that run nodegate.
-pub(crate) fn hosts(state: &State) -> Vec<Host> {
+/// Hosts whose nodegate is to run: not those that have none, or where it was ended on purpose.
+pub(crate) fn hosts(names: &Names, state: &State) -> Vec<Host> {
     let nodes = state
         .layout
         .nodes
         .iter()
         .map(|node| Host::Node(node.name.clone()));
     let gateways = state.pods.iter().filter(|pod| pod.gateway).map(Pod::host);
-    nodes.chain(gateways).collect()
+    nodes
+        .chain(gateways)
+        .filter(|host| names.pid(host).exists())
+        .collect()
 }
 
 /// A message of `nodegate check -o json`.
@@ -258,4 +387,27 @@ pub(crate) fn check(
         )
     })?;
     Ok(report.diagnostics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_replace_options_of_the_same_name() {
+        let defaults = [("--role", "redirector"), ("--services", "all")];
+        let merged = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|&a| a.into()).collect();
+            merge(&defaults, &arguments).join(" ")
+        };
+        assert_eq!(merged(&[]), "run --role redirector --services all");
+        assert_eq!(
+            merged(&["--services", "gateway", "--attach=clsact"]),
+            "run --role redirector --services gateway --attach=clsact"
+        );
+        assert_eq!(
+            merged(&["--role=all", "--services-x"]),
+            "run --services all --role=all --services-x"
+        );
+    }
 }

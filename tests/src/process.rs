@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Read,
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::{fs::FileTypeExt as _, net::UnixStream, process::CommandExt as _},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver},
@@ -75,10 +78,11 @@ pub(crate) fn detach(mut command: Command, log: &Path) -> anyhow::Result<Pid> {
     Ok(pid)
 }
 
-/// Waits until a process that we started has made a file, by which it says that it is there.
+/// Waits until a process that we started has made a file, by which it says that it is there; of a
+/// socket, until it listens.
 pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
-    while !file.exists() {
+    while !is_there(file) {
         ensure!(kill(pid, None).is_ok(), "it has ended; {}", tail(log));
         ensure!(
             Instant::now() < deadline,
@@ -89,6 +93,14 @@ pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path, limit: Duration) -> 
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// A socket's file is there after bind(2), but connections are refused until listen(2).
+fn is_there(file: &Path) -> bool {
+    match fs::metadata(file) {
+        Ok(metadata) if metadata.file_type().is_socket() => UnixStream::connect(file).is_ok(),
+        metadata => metadata.is_ok(),
+    }
 }
 
 /// Runs the command to its end, or ends it after the limit. Its standard input is empty.
@@ -202,6 +214,25 @@ mod tests {
         let error = output(background, Duration::from_millis(200)).unwrap_err();
         assert!(error.to_string().contains("took longer"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_socket_is_there_when_it_listens() {
+        use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("socket");
+        assert!(!is_there(&file));
+        let kind = (AddressFamily::Unix, SockType::Stream);
+        let socket = socket::socket(kind.0, kind.1, SockFlag::empty(), None).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        socket::bind(fd, &UnixAddr::new(&file).unwrap()).unwrap();
+        assert!(file.exists() && !is_there(&file));
+        socket::listen(&socket, Backlog::new(1).unwrap()).unwrap();
+        assert!(is_there(&file));
+        let plain = directory.path().join("file");
+        fs::write(&plain, "").unwrap();
+        assert!(is_there(&plain));
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! What is there: the table, and the JSON that scripts read.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     admission::{self, Store},
-    config::Node,
     state::State,
 };
 
@@ -15,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ps {
     /// In order.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeAddress>,
     /// The machine outside the cluster.
     pub client: Client,
     /// By namespace and name.
@@ -27,8 +26,21 @@ pub struct Ps {
 /// The machine outside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Client {
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// All of its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeAddress {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 address.
+    pub address: Ipv4Addr,
+    /// All of its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A Service.
@@ -42,6 +54,9 @@ pub struct Service {
     /// `None` for headless Services, empty for those that have none (`ExternalName`).
     #[serde(rename = "clusterIP")]
     pub cluster_ip: String,
+    /// All of them; empty for headless Services.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<IpAddr>,
     /// As written.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
@@ -70,8 +85,10 @@ pub struct PodAddress {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// All of its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
     /// The name of its node.
     pub node: String,
 }
@@ -88,14 +105,25 @@ impl Ps {
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
                 address: pod.address,
+                addresses: pod.addresses().into(),
                 node: pod.node.clone(),
             })
             .collect();
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         Self {
-            nodes: state.layout.nodes.clone(),
+            nodes: state
+                .layout
+                .nodes
+                .iter()
+                .map(|node| NodeAddress {
+                    name: node.name.clone(),
+                    address: node.address,
+                    addresses: node.addresses().into(),
+                })
+                .collect(),
             client: Client {
                 address: state.layout.client,
+                addresses: state.layout.client_addresses().into(),
             },
             services: services.map(service).collect(),
             pods,
@@ -121,16 +149,21 @@ impl Ps {
 }
 
 fn service(object: &crate::object::Object) -> Service {
-    let headless = object.at("/spec/clusterIP").is_some_and(|ip| ip == "None");
+    // An ExternalName may say what it likes.
+    let cluster_ips = if admission::families(object).is_empty() {
+        Vec::new()
+    } else {
+        admission::cluster_ips(object).unwrap_or_default()
+    };
     Service {
         namespace: object.key.namespace.clone(),
         name: object.key.name.clone(),
-        cluster_ip: if headless {
-            "None"
-        } else {
-            admission::cluster_ip(object).unwrap_or_default()
-        }
-        .into(),
+        cluster_ip: match cluster_ips.first() {
+            Some(first) => first.to_string(),
+            None if admission::headless(object) => "None".into(),
+            None => String::new(),
+        },
+        cluster_ips,
         external_ips: admission::service_external_ips(object)
             .map(str::to_owned)
             .collect(),

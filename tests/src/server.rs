@@ -5,11 +5,12 @@
 //! | `tcp-echo-server` | every line with a word before it, as Istio's sample does; see [`echo`] |
 //! | `nginx`, `httpserver`, any other | HTTP/1.1; see [`http`] |
 //!
-//! A containerPort of protocol UDP answers each datagram with the pod's name before it.
+//! A containerPort of protocol UDP answers each datagram with the pod's name before it. All listen on
+//! IPv4 and IPv6. There is no server for SCTP ports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     rc::Rc,
     time::Duration,
@@ -33,6 +34,9 @@ pub mod http;
 /// How long requests may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Takes IPv4, too, as namespaces are new and their `net.ipv6.bindv6only` is 0 (ipv6(7)).
+const EVERYWHERE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
 /// A pod, as its server knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSpec {
@@ -40,8 +44,10 @@ pub struct PodSpec {
     pub pod: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// All of its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
     /// Its node's name.
     pub node: String,
     /// Its labels.
@@ -103,6 +109,7 @@ impl PodSpec {
             pod: pod.name.clone(),
             namespace: pod.namespace.clone(),
             address: pod.address,
+            addresses: pod.addresses().into(),
             node: pod.node.clone(),
             labels: pod.template.labels.clone(),
             containers,
@@ -189,7 +196,7 @@ async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
             if !taken.insert(port) {
                 continue;
             }
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            let address = SocketAddr::from((EVERYWHERE, port));
             let listener = TcpListener::bind(address)
                 .await
                 .with_context(|| format!("listening on TCP port {port}"))?;
@@ -203,7 +210,7 @@ async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
             }));
         }
         for port in &container.udp {
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+            let address = SocketAddr::from((EVERYWHERE, *port));
             let socket = UdpSocket::bind(address)
                 .await
                 .with_context(|| format!("listening on UDP port {port}"))?;

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Write as _},
-    net::Ipv4Addr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
@@ -19,6 +18,7 @@ use crate::{
     admission::Store,
     config::Layout,
     names::Names,
+    network::OutsideIps,
     object::{self, Object},
     workload::Pod,
 };
@@ -40,7 +40,7 @@ pub(crate) struct State {
     /// Whether `up` has come to its end.
     pub(crate) complete: bool,
     pub(crate) pods: Vec<Pod>,
-    pub(crate) external_ips: BTreeSet<Ipv4Addr>,
+    pub(crate) outside_ips: OutsideIps,
     /// Creation time of the newest objects, in seconds since the epoch.
     pub(crate) last_created: i64,
 }
@@ -157,7 +157,7 @@ fn replace(names: &Names, file: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Makes the state's directories.
 pub(crate) fn create(names: &Names) -> anyhow::Result<()> {
-    for directory in [OBJECTS, "manifests", "logs", "admin", "pods", "bin"] {
+    for directory in [OBJECTS, "manifests", "logs", "admin", "pods", "pids", "bin"] {
         let directory = names.state().join(directory);
         fs::create_dir_all(&directory)
             .with_context(|| format!("making {}", directory.display()))?;

@@ -3,13 +3,14 @@
 use std::{
     ffi::OsStr,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{
     admission::{self, Outcome, Store},
@@ -193,6 +194,11 @@ impl Testbed {
         Ok(State::load(&self.names)?.layout.client)
     }
 
+    /// The client's IPv6 address.
+    pub fn client_v6(&self) -> anyhow::Result<Ipv6Addr> {
+        Ok(State::load(&self.names)?.layout.client_v6)
+    }
+
     /// What is there.
     pub fn ps(&self) -> anyhow::Result<Ps> {
         Ok(Ps::new(
@@ -316,6 +322,23 @@ impl Testbed {
             .with_context(|| format!("starting {}", command.get_program().display()))
     }
 
+    /// Sends a signal to the nodegate of a node or a gateway pod. After SIGKILL, SIGTERM and SIGINT
+    /// it waits for the end, and later changes do not wait for this nodegate, until
+    /// [`restart`](Self::restart). Does not wait for a change that is under way.
+    pub fn kill(&self, host: &str, signal: Signal) -> anyhow::Result<()> {
+        let host = self.host(host)?;
+        nodegate::signal(&self.names, &State::load(&self.names)?, &host, signal)
+    }
+
+    /// Kills the nodegate of a node or a gateway pod (SIGKILL), if it runs, and starts it again;
+    /// returns when it has applied everything.
+    pub fn restart(&self, host: &str) -> anyhow::Result<()> {
+        environment::check()?;
+        let host = self.host(host)?;
+        let _lock = Lock::take(&self.names)?;
+        nodegate::restart(&self.names, &State::load_complete(&self.names)?, &host)
+    }
+
     fn assemble<S: AsRef<OsStr>>(
         &self,
         host: &str,
@@ -371,14 +394,14 @@ fn build(names: &Names, options: &Options) -> anyhow::Result<Report> {
         options.namespace.as_deref(),
         &options.binaries.nodegate,
     )?;
-    let layout = config.layout(options.nodes, &intake.external_ips())?;
+    let layout = config.layout(options.nodes, &intake.outside_ips())?;
     state::create(names)?;
     let mut state = State {
         binaries: options.binaries.clone(),
         layout,
         complete: false,
         pods: Vec::new(),
-        external_ips: std::collections::BTreeSet::new(),
+        outside_ips: network::OutsideIps::new(),
         last_created: 0,
     };
     state.save(names)?;
@@ -464,12 +487,7 @@ impl object::Document {
 }
 
 impl intake::Intake {
-    fn external_ips(&self) -> std::collections::BTreeSet<Ipv4Addr> {
-        self.objects
-            .iter()
-            .filter(|object| admission::is_service(object))
-            .flat_map(admission::service_external_ips)
-            .filter_map(|ip| ip.parse().ok())
-            .collect()
+    fn outside_ips(&self) -> std::collections::BTreeSet<IpAddr> {
+        admission::outside_ips(&self.objects).into_keys().collect()
     }
 }

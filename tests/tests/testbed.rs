@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output},
@@ -12,7 +13,8 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use nodegate_testbed::{Binaries, Options, Outcome, Testbed, environment};
+use nodegate_testbed::{Binaries, Options, Outcome, Signal, Testbed, environment, ps::PodAddress};
+use serde_json::{Value, json};
 
 /// Makes this program a process that builds a testbed and waits, to be killed in the middle.
 const VICTIM: &str = "TESTBED_TEST_VICTIM";
@@ -21,7 +23,7 @@ const VICTIM: &str = "TESTBED_TEST_VICTIM";
 /// that everything is applied.
 const STAND_IN: &str = r#"#!/bin/sh
 case $1 in
-run) test -z "$NODEGATE_PIN_DIR" || mkdir -p "$NODEGATE_PIN_DIR"; : > "$NODEGATE_ADMIN"; exec sleep 600 ;;
+run) echo "arguments: $*"; test -z "$NODEGATE_PIN_DIR" || mkdir -p "$NODEGATE_PIN_DIR"; : > "$NODEGATE_ADMIN"; exec sleep 600 ;;
 status) test -e "$NODEGATE_ADMIN" ;;
 check) exit 1 ;;
 esac
@@ -66,6 +68,22 @@ const TESTS: &[(&str, Test)] = &[
         "nodes_in_different_subnets_reach_each_other",
         different_subnets,
     ),
+    ("ipv6_leads_wherever_ipv4_does_without_delay", ipv6),
+    ("udp_is_answered_on_both_families", udp),
+    (
+        "dual_stack_services_have_addresses_and_slices_of_both_families",
+        dual_stack,
+    ),
+    (
+        "readiness_and_termination_change_slices_and_no_pods",
+        conditions,
+    ),
+    (
+        "load_balancer_addresses_are_routed_and_no_nodes",
+        load_balancer_ips,
+    ),
+    ("nodegate_is_killed_and_started_again", restarts),
+    ("nodes_choose_how_nodegate_runs", node_options),
     ("processes_are_in_their_nodes_cgroup_and_namespace", cgroups),
     ("changes_start_replace_and_stop_pods", changes),
     (
@@ -152,29 +170,38 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The address of the only pod whose name begins so on a node.
+/// The only pod whose name begins so on a node.
+fn row(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<PodAddress> {
+    let pods = testbed.ps()?.pods;
+    pods.into_iter()
+        .find(|pod| pod.name.starts_with(prefix) && pod.node == node)
+        .ok_or_else(|| anyhow::anyhow!("no {prefix} on {node}"))
+}
+
 fn address(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<String> {
-    let ps = testbed.ps()?;
-    let mut pods = ps
-        .pods
-        .iter()
-        .filter(|pod| pod.name.starts_with(prefix) && pod.node == node);
-    let pod = pods
-        .next()
-        .ok_or_else(|| anyhow::anyhow!("no {prefix} on {node}"))?;
-    Ok(pod.address.to_string())
+    Ok(row(testbed, prefix, node)?.address.to_string())
 }
 
 fn pod_on(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<String> {
-    let ps = testbed.ps()?;
-    let mut pods = ps
-        .pods
-        .iter()
-        .filter(|pod| pod.name.starts_with(prefix) && pod.node == node);
-    let pod = pods
-        .next()
-        .ok_or_else(|| anyhow::anyhow!("no {prefix} on {node}"))?;
+    let pod = row(testbed, prefix, node)?;
     Ok(format!("pod/{}/{}", pod.namespace, pod.name))
+}
+
+/// An object that nodegate sees, by the beginning of its file's name.
+fn manifests(testbed: &Testbed, prefix: &str) -> anyhow::Result<Vec<Value>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(testbed.manifests())?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(prefix)
+        })
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| Ok(serde_yaml::from_str(&fs::read_to_string(file)?)?))
+        .collect()
 }
 
 fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
@@ -183,7 +210,7 @@ fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
         let url = format!("http://{}/x", address(&testbed, "web-", node)?);
         for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
             let answer = testbed.exec(from, ["curl", "-sSm", "3", &url])?;
-            let said: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
+            let said: Value = serde_json::from_slice(&answer.stdout)?;
             assert_eq!(said["node"], node, "from {from}");
         }
         let answer = testbed.exec("client", ["curl", "-sSm", "3", &url])?;
@@ -211,7 +238,8 @@ fn listener_is_reached(
     client: &str,
     at: &str,
 ) -> anyhow::Result<bool> {
-    let mut listener = testbed.spawn(server, ["nc", "-lN", "7000"])?;
+    let listen = if at.contains(':') { "-6lN" } else { "-4lN" };
+    let mut listener = testbed.spawn(server, ["nc", listen, "7000"])?;
     writeln!(listener.stdin.take().expect("a pipe"), "hello")?;
     thread::sleep(Duration::from_millis(150));
     let answer = testbed.exec(client, ["nc", "-w", "1", at, "7000"])?;
@@ -262,17 +290,304 @@ fn different_subnets(name: &str) -> anyhow::Result<()> {
     let scene = Scene::new(STAND_IN)?;
     scene.write(
         "manifests/testbed.yaml",
-        "nodes: [{name: a, address: 10.1.1.1}, {name: b, address: 172.16.9.2}]\nclient: {address: 192.168.3.4}\n",
+        "nodes: [{name: a, address: 10.1.1.1, addressV6: 'fd00:8::1'}, {name: b, address: 172.16.9.2, addressV6: 'fd00:9::2'}]\nclient: {address: 192.168.3.4, addressV6: 'fd00:7::3'}\n",
     )?;
     let testbed = Testbed::up(&scene.options(name))?;
     assert!(listener_is_reached(&testbed, "b", "client", "172.16.9.2")?);
     assert!(listener_is_reached(&testbed, "a", "b", "10.1.1.1")?);
-    let url = format!("http://{}/", address(&testbed, "web-", "b")?);
-    let answer = testbed.exec(
-        &pod_on(&testbed, "web-", "a")?,
-        ["curl", "-sSfm", "3", &url],
+    assert!(listener_is_reached(&testbed, "b", "client", "fd00:9::2")?);
+    assert!(listener_is_reached(&testbed, "a", "b", "fd00:8::1")?);
+    for ip in row(&testbed, "web-", "b")?.addresses {
+        let url = format!("http://{}/", SocketAddr::new(ip, 80));
+        let answer = testbed.exec(
+            &pod_on(&testbed, "web-", "a")?,
+            ["curl", "-sSfm", "3", &url],
+        )?;
+        assert!(answer.status.success(), "{answer:?}");
+    }
+    testbed.down()
+}
+
+fn ipv6(name: &str) -> anyhow::Result<()> {
+    let (_scene, testbed) = up(name)?;
+    let near = row(&testbed, "web-", "node1")?;
+    let from_pod = format!("pod/{}/{}", near.namespace, near.name);
+    for node in testbed.nodes()? {
+        let pod = row(&testbed, "web-", &node.name)?;
+        let url = format!("http://{}/x", SocketAddr::new(pod.addresses[1], 80));
+        for from in ["node1", "node2", &from_pod] {
+            // At once: nobody has to ask for a neighbour, and no address is tentative.
+            let answer = testbed.exec(from, ["curl", "-sSm", "0.5", &url])?;
+            let said: Value = serde_json::from_slice(&answer.stdout)?;
+            assert_eq!(said["node"], node.name.as_str(), "from {from}");
+            if from == from_pod && node.name != "node1" {
+                let peer: SocketAddr = said["peer"].as_str().unwrap_or_default().parse()?;
+                assert_eq!(peer.ip(), near.addresses[1]);
+            }
+        }
+        let answer = testbed.exec("client", ["curl", "-sSm", "2", &url])?;
+        assert!(!answer.status.success(), "the client reaches {url}");
+        let at = node.address_v6.to_string();
+        assert!(listener_is_reached(&testbed, &node.name, "client", &at)?);
+    }
+    let client = testbed.client_v6()?.to_string();
+    assert!(listener_is_reached(&testbed, "client", "node2", &client)?);
+    for host in ["client", "node1", &from_pod] {
+        let addresses = text(&testbed.exec(host, ["ip", "-6", "addr"])?);
+        for unwanted in ["tentative", "fe80:"] {
+            assert!(!addresses.contains(unwanted), "{host}: {addresses}");
+        }
+    }
+    testbed.down()
+}
+
+fn udp(name: &str) -> anyhow::Result<()> {
+    let (_scene, testbed) = up(name)?;
+    testbed.apply_text(
+        "apiVersion: v1
+kind: Pod
+metadata:
+  name: dns
+  annotations: {testbed.nodegate.io/node: node2, testbed.nodegate.io/address: '10.10.2.53,fd00:10:0:2::53'}
+spec: {containers: [{image: dns, ports: [{containerPort: 5353, protocol: UDP}]}]}
+",
     )?;
+    for at in ["10.10.2.53", "fd00:10:0:2::53"] {
+        for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
+            let ask = format!("printf what | nc -u -W 1 -w 2 {at} 5353");
+            let answer = testbed.exec(from, ["sh", "-c", &ask])?;
+            assert_eq!(text(&answer), "dns what", "{at} from {from}");
+        }
+    }
+    testbed.down()
+}
+
+const DUAL: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: dual}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  trafficDistribution: PreferSameZone
+  ports: [{name: http, port: 80}, {name: sctp, port: 132, protocol: SCTP}]
+";
+
+fn dual_stack(name: &str) -> anyhow::Result<()> {
+    let scene = Scene::new(STAND_IN)?;
+    scene.write(
+        "manifests/testbed.yaml",
+        "nodes: [{name: node1, zone: z1}, {name: node2, zone: z2}]\n",
+    )?;
+    scene.write("manifests/dual.yaml", DUAL)?;
+    let testbed = Testbed::up(&scene.options(name))?;
+    let ps = testbed.ps()?;
+    let service = ps.service("default", "dual").expect("the Service");
+    let families: Vec<bool> = service.cluster_ips.iter().map(IpAddr::is_ipv6).collect();
+    assert_eq!(families, [false, true]);
+    assert_eq!(service.cluster_ip, service.cluster_ips[0].to_string());
+    let seen = &manifests(&testbed, "service_default_dual")?[0]["spec"];
+    assert_eq!(seen["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(seen["clusterIPs"], json!(service.cluster_ips));
+
+    let slices = manifests(&testbed, "endpointslice.discovery.k8s.io_default_dual")?;
+    let mut types: Vec<&str> = slices
+        .iter()
+        .filter_map(|slice| slice["addressType"].as_str())
+        .collect();
+    types.sort_unstable();
+    assert_eq!(types, ["IPv4", "IPv6"]);
+    for slice in &slices {
+        let endpoints = slice["endpoints"].as_array().expect("endpoints");
+        assert_eq!(endpoints.len(), 2);
+        for endpoint in endpoints {
+            let pod = ps
+                .pods
+                .iter()
+                .find(|pod| endpoint["targetRef"]["name"] == pod.name.as_str());
+            let pod = pod.expect("the endpoint's pod");
+            let index = usize::from(slice["addressType"] == "IPv6");
+            assert_eq!(endpoint["addresses"], json!([pod.addresses[index]]));
+            let zone = pod.node.replace("node", "z");
+            assert_eq!(endpoint["zone"], zone.as_str());
+            assert_eq!(endpoint["hints"], json!({"forZones": [{"name": zone}]}));
+        }
+        assert_eq!(slice["ports"][1]["protocol"], "SCTP");
+    }
+    // Others stay single-stack.
+    let web = manifests(&testbed, "endpointslice.discovery.k8s.io_default_web")?;
+    assert_eq!(web.len(), 1);
+
+    // The family goes, and its slices with it.
+    testbed.apply_text(&DUAL.replace("RequireDualStack", "SingleStack"))?;
+    let slices = manifests(&testbed, "endpointslice.discovery.k8s.io_default_dual")?;
+    assert_eq!(slices.len(), 1);
+    let ps = testbed.ps()?;
+    let ips = &ps
+        .service("default", "dual")
+        .expect("the Service")
+        .cluster_ips;
+    assert_eq!(*ips, service.cluster_ips[..1]);
+    testbed.down()
+}
+
+fn conditions(name: &str) -> anyhow::Result<()> {
+    let (_scene, testbed) = up(name)?;
+    let before = testbed.ps()?.pods;
+    // In the order of ready, serving and terminating.
+    let shown = || -> anyhow::Result<Vec<[bool; 3]>> {
+        let slices = manifests(&testbed, "endpointslice.discovery.k8s.io_default_web")?;
+        let endpoints = slices[0]["endpoints"].as_array().cloned();
+        let mut all: Vec<[bool; 3]> = endpoints
+            .unwrap_or_default()
+            .iter()
+            .map(|endpoint| {
+                ["ready", "serving", "terminating"].map(|name| endpoint["conditions"][name] == true)
+            })
+            .collect();
+        all.sort_unstable();
+        Ok(all)
+    };
+    assert_eq!(shown()?, [[true, true, false]; 2]);
+    let annotate = |annotations: &str| {
+        let labels = "labels: {app: web}";
+        let more = format!("{labels}, annotations: {{{annotations}}}");
+        testbed.apply_text(&WEB.replace(labels, &more))
+    };
+    annotate("testbed.nodegate.io/ready: 'false,true'")?;
+    assert_eq!(shown()?, [[false, false, false], [true, true, false]]);
+    annotate("testbed.nodegate.io/terminating: 'true', testbed.nodegate.io/ready: 'false,true'")?;
+    assert_eq!(shown()?, [[false, false, true], [false, true, true]]);
+    let gone = manifests(&testbed, "pod_default_web-")?;
+    assert!(
+        gone.iter()
+            .all(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+    );
+    // They are the same pods, and serve.
+    assert_eq!(testbed.ps()?.pods, before);
+    let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
+    let answer = testbed.exec("node1", ["curl", "-sSfm", "3", &url])?;
     assert!(answer.status.success(), "{answer:?}");
+    testbed.apply_text(WEB)?;
+    assert_eq!(shown()?, [[true, true, false]; 2]);
+    testbed.down()
+}
+
+fn load_balancer_ips(name: &str) -> anyhow::Result<()> {
+    let (_scene, testbed) = up(name)?;
+    testbed.apply_text(
+        "apiVersion: v1
+kind: Service
+metadata: {name: lb}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  externalIPs: ['fd00:96:5::1']
+  ports: [{port: 80}]
+status: {loadBalancer: {ingress: [{ip: 192.168.97.7}, {ip: 'fd00:97::7'}]}}
+",
+    )?;
+    let nodes = testbed.nodes()?;
+    let via = nodes[0].addresses();
+    for (ip, via) in [
+        ("192.168.97.7", via[0]),
+        ("fd00:97::7", via[1]),
+        ("fd00:96:5::1", via[1]),
+    ] {
+        let route = text(&testbed.exec("client", ["ip", "route", "get", ip])?);
+        assert!(route.contains(&format!("via {via} ")), "{route}");
+    }
+    let addresses = text(&testbed.exec("node1", ["ip", "addr"])?);
+    assert!(addresses.contains("fd00:96:5::1/128"), "{addresses}");
+    assert!(!addresses.contains(".97.7") && !addresses.contains(":97::7"));
+    assert!(listener_is_reached(
+        &testbed,
+        "node1",
+        "client",
+        "fd00:96:5::1"
+    )?);
+    let seen = &manifests(&testbed, "service_default_lb")?[0];
+    assert_eq!(
+        seen["status"]["loadBalancer"]["ingress"][1]["ip"],
+        "fd00:97::7"
+    );
+    assert!(seen["spec"]["healthCheckNodePort"].is_u64(), "{seen}");
+
+    testbed.delete_object("Service", "default", "lb")?;
+    for host in ["node1", "client"] {
+        let state = text(&testbed.exec(host, ["sh", "-c", "ip addr; ip route; ip -6 route"])?);
+        for gone in [".97.7", ":97::7", "fd00:96:5"] {
+            assert!(!state.contains(gone), "{host}: {state}");
+        }
+    }
+    testbed.down()
+}
+
+fn restarts(name: &str) -> anyhow::Result<()> {
+    let (_scene, testbed) = up(name)?;
+    let gateway = pod_on(&testbed, "istio-ingressgateway", "node2")?;
+    let processes = |host: &str| -> anyhow::Result<String> {
+        let groups = match host {
+            "node1" => testbed.names().node_cgroup("node1").join("node"),
+            pod => {
+                let pod = pod["pod/".len()..].replace('/', ".");
+                let group = testbed.names().node_cgroup("node2");
+                group.join(format!("pod-{pod}"))
+            }
+        };
+        Ok(fs::read_to_string(groups.join("cgroup.procs"))?)
+    };
+    for host in ["node1", &gateway] {
+        let first = processes(host)?;
+        testbed.kill(host, Signal::SIGCONT)?;
+        assert_eq!(processes(host)?, first);
+        testbed.kill(host, Signal::SIGKILL)?;
+        assert_eq!(processes(host)?, "", "{host}");
+        // Changes do not wait for it.
+        testbed.apply_text("kind: Namespace\napiVersion: v1\nmetadata: {name: x}\n")?;
+        let error = testbed.kill(host, Signal::SIGKILL).expect_err("it is gone");
+        assert!(error.to_string().contains("does not run"), "{error}");
+        testbed.restart(host)?;
+        let second = processes(host)?;
+        assert!(!second.is_empty() && second != first, "{second}");
+        // Also when it runs.
+        testbed.restart(host)?;
+        let third = processes(host)?;
+        assert!(third.lines().count() == 1 && third != second, "{third}");
+    }
+    for host in ["client", &pod_on(&testbed, "web-", "node1")?, "node9"] {
+        assert!(testbed.restart(host).is_err(), "{host}");
+    }
+    testbed.down()
+}
+
+fn node_options(name: &str) -> anyhow::Result<()> {
+    let scene = Scene::new(STAND_IN)?;
+    scene.write(
+        "manifests/testbed.yaml",
+        "nodes:
+- {name: node1, nodegate: {args: [--services, gateway, --attach=clsact], env: {NODEGATE_X: y}}}
+- {name: node2, nodegate: false}
+",
+    )?;
+    let testbed = Testbed::up(&scene.options(name))?;
+    let log = fs::read_to_string(testbed.log(&testbed.host("node1")?))?;
+    assert!(
+        log.contains("arguments: run --role redirector --services gateway --attach=clsact\n"),
+        "{log}"
+    );
+    let environment = text(&testbed.exec("node1", ["env"])?);
+    assert!(environment.contains("NODEGATE_X=y\n"), "{environment}");
+    let group = testbed.names().node_cgroup("node2").join("node");
+    assert_eq!(fs::read_to_string(group.join("cgroup.procs"))?, "");
+    // The rest of the node is as it always is, and changes get by without it.
+    testbed.apply_text(&WEB.replace("replicas: 2", "replicas: 4"))?;
+    let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
+    let answer = testbed.exec("node1", ["curl", "-sSfm", "3", &url])?;
+    assert!(answer.status.success(), "{answer:?}");
+    let error = testbed.restart("node2").expect_err("there is none");
+    assert!(error.to_string().contains("nodegate: false"), "{error}");
     testbed.down()
 }
 
@@ -384,7 +699,7 @@ fn requests_under_way(name: &str) -> anyhow::Result<()> {
     thread::sleep(Duration::from_millis(100));
     testbed.delete_object("Deployment", "default", "web")?;
     let answer = curl.wait_with_output()?;
-    let said: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
+    let said: Value = serde_json::from_slice(&answer.stdout)?;
     assert_eq!(said["pod"], pod.name.as_str());
     assert!(testbed.ps()?.pods_named("default", "web-").next().is_none());
     testbed.down()

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::ErrorKind,
+    net::IpAddr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{self, ExitCode},
@@ -22,6 +23,7 @@ Examples:
   cargo xtask testbed exec node1 -- nodegate status
   cargo xtask testbed apply -f canary.yaml
   cargo xtask testbed logs node1
+  cargo xtask testbed restart node1
   cargo xtask testbed down
 
 Hosts are `client`, the nodes' names, and `pod/NAMESPACE/NAME`, where NAME may be a pod's unique
@@ -81,6 +83,13 @@ pub(crate) enum Command {
         /// Go on showing what comes.
         #[arg(long)]
         follow: bool,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Kill a host's nodegate (SIGKILL) and start it again; returns when it has applied everything.
+    Restart {
+        /// A node's name, or pod/NAMESPACE/NAME of a gateway.
+        host: String,
         #[command(flatten)]
         name: Name,
     },
@@ -167,6 +176,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Logs { host, follow, name } => logs(&Testbed::open(&name.name)?, &host, follow),
+        Command::Restart { host, name } => {
+            Testbed::open(&name.name)?.restart(&host)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Down { name } => {
             Testbed::down_named(&name.name)?;
             Ok(ExitCode::SUCCESS)
@@ -228,15 +241,16 @@ fn complain(report: &Report) {
     }
 }
 
+fn list(addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    addresses.join(",")
+}
+
 pub(crate) fn show(testbed: &Testbed, ps: &Ps) {
-    let client = vec![
-        "client".into(),
-        ps.client.address.to_string(),
-        String::new(),
-    ];
+    let client = vec!["client".into(), list(&ps.client.addresses), String::new()];
     let nodes = ps.nodes.iter().map(|node| {
         let pins = testbed.pin_dir(&node.name).display().to_string();
-        vec![node.name.clone(), node.address.to_string(), pins]
+        vec![node.name.clone(), list(&node.addresses), pins]
     });
     table::print(
         &["HOST", "ADDRESS", "PIN DIRECTORY"],
@@ -263,7 +277,11 @@ pub(crate) fn show(testbed: &Testbed, ps: &Ps) {
             vec![
                 service.namespace.clone(),
                 service.name.clone(),
-                or_none(service.cluster_ip.clone()),
+                or_none(if service.cluster_ips.is_empty() {
+                    service.cluster_ip.clone()
+                } else {
+                    list(&service.cluster_ips)
+                }),
                 or_none(service.external_ips.join(",")),
                 or_none(ports.collect::<Vec<_>>().join(",")),
             ]
@@ -285,7 +303,7 @@ pub(crate) fn show(testbed: &Testbed, ps: &Ps) {
             vec![
                 pod.namespace.clone(),
                 pod.name.clone(),
-                pod.address.to_string(),
+                list(&pod.addresses),
                 pod.node.clone(),
             ]
         });

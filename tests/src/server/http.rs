@@ -85,6 +85,11 @@ pub(super) async fn serve(
     }
 }
 
+/// An address as the peer writes it: a socket of both families has IPv4 ones as `::ffff:10.10.1.2`.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// What the query asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wishes {
@@ -180,11 +185,12 @@ async fn answer<B: Body>(
                 "pod": pod.pod,
                 "namespace": pod.namespace,
                 "address": pod.address,
+                "addresses": pod.addresses,
                 "node": pod.node,
                 "labels": pod.labels,
                 "env": container.env,
                 "port": connection.local.port(),
-                "peer": connection.peer.to_string(),
+                "peer": plain(connection.peer).to_string(),
                 "method": head.method.as_str(),
                 "path": path,
                 "query": query,
@@ -259,6 +265,7 @@ mod tests {
             pod: "web-1".into(),
             namespace: "default".into(),
             address: [10, 10, 1, 2].into(),
+            addresses: vec![[10, 10, 1, 2].into()],
             node: "node1".into(),
             labels: BTreeMap::from([("version".into(), "v1".into())]),
             containers: vec![Container {
@@ -343,6 +350,17 @@ mod tests {
         let started = std::time::Instant::now();
         ask("x", get("/?wait=60ms")).await;
         assert!(started.elapsed() >= Duration::from_millis(60));
+    }
+
+    #[test]
+    fn peers_are_written_as_they_write_themselves() {
+        for (peer, said) in [
+            ("[::ffff:10.10.1.3]:4711", "10.10.1.3:4711"),
+            ("10.10.1.3:4711", "10.10.1.3:4711"),
+            ("[fd00:10:0:1::3]:4711", "[fd00:10:0:1::3]:4711"),
+        ] {
+            assert_eq!(plain(peer.parse().unwrap()).to_string(), said);
+        }
     }
 
     #[test]

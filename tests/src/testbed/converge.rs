@@ -19,8 +19,6 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a pod may take to end by itself.
 const TERMINATION: Duration = Duration::from_secs(3);
-/// How long a process may take to come up.
-const START: Duration = Duration::from_secs(15);
 
 /// Brings the running cluster to what is in the store.
 pub(super) fn converge(names: &Names, state: &mut State, store: &Store) -> anyhow::Result<()> {
@@ -36,15 +34,20 @@ fn run(names: &Names, state: &mut State, store: &Store, first: bool) -> anyhow::
     let created = state.next_created()?;
     let Change { keep, remove, add } = workload::plan(store, &state.layout, &state.pods, &created)?;
     state::save_store(names, store)?;
-    let external_ips = admission::external_ips(store);
-    network::set_external_ips(names, &state.layout, &state.external_ips, &external_ips)?;
-    state.external_ips = external_ips;
+    let mut outside_ips = admission::outside_ips(store.values());
+    for unowned in &state.layout.unowned_external_ips {
+        outside_ips
+            .entry(*unowned)
+            .and_modify(|owned| *owned = false);
+    }
+    network::set_outside_ips(names, &state.layout, &state.outside_ips, &outside_ips)?;
+    state.outside_ips = outside_ips;
     state.save(names)?;
 
     // An address or a name can be given away again only when its holder has gone.
     let blocks = |old: &Pod| {
         add.iter()
-            .any(|new| new.address == old.address || new.host() == old.host())
+            .any(|new| same_address(new, old) || new.host() == old.host())
     };
     let (blocking, remove): (Vec<Pod>, Vec<Pod>) = remove.into_iter().partition(blocks);
     let mut staying = keep.clone();
@@ -52,7 +55,7 @@ fn run(names: &Names, state: &mut State, store: &Store, first: bool) -> anyhow::
     if !blocking.is_empty() {
         publish(names, state, store, &staying, |_| true)?;
         state.pods.clone_from(&staying);
-        nodegate::sync(names, state, &nodegate::hosts(state))?;
+        nodegate::sync(names, state, &nodegate::hosts(names, state))?;
         retire(names, state, &blocking)?;
         state.save(names)?;
     }
@@ -71,8 +74,13 @@ fn run(names: &Names, state: &mut State, store: &Store, first: bool) -> anyhow::
     state.pods = keep.into_iter().chain(add).collect();
     publish(names, state, store, &state.pods, |_| true)?;
     state.save(names)?;
-    nodegate::sync(names, state, &nodegate::hosts(state))?;
+    nodegate::sync(names, state, &nodegate::hosts(names, state))?;
     retire(names, state, &remove)
+}
+
+/// Whether pods share an address.
+fn same_address(a: &Pod, b: &Pod) -> bool {
+    a.address == b.address || a.address_v6 == b.address_v6
 }
 
 /// Starts pods (and with the first ones the redirectors) and waits until they are ready.
@@ -109,20 +117,17 @@ fn start(
     }
     let mut asked = Vec::new();
     if first {
-        for node in &state.layout.nodes {
-            let host = Host::Node(node.name.clone());
-            let pid = nodegate::start_redirector(names, state, &node.name)?;
-            waiting.push((host.clone(), pid, names.admin_socket(&host)));
-            asked.push(host);
-        }
+        let nodes = state.layout.nodes.iter();
+        let nodes = nodes.filter(|node| node.nodegate.is_some());
+        asked.extend(nodes.map(|node| Host::Node(node.name.clone())));
     }
-    for pod in gateways {
-        let pid = nodegate::start_proxy(names, state, pod)?;
-        waiting.push((pod.host(), pid, names.admin_socket(&pod.host())));
-        asked.push(pod.host());
+    asked.extend(gateways.into_iter().map(Pod::host));
+    for host in &asked {
+        let pid = nodegate::start(names, state, host)?;
+        waiting.push((host.clone(), pid, names.admin_socket(host)));
     }
     for (host, pid, file) in waiting {
-        process::await_file(&file, pid, &names.log(&host), START)
+        process::await_file(&file, pid, &names.log(&host), nodegate::START)
             .with_context(|| format!("{host} is not ready"))?;
     }
     nodegate::sync(names, state, &asked)
@@ -191,12 +196,9 @@ fn discard(names: &Names, state: &State, pod: &Pod) {
 
 /// Removes a pod's files, so that one of the same name does not seem ready at once. Its log stays.
 fn forget(names: &Names, pod: &Pod) {
-    for file in [
-        ready_file(names, pod),
-        spec_file(names, pod),
-        names.admin_socket(&pod.host()),
-    ] {
-        // Which of them are there depends on the pod's kind.
+    nodegate::forget(names, &pod.host());
+    for file in [ready_file(names, pod), spec_file(names, pod)] {
+        // A gateway has neither.
         let _ = fs::remove_file(file);
     }
 }
