@@ -1,0 +1,520 @@
+//! Programs and maps of one test, and packets to put through them.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use etherparse::{
+    Icmpv4Type, Icmpv6Type, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
+    Ipv4Options, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, LaxSlicedPacket, NetSlice,
+    PacketBuilder, SlicedPacket, TransportSlice,
+};
+use gateway_common::maps::Settings;
+use libtest_mimic::Failed;
+use nodegate::{
+    datapath::{
+        desired::{Desired, Policy},
+        maps::{self, Maps},
+        node::NodeFacts,
+        plan,
+    },
+    model::{
+        selection::NodeTopology,
+        service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    },
+};
+
+/// `TC_ACT_UNSPEC`: on to the next program, and to the stack.
+pub(crate) const NEXT: u32 = u32::MAX;
+/// `TC_ACT_SHOT`
+pub(crate) const DROP: u32 = 2;
+
+/// Why there can be no test; none if there can.
+pub(crate) fn obstacle() -> Option<&'static str> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("not root (run them with sudo)");
+    }
+    let magic = nix::sys::statfs::statfs("/sys/fs/bpf").map(|stat| stat.filesystem_type());
+    (magic != Ok(nix::sys::statfs::BPF_FS_MAGIC))
+        .then_some("no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
+}
+
+/// The gateway's Service: port 80, node port 31373, target port 8080.
+pub(crate) fn service(
+    protocol: Protocol,
+    cluster_ip: IpAddr,
+    backends: &[(IpAddr, bool)],
+) -> ServicePort {
+    let name = ServicePortName {
+        namespace: "istio-system".into(),
+        name: "istio-ingressgateway".into(),
+        port: "http2".into(),
+    };
+    ServicePort {
+        node_port: Some(31373),
+        cluster_ips: vec![cluster_ip],
+        endpoints: backends
+            .iter()
+            .map(|(address, local)| Endpoint::ready(*address, 8080, *local))
+            .collect(),
+        ..ServicePort::new(name, protocol, 80)
+    }
+}
+
+/// Programs and maps of one test.
+pub(crate) struct Bench {
+    pub(crate) ebpf: Ebpf,
+    maps: Maps,
+    pins: PathBuf,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(&self.pins)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(&self.pins);
+    }
+}
+
+impl Bench {
+    pub(crate) fn new() -> Result<Self, Failed> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let pins = format!("/sys/fs/bpf/nodegate-test-{}-{number}", std::process::id());
+        let pins = PathBuf::from(pins);
+        let (mut ebpf, mut maps) = maps::load(&pins)?;
+        for name in ["ingress", "egress", "pod_ingress"] {
+            classifier(&mut ebpf, name).load()?;
+        }
+        let settings = Settings {
+            flags: Settings::FLAG_KNOWS_PODS,
+            ..maps.settings()?
+        };
+        maps.set_settings(&settings)?;
+        Ok(Self { ebpf, maps, pins })
+    }
+
+    /// Makes these Services the only ones.
+    pub(crate) fn serve(&mut self, services: &[ServicePort], node: IpAddr) {
+        let node = NodeFacts {
+            addresses: BTreeSet::from([node]),
+        };
+        let topology = NodeTopology::default();
+        let desired = Desired::new(services, &topology, &node, &Policy::default());
+        let failures = self.maps.execute(plan::plan(self.maps.mirror(), &desired));
+        assert_eq!(failures, []);
+    }
+
+    pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<Ran, Failed> {
+        let mut out = vec![0; packet.len() + 64];
+        // `struct __sk_buff`: len, pkt_type, mark, … (include/uapi/linux/bpf.h)
+        let mut context = [0; 192];
+        let result = classifier(&mut self.ebpf, program).test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_out: Some(&mut context),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        let [.., a, b, c, d] = context[..12] else {
+            unreachable!("12 bytes")
+        };
+        Ok(Ran {
+            action: result.return_value,
+            mark: u32::from_ne_bytes([a, b, c, d]),
+            packet: out,
+        })
+    }
+
+    pub(crate) fn ingress(&mut self, segment: &Segment) -> Result<Ran, Failed> {
+        self.run("ingress", &segment.bytes())
+    }
+
+    pub(crate) fn egress(&mut self, segment: &Segment) -> Result<Ran, Failed> {
+        self.run("egress", &segment.bytes())
+    }
+
+    pub(crate) fn count(&self, reason: &str) -> u64 {
+        self.maps.counters().expect("counters can be read")[reason]
+    }
+}
+
+fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut SchedClassifier {
+    let program = ebpf.program_mut(name).expect("the object has the program");
+    program.try_into().expect("it is a classifier")
+}
+
+/// Source and destination.
+pub(crate) type Ends = ((IpAddr, u16), (IpAddr, u16));
+
+/// What came out.
+pub(crate) struct Ran {
+    pub(crate) action: u32,
+    pub(crate) mark: u32,
+    pub(crate) packet: Vec<u8>,
+}
+
+impl Ran {
+    /// The ends of the packet that came out, whose checksums must be right.
+    pub(crate) fn ends(&self) -> Ends {
+        let sliced = SlicedPacket::from_ethernet(&self.packet).expect("a packet comes out");
+        let (source, destination) = addresses(sliced.net.as_ref().expect("an IP packet"));
+        let (ports, checksum, expected) = match sliced.transport.expect("a transport header") {
+            TransportSlice::Tcp(tcp) => {
+                let header = tcp.to_header();
+                let expected = match (source, destination) {
+                    (IpAddr::V4(s), IpAddr::V4(d)) => {
+                        header.calc_checksum_ipv4_raw(s.octets(), d.octets(), tcp.payload())
+                    }
+                    (IpAddr::V6(s), IpAddr::V6(d)) => {
+                        header.calc_checksum_ipv6_raw(s.octets(), d.octets(), tcp.payload())
+                    }
+                    _ => unreachable!("one family"),
+                };
+                let ports = (tcp.source_port(), tcp.destination_port());
+                (ports, tcp.checksum(), expected)
+            }
+            TransportSlice::Udp(udp) => {
+                let header = udp.to_header();
+                let expected = match (source, destination) {
+                    (IpAddr::V4(s), IpAddr::V4(d)) => {
+                        header.calc_checksum_ipv4_raw(s.octets(), d.octets(), udp.payload())
+                    }
+                    (IpAddr::V6(s), IpAddr::V6(d)) => {
+                        header.calc_checksum_ipv6_raw(s.octets(), d.octets(), udp.payload())
+                    }
+                    _ => unreachable!("one family"),
+                };
+                let ports = (udp.source_port(), udp.destination_port());
+                (ports, udp.checksum(), expected)
+            }
+            other => panic!("neither TCP nor UDP: {other:?}"),
+        };
+        assert_eq!(
+            checksum,
+            expected.expect("a short segment"),
+            "transport checksum"
+        );
+        ((source, ports.0), (destination, ports.1))
+    }
+
+    /// Source and destination of an ICMP error, and the ends of the packet that it quotes. The
+    /// checksums of the error and of the quoted IP header must be right; nobody looks at that of
+    /// the quoted transport header, most of which is missing as a rule.
+    pub(crate) fn icmp_error(&self) -> (IpAddr, IpAddr, Ends) {
+        let sliced = SlicedPacket::from_ethernet(&self.packet).expect("a packet comes out");
+        let (source, destination) = addresses(sliced.net.as_ref().expect("an IP packet"));
+        let quoted = match sliced.transport.expect("an ICMP header") {
+            TransportSlice::Icmpv4(icmp) => {
+                let expected = icmp.icmp_type().calc_checksum(icmp.payload());
+                assert_eq!(icmp.checksum(), expected, "ICMP checksum");
+                icmp.payload().to_vec()
+            }
+            TransportSlice::Icmpv6(icmp) => {
+                let (IpAddr::V6(s), IpAddr::V6(d)) = (source, destination) else {
+                    panic!("ICMPv6 over IPv4")
+                };
+                assert!(
+                    icmp.is_checksum_valid(s.octets(), d.octets()),
+                    "ICMP checksum"
+                );
+                icmp.payload().to_vec()
+            }
+            other => panic!("no ICMP: {other:?}"),
+        };
+        let inner = LaxSlicedPacket::from_ip(&quoted).expect("a quoted packet");
+        let net = inner.net.expect("its IP header");
+        let transport = match &net {
+            etherparse::LaxNetSlice::Ipv4(ip) => {
+                let header = ip.header().to_header();
+                assert_eq!(
+                    header.calc_header_checksum(),
+                    header.header_checksum,
+                    "quoted IP"
+                );
+                let (s, d) = (ip.header().source_addr(), ip.header().destination_addr());
+                (IpAddr::V4(s), IpAddr::V4(d), ip.payload().payload)
+            }
+            etherparse::LaxNetSlice::Ipv6(ip) => {
+                let (s, d) = (ip.header().source_addr(), ip.header().destination_addr());
+                (IpAddr::V6(s), IpAddr::V6(d), ip.payload().payload)
+            }
+            other => panic!("no IP packet: {other:?}"),
+        };
+        let port = |at: usize| u16::from_be_bytes([transport.2[at], transport.2[at + 1]]);
+        (
+            source,
+            destination,
+            ((transport.0, port(0)), (transport.1, port(2))),
+        )
+    }
+}
+
+fn addresses(net: &NetSlice<'_>) -> (IpAddr, IpAddr) {
+    match net {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header().to_header();
+            assert_eq!(
+                header.calc_header_checksum(),
+                header.header_checksum,
+                "IP checksum"
+            );
+            let header = ip.header();
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
+        }
+        other => panic!("no IP packet: {other:?}"),
+    }
+}
+
+/// A transport header.
+#[derive(Clone, Copy)]
+enum Transport {
+    /// Flags: S, A, F, R.
+    Tcp(&'static str),
+    Udp,
+    /// Type of the first chunk.
+    Sctp(u8),
+}
+
+/// A packet to send.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    transport: Transport,
+    payload: usize,
+}
+
+impl Segment {
+    pub(crate) fn tcp(from: (IpAddr, u16), to: (IpAddr, u16), flags: &'static str) -> Self {
+        let payload = if flags == "A" { 5 } else { 0 };
+        let transport = Transport::Tcp(flags);
+        Self {
+            from,
+            to,
+            transport,
+            payload,
+        }
+    }
+
+    pub(crate) fn udp(from: (IpAddr, u16), to: (IpAddr, u16)) -> Self {
+        let transport = Transport::Udp;
+        Self {
+            from,
+            to,
+            transport,
+            payload: 4,
+        }
+    }
+
+    pub(crate) fn sctp(from: (IpAddr, u16), to: (IpAddr, u16), chunk: u8) -> Self {
+        let transport = Transport::Sctp(chunk);
+        Self {
+            from,
+            to,
+            transport,
+            payload: 0,
+        }
+    }
+
+    pub(crate) fn with_payload(self, payload: usize) -> Self {
+        Self { payload, ..self }
+    }
+
+    /// The same to somebody else.
+    pub(crate) fn to(self, to: (IpAddr, u16)) -> Self {
+        Self { to, ..self }
+    }
+
+    /// A packet the other way.
+    pub(crate) fn reply(self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+            ..self
+        }
+    }
+
+    fn body(self) -> Vec<u8> {
+        (0..self.payload).map(|i| (i % 251) as u8).collect()
+    }
+
+    fn headers(self, next: IpNumber) -> IpHeaders {
+        match (self.from.0, self.to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut header = Ipv4Header::new(0, 64, next, from.octets(), to.octets())
+                    .expect("an empty packet");
+                header.dont_fragment = false;
+                IpHeaders::Ipv4(header, Ipv4Extensions::default())
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let header = Ipv6Header {
+                    next_header: next,
+                    hop_limit: 64,
+                    source: from.octets(),
+                    destination: to.octets(),
+                    ..Ipv6Header::default()
+                };
+                IpHeaders::Ipv6(header, Ipv6Extensions::default())
+            }
+            _ => unreachable!("one family"),
+        }
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let next = match self.transport {
+            Transport::Tcp(_) => IpNumber::TCP,
+            Transport::Udp => IpNumber::UDP,
+            Transport::Sctp(_) => IpNumber::SCTP,
+        };
+        self.write(self.headers(next))
+    }
+
+    /// With so many words of options: 1 is "no operation" (RFC 791 §3.1).
+    pub(crate) fn bytes_with_options(self, words: u8) -> Vec<u8> {
+        let IpHeaders::Ipv4(mut header, extensions) = self.headers(IpNumber::TCP) else {
+            panic!("options are IPv4's")
+        };
+        let options = vec![1u8; usize::from(words) * 4];
+        header.options = Ipv4Options::try_from(&options[..]).expect("whole words");
+        self.write(IpHeaders::Ipv4(header, extensions))
+    }
+
+    fn write(self, headers: IpHeaders) -> Vec<u8> {
+        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ip(headers);
+        let payload = self.body();
+        let mut bytes = Vec::new();
+        let written = match self.transport {
+            Transport::Udp => ip.udp(self.from.1, self.to.1).write(&mut bytes, &payload),
+            Transport::Tcp(flags) => {
+                let mut tcp = ip.tcp(self.from.1, self.to.1, 1000, 65_535);
+                for flag in flags.chars() {
+                    tcp = match flag {
+                        'S' => tcp.syn(),
+                        'A' => tcp.ack(2000),
+                        'F' => tcp.fin(),
+                        'R' => tcp.rst(),
+                        other => panic!("no TCP flag {other}"),
+                    };
+                }
+                tcp.write(&mut bytes, &payload)
+            }
+            Transport::Sctp(chunk) => {
+                // RFC 9260 §3: ports, verification tag, CRC (of what does not matter here), chunk.
+                let mut header = Vec::new();
+                header.extend(self.from.1.to_be_bytes());
+                header.extend(self.to.1.to_be_bytes());
+                header.extend([1, 2, 3, 4, 0xaa, 0xbb, 0xcc, 0xdd, chunk, 0, 0, 4]);
+                ip.write(&mut bytes, IpNumber::SCTP, &header)
+            }
+        };
+        written.expect("writing to memory");
+        bytes
+    }
+
+    /// The packet in fragments of at most so many bytes of payload.
+    pub(crate) fn fragments(self, size: usize, identification: u16) -> Vec<Vec<u8>> {
+        let whole = payload_of(&self.bytes());
+        let chunks: Vec<_> = whole.chunks(size / 8 * 8).collect();
+        let last = chunks.len() - 1;
+        chunks
+            .iter()
+            .enumerate()
+            .map(|(index, chunk)| {
+                let offset = (index * (size / 8 * 8) / 8) as u16;
+                let offset = IpFragOffset::try_new(offset).expect("13 bits");
+                let headers = match self.headers(IpNumber::UDP) {
+                    IpHeaders::Ipv4(mut header, extensions) => {
+                        header.identification = identification;
+                        header.fragment_offset = offset;
+                        header.more_fragments = index != last;
+                        IpHeaders::Ipv4(header, extensions)
+                    }
+                    IpHeaders::Ipv6(mut header, mut extensions) => {
+                        header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+                        extensions.fragment = Some(Ipv6FragmentHeader::new(
+                            IpNumber::UDP,
+                            offset,
+                            index != last,
+                            identification.into(),
+                        ));
+                        IpHeaders::Ipv6(header, extensions)
+                    }
+                };
+                let mut bytes = Vec::new();
+                PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+                    .ip(headers)
+                    .write(&mut bytes, IpNumber::UDP, chunk)
+                    .expect("writing to memory");
+                bytes
+            })
+            .collect()
+    }
+
+    /// "This packet is too big", from a router to somebody.
+    pub(crate) fn too_big(self, router: IpAddr, to: IpAddr, mtu: u16) -> Vec<u8> {
+        let packet = self.bytes();
+        let mut bytes = Vec::new();
+        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let written = match (router, to) {
+            (IpAddr::V4(router), IpAddr::V4(to)) => {
+                use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
+                let kind = FragmentationNeeded { next_hop_mtu: mtu };
+                // The IP header and 8 bytes (RFC 792).
+                ethernet
+                    .ipv4(router.octets(), to.octets(), 64)
+                    .icmpv4(Icmpv4Type::DestinationUnreachable(kind))
+                    .write(&mut bytes, &packet[14..14 + 28])
+            }
+            (IpAddr::V6(router), IpAddr::V6(to)) => {
+                let kind = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
+                // As much as fits (RFC 4443 §3.2).
+                let quoted = &packet[14..packet.len().min(14 + 1232)];
+                ethernet
+                    .ipv6(router.octets(), to.octets(), 64)
+                    .icmpv6(kind)
+                    .write(&mut bytes, quoted)
+            }
+            _ => unreachable!("one family"),
+        };
+        written.expect("writing to memory");
+        bytes
+    }
+}
+
+/// What comes after the IP headers.
+pub(crate) fn payload_of(packet: &[u8]) -> Vec<u8> {
+    let sliced = SlicedPacket::from_ethernet(packet).expect("a packet");
+    let net = sliced.net.expect("an IP packet");
+    net.ip_payload_ref().expect("a payload").payload.to_vec()
+}
+
+/// The payload of a packet that came in fragments, in order.
+pub(crate) fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
+    fragments
+        .iter()
+        .flat_map(|fragment| payload_of(fragment))
+        .collect()
+}
