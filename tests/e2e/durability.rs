@@ -184,7 +184,7 @@ fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
 
 fn adopted(scene: &Scene) -> anyhow::Result<()> {
     let before = pinned(scene)?;
-    same!(before.len(), 14, "pins: {before:?}");
+    same!(before.len(), 25, "pins: {before:?}");
     let dump = |map: &str| {
         let pin = scene.testbed.pin_dir("node1").join(map);
         scene.run(

@@ -179,10 +179,12 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
     );
     same!(outside["verdict"], "forward", "the verdict");
     same!(outside["backend"], "10.10.1.4:8080", "the backend");
+    same!(outside["masquerade"], "elided", "the masquerade");
     let chains = [
         "KUBE-SERVICES",
         "KUBE-NODEPORTS",
         "KUBE-EXT-G6D3V5KS3PXPUEDS",
+        "KUBE-MARK-MASQ",
         "KUBE-SVC-G6D3V5KS3PXPUEDS",
         "KUBE-SEP-LAV34IONK7IOT5SV",
     ];
@@ -197,7 +199,7 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
         "what was asked for"
     );
     same!(inside["process"]["command"], "curl", "the process");
-    let chains = [chains[0], chains[3], chains[4]];
+    let chains = [chains[0], chains[4], chains[3], chains[5]];
     same!(inside["chains"], serde_json::json!(chains), "the chains");
 
     let request = gateway.wait_for(|line| line["path"] == "/simple/nginx")?;
@@ -272,7 +274,7 @@ fn bpftool(scene: &Scene) -> anyhow::Result<()> {
         .find(|element| element["key"]["port"] == 31373);
     let node_port = node_port.ok_or_else(|| anyhow::anyhow!("no node port in {services}"))?;
     same!(
-        node_port["value"]["backends"],
+        node_port["value"]["cluster"],
         1,
         "backends of the node port"
     );

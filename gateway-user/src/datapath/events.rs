@@ -169,13 +169,22 @@ fn walk(
     if event.flags & Service::FLAG_EXTERNAL != 0 {
         walk.push(chains::external(name, protocol));
     }
-    if let Some(backend) = backend {
-        if Masquerade::from_number(event.masquerade).is_some_and(Masquerade::by_kube_proxy) {
-            walk.push("KUBE-MARK-MASQ".to_owned());
-        }
-        walk.push(chains::service(name, protocol));
-        walk.push(chains::endpoint(name, protocol, backend));
+    let Some(backend) = backend else {
+        return walk;
+    };
+    // A jump that comes back: KUBE-EXT makes it before KUBE-SVC, which makes it for cluster IPs.
+    let masquerade = Masquerade::from_number(event.masquerade)
+        .is_some_and(Masquerade::by_kube_proxy)
+        .then(|| "KUBE-MARK-MASQ".to_owned());
+    let service = chains::service(name, protocol);
+    if event.flags & Service::FLAG_EXTERNAL != 0 {
+        walk.extend(masquerade);
+        walk.push(service);
+    } else {
+        walk.push(service);
+        walk.extend(masquerade);
     }
+    walk.push(chains::endpoint(name, protocol, backend));
     walk
 }
 

@@ -251,7 +251,7 @@ impl Ran {
                 let (s, d) = (ip.header().source_addr(), ip.header().destination_addr());
                 (IpAddr::V6(s), IpAddr::V6(d), ip.payload().payload)
             }
-            other => panic!("no IP packet: {other:?}"),
+            other @ etherparse::LaxNetSlice::Arp(_) => panic!("no IP packet: {other:?}"),
         };
         let port = |at: usize| u16::from_be_bytes([transport.2[at], transport.2[at + 1]]);
         (
@@ -284,7 +284,7 @@ fn addresses(net: &NetSlice<'_>) -> (IpAddr, IpAddr) {
                 header.destination_addr().into(),
             )
         }
-        other => panic!("no IP packet: {other:?}"),
+        other @ NetSlice::Arp(_) => panic!("no IP packet: {other:?}"),
     }
 }
 

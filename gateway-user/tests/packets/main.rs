@@ -459,14 +459,16 @@ fn pod_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Chunk types (RFC 9260 §3.2).
+const INIT: u8 = 1;
+const DATA: u8 = 0;
+
 /// Addresses are not covered by SCTP's CRC (RFC 9260 §6.8), ports are; so a Service whose target
 /// port is its port needs no new one.
 fn sctp(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
     service.port = 8080;
     bench.serve(&[service], who.node);
-    const INIT: u8 = 1;
-    const DATA: u8 = 0;
     let to = (who.cluster_ip, 8080);
     let init = Segment::sctp(who.from(), to, INIT);
     let ran = bench.ingress(&init)?;
