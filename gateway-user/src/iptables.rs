@@ -8,10 +8,16 @@
 //! | [`render`](mod@render) | Services → what kube-proxy hands to `iptables-restore` |
 //! | [`normal`] | that → what `iptables-save` then prints |
 //! | [`parse`](mod@parse) | what `iptables-save` prints → rules |
+//! | [`services`] | rules → the Services that they implement |
+//! | [`diff`](mod@diff) | what rules and Services do not agree about |
+//! | [`lint`](mod@lint) | what is wrong with rules, whatever the Services |
 
 pub mod chains;
 pub mod config;
+pub mod diff;
+pub mod lint;
 pub mod normal;
 pub mod parse;
 pub mod render;
 pub mod rules;
+pub mod services;

@@ -251,6 +251,19 @@ fn pod_cidrs(node: &Node) -> Vec<IpNet> {
 // === impl FamilyConfig ===
 
 impl FamilyConfig {
+    /// The destinations for which node ports are looked up; none for all local addresses.
+    pub fn node_port_destinations(&self) -> Option<Vec<IpAddr>> {
+        let addresses = self.node_port_addresses.as_ref()?.iter();
+        let served = addresses.filter(|ip| !ip.is_loopback() || self.localhost_node_ports);
+        Some(served.copied().collect())
+    }
+
+    /// Whether node ports are served at all.
+    pub fn serves_node_ports(&self) -> bool {
+        self.node_port_destinations()
+            .is_none_or(|addresses| !addresses.is_empty())
+    }
+
     fn new(
         args: &KubeProxyArgs,
         family: IpFamily,

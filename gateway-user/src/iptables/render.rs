@@ -417,12 +417,9 @@ impl Sync<'_> {
     /// Which packets are looked at for node ports.
     fn node_port_destinations(&self) -> Vec<Vec<Part>> {
         let own = self.own;
-        if let Some(addresses) = &own.node_port_addresses {
-            return addresses
-                .iter()
-                .filter(|address| !address.is_loopback() || own.localhost_node_ports)
-                .map(|address| vec![Part::Destination(Not::Is, (*address).into())])
-                .collect();
+        if let Some(addresses) = own.node_port_destinations() {
+            let parts = |address: IpAddr| vec![Part::Destination(Not::Is, address.into())];
+            return addresses.into_iter().map(parts).collect();
         }
         let mut parts = vec![Part::DestinationType(Not::Is, "LOCAL".into())];
         match self.family {
