@@ -9,7 +9,7 @@
 //! | [`resources`] | what users write: Kubernetes and Istio objects, strict parsing, validation |
 //! | [`source`] | where it comes from: a directory of manifests |
 //! | [`model`] | what it means: objects compiled to a Snapshot |
-//! | [`iptables`] | kube-proxy's vocabulary: chain names |
+//! | [`iptables`] | kube-proxy's rules: rendered, predicted, read |
 //! | [`datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
 //! | [`route`] | the pure matcher: request → virtual host → route → cluster |
 //! | [`proxy`] | listeners, HTTP and TCP, upstream pools |

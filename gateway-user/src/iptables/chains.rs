@@ -21,6 +21,16 @@ pub fn external(name: &ServicePortName, protocol: Protocol) -> String {
     chain("KUBE-EXT-", &[&name.to_string(), protocol.lowercase()])
 }
 
+/// `KUBE-SVL-…`: the chain that picks one of the Service port's endpoints on this node.
+pub fn service_local(name: &ServicePortName, protocol: Protocol) -> String {
+    chain("KUBE-SVL-", &[&name.to_string(), protocol.lowercase()])
+}
+
+/// `KUBE-FW-…`: the chain that lets in who may use the load balancer IPs.
+pub fn firewall(name: &ServicePortName, protocol: Protocol) -> String {
+    chain("KUBE-FW-", &[&name.to_string(), protocol.lowercase()])
+}
+
 /// `KUBE-SEP-…`: the chain that translates to one endpoint ("service endpoint").
 pub fn endpoint(name: &ServicePortName, protocol: Protocol, endpoint: SocketAddr) -> String {
     chain(
@@ -31,6 +41,28 @@ pub fn endpoint(name: &ServicePortName, protocol: Protocol, endpoint: SocketAddr
             &endpoint.to_string(),
         ],
     )
+}
+
+/// What the chains of a Service port begin with.
+pub const PREFIXES: [&str; 5] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-SEP-",
+];
+
+/// Whether this is a chain of one Service port.
+pub fn is_of_service(chain: &str) -> bool {
+    PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+}
+
+/// The 16 characters that are the same in all chains of a Service port, but for those of its
+/// endpoints.
+pub fn hash(chain: &str) -> Option<&str> {
+    PREFIXES
+        .iter()
+        .find_map(|prefix| chain.strip_prefix(prefix))
 }
 
 fn chain(prefix: &str, parts: &[&str]) -> String {
@@ -62,6 +94,11 @@ mod tests {
         let http2 = name("istio-system", "istio-ingressgateway", "http2");
         assert_eq!(service(&http2, Protocol::Tcp), "KUBE-SVC-G6D3V5KS3PXPUEDS");
         assert_eq!(external(&http2, Protocol::Tcp), "KUBE-EXT-G6D3V5KS3PXPUEDS");
+        assert_eq!(
+            service_local(&http2, Protocol::Tcp),
+            "KUBE-SVL-G6D3V5KS3PXPUEDS"
+        );
+        assert_eq!(firewall(&http2, Protocol::Tcp), "KUBE-FW-G6D3V5KS3PXPUEDS");
         let pod = "10.10.1.4:8080".parse().unwrap();
         assert_eq!(
             endpoint(&http2, Protocol::Tcp, pod),

@@ -1,0 +1,156 @@
+//! The recordings in `tests/golden`.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use nodegate::{
+    iptables::config::{Config, KubeProxyArgs},
+    model::{
+        compile::{NodeIdentity, kube_proxy},
+        service::ServicePort,
+    },
+    resources::{Resources, admission::Store, manifest::Manifest},
+};
+
+/// The node on which everything was recorded.
+const NODE: &str = "node-a";
+
+/// A folder of recordings.
+#[derive(Debug)]
+pub(crate) struct Set {
+    pub(crate) name: String,
+    directory: PathBuf,
+}
+
+/// What kube-proxy went by.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub(crate) services: Vec<ServicePort>,
+    pub(crate) config: Config,
+}
+
+/// The states of the set that changes while kube-proxy runs.
+#[derive(Debug)]
+pub(crate) struct States;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    args: KubeProxyArgs,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn folders(of: &Path) -> Vec<Set> {
+    let entries = fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path());
+    let mut sets: Vec<_> = entries
+        .filter(|path| path.is_dir())
+        .map(|directory| Set {
+            name: directory.file_name().unwrap().to_str().unwrap().to_owned(),
+            directory,
+        })
+        .collect();
+    sets.sort_by(|a, b| a.name.cmp(&b.name));
+    sets
+}
+
+/// The sets that were recorded from a start of kube-proxy.
+pub(crate) fn sets() -> Vec<Set> {
+    let mut sets = folders(&root());
+    sets.retain(|set| set.has("objects.yaml"));
+    sets
+}
+
+// === impl States ===
+
+impl States {
+    pub(crate) fn all() -> Vec<Set> {
+        folders(&root().join("20-partial-sync"))
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    fn has(&self, file: &str) -> bool {
+        let packed = format!("{file}.gz");
+        self.directory.join(file).exists() || self.directory.join(packed).exists()
+    }
+
+    /// A file of the set, unpacked.
+    pub(crate) fn try_read(&self, file: &str) -> Option<String> {
+        if !self.has(file) {
+            return None;
+        }
+        let packed = self.directory.join(format!("{file}.gz"));
+        if !packed.exists() {
+            return Some(fs::read_to_string(self.directory.join(file)).unwrap());
+        }
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(fs::File::open(packed).unwrap())
+            .read_to_string(&mut text)
+            .unwrap();
+        Some(text)
+    }
+
+    pub(crate) fn read(&self, file: &str) -> String {
+        let text = self.try_read(file);
+        text.unwrap_or_else(|| panic!("{}/{file} is missing", self.name))
+    }
+
+    /// The command line, without what has nothing to do with rules.
+    fn args(&self) -> KubeProxyArgs {
+        let flags = self.try_read("kube-proxy.flags").unwrap_or_else(|| {
+            // The states of a set have them in common.
+            fs::read_to_string(root().join("01-ingress-gateway/kube-proxy.flags")).unwrap()
+        });
+        let flags = flags.lines().filter_map(|line| {
+            let (name, value) = line.split_once('=').unwrap();
+            let value = value.trim_matches(['"', '[', ']']);
+            let about_time = name.ends_with("sync-period");
+            (!value.is_empty() && !about_time).then(|| format!("{name}={value}"))
+        });
+        let mut words = vec![
+            "kube-proxy".to_owned(),
+            format!("--hostname-override={NODE}"),
+        ];
+        words.extend(flags);
+        if self.name.ends_with("conntrack-liberal") {
+            words.push("--conntrack-tcp-be-liberal".into());
+        }
+        Flags::try_parse_from(words)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .args
+    }
+
+    fn resources(&self) -> Resources {
+        let manifest = Manifest::parse(self.name.clone().into(), &self.read("objects.yaml"));
+        let resources = Store::default().admit([&manifest], Vec::new());
+        assert!(
+            !nodegate::resources::diagnostic::has_errors(&resources.diagnostics),
+            "{}: {:#?}",
+            self.name,
+            resources.diagnostics
+        );
+        (*resources).clone()
+    }
+}
+
+// === impl Recording ===
+
+impl Recording {
+    pub(crate) fn of(set: &Set) -> Self {
+        let resources = set.resources();
+        let node = NodeIdentity { name: NODE.into() };
+        Self {
+            services: kube_proxy(&resources, &node, &mut Vec::new()),
+            config: Config::new(&set.args(), &resources).unwrap(),
+        }
+    }
+}
