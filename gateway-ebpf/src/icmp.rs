@@ -17,7 +17,7 @@ use gateway_common::{
 use crate::{
     forward::{DROP, NEXT},
     maps::{CONNTRACK, Scratch, count},
-    packet::{End, Headers, ICMP, ICMPV6, Ipv4Header, Unhandled},
+    packet::{End, Headers, ICMP, ICMPV6, Ipv4Header, Unhandled, word},
 };
 
 /// Length of an ICMP header before the quoted packet, in both families.
@@ -160,12 +160,9 @@ fn quoted_address(
     // 12 and 16: source and destination in an IPv4 header (RFC 791 §3.1). Its own checksum changes
     // by as much as the address, the other way: for the ICMP checksum the two cancel out.
     let at = inner.network + if end == End::Source { 12 } else { 16 };
-    let [.., a, b, c, d] = *old;
-    let old = u64::from(u32::from_ne_bytes([a, b, c, d]));
-    let [.., a, b, c, d] = *address;
-    let new = [a, b, c, d];
+    let (old, new) = (word(old), word(address));
     let header_checksum = inner.network + offset_of!(Ipv4Header, checksum);
-    ctx.l3_csum_replace(header_checksum, old, u64::from(u32::from_ne_bytes(new)), 4)?;
+    ctx.l3_csum_replace(header_checksum, u64::from(old), u64::from(new), 4)?;
     ctx.store(at, &new, 0)
 }
 

@@ -1,7 +1,8 @@
 //! Packets: TCP, UDP and SCTP over IPv4 and IPv6 over Ethernet, whole or in fragments.
 //!
-//! Headers are read and written with helpers, which cope with packets in several pieces; checksums
-//! are mended with helpers, which cope with those that the network card has yet to finish.
+//! Headers are read in place where they can be, else with a helper, which copes with packets in several
+//! pieces. Transport checksums are mended with helpers, which cope with those that the network card
+//! has yet to finish.
 
 use core::mem::offset_of;
 
@@ -46,6 +47,15 @@ pub(crate) struct Ipv4Header {
     destination: [u8; 4],
 }
 
+/// The end of an [`Ipv4Header`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Tail {
+    checksum: u16,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
 /// RFC 8200 §3. Integers as they are on the wire.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -76,9 +86,25 @@ struct PortsHeader {
     destination: u16,
 }
 
-/// Offset of TCP's flags, and of SCTP's first chunk type.
-const TCP_FLAGS: usize = 13;
-const SCTP_CHUNK: usize = 12;
+/// The head of a TCP header, as far as it is looked at (RFC 9293 §3.1).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpHead {
+    ports: PortsHeader,
+    numbers: [u8; 8],
+    data_offset: u8,
+    flags: u8,
+}
+
+/// An SCTP header and the type of its first chunk (RFC 9260 §3).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SctpHead {
+    ports: PortsHeader,
+    tag_and_crc: [u8; 8],
+    chunk: u8,
+}
+
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 
@@ -91,6 +117,37 @@ const ACK: u8 = 0x10;
 const SCTP_INIT: u8 = 1;
 const SCTP_ABORT: u8 = 6;
 const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+
+/// Where headers stand in nearly all packets: IP after Ethernet, and what comes after IPv4 without
+/// options, or after IPv6 without extensions.
+const USUAL: [usize; 3] = [
+    ETHERNET,
+    ETHERNET + size_of::<Ipv4Header>(),
+    ETHERNET + size_of::<Ipv6Header>(),
+];
+
+/// Reads a part of the packet: in place at one of the usual offsets, for which the verifier can
+/// follow the bounds, else with a helper.
+#[inline(always)]
+pub(crate) fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, i64> {
+    let [network, after_v4, after_v6] = USUAL;
+    let usual = if offset == network {
+        network
+    } else if offset == after_v4 {
+        after_v4
+    } else if offset == after_v6 {
+        after_v6
+    } else {
+        return ctx.load(offset);
+    };
+    let start = ctx.data() + usual;
+    if start + size_of::<T>() <= ctx.data_end() {
+        // SAFETY: the bytes are within the packet, as the verifier sees too; any bytes are a `T`,
+        // which is made of integers.
+        return Ok(unsafe { core::ptr::read_unaligned(start as *const T) });
+    }
+    ctx.load(offset)
+}
 
 /// Why a packet is not handled.
 pub(crate) enum Unhandled {
@@ -135,6 +192,8 @@ pub(crate) struct Headers {
     pub(crate) transport: usize,
     /// The identification of a fragmented packet.
     identification: u32,
+    /// An IPv4 header's checksum, as on the wire.
+    checksum: u16,
     /// Whether more fragments follow.
     more: bool,
     /// Whether it is a fragment without the transport header.
@@ -184,7 +243,7 @@ impl Headers {
 
     #[inline(always)]
     fn parse_v4(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
-        let ip: Ipv4Header = ctx.load(self.network).map_err(|_| Unhandled::Foreign)?;
+        let ip: Ipv4Header = read(ctx, self.network).map_err(|_| Unhandled::Foreign)?;
         let words = usize::from(ip.version_and_length & 0x0f);
         if words < 5 {
             return Err(Unhandled::Unparsed);
@@ -196,6 +255,7 @@ impl Headers {
         self.protocol = ip.protocol;
         self.transport = self.network + words * 4;
         self.identification = u32::from(ip.identification);
+        self.checksum = ip.checksum;
         self.more = fragment & 0x2000 != 0;
         self.later = fragment & 0x1fff != 0;
         Ok(())
@@ -204,7 +264,7 @@ impl Headers {
     /// Other extension headers than the fragment header are rare, and left alone.
     #[inline(always)]
     fn parse_v6(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
-        let ip: Ipv6Header = ctx.load(self.network).map_err(|_| Unhandled::Foreign)?;
+        let ip: Ipv6Header = read(ctx, self.network).map_err(|_| Unhandled::Foreign)?;
         self.source = ip.source;
         self.destination = ip.destination;
         self.protocol = ip.next_header;
@@ -274,21 +334,41 @@ impl Headers {
 
     #[inline(always)]
     fn set_address_v4(&self, ctx: &TcContext, end: End, address: &Address) -> Result<(), i64> {
-        let (at, old) = match end {
-            End::Source => (offset_of!(Ipv4Header, source), &self.source),
-            End::Destination => (offset_of!(Ipv4Header, destination), &self.destination),
+        let old = match end {
+            End::Source => word(&self.source),
+            End::Destination => word(&self.destination),
         };
-        let [.., a, b, c, d] = *old;
-        let old = u64::from(u32::from_ne_bytes([a, b, c, d]));
-        let [.., a, b, c, d] = *address;
-        let new_bytes = [a, b, c, d];
-        let new = u64::from(u32::from_ne_bytes(new_bytes));
+        let new = word(address);
         if let Some((checksum, flags)) = self.transport_checksum() {
             // The address is part of the pseudo header (RFC 9293 §3.1, RFC 768).
+            let (old, new) = (u64::from(old), u64::from(new));
             ctx.l4_csum_replace(checksum, old, new, u64::from(BPF_F_PSEUDO_HDR) | flags | 4)?;
         }
-        ctx.l3_csum_replace(self.network + offset_of!(Ipv4Header, checksum), old, new, 4)?;
-        ctx.store(self.network + at, &new_bytes, 0)
+        // Checksum, source and destination are neighbours: one write.
+        let tail = match end {
+            End::Source => (self.mended(old, new), new, word(&self.destination)),
+            End::Destination => (self.mended(old, new), word(&self.source), new),
+        };
+        let tail = Ipv4Tail {
+            checksum: tail.0,
+            source: tail.1.to_ne_bytes(),
+            destination: tail.2.to_ne_bytes(),
+        };
+        ctx.store(self.network + offset_of!(Ipv4Header, checksum), &tail, 0)
+    }
+
+    /// The header's checksum after a word of it has changed (RFC 1624 §3, equation 3). One's
+    /// complement sums don't care about byte order.
+    #[inline(always)]
+    fn mended(&self, old: u32, new: u32) -> u16 {
+        let mut sum = u32::from(!self.checksum)
+            + (!old & 0xffff)
+            + (!old >> 16)
+            + (new & 0xffff)
+            + (new >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        !(sum as u16)
     }
 
     #[inline(always)]
@@ -308,6 +388,13 @@ impl Headers {
         }
         ctx.store(self.network + at, address, 0)
     }
+}
+
+/// The IPv4 address in a mapped one, as on the wire.
+#[inline(always)]
+pub(crate) fn word(address: &Address) -> u32 {
+    let [.., a, b, c, d] = *address;
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// The difference that another address makes in a checksum.
@@ -341,12 +428,7 @@ impl Packet {
             self.stage = Stage::Continues;
             return Ok(());
         }
-        let ports: PortsHeader = ctx
-            .load(self.headers.transport)
-            .map_err(|_| Unhandled::Unparsed)?;
-        self.source_port = u16::from_be(ports.source);
-        self.destination_port = u16::from_be(ports.destination);
-        self.stage = stage(ctx, &self.headers)?;
+        self.parse_transport(ctx)?;
         if self.headers.more {
             let ports = Ports {
                 source: self.source_port,
@@ -355,6 +437,30 @@ impl Packet {
             // A full LRU map makes room.
             let _ = FRAGMENTS.insert(&self.headers.fragment_key(), &ports, 0);
         }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn parse_transport(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
+        let at = self.headers.transport;
+        let (ports, stage) = match self.headers.protocol {
+            TCP => {
+                let head: TcpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
+                (head.ports, tcp_stage(head.flags))
+            }
+            SCTP => {
+                let head: SctpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
+                (head.ports, sctp_stage(head.chunk))
+            }
+            // Any datagram may be a flow's first one.
+            _ => (
+                read(ctx, at).map_err(|_| Unhandled::Unparsed)?,
+                Stage::Opens,
+            ),
+        };
+        self.source_port = u16::from_be(ports.source);
+        self.destination_port = u16::from_be(ports.destination);
+        self.stage = stage;
         Ok(())
     }
 
@@ -396,31 +502,22 @@ impl Packet {
     }
 }
 
-/// What the packet is to its flow.
 #[inline(always)]
-fn stage(ctx: &TcContext, headers: &Headers) -> Result<Stage, Unhandled> {
-    let offset = match headers.protocol {
-        TCP => TCP_FLAGS,
-        SCTP => SCTP_CHUNK,
-        // Any datagram may be a flow's first one.
-        _ => return Ok(Stage::Opens),
-    };
-    let byte: u8 = ctx
-        .load(headers.transport + offset)
-        .map_err(|_| Unhandled::Unparsed)?;
-    Ok(if headers.protocol == TCP {
-        if byte & (FIN | RST) != 0 {
-            Stage::Closes
-        } else if byte & (SYN | ACK) == SYN {
-            Stage::Opens
-        } else {
-            Stage::Continues
-        }
+const fn tcp_stage(flags: u8) -> Stage {
+    if flags & (FIN | RST) != 0 {
+        Stage::Closes
+    } else if flags & (SYN | ACK) == SYN {
+        Stage::Opens
     } else {
-        match byte {
-            SCTP_INIT => Stage::Opens,
-            SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Closes,
-            _ => Stage::Continues,
-        }
-    })
+        Stage::Continues
+    }
+}
+
+#[inline(always)]
+const fn sctp_stage(chunk: u8) -> Stage {
+    match chunk {
+        SCTP_INIT => Stage::Opens,
+        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Closes,
+        _ => Stage::Continues,
+    }
 }

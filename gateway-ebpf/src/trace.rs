@@ -1,6 +1,6 @@
 //! Tells whoever traces about a decision, and the daemon's log about faults.
 
-use aya_ebpf::EbpfContext;
+use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns};
 use aya_log_ebpf::error;
 use gateway_common::{
     Address,
@@ -8,7 +8,7 @@ use gateway_common::{
     event::{Event, Hook},
 };
 
-use crate::maps::{EVENTS, now, settings};
+use crate::maps::{EVENTS, settings};
 
 /// What a hook knows about the client, beyond the [`Flow`].
 #[derive(Clone, Copy)]
@@ -31,7 +31,8 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
         return;
     };
     event.write(Event {
-        time: now(),
+        // SAFETY: the helper only reads the clock.
+        time: unsafe { bpf_ktime_get_ns() },
         netns: client.netns,
         source: client.address,
         destination: flow.destination,
