@@ -194,10 +194,17 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
     translation.backend = decision.backend;
     translation.reserved = 0;
     translation.last_seen = now();
-    let inserted = CONNTRACK.insert(&*reply, &*translation, u64::from(BPF_NOEXIST));
-    if inserted.is_err() {
-        replace(reply, translation)?;
-    }
+    // Asking first is cheaper than an insertion that fails.
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    let how = match unsafe { CONNTRACK.get(&*reply) } {
+        Some(older) if may_replace(older, translation, key.protocol) => BPF_ANY,
+        Some(_) => return Err(Reason::Clash),
+        // Should another CPU be faster, the client's retransmission finds out.
+        None => BPF_NOEXIST,
+    };
+    CONNTRACK
+        .insert(&*reply, &*translation, u64::from(how))
+        .map_err(|_| Reason::TableFull)?;
     translation.address = decision.address;
     translation.port = decision.port;
     CONNTRACK
@@ -205,20 +212,12 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
         .map_err(|_| Reason::TableFull)
 }
 
-/// Takes the place of an older flow with the same reply, unless that one is alive and came through
-/// another frontend: then the two replies could not be told apart.
+/// Whether an older flow with the same reply makes way: unless it is alive and came through another
+/// frontend, for then the two replies could not be told apart.
 #[inline(always)]
-fn replace(key: &FlowKey, reply: &Translation) -> Result<(), Reason> {
-    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
-    if let Some(older) = unsafe { CONNTRACK.get(key) } {
-        let same_frontend = older.address == reply.address && older.port == reply.port;
-        let over = older.flags & Translation::FLAG_CLOSING != 0
-            || (key.protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT);
-        if !same_frontend && !over {
-            return Err(Reason::Clash);
-        }
-    }
-    CONNTRACK
-        .insert(key, reply, u64::from(BPF_ANY))
-        .map_err(|_| Reason::TableFull)
+fn may_replace(older: &Translation, new: &Translation, protocol: u8) -> bool {
+    let same_frontend = older.address == new.address && older.port == new.port;
+    same_frontend
+        || older.flags & Translation::FLAG_CLOSING != 0
+        || (protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT)
 }
