@@ -9,6 +9,8 @@
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
+//! | [`expiry`] | when a recorded flow is over |
+//! | [`health`] | the health check node ports |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
@@ -24,6 +26,8 @@ use gateway_common::{
 pub mod attach;
 pub mod desired;
 pub mod events;
+pub mod expiry;
+pub mod health;
 pub mod maps;
 pub mod netfilter;
 pub mod node;
@@ -253,6 +257,11 @@ impl Datapath {
             self.maps.set_settings(&settings)?;
         }
         Ok(failures)
+    }
+
+    /// Removes recorded flows that are over.
+    pub fn collect_flows(&mut self) -> Result<maps::Flows, Error> {
+        self.maps.collect_flows()
     }
 
     /// Whether the kernel reports its decisions.

@@ -1,7 +1,7 @@
 //! The pinned maps, and a mirror of their content.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     fs,
     path::Path,
 };
@@ -17,14 +17,15 @@ use aya_log::EbpfLogger;
 use gateway_common::{
     decide::Reason,
     maps::{
-        AddressKey, Backend, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey, ServiceName,
-        Settings, Slot, SlotKey, SourceRange,
+        AddressKey, Backend, FlowKey, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey,
+        ServiceName, Settings, Slot, SlotKey, SourceRange, Translation,
     },
 };
 
 use super::{
     Error, Failure,
     desired::{Network, PortKey},
+    expiry,
     plan::{Group, Mirror, Step},
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
@@ -65,10 +66,20 @@ pub struct Maps {
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
+    conntrack: HashMap<MapData, FlowKey, Translation>,
     counters: PerCpuArray<MapData, u64>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
+}
+
+/// Entries of `conntrack`, two for each flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    /// Alive.
+    pub kept: usize,
+    /// Over.
+    pub removed: usize,
 }
 
 /// Reads what the kernel programs log, and logs it.
@@ -95,6 +106,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         pod_networks: take(&mut ebpf, "pod_networks")?,
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
+        conntrack: take(&mut ebpf, "conntrack")?,
         counters: take(&mut ebpf, "counters")?,
         events: Some(take(&mut ebpf, "events")?),
         logger: EbpfLogger::init(&mut ebpf)
@@ -301,6 +313,44 @@ impl Maps {
                 Ok((reason.name(), per_cpu.iter().sum()))
             })
             .collect()
+    }
+
+    /// Removes flows that are over, and says how many there were and are.
+    pub fn collect_flows(&mut self) -> Result<Flows, Error> {
+        let wrap = |source| Error::Map {
+            name: "conntrack",
+            source,
+        };
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map(|time| std::time::Duration::from(time).as_nanos() as u64)
+            .map_err(|error| Error::Node {
+                what: "reading the clock",
+                source: error.into(),
+            })?;
+        // The kernel changes the map meanwhile: what goes during the walk is skipped by it.
+        let all: StdHashMap<FlowKey, Translation> =
+            self.conntrack.iter().filter_map(Result::ok).collect();
+        let over: Vec<_> = all
+            .iter()
+            .filter(|(key, translation)| {
+                let other = all.get(&expiry::other(key, translation));
+                expiry::is_over(key, translation, other, now)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in &over {
+            match self.conntrack.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                // The LRU was faster.
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(wrap(error)),
+            }
+        }
+        Ok(Flows {
+            kept: all.len() - over.len(),
+            removed: over.len(),
+        })
     }
 
     /// What the kernel programs log; gives it once.
