@@ -240,7 +240,7 @@ impl Datapath {
             node,
             &self.options.policy,
         );
-        let plan = plan::plan(self.maps.mirror(), &desired);
+        let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
         let failures = self.maps.execute(plan);
         let primary = |family: fn(&IpAddr) -> bool| {
             let address = node.addresses.iter().copied().find(family);

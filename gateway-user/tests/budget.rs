@@ -199,7 +199,7 @@ fn serve(maps: &mut Maps, size: usize) {
     };
     let policy = Policy::default();
     let desired = Desired::new(&services, &NodeTopology::default(), &node, &policy);
-    let failures = maps.execute(plan::plan(maps.mirror(), &desired));
+    let failures = maps.execute(plan::plan(maps.mirror(), &desired, plan::Capacity::MAPS));
     assert!(failures.is_empty(), "{failures:?}");
 }
 

@@ -66,6 +66,8 @@ pub type Network = (Address, u8);
 /// A Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredService {
+    /// Whether it comes first where there is not room for all.
+    pub essential: bool,
     /// Frontends and their flags (`Service::FLAG_…`).
     pub frontends: BTreeMap<ServiceKey, u32>,
     /// For how long clients stay, in seconds; 0: they don't.
@@ -128,6 +130,7 @@ impl Desired {
                 desired.services.insert(
                     key,
                     DesiredService {
+                        essential: service.essential,
                         frontends,
                         affinity: service.affinity.unwrap_or(0),
                         backends: backends(&selection, service.protocol),

@@ -26,7 +26,7 @@ use super::{
     Error, Failure,
     desired::{Network, PortKey},
     expiry,
-    plan::{Group, Mirror, Step},
+    plan::{Mirror, Plan, Step},
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
@@ -201,9 +201,16 @@ impl Maps {
     }
 
     /// Carries out a plan. Groups that fail are cut short and reported; the others go on.
-    pub fn execute(&mut self, plan: Vec<Group>) -> Vec<Failure> {
-        let mut failures = Vec::new();
-        for group in plan {
+    pub fn execute(&mut self, plan: Plan) -> Vec<Failure> {
+        let mut failures: Vec<_> = plan
+            .refused
+            .into_iter()
+            .map(|(service, map)| Failure {
+                message: full(map),
+                service: Some(service),
+            })
+            .collect();
+        for group in plan.groups {
             for step in &group.steps {
                 if let Err((name, error)) = self.step(step) {
                     failures.push(Failure {
@@ -375,14 +382,16 @@ fn wait_for_programs() {
     }
 }
 
+fn full(map: &str) -> String {
+    format!("the map {map} is full; what it held stays in force (fix: fewer Services or endpoints)")
+}
+
 /// A full map says `E2BIG`, whose text ("Argument list too long") misleads.
 fn explain(map: &str, error: &MapError) -> String {
-    let full = matches!(error, MapError::SyscallError(error)
+    let is_full = matches!(error, MapError::SyscallError(error)
         if error.io_error.raw_os_error() == Some(libc::E2BIG));
-    if full {
-        format!(
-            "the map {map} is full; what it held stays in force (fix: fewer Services or endpoints)"
-        )
+    if is_full {
+        full(map)
     } else {
         format!("writing the map {map}: {error}")
     }

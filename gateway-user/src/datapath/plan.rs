@@ -9,6 +9,10 @@
 //! 3. after all programs that may have read an old element have ended ([`Step::Barrier`]), the
 //!    slots of old generations and the backends and names without users go.
 //!
+//! Where there is not room for all Service ports, essential ones come first, then those that are in
+//! the maps already, then the others by name. One that finds no room is reported; what it has in the
+//! maps is not touched, unless an essential one needs the place.
+//!
 //! Steps of one Service port form a [`Group`]: if one fails (a map is full), the rest of the group
 //! is skipped, and its frontends keep what they had.
 
@@ -16,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::{
     Address,
-    maps::{Backend, Service, ServiceKey, SlotKey},
+    maps::{Backend, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, Service, ServiceKey, SlotKey},
 };
 
 use super::desired::{Desired, DesiredService, Network, PortKey};
@@ -84,17 +88,73 @@ pub struct Group {
     pub steps: Vec<Step>,
 }
 
-/// Finds the steps. Empty if nothing is to do.
-pub fn plan(mirror: &Mirror, desired: &Desired) -> Vec<Group> {
+/// How much the maps hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// `services`
+    pub services: usize,
+    /// `slots`
+    pub slots: usize,
+    /// `backends`
+    pub backends: usize,
+}
+
+impl Capacity {
+    /// The maps' own.
+    pub const MAPS: Self = Self {
+        services: MAX_SERVICES as usize,
+        slots: MAX_SLOTS as usize,
+        backends: MAX_BACKENDS as usize,
+    };
+}
+
+impl Capacity {
+    /// Takes more, or says which map has not enough left.
+    fn add(&mut self, more: Self, limit: Self) -> Result<(), &'static str> {
+        let sum = Self {
+            services: self.services + more.services,
+            slots: self.slots + more.slots,
+            backends: self.backends + more.backends,
+        };
+        if sum.services > limit.services {
+            Err("services")
+        } else if sum.slots > limit.slots {
+            Err("slots")
+        } else if sum.backends > limit.backends {
+            Err("backends")
+        } else {
+            *self = sum;
+            Ok(())
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order. Empty if nothing is to do.
+    pub groups: Vec<Group>,
+    /// Service ports for which there is no room, and which map is too small.
+    pub refused: Vec<(PortKey, &'static str)>,
+}
+
+/// Finds the steps.
+pub fn plan(mirror: &Mirror, desired: &Desired, capacity: Capacity) -> Plan {
     let mut planner = Planner::new(mirror);
+    let refused = planner.refuse(desired, capacity);
     planner.remove_frontends(desired);
     planner.node(desired);
     for (name, service) in &desired.services {
-        planner.service(name, service);
+        if !planner.refused.contains(name) {
+            planner.service(name, service);
+        }
     }
     planner.guards(desired);
     planner.collect_garbage();
-    planner.groups
+    Plan {
+        groups: planner.groups,
+        refused,
+    }
 }
 
 struct Planner<'m> {
@@ -113,10 +173,60 @@ struct Planner<'m> {
     /// Backends that this plan writes.
     written: BTreeSet<u32>,
     live_ranges: BTreeSet<(u32, Network)>,
+    refused: BTreeSet<&'m PortKey>,
+    /// Ids of refused Service ports that are in the maps.
+    kept: BTreeSet<u32>,
     groups: Vec<Group>,
 }
 
 impl<'m> Planner<'m> {
+    /// Finds the Service ports for which there is no room.
+    fn refuse(&mut self, desired: &'m Desired, capacity: Capacity) -> Vec<(PortKey, &'static str)> {
+        let mut order: Vec<_> = desired.services.iter().collect();
+        order.sort_by_key(|(name, service)| (!service.essential, !self.ids.contains_key(name)));
+        // Cluster IPs have a guard each. A set that changes stands twice in `slots` for a moment.
+        let mut used = Capacity {
+            services: desired.guards.len(),
+            slots: 0,
+            backends: 0,
+        };
+        let mut refused = Vec::new();
+        for (name, service) in order {
+            let (cluster, local) = service.sets();
+            let wanted = Capacity {
+                services: service.frontends.len(),
+                slots: 2 * (cluster.len() + local.len()),
+                backends: service.backends.len(),
+            };
+            let Err(full) = used.add(wanted, capacity) else {
+                continue;
+            };
+            self.refused.insert(name);
+            refused.push((name.clone(), full));
+            if let Some(id) = self.ids.get(name)
+                && used.add(self.held(*id), capacity).is_ok()
+            {
+                self.kept.insert(*id);
+            }
+        }
+        refused
+    }
+
+    /// What a Service port has in the maps.
+    fn held(&self, id: u32) -> Capacity {
+        let sets = self.mirror.slots.keys().filter(|key| key.service == id);
+        Capacity {
+            services: self.mirror.services.values().filter(|s| s.id == id).count(),
+            slots: sets.count(),
+            backends: self
+                .mirror
+                .backends
+                .values()
+                .filter(|b| b.service == id)
+                .count(),
+        }
+    }
+
     fn new(mirror: &'m Mirror) -> Self {
         let backend_ids = mirror
             .backends
@@ -149,6 +259,8 @@ impl<'m> Planner<'m> {
             live_backends: BTreeSet::new(),
             written: BTreeSet::new(),
             live_ranges: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            kept: BTreeSet::new(),
             groups: Vec::new(),
         }
     }
@@ -165,7 +277,9 @@ impl<'m> Planner<'m> {
     fn remove_frontends(&mut self, desired: &Desired) {
         let wanted: BTreeSet<_> = desired
             .services
-            .values()
+            .iter()
+            .filter(|(name, _)| !self.refused.contains(name))
+            .map(|(_, service)| service)
             .flat_map(|service| service.frontends.keys().copied())
             .chain(
                 desired
@@ -179,6 +293,7 @@ impl<'m> Planner<'m> {
             .services
             .keys()
             .filter(|key| !wanted.contains(key))
+            .filter(|key| !self.kept.contains(&self.mirror.services[key].id))
             .map(|key| Step::DeleteService(*key))
             .collect();
         self.push(None, steps);
@@ -305,23 +420,26 @@ impl<'m> Planner<'m> {
             .slots
             .keys()
             .filter(|key| self.live_sets.get(&key.service) != Some(&key.generation))
+            .filter(|key| !self.kept.contains(&key.service))
             .map(|key| Step::DeleteSlot(*key));
         let backends = self
             .mirror
             .backends
-            .keys()
-            .filter(|id| !self.live_backends.contains(id))
-            .map(|id| Step::DeleteBackend(*id));
+            .iter()
+            .filter(|(id, _)| !self.live_backends.contains(id))
+            .filter(|(_, backend)| !self.kept.contains(&backend.service))
+            .map(|(id, _)| Step::DeleteBackend(*id));
         let names = self
             .mirror
             .names
             .keys()
-            .filter(|id| !self.live_sets.contains_key(id))
+            .filter(|id| !self.live_sets.contains_key(id) && !self.kept.contains(id))
             .map(|id| Step::DeleteName(*id));
         let ranges = self
             .mirror
             .source_ranges
             .difference(&self.live_ranges)
+            .filter(|(service, _)| !self.kept.contains(service))
             .map(|(service, network)| Step::DeleteSourceRange(*service, *network));
         let mut steps: Vec<_> = slots.chain(backends).chain(ranges).chain(names).collect();
         if !steps.is_empty() {

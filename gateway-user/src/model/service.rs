@@ -212,6 +212,8 @@ pub struct ServicePort {
     pub affinity: Option<u32>,
     /// `spec.healthCheckNodePort`, of a LoadBalancer with external policy Local.
     pub health_check_node_port: Option<u16>,
+    /// Whether it comes first where there is not room for all: gateways, the cluster's API and DNS.
+    pub essential: bool,
     /// All endpoints, ready or not, in kube-proxy's order, without duplicates.
     /// [`select`](super::selection::select) says which of them take traffic.
     pub endpoints: Vec<Endpoint>,
@@ -234,6 +236,7 @@ impl ServicePort {
             internal_policy: TrafficPolicy::default(),
             affinity: None,
             health_check_node_port: None,
+            essential: false,
             endpoints: Vec::new(),
         }
     }

@@ -113,7 +113,11 @@ impl Bench {
         };
         let topology = NodeTopology::default();
         let desired = Desired::new(services, &topology, &node, &Policy::default());
-        let failures = self.maps.execute(plan::plan(self.maps.mirror(), &desired));
+        let failures = self.maps.execute(plan::plan(
+            self.maps.mirror(),
+            &desired,
+            plan::Capacity::MAPS,
+        ));
         assert_eq!(failures, []);
     }
 

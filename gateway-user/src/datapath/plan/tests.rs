@@ -76,7 +76,7 @@ fn seen(mirror: &Mirror, key: ServiceKey) -> Option<BTreeSet<u8>> {
 /// its whole new one.
 fn apply(mirror: &mut Mirror, desired: &Desired) -> Vec<Group> {
     let before = mirror.clone();
-    let groups = plan(mirror, desired);
+    let groups = plan(mirror, desired, Capacity::MAPS).groups;
     let mut after = before.clone();
     steps(&groups).for_each(|step| after.note(step));
     let keys: BTreeSet<_> = before
@@ -96,8 +96,8 @@ fn apply(mirror: &mut Mirror, desired: &Desired) -> Vec<Group> {
         }
     }
     assert_eq!(
-        plan(mirror, desired),
-        [],
+        plan(mirror, desired, Capacity::MAPS),
+        Plan::default(),
         "a second plan finds nothing to do"
     );
     groups
@@ -256,11 +256,11 @@ fn a_plan_that_was_cut_short_is_mended_by_the_next() {
         &desired(&[("a", &[1], &[11]), ("b", &[2], &[12])]),
     );
     let wanted = desired(&[("a", &[1], &[13, 14]), ("b", &[2], &[12])]);
-    let total = steps(&plan(&complete, &wanted)).count();
+    let total = steps(&plan(&complete, &wanted, Capacity::MAPS).groups).count();
     assert!(total > 4);
     for done in 0..total {
         let mut mirror = complete.clone();
-        let groups = plan(&mirror, &wanted);
+        let groups = plan(&mirror, &wanted, Capacity::MAPS).groups;
         steps(&groups).take(done).for_each(|step| mirror.note(step));
         apply(&mut mirror, &wanted);
         assert_eq!(
@@ -313,4 +313,62 @@ fn random_histories() {
             }
         }
     }
+}
+
+/// Carries out a plan without checks.
+fn carry_out(mirror: &mut Mirror, desired: &Desired, capacity: Capacity) -> Vec<PortKey> {
+    let plan = plan(mirror, desired, capacity);
+    steps(&plan.groups).for_each(|step| mirror.note(step));
+    plan.refused.into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn where_room_is_scarce_the_essential_ones_come_first_and_nobody_loses_what_they_had() {
+    // Two frontends each (cluster IP and guard), four slots for two backends.
+    let capacity = Capacity {
+        services: 4,
+        slots: 8,
+        backends: 4,
+    };
+    let mut mirror = Mirror::default();
+    let mut wanted = desired(&[("a", &[1], &[11, 12]), ("b", &[2], &[11])]);
+    assert!(carry_out(&mut mirror, &wanted, capacity).is_empty());
+
+    // A third by name before them finds no room; those that are there stay.
+    wanted = desired(&[
+        ("Z", &[3], &[11]),
+        ("a", &[1], &[11, 12]),
+        ("b", &[2], &[11]),
+    ]);
+    wanted.guards.remove(&mapped([10, 96, 0, 3]));
+    let small = Capacity {
+        services: 4,
+        ..capacity
+    };
+    assert_eq!(carry_out(&mut mirror, &wanted, small), [name("Z")]);
+    assert_eq!(seen(&mirror, frontend(1)), Some(set(&[11, 12])));
+    assert_eq!(seen(&mirror, frontend(3)), None);
+
+    // One that grows beyond the room keeps what it had.
+    wanted = desired(&[("a", &[1], &[11, 12]), ("b", &[2], &[11, 13, 14, 15])]);
+    assert_eq!(carry_out(&mut mirror, &wanted, capacity), [name("b")]);
+    assert_eq!(seen(&mirror, frontend(2)), Some(set(&[11])));
+
+    // The gateway takes the room of others.
+    wanted = desired(&[
+        ("a", &[1], &[11, 12]),
+        ("b", &[2], &[11]),
+        ("gateway", &[3], &[13]),
+    ]);
+    wanted.services.get_mut(&name("gateway")).unwrap().essential = true;
+    wanted.guards.remove(&mapped([10, 96, 0, 3]));
+    let refused = carry_out(&mut mirror, &wanted, capacity);
+    assert_eq!(refused, [name("b")]);
+    assert_eq!(seen(&mirror, frontend(3)), Some(set(&[13])));
+    assert_eq!(seen(&mirror, frontend(1)), Some(set(&[11, 12])));
+    assert_eq!(
+        seen(&mirror, frontend(2)),
+        None,
+        "there is no room for both"
+    );
 }

@@ -50,13 +50,20 @@ pub(super) fn compile(
     let mut ports = Vec::new();
     let mut services: Vec<_> = resources.services().collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
-    let in_scope = in_scope(resources, wanted.scope);
+    let gateways = gateway_pods(resources);
     for (object, service) in services {
-        let Some(spec) = translated(service).filter(|_| in_scope(object, service)) else {
+        let Some(spec) = translated(service) else {
             continue;
         };
+        let is_gateway = gateways.behind(object, spec);
+        if !in_scope(wanted.scope, service, is_gateway) {
+            continue;
+        }
         report_ranges(object, spec, diagnostics);
-        let common = common(object, service, spec);
+        let common = ServicePort {
+            essential: is_gateway || is_essential(object),
+            ..common(object, service, spec)
+        };
         for port in spec.ports.iter().flatten() {
             let Ok(number) = u16::try_from(port.port) else {
                 continue;
@@ -301,32 +308,24 @@ impl<'r> ExternalIps<'r> {
     }
 }
 
-/// Decides which Services are in `scope`.
-fn in_scope<'r>(
-    resources: &'r Resources,
-    scope: &'r ServiceScope,
-) -> impl Fn(&Object, &Service) -> bool + use<'r> {
-    let gateways = match scope {
-        ServiceScope::Gateway => gateway_pods(resources),
-        ServiceScope::All | ServiceScope::Selector(_) => GatewayPods::default(),
-    };
-    move |object, service| match scope {
+fn in_scope(scope: &ServiceScope, service: &Service, is_gateway: bool) -> bool {
+    match scope {
         ServiceScope::All => true,
         ServiceScope::Selector(selector) => selects(selector, service.metadata.labels.as_ref()),
-        ServiceScope::Gateway => {
-            let selector = service
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.selector.as_ref());
-            selector
-                .filter(|selector| !selector.is_empty())
-                .is_some_and(|selector| gateways.chosen_by(&object.key.namespace, selector))
-        }
+        ServiceScope::Gateway => is_gateway,
     }
 }
 
+/// What a cluster is lost without: its API and its DNS.
+fn is_essential(object: &Object) -> bool {
+    let name = (object.key.namespace.as_str(), object.key.name.as_str());
+    matches!(
+        name,
+        ("default", "kubernetes") | ("kube-system", "kube-dns" | "coredns")
+    )
+}
+
 /// How gateway pods are known: by the selectors of Gateways, and by Istio's own label.
-#[derive(Default)]
 struct GatewayPods<'r> {
     selectors: BTreeSet<Labels>,
     /// Namespace and labels.
@@ -358,6 +357,14 @@ fn gateway_pods(resources: &Resources) -> GatewayPods<'_> {
 // === impl GatewayPods ===
 
 impl GatewayPods<'_> {
+    /// Whether the Service leads to gateway pods.
+    fn behind(&self, object: &Object, spec: &ServiceSpec) -> bool {
+        spec.selector
+            .as_ref()
+            .filter(|selector| !selector.is_empty())
+            .is_some_and(|selector| self.chosen_by(&object.key.namespace, selector))
+    }
+
     /// Whether a Service with this selector leads to gateway pods, or will as soon as there are any.
     fn chosen_by(&self, namespace: &str, selector: &Labels) -> bool {
         self.pods
