@@ -11,6 +11,7 @@
 //! | [`events`] | decisions as they are made, with names |
 //! | [`expiry`] | when a recorded flow is over |
 //! | [`health`] | the health check node ports |
+//! | [`probe`] | what this kernel and machine can do |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
@@ -32,6 +33,7 @@ pub mod maps;
 pub mod netfilter;
 pub mod node;
 pub mod plan;
+pub mod probe;
 pub mod redirector;
 
 use crate::model::Snapshot;

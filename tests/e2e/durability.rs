@@ -17,6 +17,11 @@ use crate::{
 
 pub(crate) const CASES: &[Case] = &[
     (
+        "durable_preflight_finds_what_is_wrong",
+        one_node("s1"),
+        preflight,
+    ),
+    (
         "durable_a_killed_redirector_leaves_traffic_flowing",
         one_node("s1"),
         killed,
@@ -256,6 +261,26 @@ fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
         "{told}"
     );
     new_connections_work(scene).context("with the maps as they were")
+}
+
+/// Every check of a node that works is fine, and JSON says the same.
+fn preflight(scene: &Scene) -> anyhow::Result<()> {
+    let told = scene.run("node1", &["nodegate", "preflight"])?;
+    anyhow::ensure!(told.lines().count() >= 10, "{told}");
+    anyhow::ensure!(!told.contains("FAILED"), "{told}");
+    let json = scene.run("node1", &["nodegate", "preflight", "-o", "json"])?;
+    let checks: Vec<Value> = serde_json::from_str(&json)?;
+    same!(checks.len(), told.lines().count(), "checks");
+    // A node that does not forward cannot do the work.
+    scene.run(
+        "node1",
+        &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"],
+    )?;
+    let output = scene.testbed.exec("node1", ["nodegate", "preflight"])?;
+    same!(output.status.code(), Some(1), "the exit status");
+    let told = String::from_utf8(output.stdout)?;
+    anyhow::ensure!(told.contains("sysctl -w net.ipv4.ip_forward=1"), "{told}");
+    Ok(())
 }
 
 fn cleanup(scene: &Scene) -> anyhow::Result<()> {

@@ -279,7 +279,7 @@ fn localhost_node_ports(networks: &[IpNet]) -> bool {
 }
 
 /// The root of the cgroup2 hierarchy, wherever it is mounted.
-fn cgroup2_root() -> anyhow::Result<PathBuf> {
+pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
     let mounts =
         std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
     cgroup2_of(&mounts).context(

@@ -31,7 +31,8 @@ use super::{
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
 /// The kernel programs and the descriptions of their maps, compiled by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
 
 /// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
 /// packet.

@@ -1,0 +1,424 @@
+//! What this kernel and machine can do: the questions behind `nodegate preflight`.
+//!
+//! Each check tries the thing itself where that changes nothing, and otherwise asks the kernel.
+
+use std::{fs, io, path::Path, process::Command};
+
+use aya::{
+    EbpfLoader,
+    programs::{Program, ProgramError, SchedClassifier, TcAttachType},
+    util::KernelVersion,
+};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use serde::Serialize;
+
+use super::{maps, node};
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// It works, in another way or with a limit.
+    Warning,
+    /// nodegate cannot do its work.
+    Failed,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; none where there is nothing to do.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            outcome: Outcome::Ok,
+            found: found.into(),
+            fix: None,
+        }
+    }
+
+    fn bad(
+        name: &'static str,
+        outcome: Outcome,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            name,
+            outcome,
+            found: found.into(),
+            fix: Some(fix.into()),
+        }
+    }
+}
+
+/// The capabilities that the redirector needs (include/uapi/linux/capability.h).
+const CAPABILITIES: [(&str, u32); 3] = [
+    ("CAP_NET_ADMIN", CAP_NET_ADMIN),
+    ("CAP_PERFMON", 38),
+    ("CAP_BPF", 39),
+];
+const CAP_NET_ADMIN: u32 = 12;
+/// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Everything, in the order in which things depend on each other.
+pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check> {
+    let mut checks = vec![
+        kernel(),
+        capabilities(),
+        btf(),
+        bpf_file_system(bpffs),
+        cgroup2(cgroup),
+    ];
+    checks.push(netns_cookie());
+    checks.extend(programs());
+    checks.push(packet_hooks(uplinks));
+    checks.push(netfilter("iptables", "ip_tables"));
+    checks.push(netfilter("ip6tables", "ip6_tables"));
+    checks.push(forwarding());
+    checks.push(node_port_range());
+    checks
+}
+
+fn kernel() -> Check {
+    let name = "kernel";
+    match KernelVersion::current() {
+        Ok(version) => {
+            let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            if version >= KernelVersion::new(5, 18, 0) {
+                Check::ok(name, text.trim())
+            } else {
+                // bpf_set_retval, bpf_ktime_get_coarse_ns, SO_NETNS_COOKIE
+                Check::bad(name, Outcome::Failed, text.trim(), "Linux 5.18 or newer")
+            }
+        }
+        Err(error) => Check::bad(
+            name,
+            Outcome::Warning,
+            error.to_string(),
+            "Linux 5.18 or newer",
+        ),
+    }
+}
+
+fn capabilities() -> Check {
+    let name = "capabilities";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
+    if missing.is_empty() {
+        Check::ok(name, "all that the redirector needs")
+    } else {
+        let found = format!("missing: {}", missing.join(", "));
+        Check::bad(
+            name,
+            Outcome::Failed,
+            found,
+            "run as root, or add them to the container",
+        )
+    }
+}
+
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    CAPABILITIES
+        .iter()
+        .filter(|(_, bit)| !has(*bit))
+        .filter(|(_, bit)| *bit == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN))
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn btf() -> Check {
+    let (name, path) = ("BTF", "/sys/kernel/btf/vmlinux");
+    if Path::new(path).exists() {
+        Check::ok(name, path)
+    } else {
+        let fix = "a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions' are";
+        Check::bad(name, Outcome::Failed, format!("{path} is missing"), fix)
+    }
+}
+
+fn bpf_file_system(path: &Path) -> Check {
+    let name = "bpffs";
+    // The pin directory itself may not be there yet.
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    match statfs(existing).map(|stat| stat.filesystem_type()) {
+        Ok(BPF_FS_MAGIC) => Check::ok(name, existing.display().to_string()),
+        _ => Check::bad(
+            name,
+            Outcome::Failed,
+            format!("{} is on no BPF file system", path.display()),
+            "mount -t bpf bpf /sys/fs/bpf",
+        ),
+    }
+}
+
+fn cgroup2(path: Option<&Path>) -> Check {
+    let name = "cgroup2";
+    let fix = "mount -t cgroup2 none /sys/fs/cgroup, or --cgroup DIR";
+    let Some(path) = path else {
+        return Check::bad(
+            name,
+            Outcome::Failed,
+            "no cgroup2 hierarchy is mounted",
+            fix,
+        );
+    };
+    if statfs(path).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        return Check::ok(name, path.display().to_string());
+    }
+    let found = format!("{} is no cgroup2 directory", path.display());
+    Check::bad(name, Outcome::Failed, found, fix)
+}
+
+fn netns_cookie() -> Check {
+    let name = "netns cookie";
+    match node::netns_cookie() {
+        Ok(_) => Check::ok(name, "the node's sockets are told from pods'"),
+        Err(error) => Check::bad(
+            name,
+            Outcome::Failed,
+            error.to_string(),
+            "Linux 5.14 or newer",
+        ),
+    }
+}
+
+/// Loads every program, on maps that go again at once.
+fn programs() -> Vec<Check> {
+    let name = "programs";
+    let mut ebpf = match EbpfLoader::new().load(maps::OBJECT) {
+        Ok(ebpf) => ebpf,
+        Err(error) => {
+            let found = chain(&error);
+            return vec![Check::bad(
+                name,
+                Outcome::Failed,
+                found,
+                "see capabilities and BTF",
+            )];
+        }
+    };
+    let mut loaded = 0;
+    let mut checks = Vec::new();
+    for (program_name, program) in ebpf.programs_mut() {
+        let result = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => continue,
+        };
+        match result {
+            Ok(()) => loaded += 1,
+            Err(error) => {
+                let found = format!("{program_name}: {}", verdict(&error));
+                let fix = "a newer kernel; please report it with the output of uname -a";
+                checks.push(Check::bad(name, Outcome::Failed, found, fix));
+            }
+        }
+    }
+    checks.insert(
+        0,
+        Check::ok(name, format!("{loaded} pass this kernel's verifier")),
+    );
+    checks
+}
+
+/// The end of the verifier's log, which says why.
+fn verdict(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { verifier_log, .. } = error {
+        let log = verifier_log.to_string();
+        let lines: Vec<_> = log
+            .lines()
+            .rev()
+            .filter(|line| !line.is_empty())
+            .take(5)
+            .collect();
+        return lines.into_iter().rev().collect::<Vec<_>>().join(" | ");
+    }
+    chain(error)
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn packet_hooks(uplinks: &[String]) -> Check {
+    let name = "packet hooks";
+    let Some(uplink) = uplinks.first() else {
+        let fix = "--uplink INTERFACE, for each one on which packets from outside arrive";
+        return Check::bad(
+            name,
+            Outcome::Failed,
+            "no interface has a default route",
+            fix,
+        );
+    };
+    match SchedClassifier::query_tcx(uplink, TcAttachType::Ingress) {
+        Ok(_) => Check::ok(name, format!("tcx on {}", uplinks.join(", "))),
+        Err(ProgramError::TcError(_)) => {
+            let found = format!("there is no interface {uplink}");
+            Check::bad(name, Outcome::Failed, found, "--uplink INTERFACE")
+        }
+        Err(_) => Check::bad(
+            name,
+            Outcome::Warning,
+            format!("no tcx: clsact filters on {}", uplinks.join(", ")),
+            "Linux 6.6 or newer, for links that cannot be removed by others",
+        ),
+    }
+}
+
+/// Masquerading and refusing is netfilter's work.
+fn netfilter(tool: &'static str, module: &str) -> Check {
+    let output = Command::new(tool)
+        .args(["-w", "5", "-t", "nat", "-S", "POSTROUTING"])
+        .output();
+    match output {
+        Ok(output) if output.status.success() => Check::ok(tool, "the nat table can be read"),
+        Ok(output) => {
+            let found = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Check::bad(tool, Outcome::Warning, found, format!("modprobe {module}"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Check::bad(
+            tool,
+            Outcome::Warning,
+            "not installed: endpoints on other nodes are out of reach from outside",
+            "install iptables",
+        ),
+        Err(error) => Check::bad(
+            tool,
+            Outcome::Warning,
+            error.to_string(),
+            "install iptables",
+        ),
+    }
+}
+
+fn forwarding() -> Check {
+    let name = "forwarding";
+    match fs::read_to_string("/proc/sys/net/ipv4/ip_forward") {
+        Ok(text) if text.trim() == "1" => Check::ok(name, "net.ipv4.ip_forward = 1"),
+        _ => Check::bad(
+            name,
+            Outcome::Failed,
+            "net.ipv4.ip_forward is off: packets don't reach pods",
+            "sysctl -w net.ipv4.ip_forward=1",
+        ),
+    }
+}
+
+/// A local socket on a node port would get what the node port's clients send.
+fn node_port_range() -> Check {
+    let name = "node ports";
+    let read =
+        |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+    let range = read("ip_local_port_range");
+    let overlap = overlaps(&range, &read("ip_local_reserved_ports"));
+    if overlap {
+        Check::bad(
+            name,
+            Outcome::Warning,
+            format!(
+                "30000-32767 overlaps local ports {}",
+                range.split_whitespace().collect::<Vec<_>>().join("-")
+            ),
+            "sysctl -w net.ipv4.ip_local_reserved_ports=30000-32767",
+        )
+    } else {
+        Check::ok(name, "30000-32767 is apart from local ports")
+    }
+}
+
+/// Whether the kernel may give a port of 30000–32767 to a socket.
+fn overlaps(range: &str, reserved: &str) -> bool {
+    let mut ends = range
+        .split_whitespace()
+        .filter_map(|end| end.parse::<u32>().ok());
+    let (Some(low), Some(high)) = (ends.next(), ends.next()) else {
+        return false;
+    };
+    let covered = reserved.trim().split(',').any(|part| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (from.parse::<u32>(), to.parse::<u32>());
+        from.is_ok_and(|from| from <= 30_000) && to.is_ok_and(|to| to >= 32_767)
+    });
+    low <= 32_767 && high >= 30_000 && !covered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        assert_eq!(missing_capabilities("CapEff:\t000001ffffffffff\n"), [""; 0]);
+        assert_eq!(
+            missing_capabilities("CapEff:\t0000000000000000\n"),
+            ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]
+        );
+        // CAP_NET_ADMIN and CAP_SYS_ADMIN.
+        assert_eq!(missing_capabilities("CapEff:\t0000000000201000\n"), [""; 0]);
+        assert_eq!(missing_capabilities("").len(), 3);
+    }
+
+    #[test]
+    fn node_ports_overlap_local_ports() {
+        assert!(!overlaps("32768\t60999\n", "\n"));
+        assert!(overlaps("1024\t65535\n", "\n"));
+        assert!(overlaps("32000\t60999\n", "8080,30000-32000\n"));
+        assert!(!overlaps("1024\t65535\n", "8080,30000-32767\n"));
+    }
+
+    #[test]
+    fn this_machine_is_looked_at() {
+        let checks = all(Path::new("/sys/fs/bpf/nodegate"), None, &[]);
+        let names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        for name in [
+            "kernel",
+            "capabilities",
+            "BTF",
+            "bpffs",
+            "cgroup2",
+            "programs",
+            "node ports",
+        ] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        for check in &checks {
+            assert_eq!(
+                check.fix.is_some(),
+                check.outcome != Outcome::Ok,
+                "{check:?}"
+            );
+            assert!(!check.found.is_empty(), "{check:?}");
+        }
+    }
+}
