@@ -345,8 +345,8 @@ fn one_chain_flushed(difference: &Diff, found: &Ruleset) {
         [
             "ns20/dns:dns udp: there are no rules for it",
             "ns20/other:http tcp: there are no rules for it",
-            "ns20/web:http tcp: cluster IP 10.96.20.1:80: no rules; should go to all endpoints",
-            "ns20/web:http tcp: node port 32111: goes on untranslated; should go to all endpoints",
+            "ns20/web:http tcp: cluster IP 10.96.20.1:80: expected: to all endpoints; found: no rules",
+            "ns20/web:http tcp: node port 32111: expected: to all endpoints; found: untranslated",
         ]
     );
     let [chain] = &difference.rules[..] else {
@@ -431,7 +431,7 @@ fn what_is_changed_is_told_in_terms_of_services() {
     assert_eq!(
         told(&moved),
         [
-            "istio-system/istio-ingressgateway:http2 tcp: endpoints missing: 10.10.1.4:8080; unexpected: 10.10.9.9:8080;"
+            "istio-system/istio-ingressgateway:http2 tcp: endpoints missing: 10.10.1.4:8080; unexpected: 10.10.9.9:8080"
         ]
     );
     let stale = text.replace(

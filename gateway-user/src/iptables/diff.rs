@@ -401,65 +401,47 @@ impl fmt::Display for Change {
             Self::Unexpected => f.write_str("there are rules for it, but no such Service"),
             Self::Frontend {
                 frontend,
-                expected: Some(expected),
-                found: None,
-            } => write!(f, "{frontend}: no rules; should go {expected}"),
-            Self::Frontend {
-                frontend,
-                expected: Some(expected),
-                found: Some(found),
-            } => write!(f, "{frontend}: goes {found}; should go {expected}"),
-            Self::Frontend {
-                frontend, found, ..
+                expected,
+                found,
             } => {
-                write!(f, "{frontend}: is not the Service's")?;
-                found
-                    .iter()
-                    .try_for_each(|found| write!(f, ", but goes {found}"))
+                let path = |path: &Option<Path>| {
+                    path.as_ref().map_or("no rules".into(), ToString::to_string)
+                };
+                let (expected, found) = (path(expected), path(found));
+                write!(f, "{frontend}: expected: {expected}; found: {found}")
             }
             Self::Endpoints {
                 local,
                 missing,
                 unexpected,
             } => {
-                let which = if *local {
-                    "endpoints on this node"
-                } else {
-                    "endpoints"
-                };
-                f.write_str(which)?;
-                for (what, list) in [(" missing", missing), (" unexpected", unexpected)] {
+                let whose = if *local { " on this node" } else { "" };
+                let list = |what: &str, list: &[SocketAddr]| {
                     let list: Vec<_> = list.iter().map(ToString::to_string).collect();
-                    if !list.is_empty() {
-                        write!(f, "{what}: {};", list.join(", "))?;
-                    }
-                }
-                Ok(())
+                    (!list.is_empty()).then(|| format!("{what}: {}", list.join(", ")))
+                };
+                let lists = [list("missing", missing), list("unexpected", unexpected)];
+                let lists: Vec<_> = lists.into_iter().flatten().collect();
+                write!(f, "endpoints{whose} {}", lists.join("; "))
             }
             Self::Affinity { expected, found } => {
+                let seconds = |seconds: &Option<u32>| {
+                    seconds.map_or("not at all".into(), |seconds| format!("{seconds} s"))
+                };
+                let (expected, found) = (seconds(expected), seconds(found));
                 write!(
                     f,
-                    "clients stay {}; should stay {}",
-                    Stay(*found),
-                    Stay(*expected)
+                    "clients stay with an endpoint: expected: {expected}; found: {found}"
                 )
             }
             Self::HealthCheckNodePort { expected, found } => {
                 let port = |port: &Option<u16>| port.map_or("none".into(), |port| port.to_string());
-                let (found, expected) = (port(found), port(expected));
-                write!(f, "health check node port {found}; should be {expected}")
+                let (expected, found) = (port(expected), port(found));
+                write!(
+                    f,
+                    "health check node port: expected: {expected}; found: {found}"
+                )
             }
-        }
-    }
-}
-
-struct Stay(Option<u32>);
-
-impl fmt::Display for Stay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("nowhere"),
-            Some(seconds) => write!(f, "{seconds} s"),
         }
     }
 }
