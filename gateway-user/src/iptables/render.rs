@@ -587,3 +587,45 @@ fn loopback_v4() -> IpNet {
 fn loopback_v6() -> IpNet {
     Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        iptables::rules::Dialect,
+        model::service::{Protocol, ServicePortName, SourceRanges},
+    };
+
+    /// kube-proxy would let everybody in.
+    #[test]
+    fn source_ranges_that_cannot_be_read_let_nobody_in() {
+        let name = ServicePortName {
+            namespace: "ns".into(),
+            name: "a".into(),
+            port: String::new(),
+        };
+        let firewall = chains::firewall(&name, Protocol::Tcp);
+        let service = ServicePort {
+            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+            load_balancer_ips: vec!["192.0.2.1".parse().unwrap()],
+            source_ranges: SourceRanges::parse(&["nonsense"]),
+            endpoints: vec![Endpoint::ready("10.0.0.1".parse().unwrap(), 80, true)],
+            ..ServicePort::new(name, Protocol::Tcp, 80)
+        };
+        let rules = render(&[service], IpFamily::V4, &Config::default());
+        let text = rules.text(Dialect::Save);
+        let about: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("KUBE-FW-") && line.starts_with("-A"))
+            .collect();
+        assert_eq!(
+            about,
+            [
+                "-A KUBE-PROXY-FIREWALL -m comment --comment \"ns/a traffic not accepted by KUBE-FW-X\" -m tcp -p tcp -d 192.0.2.1 --dport 80 -j DROP",
+                "-A KUBE-SERVICES -m comment --comment \"ns/a loadbalancer IP\" -m tcp -p tcp -d 192.0.2.1 --dport 80 -j KUBE-FW-X",
+                "-A KUBE-FW-X -m comment --comment \"other traffic to ns/a will be dropped by KUBE-PROXY-FIREWALL\"",
+            ]
+            .map(|line| line.replace("KUBE-FW-X", &firewall))
+        );
+    }
+}
