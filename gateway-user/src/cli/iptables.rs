@@ -74,13 +74,30 @@ enum Family {
 impl Iptables {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let mut out = io::stdout().lock();
-        match self.command {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let status = match self.command {
             IptablesCommand::Render(command) => command.run(&mut out),
             IptablesCommand::Show(command) => command.run(&mut out),
             IptablesCommand::Diff(command) => command.run(&mut out),
+        };
+        let status = status.and_then(|status| {
+            out.flush()?;
+            Ok(status)
+        });
+        match status {
+            // Whoever read it has read enough, as in `… | head`.
+            Err(error) if is_broken_pipe(&error) => Ok(ExitCode::from(2)),
+            status => status,
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = match error.downcast_ref::<serde_json::Error>() {
+        Some(error) => error.io_error_kind(),
+        None => error.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 impl From<Family> for IpFamily {
