@@ -19,8 +19,9 @@ use nodegate::{
 /// With one endpoint each these make 210,000 lines.
 const SERVICES: u32 = 30_000;
 
-/// On a machine that has other things to do, too.
-const BOUND: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 1 });
+/// On a machine that has other things to do, too; with it to itself, an optimised build takes well
+/// below a second.
+const BOUND: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 3 });
 
 fn services() -> Vec<ServicePort> {
     let service = |index: u32| {
@@ -56,7 +57,10 @@ fn config() -> Config {
 #[test]
 fn thirty_thousand_services_are_read_and_compared_at_once() {
     let (mut services, config) = (services(), config());
-    let rendered = render(&services, IpFamily::V4, &config);
+    // kube-proxy's order is chance.
+    let mut shuffled = services.clone();
+    fastrand::Rng::with_seed(1).shuffle(&mut shuffled);
+    let rendered = render(&shuffled, IpFamily::V4, &config);
     let text = normal::dump(&rendered).text(Dialect::Save);
     let lines = text.lines().count();
     assert!(lines > 7 * SERVICES as usize, "{lines}");

@@ -3,7 +3,10 @@
 //! Rule for rule as `syncProxyRules` of Kubernetes' pkg/proxy/iptables/proxier.go writes them. Only
 //! the order of the Services differs, which there is chance and here is that of their names.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -77,6 +80,8 @@ struct Port<'s> {
     cluster_chain: String,
     local_chain: String,
     external_chain: String,
+    /// The chain of each reachable endpoint.
+    endpoint_chains: BTreeMap<SocketAddr, String>,
     /// For load balancer IPs that not everybody may use.
     firewall: Option<(String, &'s [IpNet])>,
 }
@@ -462,18 +467,30 @@ impl<'s> Port<'s> {
     fn new(service: &'s ServicePort, family: IpFamily, config: &Config) -> Self {
         let (name, protocol) = (&service.name, service.protocol);
         let selection = select(service, family, &config.node);
+        let chain = |endpoint: &&Endpoint| {
+            let socket = endpoint.socket();
+            (socket, chains::endpoint(name, protocol, socket))
+        };
+        let endpoint_chains = selection.reachable.iter().map(chain).collect();
+        // All but those of endpoints end alike.
+        let cluster_chain = chains::service(name, protocol);
+        let alike = |prefix: &str| {
+            let hash = chains::hash(&cluster_chain).unwrap_or_default();
+            [prefix, hash].concat()
+        };
         let ranges = service.source_ranges.of(family);
         let firewall = ranges
             .filter(|_| selection.has_endpoints)
             .filter(|_| service.load_balancer_ips(family).next().is_some())
-            .map(|ranges| (chains::firewall(name, protocol), ranges));
+            .map(|ranges| (alike("KUBE-FW-"), ranges));
         Self {
             service,
             selection,
             name: name.to_string(),
-            cluster_chain: chains::service(name, protocol),
-            local_chain: chains::service_local(name, protocol),
-            external_chain: chains::external(name, protocol),
+            local_chain: alike("KUBE-SVL-"),
+            external_chain: alike("KUBE-EXT-"),
+            cluster_chain,
+            endpoint_chains,
             firewall,
         }
     }
@@ -500,7 +517,8 @@ impl<'s> Port<'s> {
     }
 
     fn endpoint_chain(&self, endpoint: &Endpoint) -> String {
-        chains::endpoint(&self.service.name, self.service.protocol, endpoint.socket())
+        let chain = self.endpoint_chains.get(&endpoint.socket());
+        chain.cloned().unwrap_or_default()
     }
 
     fn protocol(&self) -> [Part; 2] {
