@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod iptables;
 pub mod preflight;
 pub mod run;
 pub mod status;
@@ -38,6 +39,8 @@ pub enum Command {
     Check(check::Args),
     /// Check whether this machine has what nodegate needs
     Preflight(preflight::Preflight),
+    /// Write, read and compare kube-proxy's iptables rules
+    Iptables(iptables::Iptables),
     /// End the redirection: remove pinned programs and maps
     Cleanup(cleanup::Cleanup),
     /// Print a completion script for a shell
@@ -65,6 +68,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(command) => command.run(),
         Command::Check(command) => check::run(command),
         Command::Preflight(command) => command.run(),
+        Command::Iptables(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

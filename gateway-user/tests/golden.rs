@@ -1,7 +1,6 @@
 //! What a real kube-proxy wrote, against what is rendered, predicted and read here. The recordings
 //! and how they were made: `golden/README.md`.
 
-#[cfg(test)]
 #[path = "support/golden.rs"]
 mod support;
 
@@ -19,7 +18,7 @@ use nodegate::{
     },
     model::service::{IpFamily, ServicePort},
 };
-use support::{Recording, States, sets};
+use support::{Recording, folders, sets};
 
 /// The lines of each table, without comments and counters.
 fn tables(text: &str) -> BTreeMap<String, Vec<String>> {
@@ -81,10 +80,15 @@ fn all_right(wrong: &[String]) {
     );
 }
 
+/// The states of one run, in the order of time.
+fn states() -> Vec<support::Set> {
+    folders("20-partial-sync")
+}
+
 #[test]
 fn every_recording_is_there() {
     assert_eq!(sets().len(), 32);
-    assert_eq!(States::all().len(), 16);
+    assert_eq!(states().len(), 16);
 }
 
 /// Where a Service has other endpoints for policy Local than for policy Cluster, kube-proxy goes
@@ -315,7 +319,7 @@ fn what_kube_proxy_wrote_is_almost_without_fault() {
 /// After partial syncs there is what a full one would have made.
 #[test]
 fn every_state_of_a_run_is_as_a_full_sync_would_leave_it() {
-    for state in States::all() {
+    for state in states() {
         let recording = Recording::of(&state);
         for file in ["save.legacy", "save6.legacy"] {
             let found = ruleset(&state.read(file));
@@ -345,8 +349,8 @@ fn one_chain_flushed(difference: &Diff, found: &Ruleset) {
         [
             "ns20/dns:dns udp: there are no rules for it",
             "ns20/other:http tcp: there are no rules for it",
-            "ns20/web:http tcp: cluster IP 10.96.20.1:80: no rules; should go to all endpoints",
-            "ns20/web:http tcp: node port 32111: goes on untranslated; should go to all endpoints",
+            "ns20/web:http tcp: cluster IP 10.96.20.1:80: expected: to all endpoints; found: no rules",
+            "ns20/web:http tcp: node port 32111: expected: to all endpoints; found: untranslated",
         ]
     );
     let [chain] = &difference.rules[..] else {
@@ -431,7 +435,7 @@ fn what_is_changed_is_told_in_terms_of_services() {
     assert_eq!(
         told(&moved),
         [
-            "istio-system/istio-ingressgateway:http2 tcp: endpoints missing: 10.10.1.4:8080; unexpected: 10.10.9.9:8080;"
+            "istio-system/istio-ingressgateway:http2 tcp: endpoints missing: 10.10.1.4:8080; unexpected: 10.10.9.9:8080"
         ]
     );
     let stale = text.replace(

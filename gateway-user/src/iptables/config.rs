@@ -365,3 +365,92 @@ fn detector(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::resources::{admission::Store, manifest::Manifest};
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: KubeProxyArgs,
+    }
+
+    const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {topology.kubernetes.io/zone: z}}\nspec: {podCIDRs: [10.1.0.0/24]}\nstatus: {addresses: [{type: ExternalIP, address: 192.0.2.1}, {type: Hostname, address: n}, {type: InternalIP, address: 192.168.0.1}]}\n";
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let manifest = Manifest::parse("node.yaml".into(), NODE);
+        let resources = Store::default().admit([&manifest], Vec::new());
+        let words = ["kube-proxy", "--hostname-override=n"].iter().chain(flags);
+        Config::new(&Flags::try_parse_from(words).unwrap().args, &resources)
+    }
+
+    #[test]
+    fn the_node_object_says_where_the_node_is() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.node.zone.as_deref(), Some("z"));
+        let first = "192.168.0.1".parse().unwrap();
+        assert_eq!(config.v4.node_ip, Some(first));
+        assert_eq!(config.v6.node_ip, None);
+        assert_eq!(config.addresses.len(), 2);
+        assert_eq!(config.masquerade_mark, 0x4000);
+        assert!(config.v4.localhost_node_ports && !config.v6.localhost_node_ports);
+    }
+
+    #[test]
+    fn local_traffic_is_known_in_four_ways() {
+        let local = |flags: &[&str]| {
+            let config = config(flags).unwrap();
+            (config.v4.local, config.v6.local)
+        };
+        let cidr = |text: &str| text.parse().ok().map(LocalDetector::Cidr);
+        let interface = |name: &str| Some(LocalDetector::Interface(name.into()));
+        assert_eq!(local(&[]), (None, None));
+        assert_eq!(
+            local(&["--cluster-cidr=10.0.0.1/8,fd00::/32"]),
+            (cidr("10.0.0.0/8"), cidr("fd00::/32"))
+        );
+        assert_eq!(
+            local(&["--detect-local-mode=NodeCIDR"]),
+            (cidr("10.1.0.0/24"), None)
+        );
+        assert_eq!(
+            local(&[
+                "--detect-local-mode=BridgeInterface",
+                "--pod-bridge-interface=cni0"
+            ]),
+            (interface("cni0"), interface("cni0"))
+        );
+        let prefix = [
+            "--detect-local-mode=InterfaceNamePrefix",
+            "--pod-interface-name-prefix=veth",
+        ];
+        assert_eq!(local(&prefix), (interface("veth+"), interface("veth+")));
+        assert!(config(&["--detect-local-mode=InterfaceNamePrefix"]).is_err());
+    }
+
+    #[test]
+    fn node_ports_are_served_where_the_flags_say() {
+        let served = |flag: &str| {
+            let config = config(&[&format!("--nodeport-addresses={flag}")]).unwrap();
+            (
+                config.v4.node_port_destinations().map(|ips| ips.len()),
+                config.v4.localhost_node_ports,
+                config.v6.serves_node_ports(),
+            )
+        };
+        assert_eq!(served("0.0.0.0/0"), (None, true, true));
+        assert_eq!(served("192.168.0.0/16"), (Some(1), false, true));
+        assert_eq!(served("primary"), (Some(1), false, true));
+        assert_eq!(served("127.0.0.0/8,192.0.2.0/24"), (Some(2), true, true));
+        assert_eq!(served("10.0.0.0/8,::1/128"), (Some(0), false, false));
+        let without = [
+            "--nodeport-addresses=127.0.0.0/8",
+            "--iptables-localhost-nodeports=false",
+        ];
+        assert!(!config(&without).unwrap().v4.serves_node_ports());
+    }
+}

@@ -5,7 +5,7 @@
 //! stale chain) is told rule by rule.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     net::SocketAddr,
 };
@@ -108,10 +108,10 @@ pub enum ChainDiffKind {
 pub fn diff(services: &[ServicePort], config: &Config, found: &Ruleset) -> Diff {
     let family = found.family;
     let expected_services = of_model(services, family, config);
-    let changes = changes(&expected_services, &of_rules(found));
+    let found_services = of_rules(found);
+    let changes = changes(&expected_services, &found_services);
+    let told_chains = chains_of(&changes, [&expected_services, &found_services]);
     let expected = normal::dump(&render(services, family, config));
-    let owners = owners(services, family);
-    let told_names = changes.keys().map(|key| key.name.to_string()).collect();
     let mut rules = Vec::new();
     for name in ["filter", "nat"] {
         let (Some(expected), Some(found)) = (expected.table(name), found.table(name)) else {
@@ -123,8 +123,7 @@ pub fn diff(services: &[ServicePort], config: &Config, found: &Ruleset) -> Diff 
             expected,
             found,
             told: &changes,
-            told_names: &told_names,
-            owners: &owners,
+            told_chains: &told_chains,
         };
         tables.compare(&mut rules);
     }
@@ -229,27 +228,19 @@ fn same_sources(expected: &Path, found: &Path, service: &Service) -> bool {
     }
 }
 
-/// Which Service port has the chains with this hash.
-fn owners(services: &[ServicePort], family: IpFamily) -> HashMap<String, Key> {
-    let mut owners = HashMap::new();
-    for service in services {
-        let key = Key {
-            name: service.name.clone(),
-            protocol: service.protocol,
-        };
-        let of_family = service
-            .endpoints
-            .iter()
-            .filter(|endpoint| IpFamily::of(endpoint.address) == family)
-            .map(|endpoint| chains::endpoint(&key.name, key.protocol, endpoint.socket()));
-        let all = of_family.chain([chains::service(&key.name, key.protocol)]);
-        for chain in all {
-            if let Some(hash) = chains::hash(&chain) {
-                owners.insert(hash.to_owned(), key.clone());
+/// What the names of the chains of the Service ports in `told` end with.
+fn chains_of(told: &BTreeMap<Key, Vec<Change>>, sides: [&Services; 2]) -> HashSet<String> {
+    let mut hashes = HashSet::new();
+    let mut insert = |chain: &str| hashes.extend(chains::hash(chain).map(str::to_owned));
+    for key in told.keys() {
+        insert(&chains::service(&key.name, key.protocol));
+        for service in sides.iter().filter_map(|side| side.get(key)) {
+            for endpoint in service.cluster.iter().chain(&service.local) {
+                insert(&chains::endpoint(&key.name, key.protocol, *endpoint));
             }
         }
     }
-    owners
+    hashes
 }
 
 /// A table, as it should be and as it is.
@@ -259,9 +250,8 @@ struct Tables<'t> {
     found: &'t Table,
     /// Service ports that have been told of.
     told: &'t BTreeMap<Key, Vec<Change>>,
-    /// Their names.
-    told_names: &'t HashSet<String>,
-    owners: &'t HashMap<String, Key>,
+    /// What the names of their chains end with.
+    told_chains: &'t HashSet<String>,
 }
 
 // === impl Tables ===
@@ -286,7 +276,7 @@ impl Tables<'_> {
         for chain in self.found.chains() {
             let name = chain.name.as_str();
             let is_stale = chains::is_of_service(name) && self.expected.chain(name).is_none();
-            if is_stale && !self.is_told(name) && !self.names_told(name) {
+            if is_stale && !self.is_told(name) {
                 diffs.push(ChainDiff::of(&self.found.name, name, ChainDiffKind::Stale));
             }
         }
@@ -294,21 +284,13 @@ impl Tables<'_> {
 
     /// Whether a chain belongs to a Service port that has been told of.
     fn is_told(&self, chain: &str) -> bool {
-        let owner = chains::hash(chain).and_then(|hash| self.owners.get(hash));
-        owner.is_some_and(|key| self.told.contains_key(key))
-    }
-
-    /// Whether a chain belongs to a Service port that has been told of. Its comments say so.
-    fn names_told(&self, chain: &str) -> bool {
-        let mut comments = self.found.rules(chain).filter_map(Rule::comment);
-        comments.any(|comment| {
-            comment
-                .split(' ')
-                .any(|word| self.told_names.contains(word))
-        })
+        chains::hash(chain).is_some_and(|hash| self.told_chains.contains(hash))
     }
 
     fn chain(&self, name: &str, built_in: bool) -> Option<ChainDiff> {
+        if self.expected.rules(name).eq(self.found.rules(name)) {
+            return None;
+        }
         let is_ours = |rule: &&Rule| {
             // Others have their rules in the built-in chains; of ours there are only jumps.
             !built_in
@@ -401,65 +383,47 @@ impl fmt::Display for Change {
             Self::Unexpected => f.write_str("there are rules for it, but no such Service"),
             Self::Frontend {
                 frontend,
-                expected: Some(expected),
-                found: None,
-            } => write!(f, "{frontend}: no rules; should go {expected}"),
-            Self::Frontend {
-                frontend,
-                expected: Some(expected),
-                found: Some(found),
-            } => write!(f, "{frontend}: goes {found}; should go {expected}"),
-            Self::Frontend {
-                frontend, found, ..
+                expected,
+                found,
             } => {
-                write!(f, "{frontend}: is not the Service's")?;
-                found
-                    .iter()
-                    .try_for_each(|found| write!(f, ", but goes {found}"))
+                let path = |path: &Option<Path>| {
+                    path.as_ref().map_or("no rules".into(), ToString::to_string)
+                };
+                let (expected, found) = (path(expected), path(found));
+                write!(f, "{frontend}: expected: {expected}; found: {found}")
             }
             Self::Endpoints {
                 local,
                 missing,
                 unexpected,
             } => {
-                let which = if *local {
-                    "endpoints on this node"
-                } else {
-                    "endpoints"
-                };
-                f.write_str(which)?;
-                for (what, list) in [(" missing", missing), (" unexpected", unexpected)] {
+                let whose = if *local { " on this node" } else { "" };
+                let list = |what: &str, list: &[SocketAddr]| {
                     let list: Vec<_> = list.iter().map(ToString::to_string).collect();
-                    if !list.is_empty() {
-                        write!(f, "{what}: {};", list.join(", "))?;
-                    }
-                }
-                Ok(())
+                    (!list.is_empty()).then(|| format!("{what}: {}", list.join(", ")))
+                };
+                let lists = [list("missing", missing), list("unexpected", unexpected)];
+                let lists: Vec<_> = lists.into_iter().flatten().collect();
+                write!(f, "endpoints{whose} {}", lists.join("; "))
             }
             Self::Affinity { expected, found } => {
+                let seconds = |seconds: &Option<u32>| {
+                    seconds.map_or("not at all".into(), |seconds| format!("{seconds} s"))
+                };
+                let (expected, found) = (seconds(expected), seconds(found));
                 write!(
                     f,
-                    "clients stay {}; should stay {}",
-                    Stay(*found),
-                    Stay(*expected)
+                    "clients stay with an endpoint: expected: {expected}; found: {found}"
                 )
             }
             Self::HealthCheckNodePort { expected, found } => {
                 let port = |port: &Option<u16>| port.map_or("none".into(), |port| port.to_string());
-                let (found, expected) = (port(found), port(expected));
-                write!(f, "health check node port {found}; should be {expected}")
+                let (expected, found) = (port(expected), port(found));
+                write!(
+                    f,
+                    "health check node port: expected: {expected}; found: {found}"
+                )
             }
-        }
-    }
-}
-
-struct Stay(Option<u32>);
-
-impl fmt::Display for Stay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("nowhere"),
-            Some(seconds) => write!(f, "{seconds} s"),
         }
     }
 }

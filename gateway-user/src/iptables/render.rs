@@ -3,7 +3,10 @@
 //! Rule for rule as `syncProxyRules` of Kubernetes' pkg/proxy/iptables/proxier.go writes them. Only
 //! the order of the Services differs, which there is chance and here is that of their names.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -77,6 +80,8 @@ struct Port<'s> {
     cluster_chain: String,
     local_chain: String,
     external_chain: String,
+    /// The chain of each reachable endpoint.
+    endpoint_chains: BTreeMap<SocketAddr, String>,
     /// For load balancer IPs that not everybody may use.
     firewall: Option<(String, &'s [IpNet])>,
 }
@@ -462,18 +467,30 @@ impl<'s> Port<'s> {
     fn new(service: &'s ServicePort, family: IpFamily, config: &Config) -> Self {
         let (name, protocol) = (&service.name, service.protocol);
         let selection = select(service, family, &config.node);
+        let chain = |endpoint: &&Endpoint| {
+            let socket = endpoint.socket();
+            (socket, chains::endpoint(name, protocol, socket))
+        };
+        let endpoint_chains = selection.reachable.iter().map(chain).collect();
+        // All but those of endpoints end alike.
+        let cluster_chain = chains::service(name, protocol);
+        let alike = |prefix: &str| {
+            let hash = chains::hash(&cluster_chain).unwrap_or_default();
+            [prefix, hash].concat()
+        };
         let ranges = service.source_ranges.of(family);
         let firewall = ranges
             .filter(|_| selection.has_endpoints)
             .filter(|_| service.load_balancer_ips(family).next().is_some())
-            .map(|ranges| (chains::firewall(name, protocol), ranges));
+            .map(|ranges| (alike("KUBE-FW-"), ranges));
         Self {
             service,
             selection,
             name: name.to_string(),
-            cluster_chain: chains::service(name, protocol),
-            local_chain: chains::service_local(name, protocol),
-            external_chain: chains::external(name, protocol),
+            local_chain: alike("KUBE-SVL-"),
+            external_chain: alike("KUBE-EXT-"),
+            cluster_chain,
+            endpoint_chains,
             firewall,
         }
     }
@@ -500,7 +517,8 @@ impl<'s> Port<'s> {
     }
 
     fn endpoint_chain(&self, endpoint: &Endpoint) -> String {
-        chains::endpoint(&self.service.name, self.service.protocol, endpoint.socket())
+        let chain = self.endpoint_chains.get(&endpoint.socket());
+        chain.cloned().unwrap_or_default()
     }
 
     fn protocol(&self) -> [Part; 2] {
@@ -586,4 +604,46 @@ fn loopback_v4() -> IpNet {
 /// `::1/128`
 fn loopback_v6() -> IpNet {
     Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        iptables::rules::Dialect,
+        model::service::{Protocol, ServicePortName, SourceRanges},
+    };
+
+    /// kube-proxy would let everybody in.
+    #[test]
+    fn source_ranges_that_cannot_be_read_let_nobody_in() {
+        let name = ServicePortName {
+            namespace: "ns".into(),
+            name: "a".into(),
+            port: String::new(),
+        };
+        let firewall = chains::firewall(&name, Protocol::Tcp);
+        let service = ServicePort {
+            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+            load_balancer_ips: vec!["192.0.2.1".parse().unwrap()],
+            source_ranges: SourceRanges::parse(&["nonsense"]),
+            endpoints: vec![Endpoint::ready("10.0.0.1".parse().unwrap(), 80, true)],
+            ..ServicePort::new(name, Protocol::Tcp, 80)
+        };
+        let rules = render(&[service], IpFamily::V4, &Config::default());
+        let text = rules.text(Dialect::Save);
+        let about: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("KUBE-FW-") && line.starts_with("-A"))
+            .collect();
+        assert_eq!(
+            about,
+            [
+                "-A KUBE-PROXY-FIREWALL -m comment --comment \"ns/a traffic not accepted by KUBE-FW-X\" -m tcp -p tcp -d 192.0.2.1 --dport 80 -j DROP",
+                "-A KUBE-SERVICES -m comment --comment \"ns/a loadbalancer IP\" -m tcp -p tcp -d 192.0.2.1 --dport 80 -j KUBE-FW-X",
+                "-A KUBE-FW-X -m comment --comment \"other traffic to ns/a will be dropped by KUBE-PROXY-FIREWALL\"",
+            ]
+            .map(|line| line.replace("KUBE-FW-X", &firewall))
+        );
+    }
 }

@@ -462,7 +462,7 @@ impl fmt::Display for Path {
             Fate::Local => "to endpoints on this node",
             Fate::Reject => "refused (no endpoints)",
             Fate::Drop => "dropped (no endpoints on this node)",
-            Fate::Pass => "on untranslated",
+            Fate::Pass => "untranslated",
         })?;
         match self.sources.as_deref() {
             None => Ok(()),

@@ -20,7 +20,7 @@ use nodegate::{
 const NODE: &str = "node-a";
 
 /// A folder of recordings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Set {
     pub(crate) name: String,
     directory: PathBuf,
@@ -33,10 +33,6 @@ pub(crate) struct Recording {
     pub(crate) config: Config,
 }
 
-/// The states of the set that changes while kube-proxy runs.
-#[derive(Debug)]
-pub(crate) struct States;
-
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -47,12 +43,17 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-fn folders(of: &Path) -> Vec<Set> {
-    let entries = fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path());
+/// The folders in one of the folders, by name.
+pub(crate) fn folders(of: &str) -> Vec<Set> {
+    let entries = fs::read_dir(root().join(of)).expect("the recordings");
     let mut sets: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.is_dir())
         .map(|directory| Set {
-            name: directory.file_name().unwrap().to_str().unwrap().to_owned(),
+            name: directory
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             directory,
         })
         .collect();
@@ -62,17 +63,9 @@ fn folders(of: &Path) -> Vec<Set> {
 
 /// The sets that were recorded from a start of kube-proxy.
 pub(crate) fn sets() -> Vec<Set> {
-    let mut sets = folders(&root());
+    let mut sets = folders("");
     sets.retain(|set| set.has("objects.yaml"));
     sets
-}
-
-// === impl States ===
-
-impl States {
-    pub(crate) fn all() -> Vec<Set> {
-        folders(&root().join("20-partial-sync"))
-    }
 }
 
 // === impl Set ===
@@ -90,12 +83,12 @@ impl Set {
         }
         let packed = self.directory.join(format!("{file}.gz"));
         if !packed.exists() {
-            return Some(fs::read_to_string(self.directory.join(file)).unwrap());
+            return Some(fs::read_to_string(self.directory.join(file)).expect("a recording"));
         }
         let mut text = String::new();
-        flate2::read::GzDecoder::new(fs::File::open(packed).unwrap())
+        flate2::read::GzDecoder::new(fs::File::open(packed).expect("a recording"))
             .read_to_string(&mut text)
-            .unwrap();
+            .expect("gzip");
         Some(text)
     }
 
@@ -108,10 +101,10 @@ impl Set {
     fn args(&self) -> KubeProxyArgs {
         let flags = self.try_read("kube-proxy.flags").unwrap_or_else(|| {
             // The states of a set have them in common.
-            fs::read_to_string(root().join("01-ingress-gateway/kube-proxy.flags")).unwrap()
+            fs::read_to_string(root().join("01-ingress-gateway/kube-proxy.flags")).expect("flags")
         });
         let flags = flags.lines().filter_map(|line| {
-            let (name, value) = line.split_once('=').unwrap();
+            let (name, value) = line.split_once('=').expect("name=value");
             let value = value.trim_matches(['"', '[', ']']);
             let about_time = name.ends_with("sync-period");
             (!value.is_empty() && !about_time).then(|| format!("{name}={value}"))
@@ -150,7 +143,7 @@ impl Recording {
         let node = NodeIdentity { name: NODE.into() };
         Self {
             services: kube_proxy(&resources, &node, &mut Vec::new()),
-            config: Config::new(&set.args(), &resources).unwrap(),
+            config: Config::new(&set.args(), &resources).expect("a configuration"),
         }
     }
 }

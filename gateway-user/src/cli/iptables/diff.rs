@@ -1,0 +1,98 @@
+//! `nodegate iptables diff`: a node's rules against manifests.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::bail;
+
+use super::{Output, Wanted, complain, dumps, json};
+use crate::iptables::{
+    config::KubeProxyArgs,
+    diff::{Diff, diff},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 manifests/
+                              this node's rules, as root
+  nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 \\
+    --dump node-a.v4 --dump node-a.v6 manifests/
+  kubectl get nodes,services,endpointslices -A -o yaml > cluster.yaml
+
+The flags are kube-proxy's own: give those that it runs with. Rules of other programs do not count,
+nor does the order of Services.
+
+Exit status: 0 equal, 1 different, 2 it could not be told.";
+
+/// So many chains are told of as text.
+const ENOUGH: usize = 50;
+
+/// Tell how a node's rules differ from what manifests ask for.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DiffCommand {
+    /// Manifests: files or directories.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: this node's]
+    #[arg(long = "dump", value_name = "DUMP")]
+    dumps: Vec<PathBuf>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+    #[command(flatten)]
+    kube_proxy: KubeProxyArgs,
+}
+
+impl DiffCommand {
+    pub(super) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let wanted = Wanted::read(self.paths, &self.kube_proxy)?;
+        let mut diffs = Vec::new();
+        for (name, dump) in dumps(&self.dumps)? {
+            if !dump.errors.is_empty() {
+                complain(&name, &dump.errors);
+                bail!("{name} is not a whole dump, so it cannot be compared");
+            }
+            if dump.rulesets.is_empty() {
+                bail!("{name} has no tables (fix: give the output of iptables-save, as root)");
+            }
+            let each = dump.rulesets.iter();
+            diffs.extend(each.map(|found| diff(&wanted.services, &wanted.config, found)));
+        }
+        match self.output {
+            Output::Json => json(out, &diffs)?,
+            Output::Text => diffs.iter().try_for_each(|diff| write(out, diff))?,
+        }
+        let equal = diffs.iter().all(Diff::is_empty);
+        Ok(ExitCode::from(u8::from(!equal)))
+    }
+}
+
+fn write(out: &mut impl Write, diff: &Diff) -> io::Result<()> {
+    let family = diff.family;
+    if diff.is_empty() {
+        return writeln!(out, "{family}: equal");
+    }
+    writeln!(
+        out,
+        "{family}: Service ports that differ: {}; other chains: {}",
+        diff.services.len(),
+        diff.rules.len()
+    )?;
+    for (service, changes) in &diff.services {
+        writeln!(out, "{service}")?;
+        for change in changes {
+            writeln!(out, "  {change}")?;
+        }
+    }
+    for chain in diff.rules.iter().take(ENOUGH) {
+        writeln!(out, "{chain}")?;
+    }
+    match diff.rules.len().saturating_sub(ENOUGH) {
+        0 => Ok(()),
+        more => writeln!(out, "and {more} more chains (-o json has them all)"),
+    }
+}

@@ -1,0 +1,189 @@
+//! What is rendered, given to the real `iptables-restore`, against what is predicted that
+//! `iptables-save` prints: legacy and nft, both families, for every recorded set of Services.
+//!
+//! Each test has a network namespace of its own, which goes away with it. Needs root and both
+//! iptables; without, every test is reported as ignored.
+
+#[path = "support/golden.rs"]
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::{Command, ExitCode, Output, Stdio},
+    thread,
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sched::{CloneFlags, unshare};
+use nodegate::{
+    iptables::{
+        config::Config,
+        diff::diff,
+        normal,
+        parse::parse,
+        render::render,
+        rules::{Dialect, Ruleset},
+    },
+    model::service::IpFamily,
+};
+use support::{Recording, Set, sets};
+
+/// The programs of a family.
+#[derive(Clone, Copy)]
+struct Programs {
+    family: IpFamily,
+    restore: &'static str,
+    save: &'static str,
+}
+
+const PROGRAMS: [Programs; 4] = [
+    Programs {
+        family: IpFamily::V4,
+        restore: "iptables-legacy-restore",
+        save: "iptables-legacy-save",
+    },
+    Programs {
+        family: IpFamily::V4,
+        restore: "iptables-nft-restore",
+        save: "iptables-nft-save",
+    },
+    Programs {
+        family: IpFamily::V6,
+        restore: "ip6tables-legacy-restore",
+        save: "ip6tables-legacy-save",
+    },
+    Programs {
+        family: IpFamily::V6,
+        restore: "ip6tables-nft-restore",
+        save: "ip6tables-nft-save",
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let possible = nix::unistd::geteuid().is_root()
+        && PROGRAMS
+            .iter()
+            .all(|programs| run(programs.save, &["--version"], "").is_ok());
+    if !possible {
+        eprintln!("ignored: needs root, iptables-legacy and iptables-nft");
+    }
+    let mut trials = Vec::new();
+    for set in sets() {
+        for programs in PROGRAMS {
+            let name = format!("{} {}", set.name, programs.restore);
+            let set = set.clone();
+            let trial = Trial::test(name, move || in_namespace(move || check(&set, programs)));
+            trials.push(trial.with_ignored_flag(!possible));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs in a thread with a network namespace that ends with it.
+fn in_namespace(test: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Result<(), Failed> {
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        test()
+    });
+    thread.join().map_err(|_| Failed::from("panicked"))?
+}
+
+fn check(set: &Set, programs: Programs) -> Result<(), Failed> {
+    let Recording { services, config } = Recording::of(set);
+    let config = Config {
+        // Counters would have to be made first, with a tool of their own.
+        nfacct: false,
+        ..config
+    };
+    let rendered = render(&services, programs.family, &config);
+    restore(programs, &rendered.text(Dialect::Restore))?;
+    restore(programs, &rest(&rendered))?;
+    let dump = String::from_utf8(run(programs.save, &[], "")?.stdout)?;
+    let (is, predicted) = (
+        tables(&dump),
+        tables(&normal::dump(&rendered).text(Dialect::Save)),
+    );
+    for (table, lines) in &predicted {
+        let is = is.get(table).map(Vec::as_slice).unwrap_or_default();
+        for (predicted, is) in lines.iter().zip(is) {
+            if predicted != is {
+                return Err(format!("{table}\n  predicted: {predicted}\n  is:        {is}").into());
+            }
+        }
+        if is.len() != lines.len() {
+            return Err(format!("{table}: {} lines for {}", is.len(), lines.len()).into());
+        }
+    }
+    let read = parse(&dump);
+    let difference = diff(&services, &config, &read.rulesets[0]);
+    if !read.errors.is_empty() || !difference.is_empty() {
+        return Err(format!("{:?} {difference:#?}", read.errors).into());
+    }
+    Ok(())
+}
+
+/// What kube-proxy makes beside what it hands to `iptables-restore`.
+fn rest(rendered: &Ruleset) -> String {
+    let mut text = String::new();
+    for table in ["filter", "mangle", "nat"] {
+        text.extend(["*", table, "\n:KUBE-PROXY-CANARY - [0:0]\n"]);
+        let given = rendered.table(table);
+        if table == "filter" && given.is_some_and(|table| table.chain("KUBE-FIREWALL").is_none()) {
+            text += ":KUBE-FIREWALL - [0:0]\n";
+        }
+        for (chain, rule) in normal::jumps(table) {
+            text += &rule.line(chain, Dialect::Restore);
+            text.push('\n');
+        }
+        text += "COMMIT\n";
+    }
+    text
+}
+
+fn restore(programs: Programs, text: &str) -> Result<(), Failed> {
+    run(
+        programs.restore,
+        &["-w", "60", "--noflush", "--counters"],
+        text,
+    )?;
+    Ok(())
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<Output, Failed> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // Dropped at once: that is the end of the input.
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let message = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program}: {message}").into())
+}
+
+/// The lines of each table, without comments and counters.
+fn tables(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut name = String::new();
+    for line in text.lines() {
+        if let Some(table) = line.strip_prefix('*') {
+            table.clone_into(&mut name);
+        } else if !line.starts_with('#') {
+            let line = line.split(" [").next().unwrap_or(line);
+            tables
+                .entry(name.clone())
+                .or_default()
+                .push(line.to_owned());
+        }
+    }
+    tables
+}
