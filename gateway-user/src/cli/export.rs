@@ -104,8 +104,9 @@ impl Envoy {
         };
         let bootstrap = envoy::bootstrap(&compiled.gateway, options);
         let mut out = io::stdout().lock();
-        serde_yaml::to_writer(&mut out, &bootstrap).context("writing the bootstrap")?;
-        out.flush()?;
+        // JSON, which is YAML, too. Envoy's reader is one of YAML 1.1, for which a bare `y` is true.
+        serde_json::to_writer_pretty(&mut out, &bootstrap).context("writing the bootstrap")?;
+        writeln!(out)?;
         let refused = diagnostic::has_errors(&compiled.diagnostics);
         Ok(ExitCode::from(u8::from(refused)))
     }
