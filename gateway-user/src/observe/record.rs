@@ -137,6 +137,9 @@ pub enum ResponseFlag {
     /// The endpoint doesn't speak HTTP/1.1.
     #[serde(rename = "UPE")]
     UpstreamProtocolError,
+    /// The client doesn't speak HTTP/1.1.
+    #[serde(rename = "DPE")]
+    DownstreamProtocolError,
     /// The client left.
     #[serde(rename = "DC")]
     DownstreamConnectionTermination,
@@ -152,6 +155,7 @@ impl ResponseFlag {
             Self::UpstreamConnectionFailure => "UF",
             Self::UpstreamConnectionTermination => "UC",
             Self::UpstreamProtocolError => "UPE",
+            Self::DownstreamProtocolError => "DPE",
             Self::DownstreamConnectionTermination => "DC",
         }
     }

@@ -10,16 +10,18 @@ use std::{
 
 use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 pub(in crate::proxy) mod body;
 mod exchange;
 mod forward;
 mod headers;
+mod path;
+mod refusal;
 mod reply;
 mod request;
 mod response;
+mod stream;
 
 use super::{
     config::{Listener, Protocol},
@@ -30,6 +32,7 @@ use super::{
 use body::{RequestBody, ResponseBody};
 use exchange::Exchange;
 use reply::LocalReply;
+use stream::ClientStream;
 
 /// Largest request head: Envoy's `max_request_headers_kb`.
 const MAX_HEAD: usize = 60 * 1024;
@@ -66,17 +69,19 @@ pub(super) async fn serve(
     });
     let service = service_fn(move |request| {
         let client = Rc::clone(&client);
-        async move { Ok::<_, Infallible>(client.answer(request).await) }
+        // Before anything else is read from the client: what it means depends on this.
+        let begun = client.begin(request);
+        async move { Ok::<_, Infallible>(client.answer(begun).await) }
     });
+    let stream = ClientStream::new(stream, address, Rc::clone(&registration.handle), worker);
     let connection = http1::Builder::new()
-        .half_close(true)
         // One flat write of head and small body is cheaper than a gathering one.
         .writev(false)
         .max_buf_size(MAX_BUFFER)
         .max_header_size(MAX_HEAD)
         // Idle connections are swept; a timer for each would cost every request.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
 
     let mut connection = pin!(connection);
     let mut finishing = false;
@@ -99,23 +104,33 @@ pub(super) async fn serve(
 }
 
 impl Client {
-    /// Answers one request.
-    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let started = Instant::now();
-        let (mut parts, incoming) = request.into_parts();
+    /// Notes that there is a request.
+    fn begin(&self, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
         let mut exchange = Exchange::new(&self.worker, &self.handle);
+        let (parts, incoming) = request.into_parts();
+        let (body, progress) = RequestBody::new(incoming, &self.handle);
+        exchange.set_request_body(progress);
+        (Request::from_parts(parts, body), exchange)
+    }
+
+    /// Answers one request.
+    async fn answer(
+        &self,
+        (request, mut exchange): (Request<RequestBody>, Exchange),
+    ) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let normalized = request::normalize(&mut parts);
         exchange.record(started, || {
             exchange::blank_record(self.address, self.listener.port, &parts)
         });
 
-        let choice = match self.decide(&parts, &mut exchange) {
+        let choice = match normalized.and_then(|()| self.decide(&parts, &mut exchange)) {
             Ok(choice) => choice,
             Err(reply) => return reply.into_response(exchange),
         };
         request::prepare(&mut parts, choice.path, &self.forwarded_for, &mut exchange);
 
-        let (body, progress) = RequestBody::new(incoming);
-        exchange.set_request_body(progress);
         let request = Request::from_parts(parts, body);
         match forward::send(&self.worker, choice.endpoint, request).await {
             Ok((response, upstream)) => {

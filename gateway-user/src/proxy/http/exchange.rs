@@ -33,7 +33,7 @@ struct Log {
 impl Exchange {
     /// Starts with the head of a request.
     pub(super) fn new(worker: &Rc<Worker>, client: &Rc<Handle>) -> Self {
-        client.set_busy(true, worker.now());
+        client.request_began(worker.now());
         Self {
             worker: Rc::clone(worker),
             client: Rc::clone(client),
@@ -94,6 +94,11 @@ impl Exchange {
         self.request_body = progress;
     }
 
+    /// The client gets the head of a response.
+    pub(super) fn answered(&self) {
+        self.client.answered();
+    }
+
     /// Keeps the connection that the response comes over.
     pub(super) fn set_upstream(&mut self, upstream: Upstream) {
         self.upstream = Some(upstream);
@@ -133,7 +138,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.client.set_busy(false, self.worker.now());
+        self.client.request_ended(self.worker.now());
         let Some(log) = self.log.take() else {
             return;
         };

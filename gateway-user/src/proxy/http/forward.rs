@@ -1,15 +1,19 @@
 //! Over which connection a request goes, and what to do when that one turns out to be dead.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, header::EXPECT};
 use hyper::body::{Body as _, Incoming};
+use tokio::{task, time};
 
-use super::body::RequestBody;
+use super::body::{Gate, RequestBody};
 use crate::proxy::{
     pool::{ConnectError, Upstream},
     worker::Worker,
 };
+
+/// How long an endpoint is given to ask for a body that waits for that.
+const EXPECTATION: Duration = Duration::from_secs(1);
 
 /// Why an endpoint gave no response.
 #[derive(Debug)]
@@ -30,6 +34,45 @@ pub(super) enum Failure {
 /// The request is then sent again over a fresh one, once, if that can't do harm: either none of it
 /// was written, or it has no body and may be repeated (RFC 9110, section 9.2.2).
 pub(super) async fn send(
+    worker: &Rc<Worker>,
+    endpoint: SocketAddr,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Upstream), Failure> {
+    let gate = hold_body(&mut request);
+    let answer = over_any_connection(worker, endpoint, request).await;
+    if let Some(gate) = gate {
+        gate.close();
+    }
+    answer
+}
+
+/// Lets a client that asks before it sends its body hear the endpoint's answer, not ours.
+// Istio: ENABLE_100_CONTINUE_HEADERS, which sets Envoy's `proxy_100_continue`.
+fn hold_body(request: &mut Request<RequestBody>) -> Option<Arc<Gate>> {
+    let expect = request.headers().get(EXPECT)?;
+    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return None;
+    }
+    let gate = request.body_mut().hold()?;
+    let opener = Arc::clone(&gate);
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            opener.open();
+        }
+    });
+    // An endpoint may know nothing of this and wait for the body. Nobody may wait for ever (RFC 9110,
+    // section 10.1.1), and it is us whom the client waits for.
+    let patience = Arc::downgrade(&gate);
+    task::spawn_local(async move {
+        time::sleep(EXPECTATION).await;
+        if let Some(gate) = patience.upgrade() {
+            gate.open();
+        }
+    });
+    Some(gate)
+}
+
+async fn over_any_connection(
     worker: &Rc<Worker>,
     endpoint: SocketAddr,
     mut request: Request<RequestBody>,

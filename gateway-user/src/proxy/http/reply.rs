@@ -80,6 +80,11 @@ impl LocalReply {
         Self::empty(StatusCode::BAD_REQUEST, None, details)
     }
 
+    /// The path has no normal form.
+    pub(super) fn bad_path() -> Self {
+        Self::empty(StatusCode::BAD_REQUEST, None, "path_normalization_failed")
+    }
+
     /// The rewritten path doesn't fit.
     pub(super) fn rewrite_too_long() -> Self {
         Self::empty(StatusCode::URI_TOO_LONG, None, "rewritten_path_too_long")

@@ -13,9 +13,10 @@ use http::{
 use super::{
     exchange::Exchange,
     headers::{
-        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO,
-        X_REQUEST_ID, strip_hop_by_hop,
+        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR,
+        X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
     },
+    path,
     reply::LocalReply,
 };
 use crate::{
@@ -63,6 +64,14 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     }
     if authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
+    }
+    Ok(())
+}
+
+/// Brings the path into the form in which it is matched, logged and passed on.
+pub(super) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
+    if let Some(normal) = path::normalize(&parts.uri).map_err(|_| LocalReply::bad_path())? {
+        parts.uri = normal;
     }
     Ok(())
 }
@@ -137,6 +146,8 @@ pub(super) fn prepare(
 
     append_forwarded_for(&mut parts.headers, forwarded_for);
     let headers = &mut parts.headers;
+    // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     let id = request_id();
     exchange.note_request_id(&id);

@@ -28,6 +28,7 @@ pub(super) fn finish(
         exchange.abandon_upstream();
         return LocalReply::from(Failure::Protocol).into_response(exchange);
     }
+    exchange.answered();
     exchange.note_answer(parts.status.as_u16(), None, "via_upstream");
 
     // hyper answers in the client's version; an endpoint's HTTP/1.0 ends here.

@@ -25,7 +25,7 @@ fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
 }
 
 /// A proxy with one worker in front of the endpoint.
-async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
+pub(super) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
     let fixture = Fixture::new(1);
     let port = free_port();
     fixture.apply(simple(port, endpoint)).await;
@@ -74,6 +74,7 @@ async fn headers_on_the_way_there() {
         ("x-forwarded-for", Some("1.1.1.1,127.0.0.1")),
         ("x-forwarded-proto", Some("http")),
         ("x-envoy-attempt-count", Some("1")),
+        ("x-envoy-external-address", Some("127.0.0.1")),
         ("x-kept", Some("1")),
         ("x-envoy-original-path", None),
         ("x-envoy-max-retries", None),
