@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     model::gateway::{
-        Cluster, Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch,
+        Cluster, Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, RouteMatch,
         RouteOrigin, TcpRoute,
     },
     route::{Match, Split, Table},
@@ -78,14 +78,13 @@ enum Key {
         port: u16,
         virtual_host: String,
         origin: RouteOrigin,
-        exact: bool,
-        path: String,
-        destinations: Vec<Destination>,
+        matches: Box<RouteMatch>,
+        destinations: Vec<(String, u32)>,
     },
     Tcp {
         port: u16,
         origin: RouteOrigin,
-        destinations: Vec<Destination>,
+        destinations: Vec<(String, u32)>,
     },
     Cluster(String),
 }
@@ -169,7 +168,8 @@ impl Config {
             })
             .flat_map(|target| &target.destinations)
             .filter_map(|(_, cluster)| cluster.as_ref())
-            .flat_map(|cluster| cluster.cluster.endpoints.iter().copied())
+            .flat_map(|cluster| cluster.cluster.endpoints.iter())
+            .map(|endpoint| endpoint.address)
     }
 }
 
@@ -199,7 +199,7 @@ impl HttpListener {
                     .iter()
                     .map(|route| {
                         let key = Key::http(port, &virtual_host.name, route);
-                        Target::new(&route.destinations, clusters, positions.take(key))
+                        Target::new(route.destinations(), clusters, positions.take(key))
                     })
                     .collect()
             })
@@ -226,7 +226,7 @@ impl TcpListener {
         let key = Key::Tcp {
             port,
             origin: route.origin.clone(),
-            destinations: route.destinations.clone(),
+            destinations: weights(&route.destinations),
         };
         Self {
             origin: route.origin.clone(),
@@ -280,10 +280,10 @@ impl ClusterState {
         let endpoints = &self.cluster.endpoints;
         match endpoints.len() {
             0 => None,
-            1 => Some(endpoints[0]),
+            1 => Some(endpoints[0].address),
             count => {
                 let turn = self.position.fetch_add(1, Ordering::Relaxed) % count as u64;
-                Some(endpoints[turn as usize])
+                Some(endpoints[turn as usize].address)
             }
         }
     }
@@ -291,19 +291,21 @@ impl ClusterState {
 
 impl Key {
     fn http(port: u16, virtual_host: &str, route: &HttpRoute) -> Self {
-        let (exact, path) = match &route.path {
-            PathMatch::Prefix(prefix) => (false, prefix),
-            PathMatch::Exact(path) => (true, path),
-        };
         Self::Http {
             port,
             virtual_host: virtual_host.to_owned(),
             origin: route.origin.clone(),
-            exact,
-            path: path.clone(),
-            destinations: route.destinations.clone(),
+            matches: Box::new(route.matches.clone()),
+            destinations: weights(route.destinations()),
         }
     }
+}
+
+fn weights(destinations: &[Destination]) -> Vec<(String, u32)> {
+    destinations
+        .iter()
+        .map(|destination| (destination.cluster.clone(), destination.weight))
+        .collect()
 }
 
 impl Positions<'_> {

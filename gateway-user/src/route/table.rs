@@ -2,18 +2,10 @@
 
 use super::{
     host::{self, Hosts},
+    predicate::{self, Query},
     rewrite::Rewrite,
 };
-use crate::model::gateway::{HttpRoute, HttpRoutes, PathMatch, VirtualHost};
-
-/// What is asked of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
-    /// `Host` as the client sent it, or the authority of an absolute target; with or without port.
-    pub host: &'a str,
-    /// Path without the query.
-    pub path: &'a str,
-}
+use crate::model::gateway::{HttpRoute, HttpRoutes, VirtualHost};
 
 /// The route that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +77,7 @@ impl Table {
     /// matches.
     // Envoy: RouteMatcher::route and VirtualHostImpl::getRouteFromEntries, which has no fall-through
     // to another virtual host.
-    pub fn find(&self, query: Query<'_>) -> Result<Match, Miss> {
+    pub fn find(&self, query: &Query<'_>) -> Result<Match, Miss> {
         let virtual_host = self
             .hosts
             .find(&host::normalize(query.host))
@@ -93,7 +85,7 @@ impl Table {
         self.routes.virtual_hosts[virtual_host]
             .routes
             .iter()
-            .position(|route| matches(route, query))
+            .position(|route| predicate::check(&route.matches, query).is_ok())
             .map(|route| Match {
                 virtual_host,
                 route,
@@ -129,43 +121,20 @@ impl Table {
     }
 }
 
-/// Whether the route's conditions hold.
-fn matches(route: &HttpRoute, query: Query<'_>) -> bool {
-    match &route.path {
-        // A raw prefix, which does not stop at slashes (Istio: TranslateRouteMatch).
-        PathMatch::Prefix(prefix) => query.path.starts_with(prefix.as_str()),
-        PathMatch::Exact(path) => query.path == path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::gateway::{Destination, RouteOrigin};
-
-    fn route(path: PathMatch) -> HttpRoute {
-        HttpRoute {
-            name: String::new(),
-            origin: RouteOrigin {
-                namespace: "default".into(),
-                name: "web".into(),
-                index: 0,
-            },
-            path,
-            rewrite: None,
-            destinations: vec![Destination {
-                cluster: "outbound|80||web.default.svc.cluster.local".into(),
-                weight: 0,
-            }],
-        }
-    }
+    use crate::{
+        model::gateway::{PathMatch, RouteMatch},
+        route::fixture::{query, route},
+    };
 
     fn prefix(path: &str) -> HttpRoute {
-        route(PathMatch::Prefix(path.into()))
+        route(RouteMatch::path(PathMatch::Prefix(path.into())))
     }
 
     fn exact(path: &str) -> HttpRoute {
-        route(PathMatch::Exact(path.into()))
+        route(RouteMatch::path(PathMatch::Exact(path.into())))
     }
 
     fn table(virtual_hosts: &[(&[&str], Vec<HttpRoute>)]) -> Table {
@@ -177,6 +146,7 @@ mod tests {
                     name: format!("{}:80", domains[0]),
                     domains: domains.iter().map(ToString::to_string).collect(),
                     routes: routes.clone(),
+                    require_tls: false,
                 })
                 .collect(),
         })
@@ -197,10 +167,7 @@ mod tests {
             ("*", none),
             ("", none),
         ] {
-            let found = table.find(Query {
-                host: "192.168.170.137:30001",
-                path,
-            });
+            let found = table.find(&query("192.168.170.137:30001", path));
             assert_eq!(found.map(|found| found.route), wanted, "{path:?}");
         }
     }
@@ -209,7 +176,7 @@ mod tests {
     fn first_route_wins_whatever_its_length() {
         let table = table(&[(&["*"], vec![prefix("/"), exact("/a"), prefix("/a/b")])]);
         for path in ["/", "/a", "/a/b/c"] {
-            let found = table.find(Query { host: "x", path }).unwrap();
+            let found = table.find(&query("x", path)).unwrap();
             assert_eq!(found.route, 0, "{path:?}");
         }
     }
@@ -220,7 +187,7 @@ mod tests {
             (&["*"], vec![prefix("/")]),
             (&["a.example"], vec![exact("/only")]),
         ]);
-        let find = |host, path| table.find(Query { host, path });
+        let find = |host, path| table.find(&query(host, path));
         assert_eq!(
             find("A.example:31373", "/other"),
             Err(Miss::NoRoute { virtual_host: 1 })
@@ -238,7 +205,7 @@ mod tests {
     #[test]
     fn unknown_host_has_no_virtual_host() {
         let table = table(&[(&["a.example", "*.b.example"], vec![prefix("/")])]);
-        let find = |host| table.find(Query { host, path: "/" });
+        let find = |host| table.find(&query(host, "/"));
         assert_eq!(find("b.example"), Err(Miss::NoVirtualHost));
         assert_eq!(find("").unwrap_err().virtual_host(), None);
         assert_eq!(find("c.b.example:80").unwrap().virtual_host, 0);

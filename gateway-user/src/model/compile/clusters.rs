@@ -50,14 +50,14 @@ impl<'r> Clusters<'r> {
         if let [only] = route {
             // One destination gets everything, whatever its weight.
             let cluster = self.cluster(&only.destination, namespace, server_port);
-            return vec![Destination { cluster, weight: 1 }];
+            return vec![Destination::new(cluster, 1)];
         }
         let weighted = route.iter().filter_map(|destination| {
             let weight = u32::try_from(destination.weight)
                 .ok()
                 .filter(|weight| *weight > 0)?;
             let cluster = self.cluster(&destination.destination, namespace, server_port);
-            Some(Destination { cluster, weight })
+            Some(Destination::new(cluster, weight))
         });
         weighted.collect()
     }
@@ -76,10 +76,7 @@ impl<'r> Clusters<'r> {
         if !self.found.contains_key(&name)
             && let Some(endpoints) = self.endpoints(&host, port, &destination.subset)
         {
-            let cluster = Cluster {
-                name: name.clone(),
-                endpoints,
-            };
+            let cluster = Cluster::new(name.clone(), endpoints);
             self.found.insert(name.clone(), Arc::new(cluster));
         }
         name

@@ -2,7 +2,10 @@
 
 use super::gateway::{Bound, Context, Server, names_gateway};
 use crate::{
-    model::gateway::{HttpRoute, HttpRoutes, PathMatch, RouteOrigin, VirtualHost},
+    model::gateway::{
+        Forward, HeaderOperations, HttpAction, HttpRoute, HttpRoutes, PathMatch, PathRewrite,
+        RouteMatch, RouteOrigin, VirtualHost,
+    },
     resources::{
         istio::{self, HttpMatch},
         lookup::selects,
@@ -48,12 +51,13 @@ fn add(hosts: &mut Vec<VirtualHost>, domain: String, port: u16, routes: &[HttpRo
             name: format!("{domain}:{port}"),
             domains: vec![domain],
             routes: routes.to_vec(),
+            require_tls: false,
         }),
     }
 }
 
 fn is_catch_all(route: &HttpRoute) -> bool {
-    route.path == PathMatch::Prefix("/".into())
+    route.matches.is_catch_all()
 }
 
 /// The routes of one VirtualService, up to the first that matches everything
@@ -133,11 +137,19 @@ fn one_route(
             name: key.name.clone(),
             index,
         },
-        path: path(matches),
-        rewrite: rewrite.filter(|uri| !uri.is_empty()),
-        destinations: context
-            .clusters
-            .of_route(&route.route, &key.namespace, server.port),
+        matches: RouteMatch::path(path(matches)),
+        action: HttpAction::Forward(Box::new(Forward {
+            destinations: context
+                .clusters
+                .of_route(&route.route, &key.namespace, server.port),
+            rewrite: rewrite
+                .filter(|uri| !uri.is_empty())
+                .map(PathRewrite::Matched),
+            ..Forward::default()
+        })),
+        headers: HeaderOperations::default(),
+        fault: None,
+        cors: None,
     }
 }
 

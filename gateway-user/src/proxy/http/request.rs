@@ -116,10 +116,14 @@ pub(super) fn decide(
 }
 
 fn find(http: &HttpListener, parts: &Parts) -> Result<crate::route::Match, Miss> {
-    http.table.find(Query {
+    http.table.find(&Query {
         host: authority(parts).unwrap_or_default(),
         // CONNECT has no path, and so no route matches it.
         path: parts.uri.path(),
+        query: parts.uri.query(),
+        method: &parts.method,
+        scheme: "http",
+        headers: &parts.headers,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::{
     observe::{Record, ResponseFlag},
     proxy::{
         Options,
-        fixture::{cluster, gateway, http_listener, prefix_route},
+        fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
     },
 };
 
@@ -281,10 +281,10 @@ async fn rewrites_reach_the_endpoint() {
     let fixture = Fixture::new(1);
     let port = free_port();
     let mut exact = prefix_route("/", &[("web", 1)]);
-    exact.path = PathMatch::Exact("/simple/httpserver".into());
-    exact.rewrite = Some("/hello".into());
+    exact.matches.path = PathMatch::Exact("/simple/httpserver".into());
+    rewrite_to(&mut exact, "/hello");
     let mut prefix = prefix_route("/simple/nginx", &[("web", 1)]);
-    prefix.rewrite = Some("/".into());
+    rewrite_to(&mut prefix, "/");
     fixture
         .apply(gateway(
             vec![http_listener(
@@ -629,7 +629,7 @@ async fn records_tell_what_happened() {
     let fixture = Fixture::new(1);
     let port = free_port();
     let mut route = prefix_route("/a", &[("web", 1)]);
-    route.rewrite = Some("/b".into());
+    rewrite_to(&mut route, "/b");
     fixture
         .apply(gateway(
             vec![http_listener(port, &["a.example"], vec![route])],
