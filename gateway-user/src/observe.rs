@@ -4,6 +4,6 @@ mod record;
 mod tap;
 
 pub use record::{
-    ConnectionRecord, ConnectionState, Decision, Record, RequestRecord, ResponseFlag,
+    ConnectionRecord, ConnectionState, Decision, Record, RequestRecord, ResponseFlag, ResponseFlags,
 };
 pub use tap::{Subscription, Tap};

@@ -123,16 +123,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::{ConnectionRecord, ConnectionState, Decision};
+    use crate::observe::{ConnectionRecord, ConnectionState, Decision, ResponseFlags};
 
     fn record(listener: u16) -> Record {
         Record::Connection(ConnectionRecord {
             time: jiff::Timestamp::UNIX_EPOCH,
             client: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], listener).into(),
             listener,
             state: ConnectionState::Opened,
             decision: Decision::default(),
-            flag: None,
+            flags: ResponseFlags::default(),
             details: "".into(),
             duration: Duration::ZERO,
             bytes_received: 0,

@@ -51,6 +51,8 @@ pub(super) struct Handle {
     rejection: Cell<Option<Rejection>>,
     /// When something last happened.
     active: Cell<Tick>,
+    /// For how long nothing may happen, if that is shorter than what holds for all.
+    idle_limit: Cell<Option<Tick>>,
 }
 
 /// Ticks that a head may take to come.
@@ -92,6 +94,7 @@ impl Connections {
             client_ended: Cell::new(None),
             rejection: Cell::new(None),
             active: Cell::new(now),
+            idle_limit: Cell::new(None),
         });
         let id = self.next.get();
         self.next.set(id + 1);
@@ -124,6 +127,7 @@ impl Connections {
             let idle = now.wrapping_sub(handle.active.get());
             // The first tick may have come right after whatever happened: it isn't a whole one.
             handle.sweep(now);
+            let limit = handle.idle_limit.get().map_or(limit, |own| own.min(limit));
             if handle.is_serving() || idle <= limit {
                 continue;
             }
@@ -148,6 +152,11 @@ impl Handle {
             *waker = Some(cx.waker().clone());
         }
         self.order.get()
+    }
+
+    /// For how long nothing may happen from now on.
+    pub(super) fn set_idle_limit(&self, limit: Tick) {
+        self.idle_limit.set(Some(limit));
     }
 
     /// Says that something happened.
@@ -207,6 +216,11 @@ impl Handle {
         if self.head_since.get().is_none() {
             self.head_since.set(Some(now));
         }
+    }
+
+    /// What came in was no head.
+    pub(super) fn head_ended(&self) {
+        self.head_since.set(None);
     }
 
     /// Whether a head has begun to come in and is no request yet.

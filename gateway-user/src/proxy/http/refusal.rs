@@ -92,22 +92,30 @@ pub(super) struct RefusalRecord {
 
 impl RefusalRecord {
     /// Tells whoever listens.
-    pub(super) fn send(self, tap: &Tap, client: SocketAddr, listener: u16) {
+    pub(super) fn send(self, tap: &Tap, (client, local): (SocketAddr, SocketAddr), listener: u16) {
         if !tap.is_active() {
             return;
         }
         tap.send(Record::Request(RequestRecord {
             time: Timestamp::now(),
             client,
+            local,
             listener,
+            protocol: "HTTP/1.1",
             method: String::new(),
             authority: String::new(),
             path: String::new(),
             rewritten_path: None,
             request_id: String::new(),
+            forwarded_for: None,
+            user_agent: None,
             decision: Decision::default(),
+            attempts: 0,
+            upstream_local: None,
+            upstream_service_time: None,
+            transport_failure: None,
             status: self.status,
-            flag: Some(ResponseFlag::DownstreamProtocolError),
+            flags: ResponseFlag::DownstreamProtocolError.into(),
             details: Cow::Borrowed(self.details),
             duration: Duration::ZERO,
             bytes_received: 0,

@@ -27,11 +27,15 @@ use crate::proxy::{
     worker::Worker,
 };
 
+/// What is read before it is known which protocol a client speaks.
+const FIRST_READ: usize = 4096;
+
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct ClientStream {
     stream: TcpStream,
     address: SocketAddr,
+    local: SocketAddr,
     handle: Rc<Handle>,
     worker: Rc<Worker>,
     /// Read already, and not yet handed up.
@@ -60,12 +64,14 @@ impl ClientStream {
     pub(super) fn new(
         stream: TcpStream,
         address: SocketAddr,
+        local: SocketAddr,
         handle: Rc<Handle>,
         worker: Rc<Worker>,
     ) -> Self {
         Self {
             stream,
             address,
+            local,
             handle,
             worker,
             prefix: Bytes::new(),
@@ -75,6 +81,36 @@ impl ClientStream {
             ended: false,
             instead: Bytes::new(),
         }
+    }
+
+    /// Reads the first bytes, which stay to be read; true if they are the preface of HTTP/2 (RFC
+    /// 9113, section 3.4), as far as they go.
+    pub(super) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        loop {
+            let seen = &self.prefix[..];
+            if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
+                let multiplexed = seen.starts_with(PREFACE);
+                self.messages = !multiplexed;
+                return Poll::Ready(Ok(multiplexed));
+            }
+            let mut first = [0; FIRST_READ];
+            let mut buffer = ReadBuf::new(&mut first);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                // The end will be read again.
+                return Poll::Ready(Ok(false));
+            }
+            self.handle.head_began(self.worker.now());
+            let mut prefix = self.prefix.to_vec();
+            prefix.extend_from_slice(buffer.filled());
+            self.prefix = prefix.into();
+        }
+    }
+
+    /// From now on bytes are bytes.
+    pub(super) fn tunnel(&mut self) {
+        self.messages = false;
     }
 
     /// Bytes as they come, into the room that there is.
@@ -208,7 +244,11 @@ impl Write for ClientStream {
             && let Some(refusal) = Refusal::parse(bytes)
         {
             this.instead = refusal.answer(this.handle.rejection(), |record| {
-                record.send(&this.worker.tap, this.address, this.handle.port());
+                record.send(
+                    &this.worker.tap,
+                    (this.address, this.local),
+                    this.handle.port(),
+                );
             });
         }
         if this.instead.is_empty() {

@@ -5,7 +5,7 @@ use tokio::{io::AsyncWriteExt as _, sync::Notify, time};
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
 use crate::{
     model::gateway::{Gateway, PathMatch},
-    observe::{Record, ResponseFlag},
+    observe::{Record, ResponseFlag, ResponseFlags},
     proxy::{
         Options,
         fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
@@ -250,7 +250,7 @@ async fn requests_that_are_no_proper_http11() {
         ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "426 Upgrade Required"),
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
-            "404 Not Found",
+            "403 Forbidden",
         ),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 Not Found"),
         ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "200 OK"),
@@ -650,7 +650,10 @@ async fn records_tell_what_happened() {
         Record::Connection(record) => panic!("{record}"),
     };
     let served = next().await;
-    assert_eq!((served.status, served.flag), (200, None));
+    assert_eq!(
+        (served.status, served.flags),
+        (200, ResponseFlags::default())
+    );
     assert_eq!(served.details, "via_upstream");
     assert_eq!(
         (served.method.as_str(), served.path.as_str()),
@@ -669,8 +672,8 @@ async fn records_tell_what_happened() {
 
     let missed = next().await;
     assert_eq!(
-        (missed.status, missed.flag),
-        (404, Some(ResponseFlag::NoRoute))
+        (missed.status, missed.flags),
+        (404, ResponseFlag::NoRoute.into())
     );
     assert_eq!(
         missed.decision.virtual_host.as_deref(),
@@ -705,8 +708,8 @@ async fn clients_that_leave_are_recorded() {
         panic!("{record}");
     };
     assert_eq!(
-        record.flag,
-        Some(ResponseFlag::DownstreamConnectionTermination)
+        record.flags,
+        ResponseFlag::DownstreamConnectionTermination.into()
     );
     assert!(record.bytes_sent >= 5);
 }

@@ -83,7 +83,7 @@ async fn what_is_no_request_is_refused_in_envoy_s_words() {
         let Record::Request(record) = &*records.recv().await else {
             panic!("no TCP here");
         };
-        assert_eq!(record.flag, Some(ResponseFlag::DownstreamProtocolError));
+        assert_eq!(record.flags, ResponseFlag::DownstreamProtocolError.into());
         assert_eq!(record.status.to_string(), reason[..3]);
     }
     assert_eq!(endpoint.connections(), 0);
@@ -172,8 +172,8 @@ async fn endpoints_hear_when_the_client_has_gone() {
     };
     assert_eq!(record.status, 0);
     assert_eq!(
-        record.flag,
-        Some(ResponseFlag::DownstreamConnectionTermination)
+        record.flags,
+        ResponseFlag::DownstreamConnectionTermination.into()
     );
 }
 
