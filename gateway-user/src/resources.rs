@@ -7,17 +7,20 @@
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
 //! | [`lookup`] | who is meant: hosts, destinations, subsets, references to Gateways |
-//! | [`pattern`], [`format`], [`percentage`] | values with a syntax of their own |
+//! | [`pattern`], [`format`], [`duration`], [`percentage`], [`retry`], [`grpc`] | values with a syntax of their own |
 
 pub mod admission;
 pub mod diagnostic;
+pub mod duration;
 pub mod format;
+pub mod grpc;
 pub mod istio;
 pub mod lookup;
 pub mod manifest;
 pub mod object;
 pub mod pattern;
 pub mod percentage;
+pub mod retry;
 pub mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,7 +28,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use diagnostic::{Diagnostic, ObjectKey};
 use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use object::{Body, Object};
@@ -60,6 +63,7 @@ macro_rules! of_kind {
 of_kind! {
     services: Service,
     pods: Pod,
+    nodes: Node,
     endpoint_slices: EndpointSlice,
     gateways: Gateway,
     virtual_services: VirtualService,

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    model::service::Protocol,
+    model::{gateway::Locality, service::Protocol},
     resources::{
         Resources,
         diagnostic::{Diagnostic, Severity},
@@ -23,6 +23,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 #[derive(Debug)]
 pub(super) struct Endpoints<'r> {
     slices: BTreeMap<(&'r str, &'r str), Vec<Slice<'r>>>,
+    /// By Node.
+    localities: BTreeMap<&'r str, Locality>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,16 @@ impl<'r> Endpoints<'r> {
                 ready: ready(resources, object, slice, diagnostics),
             });
         }
-        Self { slices }
+        Self {
+            slices,
+            localities: localities(resources),
+        }
+    }
+
+    /// Where an endpoint is: what its Node's labels say.
+    pub(super) fn locality(&self, ready: &Ready<'_>) -> Locality {
+        let node = ready.node.and_then(|node| self.localities.get(node));
+        node.cloned().unwrap_or_default()
     }
 
     /// The ready endpoints of a Service's port, each with its target port. A slice's port belongs to
@@ -93,6 +104,21 @@ impl<'r> Endpoints<'r> {
         }
         behind
     }
+}
+
+/// `getLocality` of istio's pilot/pkg/serviceregistry/kube/controller.
+fn localities(resources: &Resources) -> BTreeMap<&str, Locality> {
+    let nodes = resources.nodes().filter_map(|(object, node)| {
+        let labels = node.metadata.labels.as_ref()?;
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let locality = Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        };
+        Some((object.key.name.as_str(), locality))
+    });
+    nodes.collect()
 }
 
 fn ready<'r>(

@@ -288,6 +288,17 @@ impl HeaderOperations {
     pub fn is_empty(&self) -> bool {
         self.request.is_empty() && self.response.is_empty()
     }
+
+    /// Does what `after` says, too: its removals with the others', its additions after the others'.
+    pub fn append(&mut self, after: Self) {
+        for (changes, after) in [
+            (&mut self.request, after.request),
+            (&mut self.response, after.response),
+        ] {
+            changes.remove.extend(after.remove);
+            changes.add.extend(after.add);
+        }
+    }
 }
 
 // === impl HeaderChanges ===
