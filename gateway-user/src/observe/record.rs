@@ -12,9 +12,9 @@ use crate::model::gateway::RouteOrigin;
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// An HTTP request, when its response is over.
-    Request(RequestRecord),
+    Request(Box<RequestRecord>),
     /// A TCP connection, when it is opened and when it is over.
-    Connection(ConnectionRecord),
+    Connection(Box<ConnectionRecord>),
 }
 
 /// Where the matcher and the balancer led to.
@@ -151,39 +151,37 @@ pub struct ConnectionRecord {
     pub bytes_sent: u64,
 }
 
-/// What went wrong: Envoy's response flags (its access log's `%RESPONSE_FLAGS%`).
+/// What went wrong: Envoy's response flags (its access log's `%RESPONSE_FLAGS%`), in Envoy's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFlag {
     /// The cluster has no endpoint that may be used.
     NoHealthyUpstream,
+    /// It took too long.
+    UpstreamRequestTimeout,
+    /// The endpoint reset the stream.
+    UpstreamRemoteReset,
     /// The endpoint could not be reached.
     UpstreamConnectionFailure,
+    /// The endpoint closed the connection too early.
+    UpstreamConnectionTermination,
     /// The cluster's limits are reached.
     UpstreamOverflow,
     /// No route.
     NoRoute,
-    /// All retries have been used up.
-    UpstreamRetryLimitExceeded,
-    /// The route's cluster is unknown.
-    NoCluster,
-    /// We broke it off.
-    LocalReset,
-    /// The endpoint reset the stream.
-    UpstreamRemoteReset,
-    /// The endpoint closed the connection too early.
-    UpstreamConnectionTermination,
     /// A fault policy made it wait.
     DelayInjected,
     /// A fault policy made it fail.
     FaultInjected,
-    /// It took too long.
-    UpstreamRequestTimeout,
+    /// The client left.
+    DownstreamConnectionTermination,
+    /// All retries have been used up.
+    UpstreamRetryLimitExceeded,
     /// The client doesn't speak HTTP.
     DownstreamProtocolError,
     /// The endpoint doesn't speak HTTP.
     UpstreamProtocolError,
-    /// The client left.
-    DownstreamConnectionTermination,
+    /// The route's cluster is unknown.
+    NoCluster,
 }
 
 /// All that went wrong. Empty: nothing.
@@ -193,20 +191,19 @@ pub struct ResponseFlags(u32);
 impl ResponseFlag {
     const ALL: &[Self] = &[
         Self::NoHealthyUpstream,
+        Self::UpstreamRequestTimeout,
+        Self::UpstreamRemoteReset,
         Self::UpstreamConnectionFailure,
+        Self::UpstreamConnectionTermination,
         Self::UpstreamOverflow,
         Self::NoRoute,
-        Self::UpstreamRetryLimitExceeded,
-        Self::NoCluster,
-        Self::LocalReset,
-        Self::UpstreamRemoteReset,
-        Self::UpstreamConnectionTermination,
         Self::DelayInjected,
         Self::FaultInjected,
-        Self::UpstreamRequestTimeout,
+        Self::DownstreamConnectionTermination,
+        Self::UpstreamRetryLimitExceeded,
         Self::DownstreamProtocolError,
         Self::UpstreamProtocolError,
-        Self::DownstreamConnectionTermination,
+        Self::NoCluster,
     ];
 
     /// Envoy's letters.
@@ -218,7 +215,6 @@ impl ResponseFlag {
             Self::NoRoute => "NR",
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::NoCluster => "NC",
-            Self::LocalReset => "LR",
             Self::UpstreamRemoteReset => "UR",
             Self::UpstreamConnectionTermination => "UC",
             Self::DelayInjected => "DI",
@@ -393,6 +389,7 @@ fn milliseconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok,
     serializer.serialize_f64((value.as_secs_f64() * 1e6).round() / 1e3)
 }
 
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn optional_milliseconds<S: Serializer>(
     value: &Option<Duration>,
     serializer: S,
@@ -454,7 +451,7 @@ mod tests {
     #[test]
     fn one_line_for_people() {
         assert_eq!(
-            Record::Request(request()).to_string(),
+            Record::Request(Box::new(request())).to_string(),
             "2026-03-01T10:00:00.123Z 10.0.0.9:51034 -> :8080 GET \
              simple.baihl.io/simple/nginx/x?a=1 503 UF why rewritten=//x?a=1 \
              vhost=simple.baihl.io:80 route=simple/simple[1] \
@@ -465,7 +462,7 @@ mod tests {
 
     #[test]
     fn flat_json_for_programs() {
-        let json = serde_json::to_value(Record::Request(request())).unwrap();
+        let json = serde_json::to_value(Record::Request(Box::new(request()))).unwrap();
         assert_eq!(json["kind"], "request");
         assert_eq!(json["flag"], "UF");
         assert_eq!(json["status"], 503);

@@ -126,7 +126,7 @@ mod tests {
     use crate::observe::{ConnectionRecord, ConnectionState, Decision, ResponseFlags};
 
     fn record(listener: u16) -> Record {
-        Record::Connection(ConnectionRecord {
+        Record::Connection(Box::new(ConnectionRecord {
             time: jiff::Timestamp::UNIX_EPOCH,
             client: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], listener).into(),
@@ -138,7 +138,7 @@ mod tests {
             duration: Duration::ZERO,
             bytes_received: 0,
             bytes_sent: 0,
-        })
+        }))
     }
 
     fn listener(record: &Record) -> u16 {

@@ -112,7 +112,7 @@ enum Key {
         port: u16,
         virtual_host: String,
         origin: RouteOrigin,
-        matches: RouteMatch,
+        matches: Box<RouteMatch>,
         destinations: Vec<(String, u32)>,
     },
     Tcp {
@@ -219,7 +219,7 @@ impl Maker<'_> {
             port,
             virtual_host: virtual_host.name.clone(),
             origin: route.origin.clone(),
-            matches: route.matches.clone(),
+            matches: Box::new(route.matches.clone()),
             destinations: weights(route.destinations()),
         });
         let mirrors = route.action.forward().map_or(&[][..], |it| &it.mirrors);

@@ -288,7 +288,7 @@ impl<'a> Log<'a> {
             Ok(()) => (None, String::new()),
             Err((flag, details)) => (*flag, details.clone()),
         };
-        self.worker.tap.send(Record::Connection(ConnectionRecord {
+        let record = ConnectionRecord {
             time: self.time,
             client: self.client,
             local: self.local,
@@ -300,7 +300,8 @@ impl<'a> Log<'a> {
             duration: self.started.elapsed(),
             bytes_received: self.received.get(),
             bytes_sent: self.sent.get(),
-        }));
+        };
+        self.worker.tap.send(Record::Connection(Box::new(record)));
     }
 }
 

@@ -85,17 +85,14 @@ impl Limits {
         let Some(connections) = self.gauges.connections.as_ref().filter(|_| !multiplexed) else {
             return Ok(permit);
         };
-        let connection = match Arc::clone(connections).try_acquire_owned() {
-            Ok(connection) => connection,
-            Err(_) => {
-                enter(&self.gauges.pending, self.max_pending)?;
-                let _waiting = Waiting(&self.gauges.pending);
-                let connection = Arc::clone(connections).acquire_owned().await;
-                // Only a closed semaphore fails, and nobody closes it.
-                connection.map_err(|_| Overflow)?
-            }
-        };
-        permit.connection = Some(connection);
+        permit.connection = Arc::clone(connections).try_acquire_owned().ok();
+        if permit.connection.is_none() {
+            enter(&self.gauges.pending, self.max_pending)?;
+            let _waiting = Waiting(&self.gauges.pending);
+            let connection = Arc::clone(connections).acquire_owned().await;
+            // Only a closed semaphore fails, and nobody closes it.
+            permit.connection = Some(connection.map_err(|_| Overflow)?);
+        }
         Ok(permit)
     }
 
@@ -155,13 +152,13 @@ mod tests {
 
     use super::*;
 
-    fn limits(policy: ConnectionLimits) -> Arc<Limits> {
-        Limits::new(&policy, None)
+    fn limits(policy: &ConnectionLimits) -> Arc<Limits> {
+        Limits::new(policy, None)
     }
 
     #[tokio::test]
     async fn one_works_one_waits_and_the_third_is_refused() {
-        let limits = limits(ConnectionLimits {
+        let limits = limits(&ConnectionLimits {
             max_connections: Some(1),
             max_pending_requests: Some(1),
             ..ConnectionLimits::default()

@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(health.eject(&policy, start), Duration::from_secs(30));
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(health.is_ejected(at(29)) && !health.is_ejected(at(30)));
-        assert_eq!(health.eject(&policy, at(31)), Duration::from_secs(60));
+        assert_eq!(health.eject(&policy, at(31)), Duration::from_mins(1));
         // Long after: forgiven.
         assert_eq!(health.eject(&policy, at(1000)), Duration::from_secs(30));
     }

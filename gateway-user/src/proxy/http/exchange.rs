@@ -43,16 +43,13 @@ pub(in crate::proxy) struct Exchange {
     /// How often it has been sent.
     pub(super) attempts: u32,
     pub(super) flags: ResponseFlags,
-    log: Option<Box<Log>>,
+    log: Option<Log>,
     over: bool,
 }
 
 /// A record in the making: only while somebody listens.
 #[derive(Debug)]
-struct Log {
-    time: Timestamp,
-    record: RequestRecord,
-}
+struct Log(Box<RequestRecord>);
 
 impl Exchange {
     /// Starts with the head of a request.
@@ -93,17 +90,14 @@ impl Exchange {
     /// Keeps a record, if somebody listens.
     pub(super) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {
-            self.log = Some(Box::new(Log {
-                time: Timestamp::now(),
-                record: self.blank_record(parts),
-            }));
+            self.log = Some(Log(Box::new(self.blank_record(parts))));
         }
     }
 
     /// Adds to the record, if one is kept.
     pub(super) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
         if let Some(log) = &mut self.log {
-            note(&mut log.record);
+            note(&mut log.0);
         }
     }
 
@@ -294,11 +288,9 @@ impl Drop for Exchange {
         }
         let worker = &self.client.worker;
         self.client.handle.request_ended(worker.now());
-        let Some(log) = self.log.take() else {
+        let Some(Log(mut record)) = self.log.take() else {
             return;
         };
-        let Log { time, mut record } = *log;
-        record.time = time;
         if !self.over {
             self.flags
                 .insert(ResponseFlag::DownstreamConnectionTermination);

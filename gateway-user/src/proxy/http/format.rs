@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 
 use super::exchange::Exchange;
+use crate::proxy::cluster::Engaged;
 use crate::resources::format::{FieldName, Format, HeaderReference, Segment, Variable};
 
 /// What is known of a request.
@@ -74,7 +75,7 @@ impl Facts<'_> {
 
     fn variable(&self, variable: &Variable) -> Option<String> {
         let client = &self.exchange.client;
-        let endpoint = || self.exchange.engaged().map(|engaged| engaged.address());
+        let endpoint = || self.exchange.engaged().map(Engaged::address);
         Some(match variable {
             Variable::DownstreamRemoteAddress | Variable::DownstreamDirectRemoteAddress => {
                 client.address.to_string()

@@ -240,13 +240,11 @@ async fn tries(
         if outgoing.is_gone() {
             return result;
         }
-        match errand.cluster.limits().admit_retry() {
-            Ok(permit) => exchange.set_retry(permit),
-            Err(_) => {
-                exchange.flag(ResponseFlag::UpstreamOverflow);
-                return result;
-            }
-        }
+        let Ok(permit) = errand.cluster.limits().admit_retry() else {
+            exchange.flag(ResponseFlag::UpstreamOverflow);
+            return result;
+        };
+        exchange.set_retry(permit);
         if policy.ignore_previous_hosts
             && let Some(engaged) = exchange.engaged()
         {

@@ -19,7 +19,7 @@ use crate::proxy::{
 };
 
 /// How long a copy may take if the route has no timeout.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sends copies to the mirrors whose turn it is. A request with a body is copied once all of it has
 /// come, unless it is too large to be kept.
@@ -73,15 +73,15 @@ async fn copy(
     let engaged = cluster.engage(None, &[])?;
     let _permit = cluster.limits().admit(http2).await.ok()?;
     let pooled = worker.pool.take(engaged.address(), http2, limits);
-    let mut upstream = match pooled {
-        Some(upstream) => upstream,
-        None => match worker.pool.connect(engaged.address(), http2, limits).await {
-            Ok(upstream) => upstream,
-            Err(_) => {
-                engaged.observe(Outcome::Failed);
-                return None;
-            }
-        },
+    let mut upstream = if let Some(upstream) = pooled {
+        upstream
+    } else {
+        let connected = worker.pool.connect(engaged.address(), http2, limits);
+        let connected = connected.await;
+        if connected.is_err() {
+            engaged.observe(Outcome::Failed);
+        }
+        connected.ok()?
     };
     parts
         .headers

@@ -96,7 +96,7 @@ impl RefusalRecord {
         if !tap.is_active() {
             return;
         }
-        tap.send(Record::Request(RequestRecord {
+        tap.send(Record::Request(Box::new(RequestRecord {
             time: Timestamp::now(),
             client,
             local,
@@ -120,7 +120,7 @@ impl RefusalRecord {
             duration: Duration::ZERO,
             bytes_received: 0,
             bytes_sent: self.bytes,
-        }));
+        })));
     }
 }
 

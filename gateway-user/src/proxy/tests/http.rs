@@ -646,7 +646,7 @@ async fn records_tell_what_happened() {
     client.get("b.example", "/none").await;
 
     let mut next = async || match &*records.recv().await {
-        Record::Request(record) => record.clone(),
+        Record::Request(record) => (**record).clone(),
         Record::Connection(record) => panic!("{record}"),
     };
     let served = next().await;
