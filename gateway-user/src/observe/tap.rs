@@ -104,6 +104,11 @@ impl Subscription {
         }
     }
 
+    /// The next record, if there is one already.
+    pub fn try_recv(&mut self) -> Option<Arc<Record>> {
+        self.records.try_recv().ok()
+    }
+
     /// How many records were lost because this subscription was behind.
     pub fn dropped(&self) -> u64 {
         self.subscriber.dropped.load(Ordering::Relaxed)
