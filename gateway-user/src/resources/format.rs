@@ -27,8 +27,8 @@ pub enum Segment {
     },
 }
 
-/// A value that a request or its response has. What is unknown reads `-`, except that an unknown
-/// header makes the whole value empty, as in Envoy.
+/// A value that a request or its response has. What is unknown reads as nothing (Envoy:
+/// `omit_empty_values`, which its header parser sets).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {
     /// `DOWNSTREAM_REMOTE_ADDRESS`: who the client is, `10.0.0.9:51034`.
@@ -60,7 +60,7 @@ pub enum Variable {
     UpstreamCluster,
     /// `ROUTE_NAME`
     RouteName,
-    /// `VIRTUAL_CLUSTER_NAME` and other values that this proxy never has: `-`.
+    /// `VIRTUAL_CLUSTER_NAME` and other values that this proxy never has.
     Unknown,
     /// `PROTOCOL`: `HTTP/1.1`
     Protocol,

@@ -1,9 +1,10 @@
 //! Regular expressions, in RE2's dialect, as Envoy has it.
 
 use std::{
+    collections::HashMap,
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
 };
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
@@ -58,6 +59,27 @@ pub enum SubstitutionError {
     Backslash,
 }
 
+/// The expressions in use.
+static IN_USE: LazyLock<Mutex<InUse>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct InUse {
+    patterns: HashMap<Box<str>, Weak<Inner>>,
+    /// How many there may be until those that are not in use any more are dropped.
+    sweep_at: usize,
+}
+
+impl InUse {
+    fn insert(&mut self, text: &str, pattern: &Arc<Inner>) {
+        self.patterns.insert(text.into(), Arc::downgrade(pattern));
+        if self.patterns.len() > self.sweep_at {
+            self.patterns
+                .retain(|_, pattern| pattern.strong_count() > 0);
+            self.sweep_at = 64.max(self.patterns.len() * 2);
+        }
+    }
+}
+
 /// Memory that one compiled expression may take: as much as Istio's bootstrap lets RE2 have
 /// (`re2.max_program_size.error_level`, 32768 instructions), about.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -65,8 +87,19 @@ const SIZE_LIMIT: usize = 1 << 20;
 // === impl Pattern ===
 
 impl Pattern {
-    /// Compiles an expression.
+    /// Compiles an expression, unless it is in use already: then it is that one.
     pub fn new(text: &str) -> Result<Self, PatternError> {
+        // Compiling takes longer than all else that a change of a route makes necessary.
+        let in_use = || IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = in_use().patterns.get(text).and_then(Weak::upgrade) {
+            return Ok(Self(known));
+        }
+        let new = Self::compile(text)?;
+        in_use().insert(text, &new.0);
+        Ok(new)
+    }
+
+    fn compile(text: &str) -> Result<Self, PatternError> {
         let error = |reason: String| PatternError {
             text: text.into(),
             reason,
@@ -396,6 +429,20 @@ mod tests {
             error,
             "`a)(b` is not a regular expression as RE2 has them: unopened group"
         );
+    }
+
+    #[test]
+    fn an_expression_in_use_is_not_compiled_again() {
+        let (one, two) = (pattern("/in/use/[0-9]+"), pattern("/in/use/[0-9]+"));
+        assert!(Arc::ptr_eq(&one.0, &two.0));
+        let text = one.as_str().to_owned();
+        let mut in_use = InUse::default();
+        in_use.insert(&text, &one.0);
+        drop((one, two));
+        in_use.sweep_at = 0;
+        let other = pattern("other");
+        in_use.insert("other", &other.0);
+        assert_eq!(in_use.patterns.len(), 1);
     }
 
     #[test]

@@ -47,11 +47,6 @@ pub(super) fn check<'r>(matches: &'r RouteMatch, query: &Query<'_>) -> Result<()
     if !path(matches, query.path) {
         return Err(Failed::Path(&matches.path));
     }
-    check_rest(matches, query)
-}
-
-/// As [`check`], for a path that is known to match.
-pub(super) fn check_rest<'r>(matches: &'r RouteMatch, query: &Query<'_>) -> Result<(), Failed<'r>> {
     if let Some(method) = &matches.method
         && !value(method, query.method.as_str().as_bytes())
     {
