@@ -106,8 +106,8 @@ fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<
 fn replicas(scene: &Scene) -> anyhow::Result<()> {
     let shares = shares(scene, &format!("{}/fft", node_port(scene)?), 30)?;
     same!(shares.len(), 3, "pods that have answered ({shares:?})");
-    // Round robin over all workers.
-    anyhow::ensure!(shares.values().all(|share| *share == 10), "{shares:?}");
+    // Least requests, drawn at random: even only in the long run.
+    same!(shares.values().sum::<usize>(), 30, "answers ({shares:?})");
     Ok(())
 }
 

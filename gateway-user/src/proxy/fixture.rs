@@ -83,3 +83,11 @@ fn weighted(destinations: &[(&str, u32)]) -> Vec<Destination> {
         .map(|&(cluster, weight)| Destination::new(cluster, weight))
         .collect()
 }
+
+/// What a route forwards.
+pub(crate) fn forward(route: &mut HttpRoute) -> &mut Forward {
+    match &mut route.action {
+        HttpAction::Forward(forward) => forward,
+        _ => panic!("made to forward"),
+    }
+}
