@@ -128,7 +128,7 @@ fn scale_down(scene: &Scene) -> anyhow::Result<()> {
         let scaled = manifest.replace("replicas: 3", &format!("replicas: {replicas}"));
         anyhow::ensure!(scaled != manifest, "the manifest has three replicas");
         scene.testbed.apply_text(&scaled)?;
-        same!(shares(scene, &url, 12)?.len(), replicas, "pods that answer");
+        same!(shares(scene, &url, 60)?.len(), replicas, "pods that answer");
     }
     let codes = String::from_utf8(requests.wait_with_output()?.stdout)?;
     let total = codes.lines().count();

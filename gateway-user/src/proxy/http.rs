@@ -26,20 +26,18 @@ use hyper::{
 use tokio::net::TcpStream;
 
 pub(in crate::proxy) mod body;
-mod cors;
 mod deadline;
 mod exchange;
 mod expect;
+mod facts;
 mod failure;
 mod fault;
-mod format;
 mod forward;
 mod grpc;
 mod hashing;
 mod headers;
 mod mirror;
 mod path;
-mod redirect;
 mod refusal;
 mod reply;
 mod request;
@@ -54,7 +52,14 @@ use super::{
     pool::{CONNECTION_WINDOW, Local, MAX_BUFFER, STREAM_WINDOW},
     worker::Worker,
 };
-use crate::model::gateway::{Forward, HttpAction};
+use crate::{
+    model::gateway::{Forward, HttpAction},
+    route::{
+        cors::{self, CorsDecision},
+        redirect::{self, Requested},
+        timeout,
+    },
+};
 use body::{RequestBody, ResponseBody};
 use exchange::Exchange;
 use failure::Failure;
@@ -232,7 +237,7 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     let normalized = request::normalize(&mut parts);
     exchange.record(&parts);
     let mut context = Context {
-        grpc: grpc::is_grpc(&parts.headers),
+        grpc: timeout::is_grpc(&parts.headers),
         ..Context::default()
     };
     let found = request::validate(&parts)
@@ -244,16 +249,18 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
         Err(reply) => return reply.into_response(exchange, context),
     };
     if routed.virtual_host().require_tls {
-        return redirect::to_https(&parts).into_response(exchange, context);
+        let location = redirect::https_location(requested(&parts));
+        return LocalReply::redirect(301, &location).into_response(exchange, context);
     }
     let route = routed.route();
     context.routed = Some(&routed);
     let origin = match &route.cors {
         None => None,
-        Some(policy) => match cors::judge(policy, &parts) {
-            cors::Verdict::Silent => None,
-            cors::Verdict::Allowed(origin) => Some(origin),
-            cors::Verdict::Answer(reply) => {
+        Some(policy) => match cors::decide(policy, &parts.method, &parts.headers) {
+            CorsDecision::Unconcerned => None,
+            CorsDecision::Allowed(origin) => Some(origin),
+            CorsDecision::Answer(headers) => {
+                let reply = LocalReply::new(StatusCode::OK, "cors_response").with_headers(&headers);
                 return reply.into_response(
                     exchange,
                     Context {
@@ -272,7 +279,8 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     }
     match &route.action {
         HttpAction::Redirect(redirect) => {
-            redirect::reply(redirect, &parts).into_response(exchange, context)
+            let location = redirect::location(redirect, requested(&parts));
+            LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
         }
         HttpAction::DirectResponse(direct) => {
             let status = StatusCode::from_u16(direct.status).unwrap_or_default();
@@ -289,6 +297,18 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
         HttpAction::Forward(forward) => {
             pass_on(forward, &routed, parts, body, upgrade, exchange, context).await
         }
+    }
+}
+
+/// What a redirection has to know of a request.
+fn requested(parts: &Parts) -> Requested<'_> {
+    Requested {
+        scheme: "http",
+        authority: request::authority(parts).unwrap_or_default(),
+        target: parts
+            .uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str),
     }
 }
 
@@ -309,12 +329,11 @@ async fn pass_on(
         return LocalReply::no_cluster().into_response(exchange, context);
     };
     context.destination = Some(chosen.index);
-    let (timeout, try_timeout) = timeouts(forward, routed, &parts, context.grpc);
+    let (timeout, try_timeout) = timeouts(forward, routed, &parts);
     let plan = Plan {
         routed,
         forward,
         destination: chosen.index,
-        cluster: chosen.name,
         timeout,
         try_timeout,
         upgrade,
@@ -366,15 +385,11 @@ fn timeouts(
     forward: &Forward,
     routed: &Routed,
     parts: &Parts,
-    grpc: bool,
 ) -> (Option<Duration>, Option<Duration>) {
     if routed.route().fault.is_some() {
         return (None, None);
     }
-    let mut timeout = forward.timeout;
-    if grpc && let Some(asked) = grpc::timeout(&parts.headers) {
-        timeout = Some(timeout.map_or(asked, |timeout| timeout.min(asked)));
-    }
+    let timeout = timeout::of_request(forward.timeout, &parts.headers);
     let try_timeout = forward
         .retry
         .as_ref()

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
 use tokio::time::Sleep;
 
-use super::{Client, body::Progress, format::RequestFacts, headers::X_FORWARDED_FOR, request};
+use super::{Client, body::Progress, facts::RequestFacts, headers::X_FORWARDED_FOR, request};
 use crate::{
     observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags},
     proxy::{
@@ -71,6 +71,14 @@ impl Exchange {
             log: None,
             over: false,
         }
+    }
+
+    /// When the head of the request had come, by the clock on the wall.
+    pub(super) fn time(&self) -> Timestamp {
+        let since = self.started.elapsed();
+        Timestamp::now()
+            .checked_sub(since)
+            .unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// Whether the client speaks HTTP/2.

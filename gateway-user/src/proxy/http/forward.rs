@@ -1,9 +1,15 @@
 //! Over which connection a request goes to which endpoint, how often, and how long that may take.
 
-use std::{mem, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{
-    HeaderValue, Request, Response, Uri, Version,
+    HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, HOST, TE, TRANSFER_ENCODING},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
@@ -17,7 +23,6 @@ use super::{
     exchange::Exchange,
     expect::{self, Gate},
     failure::Failure,
-    grpc,
     headers::X_ENVOY_ATTEMPT_COUNT,
     retry,
 };
@@ -29,6 +34,10 @@ use crate::{
         pool::{Pool, Raw, Upstream},
         worker::Worker,
     },
+    route::{
+        retry::{RetryDecision, RetryState},
+        timeout,
+    },
 };
 
 /// How to ask for an answer.
@@ -38,8 +47,8 @@ pub(super) struct Errand<'a> {
     /// For consistent hashing.
     pub(super) hash: Option<u64>,
     pub(super) retry: Option<&'a RetryPolicy>,
-    pub(super) timeout: Option<std::time::Duration>,
-    pub(super) try_timeout: Option<std::time::Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) try_timeout: Option<Duration>,
     /// Whether the connection may become something else.
     pub(super) upgrade: bool,
     /// Whether somebody else gets a copy of the body.
@@ -78,7 +87,7 @@ enum Body {
 impl Outgoing {
     pub(super) fn new(parts: Parts, mut body: RequestBody, errand: &Errand<'_>) -> Self {
         let gate = expect::hold(&parts.headers, &mut body);
-        let grpc = grpc::is_grpc(&parts.headers);
+        let grpc = timeout::is_grpc(&parts.headers);
         let http2_client = parts.version == Version::HTTP_2;
         let http2 = errand.cluster.speaks_http2(http2_client);
         let repeats = errand
@@ -217,42 +226,54 @@ async fn tries(
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
     let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut state = errand.retry.map(RetryState::new);
     let retries = errand.retry.map_or(0, |policy| policy.attempts);
     loop {
         exchange.attempts += 1;
-        let left = retries - (exchange.attempts - 1).min(retries);
-        let keep = left > 0 && outgoing.repeats;
+        let keep = exchange.attempts <= retries && outgoing.repeats;
         let result = one_try(errand, outgoing, exchange, &tried, keep).await;
-        let Some(policy) = errand.retry else {
+        let Some(pause) = again(&result, state.as_mut(), outgoing, exchange) else {
             return result;
         };
-        let again = match &result {
-            Ok(answer) => answer.raw.is_none() && retry::after_response(policy, &answer.response),
-            Err(failure) => retry::after_failure(policy, failure),
-        };
-        if !again {
-            return result;
-        }
-        if left == 0 {
-            exchange.flag(ResponseFlag::UpstreamRetryLimitExceeded);
-            return result;
-        }
-        if outgoing.is_gone() {
-            return result;
-        }
         let Ok(permit) = errand.cluster.limits().admit_retry() else {
             exchange.flag(ResponseFlag::UpstreamOverflow);
             return result;
         };
         exchange.set_retry(permit);
-        if policy.ignore_previous_hosts
+        if errand
+            .retry
+            .is_some_and(|policy| policy.ignore_previous_hosts)
             && let Some(engaged) = exchange.engaged()
         {
             tried.push(engaged.address());
         }
         drop(result);
         exchange.disengage();
-        time::sleep(retry::pause(policy, exchange.attempts)).await;
+        time::sleep(pause).await;
+    }
+}
+
+/// Whether to try again, and after what pause.
+fn again(
+    result: &Result<Answer, Failure>,
+    state: Option<&mut RetryState<'_>>,
+    outgoing: &Outgoing,
+    exchange: &mut Exchange,
+) -> Option<Duration> {
+    let outcome = match result {
+        // It has become something else.
+        Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => return None,
+        Ok(answer) => retry::outcome(Ok(&answer.response)),
+        Err(failure) => retry::outcome::<()>(Err(failure)),
+    };
+    match state?.decide(outcome?, fastrand::u64(..)) {
+        RetryDecision::No => None,
+        RetryDecision::LimitExceeded => {
+            exchange.flag(ResponseFlag::UpstreamRetryLimitExceeded);
+            None
+        }
+        RetryDecision::After(_) if outgoing.is_gone() => None,
+        RetryDecision::After(pause) => Some(pause),
     }
 }
 

@@ -5,15 +5,15 @@ use std::{borrow::Cow, io};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, SERVER},
+    header::{CONNECTION, CONTENT_TYPE, LOCATION, SERVER},
 };
 use nix::errno::Errno;
 
 use super::{
-    body::ResponseBody, cors, exchange::Exchange, failure::Failure, grpc,
+    body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
     headers::X_ENVOY_OVERLOADED, response,
 };
-use crate::{observe::ResponseFlag, proxy::config::Routed};
+use crate::{observe::ResponseFlag, proxy::config::Routed, route::cors};
 
 /// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
@@ -78,6 +78,14 @@ impl LocalReply {
     }
 
     #[must_use]
+    pub(super) fn with_headers(mut self, headers: &HeaderMap) -> Self {
+        let headers = headers.iter();
+        self.headers
+            .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
+        self
+    }
+
+    #[must_use]
     pub(super) fn with_grpc_status(mut self, status: u32) -> Self {
         self.grpc_status = Some(status);
         self
@@ -122,6 +130,17 @@ impl LocalReply {
     /// A protocol that connections are not handed over to.
     pub(super) fn no_upgrade() -> Self {
         Self::new(StatusCode::FORBIDDEN, "upgrade_failed").closing()
+    }
+
+    /// Sends the client elsewhere.
+    pub(super) fn redirect(status: u16, location: &str) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+        let reply = Self::new(status, "direct_response");
+        match HeaderValue::from_str(location) {
+            Ok(location) => reply.with_header(LOCATION, location),
+            // Validation has seen to it that there is nothing of the kind in the configuration.
+            Err(_) => reply,
+        }
     }
 
     /// No endpoint answered; `retried` says that more than one was asked, or one more than once.
@@ -226,11 +245,9 @@ impl LocalReply {
             }
             (self.status, self.body)
         };
-        headers.extend(
-            self.headers
-                .into_iter()
-                .map(|(name, value)| (Some(name), value)),
-        );
+        for (name, value) in self.headers {
+            headers.insert(name, value);
+        }
         if let Some(flag) = self.flag {
             exchange.flag(flag);
         }
@@ -240,9 +257,10 @@ impl LocalReply {
         exchange.disengage();
         if let Some(routed) = context.routed {
             if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
-                cors::expose(policy, origin, &mut headers);
+                cors::annotate(policy, origin.clone(), &mut headers);
             }
-            response::change_headers(&mut headers, status, routed, context.destination, &exchange);
+            let destination = context.destination;
+            facts::change_headers(&mut headers, Some(status), routed, destination, &exchange);
         }
         headers.insert(SERVER, response::SERVER_NAME);
         if self.close && !exchange.is_http2() {

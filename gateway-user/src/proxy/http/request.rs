@@ -13,14 +13,13 @@ use http::{
 use super::{
     Client,
     exchange::Exchange,
-    format::{Facts, RequestFacts, needs_request},
+    facts::{self, RequestFacts},
     headers::{
         X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_EXTERNAL_ADDRESS,
         X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
     },
     path,
     reply::LocalReply,
-    response,
 };
 use crate::{
     model::gateway::Forward,
@@ -141,8 +140,6 @@ pub(super) struct Plan<'a> {
     pub(super) forward: &'a Forward,
     /// Place of the destination among the route's.
     pub(super) destination: usize,
-    /// Name of its cluster.
-    pub(super) cluster: &'a str,
     /// How long it may take, all in all.
     pub(super) timeout: Option<Duration>,
     /// How long one try may take.
@@ -170,7 +167,8 @@ pub(super) fn prepare(
     parts.extensions.clear();
     own_headers(parts, plan, client, exchange);
     set_target(parts, path, exchange);
-    change_headers(parts, plan, exchange);
+    let destination = Some(plan.destination);
+    facts::change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
     let destination = &plan.forward.destinations[plan.destination];
     let authority = plan.forward.authority.as_ref();
     let authority = authority.or(destination.authority.as_ref());
@@ -216,35 +214,9 @@ fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &m
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// Makes the changes of the destination and then those of the route.
-fn change_headers(parts: &mut Parts, plan: &Plan<'_>, exchange: &Exchange) {
-    let before = response::before(plan.routed, Some(plan.destination));
-    let own = &plan.routed.route().headers;
-    for operations in before.into_iter().chain([own]) {
-        if operations.request.is_empty() {
-            continue;
-        }
-        let facts = Facts {
-            exchange,
-            request: exchange.request.as_deref(),
-            response: None,
-            route: &plan.routed.route().name,
-            cluster: Some(plan.cluster),
-        };
-        response::apply(&operations.request, &mut parts.headers, facts);
-    }
-}
-
 /// Keeps the request for headers that are made from it.
 fn keep_facts(parts: &Parts, plan: &Plan<'_>, exchange: &mut Exchange) {
-    let before = response::before(plan.routed, Some(plan.destination));
-    let own = &plan.routed.route().headers;
-    let needed = before
-        .into_iter()
-        .chain([own])
-        .flat_map(|operations| [&operations.request, &operations.response])
-        .flat_map(|changes| &changes.add)
-        .any(|change| needs_request(&change.value));
+    let needed = facts::need_request(plan.routed, plan.destination);
     if needed {
         exchange.request = Some(Box::new(RequestFacts {
             method: parts.method.clone(),

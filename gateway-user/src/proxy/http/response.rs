@@ -3,23 +3,19 @@
 use std::time::Duration;
 
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, SERVER, SET_COOKIE, TRANSFER_ENCODING, UPGRADE},
+    HeaderValue, Response, Version,
+    header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
 use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
-    cors,
     exchange::Exchange,
-    format::Facts,
+    facts,
     headers::{X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
     reply::Context,
 };
-use crate::{
-    model::gateway::{HeaderChanges, HeaderOperations},
-    proxy::config::Routed,
-};
+use crate::route::cors;
 
 /// Istio's gateways call themselves that, whatever the endpoint says.
 pub(super) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
@@ -66,11 +62,11 @@ pub(super) fn head(
     }
     if let Some(routed) = context.routed {
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
-            cors::expose(policy, origin, &mut parts.headers);
+            cors::annotate(policy, origin.clone(), &mut parts.headers);
         }
-        change_headers(
+        facts::change_headers(
             &mut parts.headers,
-            parts.status,
+            Some(parts.status),
             routed,
             context.destination,
             exchange,
@@ -93,75 +89,4 @@ pub(super) fn finish(
 ) -> Response<ResponseBody> {
     let (head, incoming) = head(response, &mut exchange, context, extras);
     head.map(|()| ResponseBody::upstream(incoming, exchange))
-}
-
-/// Makes the changes of the destination and then those of the route.
-// Envoy: RouteEntryImplBase::WeightedClusterEntry::finalizeResponseHeaders, which calls the route's.
-pub(super) fn change_headers(
-    headers: &mut HeaderMap,
-    status: StatusCode,
-    routed: &Routed,
-    destination: Option<usize>,
-    exchange: &Exchange,
-) {
-    let before = before(routed, destination).map(|operations| &operations.response);
-    let own = &routed.route().headers.response;
-    for changes in before.into_iter().chain([own]) {
-        if changes.is_empty() {
-            continue;
-        }
-        for name in &changes.remove {
-            headers.remove(name);
-        }
-        for change in &changes.add {
-            let facts = Facts {
-                exchange,
-                request: exchange.request.as_deref(),
-                response: Some((status, headers)),
-                route: &routed.route().name,
-                cluster: exchange
-                    .engaged()
-                    .map(|engaged| engaged.cluster().model.name.as_str()),
-            };
-            let value = facts.value(&change.value);
-            put(headers, &change.name, value, change.append);
-        }
-    }
-}
-
-/// The changes of a destination.
-pub(super) fn before(routed: &Routed, destination: Option<usize>) -> Option<&HeaderOperations> {
-    let destination = routed.route().destinations().get(destination?)?;
-    Some(&destination.headers)
-}
-
-/// Makes the changes of requests, which are made from nothing but the request.
-pub(super) fn apply(changes: &HeaderChanges, headers: &mut HeaderMap, facts: Facts<'_>) {
-    for name in &changes.remove {
-        headers.remove(name);
-    }
-    for change in &changes.add {
-        put(
-            headers,
-            &change.name,
-            facts.value(&change.value),
-            change.append,
-        );
-    }
-}
-
-fn put(headers: &mut HeaderMap, name: &http::HeaderName, value: Option<HeaderValue>, append: bool) {
-    // Where a message ends is not for configuration to say.
-    if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION].contains(name) {
-        return;
-    }
-    match value {
-        Some(value) if append => {
-            headers.append(name, value);
-        }
-        Some(value) => {
-            headers.insert(name, value);
-        }
-        None => {}
-    }
 }
