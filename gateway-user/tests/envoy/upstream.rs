@@ -1,0 +1,193 @@
+//! Endpoints: one that says what it saw, and some that misbehave.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time,
+};
+
+/// A request as the endpoint saw it, which is the body of its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Name of the endpoint.
+    pub(crate) endpoint: String,
+    pub(crate) version: String,
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) authority: Option<String>,
+    pub(crate) headers: BTreeMap<String, Vec<String>>,
+    pub(crate) body: String,
+}
+
+/// All endpoints, by name. They live as long as the runtime that they were started in.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    /// Ports on the loopback address.
+    pub(crate) ports: BTreeMap<&'static str, u16>,
+    /// Bound, but not listening: whoever connects is refused.
+    _refusing: Socket,
+}
+
+/// What an endpoint does with a connection.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Echo,
+    EchoHttp2,
+    /// Reads the request and closes.
+    Close,
+    /// Answers with what is not HTTP.
+    Garbage,
+    /// Never answers.
+    Silence,
+    /// Closes within the body.
+    Cut,
+}
+
+const MANNERS: [(&str, Manner); 8] = [
+    ("echo", Manner::Echo),
+    ("v1", Manner::Echo),
+    ("v2", Manner::Echo),
+    ("echo-http2", Manner::EchoHttp2),
+    ("closing", Manner::Close),
+    ("garbage", Manner::Garbage),
+    ("silent", Manner::Silence),
+    ("cutting", Manner::Cut),
+];
+
+impl Upstreams {
+    /// Starts them in the current runtime.
+    pub(crate) async fn start() -> io::Result<Self> {
+        let refusing = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        refusing.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
+        let address = refusing.local_addr()?.as_socket();
+        let mut ports = BTreeMap::new();
+        ports.extend(address.map(|address| ("refusing", address.port())));
+        for (name, manner) in MANNERS {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            ports.insert(name, listener.local_addr()?.port());
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, name, manner));
+                }
+            });
+        }
+        Ok(Self {
+            ports,
+            _refusing: refusing,
+        })
+    }
+}
+
+async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner) {
+    let echo =
+        service_fn(move |request| async move { Ok::<_, Infallible>(echo(name, request).await) });
+    // How a connection ends is what the proxies are asked about.
+    match manner {
+        Manner::Echo => {
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), echo)
+                .await;
+        }
+        Manner::EchoHttp2 => {
+            let _ = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), echo)
+                .await;
+        }
+        Manner::Close => read_head(&mut stream).await,
+        Manner::Garbage => {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(b"NONSENSE\r\n\r\n").await;
+        }
+        Manner::Silence => {
+            read_head(&mut stream).await;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        }
+        Manner::Cut => {
+            read_head(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+            let _ = stream.write_all(head).await;
+        }
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) {
+    let mut buffer = Vec::new();
+    while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Says what it saw, and obeys headers of the request: `answer-status`, `answer-header` (`name=value`),
+/// `answer-after` (milliseconds).
+async fn echo(name: &'static str, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in &parts.headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers
+            .entry(name.as_str().to_owned())
+            .or_default()
+            .push(value);
+    }
+    let wish = |name: &str| headers.get(name).and_then(|values| values.first());
+    if let Some(after) = wish("answer-after").and_then(|after| after.parse().ok()) {
+        time::sleep(Duration::from_millis(after)).await;
+    }
+    let mut builder = Response::builder().header("server", "upstream");
+    if let Some(status) = wish("answer-status").and_then(|status| status.parse::<u16>().ok()) {
+        builder = builder.status(status);
+    }
+    for wish in headers.get("answer-header").into_iter().flatten() {
+        if let Some((name, value)) = wish.split_once('=') {
+            builder = builder.header(name, value);
+        }
+    }
+    let seen = Seen {
+        endpoint: name.to_owned(),
+        version: format!("{:?}", parts.version),
+        method: parts.method.to_string(),
+        target: parts
+            .uri
+            .path_and_query()
+            .map_or_else(|| parts.uri.to_string(), ToString::to_string),
+        authority: parts.uri.authority().map(ToString::to_string),
+        headers,
+        body: match &body {
+            Ok(body) => String::from_utf8_lossy(body).into_owned(),
+            Err(error) => format!("broken: {error}"),
+        },
+    };
+    let body = serde_json::to_vec(&seen).unwrap_or_default();
+    builder.body(Full::from(body)).unwrap_or_else(|error| {
+        let mut response = Response::new(Full::from(error.to_string()));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
