@@ -26,6 +26,8 @@ pub(super) enum Order {
 pub(super) enum Rejection {
     /// It says twice, and differently, where its body ends.
     Ambiguous,
+    /// Its target has a fragment.
+    Fragment,
     /// It has taken too long to come.
     SlowHead,
 }

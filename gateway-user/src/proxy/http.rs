@@ -233,13 +233,14 @@ impl Client {
 async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
+    let valid = request::validate(&parts);
     let normalized = request::normalize(&mut parts);
     exchange.record(&parts);
     let mut context = Context {
         grpc: timeout::is_grpc(&parts.headers),
         ..Context::default()
     };
-    let found = request::validate(&parts)
+    let found = valid
         .and(normalized)
         .and_then(|()| request::upgrade(&parts))
         .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
@@ -249,7 +250,11 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     };
     let route = routed.route();
     context.routed = Some(&routed);
-    let origin = match &route.cors {
+    // Envoy's filter looks for a policy at routes that lead to a cluster, and nowhere else
+    // (CorsFilter::initializeCorsPolicies).
+    let policy = route.cors.as_ref();
+    let policy = policy.filter(|_| matches!(route.action, HttpAction::Forward(_)));
+    let origin = match policy {
         None => None,
         Some(policy) => match cors::decide(policy, &parts.method, &parts.headers) {
             CorsDecision::Unconcerned => None,
@@ -281,13 +286,7 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
             let status = StatusCode::from_u16(direct.status).unwrap_or_default();
             LocalReply::new(status, "direct_response")
                 .with_body(direct.body.clone())
-                .into_response(
-                    exchange,
-                    Context {
-                        grpc: false,
-                        ..context
-                    },
-                )
+                .into_response(exchange, context)
         }
         HttpAction::Forward(forward) => {
             pass_on(forward, &routed, parts, body, upgrade, exchange, context).await
@@ -295,7 +294,6 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     }
 }
 
-/// What a redirection has to know of a request.
 /// Passes a request on and its answer back.
 async fn pass_on(
     forward: &Forward,

@@ -241,10 +241,10 @@ impl List {
     fn find(&self, routes: &[HttpRoute], query: &Query<'_>, best: &mut Option<usize>) {
         first(&self.any, routes, query, best);
         for (name, table) in &self.by_header {
-            if let Some(value) = predicate::joined(query, name)
-                && let Some(list) = table.get(&*value)
-            {
-                first(list, routes, query, best);
+            for value in predicate::values(query, name) {
+                if let Some(list) = table.get(value) {
+                    first(list, routes, query, best);
+                }
             }
         }
     }

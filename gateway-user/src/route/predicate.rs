@@ -1,8 +1,6 @@
 //! Whether the conditions of a route hold: the one place that decides it.
 
-use std::borrow::Cow;
-
-use http::{HeaderMap, HeaderName, Method, header::HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST};
 
 use crate::model::gateway::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 
@@ -40,8 +38,7 @@ pub enum Failed<'r> {
     Query(&'r QueryMatch),
 }
 
-/// Checks all conditions; an error names the first that does not hold. Nothing is allocated unless a
-/// header occurs more than once.
+/// Checks all conditions; an error names the first that does not hold. Nothing is allocated.
 // Envoy: RouteEntryImplBase::matchRoute, and then the path.
 pub(super) fn check<'r>(matches: &'r RouteMatch, query: &Query<'_>) -> Result<(), Failed<'r>> {
     if !path(matches, query.path) {
@@ -98,36 +95,26 @@ pub(super) fn value(matches: &ValueMatch, value: &[u8]) -> bool {
     }
 }
 
-/// A missing header fails, and counts as an empty one where it is about what must not be
-/// (Envoy: `HeaderUtility::matchHeaders`, `treat_missing_header_as_empty`, which Istio sets on
-/// `withoutHeaders`).
+/// One value of the header is enough, and one too many for what must not be. A missing header fails,
+/// and counts as an empty one where it is about what must not be (Envoy: `HeaderUtility`, which joins
+/// values before it compares up to 1.37 and not after; `treat_missing_header_as_empty`, which Istio
+/// sets on `withoutHeaders`).
 fn header(matches: &HeaderMatch, query: &Query<'_>) -> bool {
-    let found = joined(query, &matches.name);
-    let holds = match (&found, &matches.value) {
-        (found, ValueMatch::Present) => found.is_some(),
-        (Some(found), wanted) => value(wanted, found),
-        (None, wanted) => matches.invert && value(wanted, b""),
+    let mut found = values(query, &matches.name).peekable();
+    let holds = match &matches.value {
+        ValueMatch::Present => found.peek().is_some(),
+        wanted if found.peek().is_none() => matches.invert && value(wanted, b""),
+        wanted => found.any(|found| value(wanted, found)),
     };
     holds != matches.invert
 }
 
-/// The header's value; several are joined with `,` (Envoy: `HeaderUtility::getAllOfHeaderAsString`).
-/// `Host` is what the request is for, wherever it says so.
-pub(super) fn joined<'a>(query: &Query<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    if name == HOST {
-        return Some(Cow::Borrowed(query.host.as_bytes()));
-    }
-    let mut values = query.headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let Some(second) = values.next() else {
-        return Some(Cow::Borrowed(first));
-    };
-    let mut all = first.to_vec();
-    for value in std::iter::once(second).chain(values) {
-        all.push(b',');
-        all.extend_from_slice(value.as_bytes());
-    }
-    Some(Cow::Owned(all))
+/// The values of a header. `Host` is what the request is for, wherever it says so.
+pub(super) fn values<'a>(query: &Query<'a>, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let host = (name == HOST).then_some(query.host.as_bytes());
+    let others = (name != HOST).then(|| query.headers.get_all(name));
+    let others = others.into_iter().flatten().map(HeaderValue::as_bytes);
+    host.into_iter().chain(others)
 }
 
 /// The first parameter of the name counts, as it stands: nothing is decoded (Envoy:

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Eight digits.
+const MAX_GRPC_TIMEOUT: u128 = 99_999_999;
 
 /// Whether a request is of gRPC: `application/grpc`, with or without a suffix.
 // Envoy: Grpc::Common::hasGrpcContentType.
@@ -30,7 +34,7 @@ pub fn of_request(route: Option<Duration>, headers: &HeaderMap) -> Option<Durati
 /// millisecond is rounded up; 0 is none.
 // Envoy: Grpc::Common::getGrpcTimeout.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let value = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let unit = value.chars().last()?;
     let digits = value.strip_suffix(unit)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -47,6 +51,25 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
         _ => return None,
     };
     (milliseconds != 0).then_some(Duration::from_millis(milliseconds))
+}
+
+/// Tells the endpoint in `grpc-timeout` how long the request may take, in the finest unit that holds
+/// it from milliseconds on.
+// Envoy: Grpc::Common::toGrpcTimeout.
+pub fn set_grpc(headers: &mut HeaderMap, timeout: Duration) {
+    let mut number = timeout.as_millis();
+    let mut unit = 'm';
+    for (factor, next) in [(1000, 'S'), (60, 'M'), (60, 'H')] {
+        if number <= MAX_GRPC_TIMEOUT {
+            break;
+        }
+        number /= factor;
+        unit = next;
+    }
+    let text = format!("{}{unit}", number.min(MAX_GRPC_TIMEOUT));
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +99,15 @@ mod tests {
         ] {
             let found = of_request(route, &grpc(asked)).map(|timeout| timeout.as_millis());
             assert_eq!(found, wanted, "{asked}");
+        }
+        for (timeout, wanted) in [
+            (300, "300m"),
+            (99_999_999, "99999999m"),
+            (100_000_000, "100000S"),
+        ] {
+            let mut headers = grpc("1S");
+            set_grpc(&mut headers, Duration::from_millis(timeout));
+            assert_eq!(headers[GRPC_TIMEOUT], wanted);
         }
         let mut other = grpc("1m");
         other.insert(CONTENT_TYPE, "application/grpcx".parse().unwrap());

@@ -95,6 +95,13 @@ impl Exchange {
         }
     }
 
+    /// Keeps what has become of the request, for headers of the response that are made from it.
+    pub(super) fn request_changed(&mut self, parts: &Parts) {
+        if let Some(facts) = &mut self.request {
+            **facts = RequestFacts::new(parts);
+        }
+    }
+
     /// Keeps a record, if somebody listens.
     pub(super) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {

@@ -1,28 +1,39 @@
 //! What values of headers are made from, and the changes that are made with them.
 
 use http::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
 };
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, request};
 use crate::{
     model::gateway::{HeaderChanges, HeaderOperations},
-    proxy::{
-        cluster::{ClusterState, Engaged},
-        config::Routed,
-    },
+    proxy::{cluster::Engaged, config::Routed},
     resources::format::{Format, Segment, Variable},
     route::headers::{Direction, Facts, apply},
 };
 
-/// A request as it came, kept for headers that are made from it.
+/// A request, kept for headers that are made from it: as it came for those of the request, as the
+/// endpoint sees it for those of the response.
 #[derive(Clone, Debug)]
 pub(super) struct RequestFacts {
     pub(super) method: Method,
     pub(super) authority: String,
     pub(super) path: String,
     pub(super) headers: HeaderMap,
+}
+
+impl RequestFacts {
+    pub(super) fn new(parts: &Parts) -> Self {
+        let path = parts.uri.path_and_query();
+        Self {
+            method: parts.method.clone(),
+            authority: request::authority(parts).unwrap_or_default().to_owned(),
+            path: path.map_or_else(String::new, ToString::to_string),
+            headers: parts.headers.clone(),
+        }
+    }
 }
 
 /// Whether the changes that a route and its destination make are made from the request.
@@ -45,18 +56,18 @@ fn is_made_from_request(format: &Format) -> bool {
     })
 }
 
-/// Makes the changes of the destination and then those of the route; the status is that of a
-/// response, if these are its headers.
+/// Makes the changes of the destination and then those of the route. If these are the headers of a
+/// response, there are its status and its details; 0 is a status that isn't known yet.
 // Envoy: RouteEntryImplBase::WeightedClusterEntry::finalizeRequestHeaders and
 // finalizeResponseHeaders, which call the route's.
 pub(super) fn change_headers(
     headers: &mut HeaderMap,
-    status: Option<StatusCode>,
+    answer: Option<(u16, &str)>,
     routed: &Routed,
     destination: Option<usize>,
     exchange: &Exchange,
 ) {
-    let direction = match status {
+    let direction = match answer {
         Some(_) => Direction::Response,
         None => Direction::Request,
     };
@@ -66,7 +77,8 @@ pub(super) fn change_headers(
             Direction::Response => &operations.response,
         };
         if !changes.is_empty() {
-            change(changes, headers, direction, status, routed, exchange);
+            let place = (routed, destination);
+            change(changes, headers, direction, answer, place, exchange);
         }
     }
 }
@@ -85,8 +97,8 @@ fn change(
     changes: &HeaderChanges,
     headers: &mut HeaderMap,
     direction: Direction,
-    status: Option<StatusCode>,
-    routed: &Routed,
+    answer: Option<(u16, &str)>,
+    (routed, destination): (&Routed, Option<usize>),
     exchange: &Exchange,
 ) {
     let client = &exchange.client;
@@ -100,9 +112,9 @@ fn change(
         local: Some(client.local),
         endpoint: engaged.map(Engaged::address),
         endpoint_local: exchange.upstream_local(),
-        cluster: engaged
-            .map(Engaged::cluster)
-            .map(|cluster: &std::sync::Arc<ClusterState>| cluster.model.name.as_str()),
+        cluster: destination
+            .and_then(|destination| routed.route().destinations().get(destination))
+            .map(|destination| destination.cluster.as_str()),
         route: Some(&routed.route().name),
         protocol: Some(exchange.protocol()),
         hostname: host.as_ref().and_then(|host| host.to_str()),
@@ -113,9 +125,9 @@ fn change(
         authority: request.map(|request| request.authority.as_str()),
         scheme: Some("http"),
         request: request.map(|request| &request.headers),
-        status: status.map(|status| status.as_u16()),
-        details: None,
-        flags: Some(&flags),
+        status: Some(answer.map_or(0, |(status, _)| status)),
+        details: answer.map(|(_, details)| details),
+        flags: Some(if flags.is_empty() { "-" } else { &flags }),
         attempt: Some(exchange.attempts),
     };
     // Where a message ends is not for configuration to say.

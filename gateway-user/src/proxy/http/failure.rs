@@ -2,6 +2,7 @@
 
 use std::{error::Error, io};
 
+use super::body::BodyError;
 use crate::proxy::{cluster::Overflow, pool::ConnectError};
 
 /// Why there is no response.
@@ -24,6 +25,8 @@ pub(super) enum Failure {
     },
     /// What it sent is not HTTP.
     Protocol,
+    /// What the client sent of its body is not HTTP.
+    BadBody,
     /// One try took too long.
     TryTimeout,
     /// All tries together took too long.
@@ -33,7 +36,10 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether it says anything about the endpoint.
     pub(super) fn is_the_endpoint_s(&self) -> bool {
-        !matches!(self, Self::NoEndpoint | Self::Overflow | Self::Timeout)
+        !matches!(
+            self,
+            Self::NoEndpoint | Self::Overflow | Self::BadBody | Self::Timeout
+        )
     }
 }
 
@@ -41,6 +47,9 @@ impl From<&hyper::Error> for Failure {
     fn from(error: &hyper::Error) -> Self {
         if error.is_parse() {
             return Self::Protocol;
+        }
+        if broken_body(error) {
+            return Self::BadBody;
         }
         match reset_reason(error) {
             Some(reason) => Self::Reset {
@@ -64,6 +73,12 @@ impl From<Overflow> for Failure {
     fn from(_: Overflow) -> Self {
         Self::Overflow
     }
+}
+
+/// Whether the body that was to be sent broke off, because it could not be read from the client.
+fn broken_body(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    error.is_user() && matches!(cause, Some(BodyError::Hyper(_)))
 }
 
 /// Why the other side reset the stream, if that is what it did.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING},
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -139,10 +139,18 @@ impl Outgoing {
             self.spent = true;
             mem::replace(&mut self.parts, Request::new(()).into_parts().0)
         };
-        parts
-            .headers
-            .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
+        // The first was counted before the route had its say about headers.
+        if attempt > 1 {
+            parts
+                .headers
+                .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
+        }
         set_version(&mut parts, http2);
+        if !http2 && self.is_empty() && says_empty(&parts.method) {
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let body = match &mut self.body {
             Body::Once(body) => mem::replace(body, RequestBody::EMPTY),
             Body::Kept(store) => store.body().unwrap_or(RequestBody::EMPTY),
@@ -173,13 +181,22 @@ impl Outgoing {
     }
 }
 
+/// Whether a request without a body says so: methods that usually have one do (RFC 9110, section
+/// 8.6).
+// Envoy: Http1::RequestEncoderImpl, `bodiless_request`.
+fn says_empty(method: &Method) -> bool {
+    !matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    )
+}
+
 /// Puts a head into the form of the protocol that it is sent in.
 pub(super) fn set_version(parts: &mut Parts, http2: bool) {
     if http2 {
         for_http2(parts);
     } else {
         parts.version = Version::HTTP_11;
-        parts.headers.remove(TE);
     }
 }
 

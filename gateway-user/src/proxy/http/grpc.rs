@@ -7,9 +7,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE}
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// What gRPC's answers are.
+pub(super) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
+
 /// Makes the head of an answer of our own.
 pub(super) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, CONTENT);
     headers.insert(GRPC_STATUS, HeaderValue::from(status));
     if message.is_empty() {
         return;

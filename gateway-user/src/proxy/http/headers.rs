@@ -12,6 +12,8 @@ pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const X_ENVOY_ORIGINAL_PATH: HeaderName =
     HeaderName::from_static("x-envoy-original-path");
+pub(super) const X_ENVOY_ORIGINAL_HOST: HeaderName =
+    HeaderName::from_static("x-envoy-original-host");
 pub(super) const X_ENVOY_ATTEMPT_COUNT: HeaderName =
     HeaderName::from_static("x-envoy-attempt-count");
 pub(super) const X_ENVOY_EXTERNAL_ADDRESS: HeaderName =

@@ -1,5 +1,7 @@
 //! The path as everything after this sees it: matched, logged and passed on in one form.
 
+use std::fmt::Write as _;
+
 use http::{Uri, uri::PathAndQuery};
 
 /// The path has no such form.
@@ -9,8 +11,8 @@ pub(super) struct Abnormal;
 /// Brings the path of a target into normal form; none if it is in it already, which is the rule.
 ///
 /// Dot segments are resolved (RFC 3986, section 5.2.4), also those with encoded dots; `\` becomes
-/// `/`; what is not ASCII is encoded. Slashes are not merged, and `%2F` and other escapes stay. An
-/// encoded NUL has no normal form.
+/// `/`; what may not stand in a path is encoded, and what need not be encoded (section 2.3) isn't.
+/// Slashes are not merged, and `%2F` and other escapes stay. An encoded NUL has no normal form.
 // Istio's default BASE (mesh config `pathNormalization`) is Envoy's `normalize_path`:
 // PathUtil::canonicalPath.
 pub(super) fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {
@@ -39,7 +41,11 @@ pub(super) fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {
 fn is_suspicious(path: &[u8]) -> bool {
     let mut previous = 0;
     for &byte in path {
-        if matches!(byte, b'\\' | b'%' | 0x80..) || (byte == b'.' && previous == b'/') {
+        if byte == b'\\'
+            || byte == b'%'
+            || must_be_encoded(byte)
+            || (byte == b'.' && previous == b'/')
+        {
             return true;
         }
         previous = byte;
@@ -47,8 +53,47 @@ fn is_suspicious(path: &[u8]) -> bool {
     false
 }
 
+/// Whether a byte may not stand in a path.
+// The table of Chromium's url_canon_path.cc, which Envoy uses.
+const fn must_be_encoded(byte: u8) -> bool {
+    matches!(
+        byte,
+        0..=b' ' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x7F..
+    )
+}
+
+/// Adds a segment without dots.
+fn push_segment(normal: &mut String, segment: &str) {
+    let mut rest = segment.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        if *byte == b'%'
+            && let Some(meant) = escaped(after)
+            && is_unreserved(meant)
+        {
+            normal.push(char::from(meant));
+            rest = &after[2..];
+        } else if must_be_encoded(*byte) {
+            // Writing to a String doesn't fail.
+            let _ = write!(normal, "%{byte:02X}");
+        } else {
+            normal.push(char::from(*byte));
+        }
+    }
+}
+
+/// The byte whose two digits follow.
+fn escaped(after: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+    Some((digit(0)? * 16 + digit(1)?) as u8)
+}
+
+/// RFC 3986, section 2.3. Dots are another matter.
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'.')
+}
+
 fn canonical(path: &str) -> Result<String, Abnormal> {
-    use std::fmt::Write as _;
     let mut normal = String::with_capacity(path.len());
     let mut segments = path[1..].split(['/', '\\']).peekable();
     while let Some(segment) = segments.next() {
@@ -67,16 +112,7 @@ fn canonical(path: &str) -> Result<String, Abnormal> {
             }
             None => {
                 normal.push('/');
-                for char in segment.chars() {
-                    if char.is_ascii() {
-                        normal.push(char);
-                    } else {
-                        for byte in char.encode_utf8(&mut [0; 4]).bytes() {
-                            // Writing to a String doesn't fail.
-                            let _ = write!(normal, "%{byte:02X}");
-                        }
-                    }
-                }
+                push_segment(&mut normal, segment);
             }
         }
     }
@@ -119,6 +155,8 @@ mod tests {
             ("/a/b/%2E%2e/c", "/a/c"),
             ("/a/b/%2E./c", "/a/c"),
             ("/a/%2F%2f/c", "/a/%2F%2f/c"),
+            ("/%41%7e%2D%zz%4", "/A~-%zz%4"),
+            ("/{a}|\"b\"", "/%7Ba%7D%7C%22b%22"),
             ("/a//b/", "/a//b/"),
             ("/a//../b", "/a/b"),
             ("/a/..", "/"),

@@ -50,7 +50,7 @@ impl<'a> Refusal<'a> {
     ) -> Bytes {
         let status = match rejection {
             Some(Rejection::SlowHead) => StatusCode::REQUEST_TIMEOUT,
-            Some(Rejection::Ambiguous) | None => {
+            Some(Rejection::Ambiguous | Rejection::Fragment) | None => {
                 StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST)
             }
         };
@@ -60,6 +60,9 @@ impl<'a> Refusal<'a> {
             (Some(Rejection::Ambiguous), _) => {
                 (reason, "http1.content_length_and_chunked_not_allowed")
             }
+            // Envoy: `strip_fragment_from_path_unsafe_if_disabled`,
+            // ConnectionManagerUtility::maybeNormalizePath.
+            (Some(Rejection::Fragment), _) => ("", "path_normalization_failed"),
             (None, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 (reason, "http1.headers_too_large")
             }
@@ -73,8 +76,13 @@ impl<'a> Refusal<'a> {
         let date = self
             .date
             .map_or_else(String::new, |date| format!("date: {date}\r\n"));
+        let kind = if body.is_empty() {
+            ""
+        } else {
+            "content-type: text/plain\r\n"
+        };
         Bytes::from(format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain\r\nserver: istio-envoy\r\n\
+            "HTTP/1.1 {} {reason}\r\n{kind}server: istio-envoy\r\n\
              connection: close\r\ncontent-length: {}\r\n{date}\r\n{body}",
             status.as_str(),
             body.len(),

@@ -117,6 +117,32 @@ impl LocalReply {
         Self::new(StatusCode::BAD_REQUEST, details)
     }
 
+    /// What no HTTP/1.1 request looks like. Most of it never comes so far.
+    pub(super) fn malformed() -> Self {
+        Self::codec_error(StatusCode::BAD_REQUEST, "http1.codec_error")
+    }
+
+    /// A transfer coding that can't be undone.
+    pub(super) fn unknown_coding() -> Self {
+        Self::codec_error(
+            StatusCode::NOT_IMPLEMENTED,
+            "http1.invalid_transfer_encoding",
+        )
+    }
+
+    /// A target for TLS, on a connection without.
+    pub(super) fn wrong_scheme() -> Self {
+        Self::codec_error(StatusCode::FORBIDDEN, "http1.invalid_scheme")
+    }
+
+    // Envoy: Http1::ServerConnectionImpl::sendProtocolError.
+    fn codec_error(status: StatusCode, details: &'static str) -> Self {
+        Self::new(status, details)
+            .with_body(status.canonical_reason().unwrap_or_default())
+            .with_flag(ResponseFlag::DownstreamProtocolError)
+            .closing()
+    }
+
     /// The path has no normal form.
     pub(super) fn bad_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
@@ -185,6 +211,7 @@ impl LocalReply {
                 ResponseFlag::UpstreamProtocolError,
                 "protocol error",
             ),
+            Failure::BadBody => Self::malformed(),
             Failure::TryTimeout => Self::timeout("upstream_per_try_timeout"),
             Failure::Timeout => Self::timeout("response_timeout"),
         }
@@ -251,6 +278,7 @@ impl LocalReply {
         if let Some(flag) = self.flag {
             exchange.flag(flag);
         }
+        let details = self.details.clone();
         exchange.note_answer(status.as_u16(), self.details);
         let transport_failure = self.transport_failure;
         exchange.note(|record| record.transport_failure = transport_failure);
@@ -260,7 +288,13 @@ impl LocalReply {
                 cors::annotate(policy, origin.clone(), &mut headers);
             }
             let destination = context.destination;
-            facts::change_headers(&mut headers, Some(status), routed, destination, &exchange);
+            // Headers are made before there is a status.
+            let answer = Some((0, details.as_ref()));
+            facts::change_headers(&mut headers, answer, routed, destination, &exchange);
+        }
+        if context.grpc {
+            // Whatever the route says.
+            headers.insert(CONTENT_TYPE, grpc::CONTENT);
         }
         headers.insert(SERVER, response::SERVER_NAME);
         if self.close && !exchange.is_http2() {

@@ -7,7 +7,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
-    uri::PathAndQuery,
+    uri::{PathAndQuery, Scheme},
 };
 
 use super::{
@@ -15,8 +15,9 @@ use super::{
     exchange::Exchange,
     facts::{self, RequestFacts},
     headers::{
-        X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_EXTERNAL_ADDRESS,
-        X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
+        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT,
+        X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR,
+        X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
     },
     path,
     reply::LocalReply,
@@ -27,6 +28,7 @@ use crate::{
     route::{
         Miss, Query,
         redirect::{self, Requested},
+        timeout,
     },
 };
 
@@ -63,10 +65,62 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
     }
+    if parts.version == Version::HTTP_11 {
+        validate_http1(parts)?;
+    }
     if parts.method == Method::CONNECT {
-        return Err(LocalReply::no_upgrade());
+        // No route is one for CONNECT (Envoy: `connect_matcher`, which Istio doesn't set).
+        return Err(LocalReply::no_route());
     }
     Ok(())
+}
+
+/// What Envoy's HTTP/1.1 parser refuses and hyper's doesn't (Envoy: `BalsaParser`).
+fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
+    match parts.headers.get(TRANSFER_ENCODING) {
+        // Whoever frames the body anew must be able to undo every coding (RFC 9112, section 6.1).
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            return Err(LocalReply::unknown_coding());
+        }
+        _ => {}
+    }
+    match parts.uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => return Err(LocalReply::wrong_scheme()),
+        Some(scheme) if *scheme != Scheme::HTTP => return Err(LocalReply::malformed()),
+        _ => {}
+    }
+    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let in_form = match target.as_bytes() {
+        [b'/' | b'?', ..] => target.is_ascii(),
+        b"*" => parts.method == Method::OPTIONS,
+        _ => parts.method == Method::CONNECT,
+    };
+    let host = parts
+        .headers
+        .get(HOST)
+        .map_or(&[][..], HeaderValue::as_bytes);
+    if in_form && is_known_method(&parts.method) && host.iter().all(|&byte| is_of_authority(byte)) {
+        Ok(())
+    } else {
+        Err(LocalReply::malformed())
+    }
+}
+
+/// Envoy: `BalsaParser`'s `isMethodValid`, without `allow_custom_methods`.
+fn is_known_method(method: &Method) -> bool {
+    #[rustfmt::skip]
+    const KNOWN: [&str; 34] = [
+        "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK",
+        "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS",
+        "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE", "PUT", "REBIND", "REPORT", "SEARCH",
+        "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+    ];
+    *method == Method::GET || KNOWN.contains(&method.as_str())
+}
+
+/// Whether a byte may stand in an authority (RFC 3986, section 3.2).
+fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
 }
 
 /// What the connection is asked to become, if anything.
@@ -183,16 +237,29 @@ pub(super) fn prepare(
     // What the server side of hyper left there means nothing to its client side.
     parts.extensions.clear();
     own_headers(parts, plan, client, exchange);
-    set_target(parts, path, exchange);
+    set_host(parts);
     let destination = Some(plan.destination);
     facts::change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
-    let destination = &plan.forward.destinations[plan.destination];
-    let authority = plan.forward.authority.as_ref();
-    let authority = authority.or(destination.authority.as_ref());
-    if let Some(host) = authority.and_then(|host| HeaderValue::from_str(host).ok()) {
-        parts.headers.insert(HOST, host);
-    }
+    rewrite_host(&mut parts.headers, plan);
+    set_target(parts, path, exchange);
+    exchange.request_changed(parts);
     Ok(())
+}
+
+/// The host that the destination wants, and then the one that the route wants, which keeps what it
+/// replaces.
+// Envoy: WeightedClusterEntry::finalizeRequestHeaders, RouteEntryImplBase::finalizeHostHeader.
+fn rewrite_host(headers: &mut HeaderMap, plan: &Plan<'_>) {
+    let destination = &plan.forward.destinations[plan.destination];
+    let value = |host: &Option<String>| HeaderValue::from_str(host.as_deref()?).ok();
+    if let Some(host) = value(&destination.authority) {
+        headers.insert(HOST, host);
+    }
+    if let Some(host) = value(&plan.forward.authority)
+        && let Some(original) = headers.insert(HOST, host)
+    {
+        headers.insert(X_ENVOY_ORIGINAL_HOST, original);
+    }
 }
 
 /// The headers that a gateway removes and adds whatever the route says.
@@ -200,7 +267,7 @@ fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &m
     // GET and others are sent without a body unless the head says that there is one.
     let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     let headers = &mut parts.headers;
-    let trailers = exchange.is_http2() && headers.get(TE).is_some_and(|te| te == "trailers");
+    let trailers = accepts_trailers(headers);
     strip_hop_by_hop(headers);
     if chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -221,10 +288,14 @@ fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &m
     if let Some(operation) = &plan.routed.state().operation {
         headers.insert(X_ENVOY_DECORATOR_OPERATION, operation.clone());
     }
+    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
     if let Some(timeout) = plan.try_timeout.or(plan.timeout) {
         let milliseconds = timeout.as_millis() as u64;
         headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
+        if timeout::is_grpc(headers) {
+            timeout::set_grpc(headers, timeout);
+        }
     }
     let id = request_id();
     exchange.note_identity(&id, headers);
@@ -235,26 +306,31 @@ fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &m
 fn keep_facts(parts: &Parts, plan: &Plan<'_>, exchange: &mut Exchange) {
     let needed = facts::need_request(plan.routed, plan.destination);
     if needed {
-        exchange.request = Some(Box::new(RequestFacts {
-            method: parts.method.clone(),
-            authority: authority(parts).unwrap_or_default().to_owned(),
-            path: parts
-                .uri
-                .path_and_query()
-                .map(|path| path.as_str().to_owned())
-                .unwrap_or_default(),
-            headers: parts.headers.clone(),
-        }));
+        exchange.request = Some(Box::new(RequestFacts::new(parts)));
     }
 }
 
-/// Makes the target a path, and the `Host` header what an absolute target said.
-fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut Exchange) {
+/// Whether the client takes trailers: all that is left of `te`.
+// Envoy: ConnectionManagerUtility::sanitizeTEHeader.
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter();
+    codings
+        .filter_map(|codings| codings.to_str().ok())
+        .flat_map(|codings| codings.split(','))
+        .any(|coding| coding.trim() == "trailers")
+}
+
+/// Makes the `Host` header what an absolute target said.
+fn set_host(parts: &mut Parts) {
     if parts.uri.authority().is_some()
         && let Some(host) = authority(parts).and_then(|host| HeaderValue::from_str(host).ok())
     {
         parts.headers.insert(HOST, host);
     }
+}
+
+/// Makes the target a path.
+fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut Exchange) {
     if let Some(path) = rewritten {
         exchange.note(|record| record.rewritten_path = Some(path.as_str().to_owned()));
         let original = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);

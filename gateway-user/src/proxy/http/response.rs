@@ -60,23 +60,23 @@ pub(super) fn head(
     if let Some(cookie) = extras.cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
+    let elapsed = extras.service_time.as_millis() as u64;
+    parts
+        .headers
+        .insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
     if let Some(routed) = context.routed {
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
             cors::annotate(policy, origin.clone(), &mut parts.headers);
         }
         facts::change_headers(
             &mut parts.headers,
-            Some(parts.status),
+            Some((parts.status.as_u16(), "via_upstream")),
             routed,
             context.destination,
             exchange,
         );
     }
     parts.headers.insert(SERVER, SERVER_NAME);
-    let elapsed = extras.service_time.as_millis() as u64;
-    parts
-        .headers
-        .insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
     (Response::from_parts(parts, ()), incoming)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - A head with both `content-length` and `transfer-encoding` is refused, where hyper would take
 //!   the second and forget the first.
+//! - A target with a fragment is refused, where hyper would cut it off.
 //! - hyper's own refusals leave in the form in which Envoy makes them.
 //! - A client that shuts down its sending side while it waits gets a moment for its answer; one that
 //!   has gone altogether looks the same, and must not keep an endpoint busy for longer.
@@ -136,8 +137,8 @@ impl ClientStream {
             self.head = Head::default();
         }
         self.handle.head_began(self.worker.now());
-        if self.head.is_ambiguous_with(read) {
-            self.handle.reject(Rejection::Ambiguous);
+        if let Some(rejection) = self.head.read(read) {
+            self.handle.reject(rejection);
             self.spoilt = true;
             read[0] = 0;
         }
@@ -150,20 +151,38 @@ impl ClientStream {
 }
 
 impl Head {
-    /// Whether what has been read now completes an ambiguous head.
-    fn is_ambiguous_with(&mut self, read: &[u8]) -> bool {
+    /// Takes what has been read now, and says why the head must be refused, if it must.
+    fn read(&mut self, read: &[u8]) -> Option<Rejection> {
         if self.whole {
             // More than one request at once: hyper's own rule applies to the later ones.
-            return false;
+            return None;
         }
         self.whole = ends_head(read);
         if self.whole && self.seen.is_empty() {
-            return is_ambiguous(read);
+            return rejection(read);
         }
         self.seen.extend_from_slice(read);
         self.whole |= ends_head(&self.seen);
-        is_ambiguous(&self.seen)
+        rejection(&self.seen)
     }
+}
+
+/// Why a head, or the part of it that is there, must be refused.
+fn rejection(head: &[u8]) -> Option<Rejection> {
+    if has_fragment(head) {
+        Some(Rejection::Fragment)
+    } else {
+        is_ambiguous(head).then_some(Rejection::Ambiguous)
+    }
+}
+
+/// Whether the target has a fragment, which no request may have (RFC 9112, section 3.2) and hyper
+/// drops.
+fn has_fragment(head: &[u8]) -> bool {
+    let line = head
+        .split(|&byte| byte == b'\n')
+        .find(|line| !matches!(line, [] | [b'\r']));
+    line.is_some_and(|line| line.contains(&b'#'))
 }
 
 /// Whether a head ends in these bytes.
@@ -276,6 +295,17 @@ impl Write for ClientStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fragments_are_found_in_targets_only() {
+        for (head, wanted) in [
+            ("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n", true),
+            ("\r\nGET /a?b# HTTP/1.1\r\n", true),
+            ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
+        ] {
+            assert_eq!(has_fragment(head.as_bytes()), wanted, "{head:?}");
+        }
+    }
 
     #[test]
     fn both_lengths_are_ambiguous_and_one_is_not() {

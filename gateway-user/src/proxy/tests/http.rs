@@ -82,7 +82,7 @@ async fn headers_on_the_way_there() {
         ("connection", None),
         ("keep-alive", None),
         ("upgrade", None),
-        ("te", None),
+        ("te", Some("trailers")),
     ] {
         assert_eq!(header(&seen, name), value, "{name}");
     }
@@ -250,7 +250,20 @@ async fn requests_that_are_no_proper_http11() {
         ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "426 Upgrade Required"),
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
+            "404 Not Found",
+        ),
+        ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request"),
+        ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request"),
+        ("BREW / HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request"),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "400 Bad Request"),
+        ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request"),
+        (
+            "GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "403 Forbidden",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "501 Not Implemented",
         ),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 Not Found"),
         ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "200 OK"),

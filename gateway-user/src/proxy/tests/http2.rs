@@ -241,7 +241,7 @@ async fn http2_clients_reach_http1_endpoints() {
     let seen = String::from_utf8(body.to_bytes().to_vec()).unwrap();
     assert_eq!(status(&seen), "POST /x?y HTTP/1.1");
     assert_eq!(header(&seen, "host"), Some("a.example:30001"));
-    assert_eq!(header(&seen, "te"), None);
+    assert_eq!(header(&seen, "te"), Some("trailers"));
 }
 
 #[tokio::test]

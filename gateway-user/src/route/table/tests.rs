@@ -202,8 +202,12 @@ fn every_condition_is_looked_at() {
         ),
         (with_header(header("a", exact("1"), false)), true),
         (with_header(header("a", exact("2"), false)), false),
-        (with_header(header("b", exact("1,2"), false)), true),
-        (with_header(header("b", exact("1"), false)), false),
+        // One of several values is enough, and too many for what must not be.
+        (with_header(header("b", exact("1"), false)), true),
+        (with_header(header("b", exact("2"), false)), true),
+        (with_header(header("b", exact("1,2"), false)), false),
+        (with_header(header("b", exact("2"), true)), false),
+        (with_header(header("b", exact("3"), true)), true),
         (with_header(header("a", ValueMatch::Present, false)), true),
         (
             with_header(header("empty", ValueMatch::Present, false)),
