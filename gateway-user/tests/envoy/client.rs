@@ -24,6 +24,15 @@ pub(crate) struct Answer {
     pub(crate) cut: bool,
 }
 
+impl Answer {
+    /// Whether it is an endpoint's, and not the proxy's own.
+    pub(crate) fn is_of_endpoint(&self) -> bool {
+        values(&self.headers, "x-envoy-upstream-service-time")
+            .next()
+            .is_some()
+    }
+}
+
 /// Sends a request and reads the response to it.
 pub(crate) fn ask(to: SocketAddr, request: &[u8]) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(to)?;

@@ -28,8 +28,8 @@ pub(crate) struct Step {
     pub(crate) endpoint: Option<String>,
     /// Name of the port that is connected to.
     pub(crate) port: String,
-    /// Name of a known difference.
-    pub(crate) differs: Option<String>,
+    /// Names of known differences.
+    pub(crate) differs: Vec<String>,
     /// What is sent, but for `{{name}}`.
     pub(crate) request: String,
 }
@@ -74,7 +74,7 @@ fn expectation(text: &str, place: &str) -> anyhow::Result<Step> {
     };
     for word in words {
         if let Some(name) = word.strip_prefix("differs:") {
-            step.differs = Some(name.to_owned());
+            step.differs.push(name.to_owned());
         } else if let Some(name) = word.strip_prefix("port:") {
             name.clone_into(&mut step.port);
         } else if let Some(name) = word.strip_prefix('@') {
