@@ -341,6 +341,11 @@ impl Target {
             self.split
                 .pick(self.position.fetch_add(1, Ordering::Relaxed))
         };
+        self.chosen(index)
+    }
+
+    /// What stands at a place that was chosen before.
+    pub(super) fn chosen(&self, index: usize) -> Chosen<'_> {
         match self.destinations.get(index) {
             Some((name, cluster)) => Chosen {
                 index,

@@ -250,6 +250,18 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     };
     let route = routed.route();
     context.routed = Some(&routed);
+    if route.fault.is_some() && matches!(route.action, HttpAction::Forward(_)) {
+        // What a fault answers has the headers of a destination, too. Otherwise CORS may answer yet,
+        // and takes nobody's turn.
+        context.destination = Some(routed.state().target.choose().index);
+    }
+    request::keep_facts(&parts, &routed, context.destination, &mut exchange);
+    // Faults come first, and what they answer is none of CORS's (Istio: buildHTTPConnectionManager).
+    if let Some(fault) = &route.fault
+        && let Some(reply) = fault::inject(fault, context.grpc, &mut exchange).await
+    {
+        return reply.into_response(exchange, context);
+    }
     // Envoy's filter looks for a policy at routes that lead to a cluster, and nowhere else
     // (CorsFilter::initializeCorsPolicies).
     let policy = route.cors.as_ref();
@@ -272,11 +284,6 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
         },
     };
     context.origin = origin.as_ref();
-    if let Some(fault) = &route.fault
-        && let Some(reply) = fault::inject(fault, context.grpc, &mut exchange).await
-    {
-        return reply.into_response(exchange, context);
-    }
     match &route.action {
         HttpAction::Redirect(redirect) => {
             let location = redirect::location(redirect, request::requested(&parts));
@@ -305,12 +312,17 @@ async fn pass_on(
     mut context: Context<'_>,
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
-    let chosen = routed.state().target.choose();
+    let target = &routed.state().target;
+    let chosen = match context.destination {
+        Some(index) => target.chosen(index),
+        None => target.choose(),
+    };
+    context.destination = Some(chosen.index);
+    request::keep_facts(&parts, routed, context.destination, &mut exchange);
     exchange.note_decision(|decision| decision.cluster = Some(chosen.name.to_owned()));
     let Some(cluster) = chosen.cluster else {
         return LocalReply::no_cluster().into_response(exchange, context);
     };
-    context.destination = Some(chosen.index);
     let (timeout, try_timeout) = timeouts(forward, routed, &parts);
     let plan = Plan {
         routed,

@@ -37,8 +37,8 @@ impl RequestFacts {
 }
 
 /// Whether the changes that a route and its destination make are made from the request.
-pub(super) fn need_request(routed: &Routed, destination: usize) -> bool {
-    levels(routed, Some(destination))
+pub(super) fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
+    levels(routed, destination)
         .flat_map(|operations| [&operations.request, &operations.response])
         .flat_map(|changes| &changes.add)
         .any(|change| is_made_from_request(&change.value))

@@ -225,7 +225,6 @@ pub(super) fn prepare(
     client: &Client,
     exchange: &mut Exchange,
 ) -> Result<(), LocalReply> {
-    keep_facts(parts, plan, exchange);
     let path = match (plan.routed.rewrite(), parts.uri.path_and_query()) {
         (Some(rewrite), Some(original)) => Some(
             rewrite
@@ -303,9 +302,13 @@ fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &m
 }
 
 /// Keeps the request for headers that are made from it.
-fn keep_facts(parts: &Parts, plan: &Plan<'_>, exchange: &mut Exchange) {
-    let needed = facts::need_request(plan.routed, plan.destination);
-    if needed {
+pub(super) fn keep_facts(
+    parts: &Parts,
+    routed: &Routed,
+    destination: Option<usize>,
+    exchange: &mut Exchange,
+) {
+    if exchange.request.is_none() && facts::need_request(routed, destination) {
         exchange.request = Some(Box::new(RequestFacts::new(parts)));
     }
 }
