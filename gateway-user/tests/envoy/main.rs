@@ -12,6 +12,7 @@
 mod client;
 mod compare;
 mod differences;
+mod generate;
 mod pair;
 mod script;
 mod upstream;
@@ -49,6 +50,12 @@ fn main() -> anyhow::Result<ExitCode> {
         trials.push(Trial::test(format!("cases::{}", case.name), move || {
             let pair = shared.get_or_init(|| start(envoy.as_deref(), &manifests));
             by_hand(pair.as_ref()?, &steps)
+        }));
+    }
+    for batch in 0..batches()? {
+        let (envoy, base) = (program.clone(), base(&cases));
+        trials.push(Trial::test(format!("generated::{batch}"), move || {
+            by_chance(envoy.as_deref(), base?, batch)
         }));
     }
     if program.is_none() {
@@ -148,6 +155,109 @@ fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
     Err(complaints.join("\n\n").into())
 }
 
+/// Requests of a batch: so many hosts, with so many requests each.
+const BATCH: (usize, usize) = (200, 10);
+
+/// The most complaints that a test makes.
+const COMPLAINTS: usize = 10;
+
+/// How many batches there are: `NODEGATE_ENVOY_CASES` divided by the size of one.
+fn batches() -> anyhow::Result<u64> {
+    let Some(cases) = env::var_os("NODEGATE_ENVOY_CASES") else {
+        return Ok(1);
+    };
+    let cases: u64 = cases
+        .to_str()
+        .and_then(|cases| cases.parse().ok())
+        .context("NODEGATE_ENVOY_CASES is no number")?;
+    Ok(cases.div_ceil((BATCH.0 * BATCH.1) as u64))
+}
+
+/// What generated VirtualServices lead to.
+fn base(cases: &[Case]) -> Result<(String, String), Failed> {
+    let base = cases.iter().find(|case| case.name == "base");
+    Ok(base.ok_or("there is no base.yaml")?.manifest())
+}
+
+/// Asks what chance says.
+fn by_chance(program: Option<&Path>, base: (String, String), batch: u64) -> Result<(), Failed> {
+    let seed = match env::var("NODEGATE_ENVOY_SEED") {
+        Ok(seed) => seed
+            .parse()
+            .map_err(|_| "NODEGATE_ENVOY_SEED is no number")?,
+        Err(_) => 0,
+    } + batch;
+    let samples = generate::samples(seed, BATCH.0, BATCH.1);
+    let manifests = samples.iter().flat_map(|sample| &sample.manifests);
+    let manifests: Vec<_> = manifests.map(String::as_str).collect();
+    let generated = ("generated.yaml".to_owned(), manifests.join("\n---\n"));
+    let pair = start(program, &[base, generated])?;
+    let mut complaints = Vec::new();
+    let mut kinds = Kinds::default();
+    for sample in &samples {
+        for request in &sample.requests {
+            let answers = pair
+                .ask("port", request.as_bytes())
+                .map_err(|error| format!("seed {seed}: {error:#}\n{request}"))?;
+            kinds.count(&answers);
+            let found = compare(&answers);
+            let found = found
+                .iter()
+                .filter(|found| !is_tolerated(request, &answers, found));
+            let found: Vec<_> = found.map(told).collect();
+            if !found.is_empty() {
+                let manifests = sample.manifests.join("\n");
+                let found = found.join("\n  ");
+                complaints.push(format!("{request}\n  {found}\n{manifests}"));
+            }
+        }
+    }
+    if complaints.is_empty() {
+        return kinds.check();
+    }
+    let count = complaints.len();
+    complaints.truncate(COMPLAINTS);
+    let complaints = complaints.join("\n\n");
+    Err(format!("seed {seed}: {count} differ, among them:\n\n{complaints}").into())
+}
+
+/// Whether it is a known difference that chance comes upon: `early-reply`.
+fn is_tolerated(request: &str, answers: &Answers, found: &Divergence) -> bool {
+    let body = !request.ends_with("\r\n\r\n");
+    let known = named("early-reply").is_some_and(|known| known.covers(&found.aspect));
+    body && known && !answers.envoy.is_of_endpoint()
+}
+
+/// What became of requests. Where it is always the same, little has been compared.
+#[derive(Debug, Default)]
+struct Kinds {
+    all: u32,
+    of_endpoint: u32,
+    redirected: u32,
+    unknown: u32,
+    other: u32,
+}
+
+impl Kinds {
+    fn count(&mut self, answers: &Answers) {
+        self.all += 1;
+        *match answers.envoy.status {
+            _ if answers.envoy.is_of_endpoint() => &mut self.of_endpoint,
+            300..400 => &mut self.redirected,
+            404 => &mut self.unknown,
+            _ => &mut self.other,
+        } += 1;
+    }
+
+    fn check(&self) -> Result<(), Failed> {
+        let kinds = [self.of_endpoint, self.redirected, self.unknown, self.other];
+        if kinds.iter().all(|&kind| kind >= self.all / 50) {
+            return Ok(());
+        }
+        Err(format!("too much of the same: {self:?}").into())
+    }
+}
+
 /// What is wrong about two answers, if anything is.
 fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
     let mut wrong = Vec::new();
@@ -185,16 +295,7 @@ fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
             wrong.push(format!("the difference `{}` is gone", known.name));
         }
     }
-    for Divergence {
-        aspect,
-        envoy,
-        nodegate,
-    } in unknown
-    {
-        wrong.push(format!(
-            "{aspect}\n    envoy     {envoy}\n    nodegate  {nodegate}"
-        ));
-    }
+    wrong.extend(unknown.iter().map(told));
     (!wrong.is_empty()).then(|| {
         format!(
             "{}:\n{}\n  {}",
@@ -203,6 +304,15 @@ fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
             wrong.join("\n  ")
         )
     })
+}
+
+fn told(found: &Divergence) -> String {
+    let Divergence {
+        aspect,
+        envoy,
+        nodegate,
+    } = found;
+    format!("{aspect}\n    envoy     {envoy}\n    nodegate  {nodegate}")
 }
 
 /// Every difference has its reason and its place in the documentation, and some script shows it.
