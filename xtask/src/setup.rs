@@ -11,10 +11,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 mod bpf_linker;
+mod envoy;
 mod machine;
 mod rust_src;
 mod tools;
 
+pub(crate) use envoy::{PROGRAM as ENVOY, prepare as envoy};
 pub(crate) use machine::prepare as machine;
 pub(crate) use tools::prepare as tools;
 

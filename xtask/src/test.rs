@@ -27,6 +27,10 @@ pub(crate) fn run(test: Test) -> anyhow::Result<ExitCode> {
     if let Err(unmet) = setup::tools().and_then(|()| setup::machine()) {
         eprintln!("warning: {unmet:#}; the tests that need it are ignored");
     }
+    let envoy = setup::envoy();
+    if let Err(error) = &envoy {
+        eprintln!("warning: {error:#}; the tests that compare with it are ignored");
+    }
     let binaries = binaries::build()?;
     let everything = ["--workspace", "--no-fail-fast"].map(String::from).to_vec();
     let arguments = if test.arguments.is_empty() {
@@ -39,6 +43,7 @@ pub(crate) fn run(test: Test) -> anyhow::Result<ExitCode> {
         .args(arguments)
         .env("NODEGATE_BIN", binaries.nodegate)
         .env("PATH", setup::path_with_linker()?)
+        .envs(envoy.ok().map(|program| (setup::ENVOY, program)))
         .current_dir(binaries::workspace())
         .status()
         .context("starting cargo")?;
