@@ -42,6 +42,8 @@ pub(super) struct Handle {
     requests: Cell<u32>,
     /// Whether the client has its response's head. HTTP/1.1 only.
     answered: Cell<bool>,
+    /// Whether the request is in a version before HTTP/1.1.
+    outdated: Cell<bool>,
     /// Whether more of a request's body may come. HTTP/1.1 only.
     body_open: Cell<bool>,
     /// Since when a head has been coming in.
@@ -89,6 +91,7 @@ impl Connections {
             waker: RefCell::new(None),
             requests: Cell::new(0),
             answered: Cell::new(false),
+            outdated: Cell::new(false),
             body_open: Cell::new(false),
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
@@ -184,6 +187,16 @@ impl Handle {
         if self.client_ended.get().is_some() {
             self.wake();
         }
+    }
+
+    /// The request is in a version before HTTP/1.1.
+    pub(super) fn set_outdated(&self) {
+        self.outdated.set(true);
+    }
+
+    /// Whether it is.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated.get()
     }
 
     /// Whether any is.

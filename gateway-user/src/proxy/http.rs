@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -210,6 +210,9 @@ impl Client {
     /// Notes that there is a request.
     fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
         let mut exchange = Exchange::new(self, request.version());
+        if request.version() < Version::HTTP_11 {
+            self.handle.set_outdated();
+        }
         let (parts, incoming) = request.into_parts();
         let (body, progress) = RequestBody::new(incoming, &self.handle);
         exchange.set_request_body(progress);

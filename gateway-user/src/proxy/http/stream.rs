@@ -3,6 +3,7 @@
 //! - A head with both `content-length` and `transfer-encoding` is refused, where hyper would take
 //!   the second and forget the first.
 //! - hyper's own refusals leave in the form in which Envoy makes them.
+//! - An old client is told in HTTP/1.1 that it should speak that.
 //! - A client that shuts down its sending side while it waits gets a moment for its answer; one that
 //!   has gone altogether looks the same, and must not keep an endpoint busy for longer.
 
@@ -250,6 +251,14 @@ impl Write for ClientStream {
                     this.handle.port(),
                 );
             });
+        }
+        // hyper answers in the client's version, and Envoy in its own. These connections end with this
+        // answer.
+        if this.instead.is_empty()
+            && this.handle.is_outdated()
+            && let Some(rest) = bytes.strip_prefix(b"HTTP/1.0 ")
+        {
+            this.instead = [b"HTTP/1.1 ", rest].concat().into();
         }
         if this.instead.is_empty() {
             return Pin::new(&mut this.stream).poll_write(cx, bytes);
