@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod export;
 pub mod run;
 pub mod status;
 pub mod trace;
@@ -35,6 +36,8 @@ pub enum Command {
     Status(status::StatusCommand),
     /// Look for mistakes in manifests, without running anything
     Check(check::Args),
+    /// Print what manifests mean, for another program
+    Export(export::Export),
     /// End the redirection: remove pinned programs and maps
     Cleanup(cleanup::Cleanup),
     /// Print a completion script for a shell
@@ -61,6 +64,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Trace(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Check(command) => check::run(command),
+        Command::Export(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

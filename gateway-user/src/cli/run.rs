@@ -156,7 +156,7 @@ fn scope(text: &str) -> Result<ServiceScope, String> {
     }
 }
 
-fn labels(text: &str) -> Result<Labels, String> {
+pub(super) fn labels(text: &str) -> Result<Labels, String> {
     text.split(',')
         .map(|pair| {
             let (key, value) = pair

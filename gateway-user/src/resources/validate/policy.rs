@@ -50,20 +50,7 @@ pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     }
 }
 
-/// What the proxy does not do yet.
-fn not_yet(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
-    for (field, given) in [
-        ("loadBalancer", policy.load_balancer.is_some()),
-        ("connectionPool", policy.connection_pool.is_some()),
-        ("outlierDetection", policy.outlier_detection.is_some()),
-        ("portLevelSettings", !policy.port_level_settings.is_empty()),
-    ] {
-        findings.ignored(format!("{path}.{field}"), given);
-    }
-}
-
 fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
-    not_yet(policy, path, findings);
     for (field, given) in [
         ("tunnel", policy.tunnel.is_some()),
         ("proxyProtocol", policy.proxy_protocol.is_some()),
@@ -132,6 +119,7 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_
             "LEAST_CONN",
         ];
         findings.one_of(format!("{path}.simple"), simple, &known);
+        findings.ignored(format!("{path}.simple"), simple == "PASSTHROUGH");
         if balancer.consistent_hash.is_some() {
             let message = "there is only one way of balancing";
             let fix = "either `simple` or `consistentHash`";
@@ -149,6 +137,10 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_
         one_warmup(warmup, &format!("{path}.warmup"), findings);
     }
     if let Some(locality) = &balancer.locality_lb_setting {
+        findings.ignored(
+            format!("{path}.localityLbSetting"),
+            locality.enabled != Some(false),
+        );
         locality_lb(locality, &format!("{path}.localityLbSetting"), findings);
     }
 }

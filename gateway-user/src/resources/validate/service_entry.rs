@@ -28,15 +28,20 @@ pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         let known = ["MESH_EXTERNAL", "MESH_INTERNAL"];
         findings.one_of("spec.location", location, &known);
     }
-    match resolution {
-        "NONE" | "DYNAMIC_DNS" => findings.warning(
+    let names = matches!(resolution, "DNS" | "DNS_ROUND_ROBIN")
+        && (spec.endpoints.is_empty()
+            || spec
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.address.parse::<IpAddr>().is_err()));
+    if names || matches!(resolution, "NONE" | "DYNAMIC_DNS") {
+        findings.warning(
             "spec.resolution",
             format!(
                 "{resolution} is not supported by this version; requests to its hosts are answered with 503"
             ),
-            "STATIC, DNS or DNS_ROUND_ROBIN",
-        ),
-        _ => {}
+            "STATIC, with addresses",
+        );
     }
     if spec.workload_selector.is_some() {
         if spec.endpoints.is_empty() {

@@ -137,8 +137,6 @@ fn virtual_services() {
             "E 10 spec.http[1].route[0].destination.host: missing",
             "E 10 spec.http[1].route[0].weight: -1 is not a weight",
             "E 11 spec.http[1].route[1].destination.host: `*.x` is not a host",
-            "E 12 spec.http[2].redirect: not supported by this version, and without it there is no answer to give",
-            "W 16 spec.http[3].mirror: not supported by this version; ignored",
             "E 13 spec.http[3].route: all weights are 0: nothing would get any traffic",
         ]
     );
@@ -414,6 +412,9 @@ fn service_entries() {
     let wildcard = "  hosts: ['*.x']\n  resolution: DNS\n  ports: [{number: 80, name: http}]\n";
     assert_eq!(
         istio("ServiceEntry", wildcard),
-        ["E 5 spec.hosts[0]: `*.x` cannot be resolved"]
+        [
+            "W 6 spec.resolution: DNS is not supported by this version; requests to its hosts are answered with 503",
+            "E 5 spec.hosts[0]: `*.x` cannot be resolved",
+        ]
     );
 }

@@ -82,7 +82,6 @@ fn hosts(service: &VirtualService, findings: &mut Findings<'_>) {
 }
 
 fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
-    not_yet(route, path, findings);
     actions::check(route, delegate, path, findings);
     let delegated = delegate || route.delegate.is_some();
     for (index, matches) in route.matches.iter().enumerate() {
@@ -94,37 +93,6 @@ fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'
         if let Some(headers) = &destination.headers {
             actions::headers(headers, &format!("{path}.route[{index}].headers"), findings);
         }
-    }
-}
-
-/// What the proxy does not do yet.
-fn not_yet(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
-    let elsewhere = "without it there is no answer to give";
-    for (field, given) in [
-        ("redirect", route.redirect.is_some()),
-        ("directResponse", route.direct_response.is_some()),
-    ] {
-        findings.unsupported(format!("{path}.{field}"), given, elsewhere);
-    }
-    let rewrite = route.rewrite.as_ref();
-    for (field, given) in [
-        ("timeout", route.timeout.is_some()),
-        ("retries", route.retries.is_some()),
-        ("fault", route.fault.is_some()),
-        ("mirror", route.mirror.is_some()),
-        ("mirrors", !route.mirrors.is_empty()),
-        ("corsPolicy", route.cors_policy.is_some()),
-        ("headers", route.headers.is_some()),
-        (
-            "rewrite.authority",
-            rewrite.is_some_and(|rewrite| !rewrite.authority.is_empty()),
-        ),
-    ] {
-        findings.ignored(format!("{path}.{field}"), given);
-    }
-    for (index, destination) in route.route.iter().enumerate() {
-        let path = format!("{path}.route[{index}].headers");
-        findings.ignored(path, destination.headers.is_some());
     }
 }
 
