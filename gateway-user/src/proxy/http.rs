@@ -115,6 +115,8 @@ pub(super) async fn serve(
     });
     let mut stream = ClientStream::new(stream, address, local, Rc::clone(handle), worker);
     let first = poll_fn(|cx| match handle.order(cx) {
+        // A beginning of which nothing came is refused as HTTP/1.1.
+        Order::Serve if handle.rejection().is_some() => Poll::Ready(Some(Ok(false))),
         Order::Serve => stream.poll_preface(cx).map(Some),
         // Nothing has been asked yet.
         Order::Finish | Order::Close => Poll::Ready(None),
@@ -150,7 +152,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(stream, service);
     let mut finishing = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         match handle.order(cx) {
             Order::Serve => {}
             Order::Finish if finishing => {}
@@ -162,8 +164,10 @@ async fn serve_http1(
         }
         Pin::new(&mut connection).poll(cx)
     })
-    .await?;
+    .await;
+    // Taken whatever happened: it holds on to what holds it.
     let tunnel = owner.tunnel.take();
+    served?;
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
         tunnel.run(parts.io, parts.read_buf, handle).await;

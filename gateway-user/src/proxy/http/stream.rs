@@ -200,7 +200,9 @@ impl Read for ClientStream {
         let this = &mut *self;
         if this.handle.rejection().is_some() && !this.spoilt {
             this.spoilt = true;
-            cursor.put_slice(&[0]);
+            // Heads are parsed when they seem to be whole.
+            let spoilt = &b"\0\r\n\r\n"[..cursor.remaining().min(5)];
+            cursor.put_slice(spoilt);
             return Poll::Ready(Ok(()));
         }
         if this.ended {
