@@ -56,8 +56,7 @@ use crate::{
     model::gateway::{Forward, HttpAction},
     route::{
         cors::{self, CorsDecision},
-        redirect::{self, Requested},
-        timeout,
+        redirect, timeout,
     },
 };
 use body::{RequestBody, ResponseBody};
@@ -255,10 +254,6 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
         Ok(found) => found,
         Err(reply) => return reply.into_response(exchange, context),
     };
-    if routed.virtual_host().require_tls {
-        let location = redirect::https_location(requested(&parts));
-        return LocalReply::redirect(301, &location).into_response(exchange, context);
-    }
     let route = routed.route();
     context.routed = Some(&routed);
     let origin = match &route.cors {
@@ -286,7 +281,7 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     }
     match &route.action {
         HttpAction::Redirect(redirect) => {
-            let location = redirect::location(redirect, requested(&parts));
+            let location = redirect::location(redirect, request::requested(&parts));
             LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
         }
         HttpAction::DirectResponse(direct) => {
@@ -308,17 +303,6 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
 }
 
 /// What a redirection has to know of a request.
-fn requested(parts: &Parts) -> Requested<'_> {
-    Requested {
-        scheme: "http",
-        authority: request::authority(parts).unwrap_or_default(),
-        target: parts
-            .uri
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str),
-    }
-}
-
 /// Passes a request on and its answer back.
 async fn pass_on(
     forward: &Forward,

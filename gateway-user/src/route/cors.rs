@@ -78,7 +78,8 @@ fn answer(
 ) -> HeaderMap {
     let mut answer = HeaderMap::new();
     if let Some(origin) = origin {
-        answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        // It is annotated on its way back, as any response is.
+        annotate(policy, origin.clone(), &mut answer);
     }
     if policy.allow_credentials {
         answer.insert(
@@ -168,10 +169,11 @@ mod tests {
             (ACCESS_CONTROL_ALLOW_HEADERS, "x-a"),
             (ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
             (ACCESS_CONTROL_MAX_AGE, "60"),
+            (ACCESS_CONTROL_EXPOSE_HEADERS, "x-e"),
         ] {
             assert_eq!(answer[&name], wanted, "{name}");
         }
-        assert_eq!(answer.len(), 5);
+        assert_eq!(answer.len(), 6);
     }
 
     #[test]

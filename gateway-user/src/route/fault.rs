@@ -29,32 +29,13 @@ pub fn decide(fault: &Fault, for_delay: u64, for_abort: u64) -> FaultDecision {
 }
 
 impl AbortStatus {
-    /// The HTTP status, and for a request of gRPC the gRPC status if that is what is given.
+    /// The HTTP status, and for a request of gRPC the gRPC status if that is what is given. Others
+    /// get a 200 then, as from Envoy.
     pub fn for_request(self, is_grpc: bool) -> (u16, Option<u32>) {
         match self {
             Self::Http(status) => (status, None),
-            Self::Grpc(status) if is_grpc => (200, Some(status)),
-            Self::Grpc(status) => (http_status(status), None),
+            Self::Grpc(status) => (200, Some(status).filter(|_| is_grpc)),
         }
-    }
-}
-
-/// The HTTP status that means the same as a gRPC one (google.rpc.Code's own mapping).
-// Envoy: Grpc::Utility::grpcToHttpStatus.
-fn http_status(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
     }
 }
 
@@ -93,9 +74,9 @@ mod tests {
     }
 
     #[test]
-    fn grpc_statuses_become_http_ones_for_others() {
+    fn a_grpc_status_is_for_grpc_alone() {
         assert_eq!(AbortStatus::Grpc(14).for_request(true), (200, Some(14)));
-        assert_eq!(AbortStatus::Grpc(14).for_request(false), (503, None));
+        assert_eq!(AbortStatus::Grpc(14).for_request(false), (200, None));
         assert_eq!(AbortStatus::Http(418).for_request(true), (418, None));
     }
 }

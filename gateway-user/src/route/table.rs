@@ -22,6 +22,12 @@ pub struct Match {
 pub enum Miss {
     /// No virtual host has this host among its domains.
     NoVirtualHost,
+    /// The virtual host is for requests over TLS, and this one is not: it is sent there
+    /// ([`redirect::https_location`](super::redirect::https_location)), whatever the routes say.
+    TlsRequired {
+        /// Index into [`HttpRoutes::virtual_hosts`].
+        virtual_host: usize,
+    },
     /// The virtual host has no route for this path. Other virtual hosts are not asked.
     NoRoute {
         /// Index into [`HttpRoutes::virtual_hosts`].
@@ -34,7 +40,9 @@ impl Miss {
     pub fn virtual_host(self) -> Option<usize> {
         match self {
             Self::NoVirtualHost => None,
-            Self::NoRoute { virtual_host } => Some(virtual_host),
+            Self::NoRoute { virtual_host } | Self::TlsRequired { virtual_host } => {
+                Some(virtual_host)
+            }
         }
     }
 }
@@ -46,6 +54,8 @@ pub struct Explanation<'t> {
     pub host: String,
     /// The virtual host that was found, if any: an index into [`HttpRoutes::virtual_hosts`].
     pub virtual_host: Option<usize>,
+    /// Whether the request is sent to `https`, whatever the routes say.
+    pub tls_required: bool,
     /// Its routes up to the one that matches, or all of them.
     pub tried: Vec<Tried<'t>>,
 }
@@ -111,7 +121,14 @@ impl Table {
             .hosts
             .find(&host::normalize(query.host))
             .ok_or(Miss::NoVirtualHost)?;
-        let routes = &self.routes.virtual_hosts[virtual_host].routes;
+        let VirtualHost {
+            routes,
+            require_tls,
+            ..
+        } = &self.routes.virtual_hosts[virtual_host];
+        if *require_tls && query.scheme != "https" {
+            return Err(Miss::TlsRequired { virtual_host });
+        }
         self.indexes[virtual_host]
             .find(routes, query)
             .map(|route| Match {
@@ -126,9 +143,11 @@ impl Table {
     pub fn explain(&self, query: &Query<'_>) -> Explanation<'_> {
         let host = host::normalize(query.host).into_owned();
         let virtual_host = self.hosts.find(&host);
-        let routes = virtual_host.map(|index| &self.routes.virtual_hosts[index].routes);
+        let found = virtual_host.map(|index| &self.routes.virtual_hosts[index]);
+        let tls_required = found.is_some_and(|host| host.require_tls && query.scheme != "https");
+        let routes = found.map(|host| host.routes.as_slice()).unwrap_or_default();
         let mut tried = Vec::new();
-        for route in routes.into_iter().flatten() {
+        for route in routes.iter().filter(|_| !tls_required) {
             let failed = predicate::check(&route.matches, query).err();
             tried.push(Tried { route, failed });
             if failed.is_none() {
@@ -138,6 +157,7 @@ impl Table {
         Explanation {
             host,
             virtual_host,
+            tls_required,
             tried,
         }
     }

@@ -229,8 +229,7 @@ pub struct FaultAbort {
 pub enum AbortStatus {
     /// An HTTP status, 200 to 599.
     Http(u16),
-    /// A gRPC status: the HTTP status is 200 for gRPC requests, and the one that gRPC's mapping
-    /// gives for others.
+    /// A gRPC status, of gRPC requests. The HTTP status is 200.
     Grpc(u32),
 }
 

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     model::gateway::Forward,
     proxy::config::{HttpListener, Routed},
-    route::Query,
+    route::{
+        Miss, Query,
+        redirect::{self, Requested},
+    },
 };
 
 /// Most headers of a request: Envoy's `max_headers_count`.
@@ -134,8 +137,22 @@ pub(super) fn find(
                     .virtual_host()
                     .map(|index| http.table.virtual_host(index).name.clone());
             });
-            Err(LocalReply::no_route())
+            Err(match miss {
+                Miss::TlsRequired { .. } => {
+                    LocalReply::redirect(301, &redirect::https_location(requested(parts)))
+                }
+                Miss::NoVirtualHost | Miss::NoRoute { .. } => LocalReply::no_route(),
+            })
         }
+    }
+}
+
+/// What redirections need to know of it.
+pub(super) fn requested(parts: &Parts) -> Requested<'_> {
+    Requested {
+        scheme: "http",
+        authority: authority(parts).unwrap_or_default(),
+        target: parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
     }
 }
 

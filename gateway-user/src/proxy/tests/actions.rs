@@ -393,7 +393,7 @@ async fn faults_are_injected() {
         (
             100.0,
             AbortStatus::Grpc(14),
-            503,
+            200,
             "DI,FI",
             "fault filter abort",
         ),

@@ -81,6 +81,23 @@ fn no_fall_through_to_another_virtual_host() {
 }
 
 #[test]
+fn tls_is_required_before_routes_are_looked_at() {
+    let mut routes = table(&[(&["a.x"], Vec::new())]).routes().clone();
+    routes.virtual_hosts[0].require_tls = true;
+    let table = Table::new(routes);
+    let clear = query("a.x:81", "/");
+    let miss = table.find(&clear).unwrap_err();
+    assert_eq!(miss, Miss::TlsRequired { virtual_host: 0 });
+    assert!(table.explain(&clear).tls_required);
+    let tls = Query {
+        scheme: "https",
+        ..clear
+    };
+    assert_eq!(table.find(&tls), Err(Miss::NoRoute { virtual_host: 0 }));
+    assert!(!table.explain(&tls).tls_required);
+}
+
+#[test]
 fn unknown_host_has_no_virtual_host() {
     let table = table(&[(&["a.example", "*.b.example"], vec![prefix("/")])]);
     let find = |host| table.find(&query(host, "/"));
