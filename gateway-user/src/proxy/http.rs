@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -114,6 +114,8 @@ pub(super) async fn serve(
     });
     let mut stream = ClientStream::new(stream, address, local, Rc::clone(handle), worker);
     let first = poll_fn(|cx| match handle.order(cx) {
+        // A beginning of which nothing came is refused as HTTP/1.1.
+        Order::Serve if handle.rejection().is_some() => Poll::Ready(Some(Ok(false))),
         Order::Serve => stream.poll_preface(cx).map(Some),
         // Nothing has been asked yet.
         Order::Finish | Order::Close => Poll::Ready(None),
@@ -149,7 +151,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(stream, service);
     let mut finishing = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         match handle.order(cx) {
             Order::Serve => {}
             Order::Finish if finishing => {}
@@ -161,8 +163,10 @@ async fn serve_http1(
         }
         Pin::new(&mut connection).poll(cx)
     })
-    .await?;
+    .await;
+    // Taken whatever happened: it holds on to what holds it.
     let tunnel = owner.tunnel.take();
+    served?;
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
         tunnel.run(parts.io, parts.read_buf, handle).await;
@@ -207,8 +211,11 @@ async fn serve_http2(
 
 impl Client {
     /// Notes that there is a request.
-    fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
+    fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Box<Exchange>) {
         let mut exchange = Exchange::new(self, request.version());
+        if request.version() < Version::HTTP_11 {
+            self.handle.set_outdated();
+        }
         let (parts, incoming) = request.into_parts();
         let (body, progress) = RequestBody::new(incoming, &self.handle);
         exchange.set_request_body(progress);
@@ -230,7 +237,10 @@ impl Client {
 }
 
 /// Answers a request.
-async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Response<ResponseBody> {
+async fn answer(
+    request: Request<RequestBody>,
+    mut exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
     let valid = request::validate(&parts);
@@ -258,7 +268,7 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     request::keep_facts(&parts, &routed, context.destination, &mut exchange);
     // Faults come first, and what they answer is none of CORS's (Istio: buildHTTPConnectionManager).
     if let Some(fault) = &route.fault
-        && let Some(reply) = fault::inject(fault, context.grpc, &mut exchange).await
+        && let Some(reply) = Box::pin(fault::inject(fault, context.grpc, &mut exchange)).await
     {
         return reply.into_response(exchange, context);
     }
@@ -308,7 +318,7 @@ async fn pass_on(
     mut parts: Parts,
     body: RequestBody,
     upgrade: Option<HeaderValue>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     mut context: Context<'_>,
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
@@ -396,7 +406,7 @@ fn timeouts(
 fn give_back(
     answer: Answer,
     upgrade: Option<HeaderValue>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     context: Context<'_>,
     mut extras: Extras,
 ) -> Response<ResponseBody> {

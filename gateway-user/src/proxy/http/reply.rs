@@ -143,6 +143,14 @@ impl LocalReply {
             .closing()
     }
 
+    /// More headers than there may be. hyper sees to that itself for HTTP/1.1.
+    pub(super) fn too_many_headers() -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http2.too_many_headers",
+        )
+    }
+
     /// The path has no normal form.
     pub(super) fn bad_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
@@ -256,7 +264,7 @@ impl LocalReply {
     // Envoy: Http::Utility::sendLocalReply.
     pub(super) fn into_response(
         self,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         context: Context<'_>,
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();
@@ -282,7 +290,6 @@ impl LocalReply {
         exchange.note_answer(status.as_u16(), self.details);
         let transport_failure = self.transport_failure;
         exchange.note(|record| record.transport_failure = transport_failure);
-        exchange.disengage();
         if let Some(routed) = context.routed {
             if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
                 cors::annotate(policy, origin.clone(), &mut headers);
@@ -296,6 +303,7 @@ impl LocalReply {
             // Whatever the route says.
             headers.insert(CONTENT_TYPE, grpc::CONTENT);
         }
+        exchange.disengage();
         headers.insert(SERVER, response::SERVER_NAME);
         if self.close && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
