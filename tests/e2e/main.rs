@@ -12,7 +12,9 @@ mod faults;
 mod fft;
 mod live;
 mod nodes;
+mod probe;
 mod scene;
+mod services;
 mod simple;
 mod tcp_shifting;
 
@@ -40,6 +42,9 @@ const fn one_node(manifests: &'static str) -> Setting {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = probe::run() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     let binaries = scene::binaries();
     if let Err(obstacle) = &binaries {
@@ -54,8 +59,9 @@ fn main() -> ExitCode {
         durability::CASES,
         nodes::CASES,
     ];
+    let cases = cases.iter().chain(services::CASES);
     let trials = cases
-        .into_iter()
+        .copied()
         .flatten()
         .enumerate()
         .map(|(index, (name, setting, test))| {
