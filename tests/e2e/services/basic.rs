@@ -38,6 +38,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn basic_endpoint(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     scene.apply(&service(
         "basic",
         &format!(

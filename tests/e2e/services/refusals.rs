@@ -86,6 +86,7 @@ fn all_lead_to(scene: &Scene, pods: &[&str]) -> anyhow::Result<()> {
 }
 
 fn no_endpoints(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     scene.apply(&manifest())?;
     all_refused(scene)?;
     // netfilter sends the refusals; without a program to catch them, to a pod as well.
@@ -94,6 +95,7 @@ fn no_endpoints(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn unready(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     let not_ready = ", testbed.nodegate.io/ready: 'false'";
     scene.apply(&(manifest() + &server_with("server-1", 1, not_ready)))?;
     all_refused(scene)?;
@@ -105,6 +107,7 @@ fn unready(scene: &Scene) -> anyhow::Result<()> {
 
 /// Ready pods first; those that end while they serve only without any.
 fn terminating(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     let ending = ", testbed.nodegate.io/terminating: 'true'";
     scene.apply(&(manifest() + &server_with("server-1", 1, ending) + &server("server-2", 2)))?;
     all_lead_to(scene, &["server-2"])?;

@@ -96,6 +96,7 @@ fn hairpin_by_packet(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn by_packet(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     let both = ["server-1", "server-2"];
     scene.apply(&(web() + &server("server-1", 1) + &server("server-2", 2)))?;
     for to in ways() {
