@@ -12,7 +12,9 @@ mod faults;
 mod fft;
 mod live;
 mod nodes;
+mod paths;
 mod probe;
+mod restarts;
 mod scene;
 mod services;
 mod simple;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         faults::CASES,
         durability::CASES,
         nodes::CASES,
+        paths::CASES,
+        restarts::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
     let trials = cases

@@ -426,6 +426,11 @@ impl Running {
             .with_context(|| format!("an answer of {pod}"))
     }
 
+    /// All replies that have not been looked at.
+    pub(crate) fn so_far(&self) -> Vec<Reply> {
+        self.lines.try_iter().collect()
+    }
+
     /// Ends a [`Task::Load`].
     pub(crate) fn summary(mut self) -> anyhow::Result<Summary> {
         drop(self.process.stdin.take());

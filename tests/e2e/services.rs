@@ -254,7 +254,8 @@ pub(crate) fn one(replies: Vec<Reply>) -> anyhow::Result<Reply> {
     replies.into_iter().next().context("no reply")
 }
 
-fn replies(mut command: std::process::Command) -> anyhow::Result<Vec<Reply>> {
+/// Runs a command that does a task, and reads what it says.
+pub(crate) fn replies(mut command: std::process::Command) -> anyhow::Result<Vec<Reply>> {
     let output = command.output()?;
     ensure!(
         output.status.success(),
