@@ -145,6 +145,10 @@ fn narrow_before(scene: &Scene) -> anyhow::Result<()> {
     for (pod, number) in [("server-near", 1), ("server-far", 2)] {
         scene.apply(&(web("Cluster") + &server(pod, number)))?;
         for v6 in [false, true] {
+            // A client that knows the way's MTU asks for segments that fit (`ip6_default_advmss`).
+            for family in ["-4", "-6"] {
+                ip(&format!("-n {far} {family} route flush cache"))?;
+            }
             let before = icmp_errors(scene, "node1")?;
             let to: SocketAddr = format!("{}:30080", node(1, v6)).parse()?;
             for task in transfers(to) {
