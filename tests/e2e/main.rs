@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 mod durability;
 mod faults;
 mod fft;
+mod kube_proxy;
 mod live;
 mod nodes;
 mod paths;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         nodes::CASES,
         paths::CASES,
         restarts::CASES,
+        kube_proxy::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
     let trials = cases

@@ -49,6 +49,8 @@ pub(crate) enum Task {
     },
     /// Datagrams from one socket until it is killed; a line for each.
     UdpStream { to: SocketAddr, connected: bool },
+    /// One connection with a request every now and then, until it is killed; a line for each.
+    KeepAlive { to: SocketAddr },
     /// Connections from several threads until the standard input ends; then a [`Summary`].
     Load { to: SocketAddr, threads: usize },
     /// A request for this many bytes.
@@ -244,6 +246,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 thread::sleep(PACE);
             }
         }
+        Task::KeepAlive { to } => keep_alive(to)?,
         Task::Load { to, threads } => say(&load(to, threads))?,
         Task::Download { to, bytes } => {
             let what = format!("GET /?bytes={bytes}");
@@ -308,6 +311,45 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
         bytes: body.len(),
         ..Reply::default()
     })
+}
+
+/// Requests on one connection; ends with the first that fails.
+fn keep_alive(to: SocketAddr) -> anyhow::Result<()> {
+    let stream = match TcpStream::connect_timeout(&to, PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) => return say(&Reply::failed(&error)),
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(&stream);
+    loop {
+        let reply = timed(|| {
+            (&stream).write_all(b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+            let mut pod = None;
+            loop {
+                let mut line = String::new();
+                if lines.read_line(&mut line)? == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                if let Some(name) = line.strip_prefix("x-testbed-pod: ") {
+                    pod = Some(name.trim_end().to_owned());
+                }
+                if line.trim_end().is_empty() {
+                    break;
+                }
+            }
+            Ok(Reply {
+                pod,
+                peer: Some(to),
+                ..Reply::default()
+            })
+        });
+        let failed = reply.pod.is_none();
+        say(&reply)?;
+        if failed {
+            return Ok(());
+        }
+        thread::sleep(10 * PACE);
+    }
 }
 
 fn socket(to: SocketAddr, connected: bool, patience: Duration) -> io::Result<UdpSocket> {

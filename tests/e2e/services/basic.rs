@@ -117,6 +117,7 @@ spec: {{containers: [{{image: whoami, ports: [{{name: {port}, containerPort: {nu
 }
 
 fn same_port(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
     let with_ports = |ports: &str| {
         service(
             "both",
