@@ -83,6 +83,9 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
             let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
             return Ok(if rewritten.is_ok() { NEXT } else { DROP });
         }
+        // Should nobody here take the new flow, its other packets must not find the old one: the
+        // stack or another translator has it then. One that is gone already is fine.
+        let _ = CONNTRACK.remove(&scratch.key);
     }
     if packet.stage != Stage::Opens {
         // Of no flow that began here: the stack, or another translator, knows it or refuses it.

@@ -84,6 +84,10 @@ const BOTH: &[(&str, Test)] = &[
     ("only_remote_backends_are_masqueraded", masquerade),
     ("a_port_used_again_is_a_new_connection", port_reuse),
     (
+        "a_port_used_again_for_another_translators_connection_is_forgotten",
+        port_reuse_elsewhere,
+    ),
+    (
         "a_syn_to_a_backend_that_is_gone_is_decided_anew",
         gone_backend,
     ),
@@ -404,6 +408,20 @@ fn port_reuse(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     assert_eq!(ran.ends(), (who.from(), (who.second, 8080)));
     let reply = bench.egress(&Segment::tcp((who.second, 8080), who.from(), "SA"))?;
     assert_eq!(reply.ends(), (who.node_port(), who.from()));
+    Ok(())
+}
+
+/// The Service is somebody else's by now.
+fn port_reuse_elsewhere(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
+    bench.serve(&[], who.node);
+    for flags in ["S", "A", "FA"] {
+        let segment = Segment::tcp(who.from(), who.node_port(), flags);
+        let ran = bench.ingress(&segment)?;
+        assert_eq!((ran.action, ran.packet), (NEXT, segment.bytes()), "{flags}");
+    }
     Ok(())
 }
 
