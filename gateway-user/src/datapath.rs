@@ -271,6 +271,11 @@ impl Datapath {
         self.maps.take_logger()
     }
 
+    /// What the kernel programs decide by: with the decision core, an explanation of any flow.
+    pub fn tables(&self) -> (&Settings, &plan::Mirror) {
+        (&self.settings, self.maps.mirror())
+    }
+
     /// Names of the Service ports by id, as events carry them.
     pub fn names(&self) -> BTreeMap<u32, PortKey> {
         self.maps.mirror().names.clone()
