@@ -35,13 +35,25 @@ pub(crate) struct Difference {
 }
 
 /// All of them: the only tolerance of these tests. `docs/differences.md` has the same list.
-pub(crate) const DIFFERENCES: [Difference; 5] = [
+pub(crate) const DIFFERENCES: [Difference; 7] = [
     Difference {
         name: "sockets-keep-their-source",
         reason: "a pod's socket connects to the backend itself, so replies need no masquerading, and \
                  the backend sees the pod where kube-proxy shows it the node",
         applies: |case| {
             case.flow.source == Source::Pod && case.same_backends() && case.ours_keep_source()
+        },
+    },
+    Difference {
+        name: "the-node-comes-from-the-address-towards-the-backend",
+        reason: "a process's source address is chosen for where its socket connects to: the backend, \
+                 where with kube-proxy it is the frontend",
+        applies: |case| {
+            let nodes = |seen: &Seen| answers(seen).all(|(_, from)| is_nodes(from));
+            case.flow.source == Source::Node
+                && case.same_backends()
+                && nodes(case.theirs)
+                && nodes(case.ours)
         },
     },
     Difference {
@@ -75,6 +87,19 @@ pub(crate) const DIFFERENCES: [Difference; 5] = [
             case.prediction.reason == Reason::NoEndpoints
                 && case.flow.source == Source::Node
                 && case.is_dropped()
+                && case.ours.keys().eq([&Outcome::Refused])
+        },
+    },
+    Difference {
+        name: "only-served-node-ports-are-dropped",
+        reason: "kube-proxy's DROP for a node port without local endpoints is for all of the node's \
+                 addresses, those too on which it serves none (::1, or others than \
+                 --nodeport-addresses); nodegate leaves these to whoever listens there",
+        applies: |case| {
+            let ip = case.flow.to.ip();
+            case.prediction.verdict == Verdict::Pass
+                && case.is_dropped()
+                && (ip.is_loopback() || is_nodes(ip))
                 && case.ours.keys().eq([&Outcome::Refused])
         },
     },

@@ -65,8 +65,7 @@ impl Source {
         match self {
             Self::Pod | Self::PodPackets => Space::Pod,
             Self::Node => Space::Node,
-            Self::RemotePod => Space::Remote,
-            Self::OtherNode | Self::Client | Self::Stranger | Self::Crowd(_) => Space::Outside,
+            _ => Space::Outside,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Two nodes of the same shape, each with its own pods, other nodes' pods, and an outside.
+//! Two nodes of the same shape, each with its own pods, the endpoints on other nodes, and an outside.
 //!
 //! ```text
 //!             192.168.96.10            10.10.0.2
@@ -35,9 +35,9 @@ pub(crate) enum Space {
     Pod,
     /// The other local pods.
     Pods,
-    /// Other nodes' pods.
+    /// The endpoints on other nodes.
     Remote,
-    /// Whoever is in no pod.
+    /// Whoever else connects.
     Outside,
 }
 
@@ -159,13 +159,16 @@ impl World {
                 "route add fd00:10::/32 dev eth1".into(),
                 format!("route add {} dev pod0", POD[0]),
                 format!("route add {} dev pod0", POD[1]),
+                format!("route add {} dev eth0", REMOTE_POD[0]),
+                format!("route add {} dev eth0", REMOTE_POD[1]),
             ]),
         )?;
         for (space, own) in [
             (Space::Pod, vec![POD]),
             (Space::Pods, vec![]),
-            (Space::Remote, vec![REMOTE_POD]),
-            (Space::Outside, vec![CLIENT, STRANGER, OTHER_NODE]),
+            (Space::Remote, vec![]),
+            // A pod that connects must be elsewhere than the backends: they would answer it directly.
+            (Space::Outside, vec![CLIENT, STRANGER, OTHER_NODE, REMOTE_POD]),
         ] {
             let mut lines = vec!["link set eth0 arp off up".to_owned()];
             for address in own.iter().flatten() {
@@ -187,8 +190,7 @@ impl World {
                     "route add local fd00:10::/32 dev lo table main".into(),
                     "route add 10.96.0.0/12 dev eth0".into(),
                 ]);
-                let elsewhere = [POD, REMOTE_POD].into_iter().filter(|pair| !own.contains(pair));
-                for address in elsewhere.flatten() {
+                for address in [POD, REMOTE_POD].iter().flatten() {
                     lines.push(format!("route add {address} dev eth0"));
                 }
             }
