@@ -11,12 +11,12 @@ use gateway_common::{
     decide::{Masquerade, Reason, Verdict},
     maps::Settings,
 };
-use nodegate::{iptables::config::Config, model::service::IpFamily};
+use nodegate::model::service::{IpFamily, ServicePort};
 
 use crate::{
     agent::{Outcome, Seen},
     core::{Prediction, Tables},
-    flows::{Flow, Source, lanes},
+    flows::{ENOUGH, Flow, Source, lanes},
     sides::{Load, Sides, is_nodes},
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct Difference {
 }
 
 /// All of them: the only tolerance of these tests. `docs/differences.md` has the same list.
-pub(crate) const DIFFERENCES: [Difference; 7] = [
+pub(crate) const DIFFERENCES: [Difference; 8] = [
     Difference {
         name: "sockets-keep-their-source",
         reason: "a pod's socket connects to the backend itself, so replies need no masquerading, and \
@@ -63,7 +63,7 @@ pub(crate) const DIFFERENCES: [Difference; 7] = [
         applies: |case| {
             let told = Outcome::Failed(libc::EHOSTUNREACH);
             case.prediction.verdict == Verdict::Drop
-                && case.flow.is_socket()
+                && case.prediction.by_socket
                 && case.is_dropped()
                 && case.ours.keys().eq([&told])
         },
@@ -75,7 +75,7 @@ pub(crate) const DIFFERENCES: [Difference; 7] = [
                  default route leads",
         applies: |case| {
             case.prediction.reason == Reason::NoSuchPort
-                && case.flow.is_socket()
+                && case.prediction.by_socket
                 && case.ours.keys().eq([&Outcome::Refused])
         },
     },
@@ -104,6 +104,21 @@ pub(crate) const DIFFERENCES: [Difference; 7] = [
         },
     },
     Difference {
+        name: "a-frontend-claimed-twice-goes-to-the-first-by-name",
+        reason: "where two Services claim an address and port, the one whose rule comes first wins with \
+                 kube-proxy, and that changes with every sync",
+        applies: |case| {
+            case.claimants.len() > 1
+                && answers(case.theirs).count() == case.theirs.len()
+                && answers(case.theirs).all(|(at, _)| {
+                    let has = |service: &&ServicePort| {
+                        service.endpoints.iter().any(|endpoint| endpoint.socket() == at)
+                    };
+                    case.claimants.iter().any(has)
+                })
+        },
+    },
+    Difference {
         name: "pods-are-known-in-both-families",
         reason: "kube-proxy knows pods of the families that --cluster-cidr has a network of; nodegate \
                  knows this node's by their devices and network namespaces",
@@ -122,6 +137,8 @@ pub(crate) struct Case<'c> {
     theirs: &'c Seen,
     ours: &'c Seen,
     prediction: &'c Prediction,
+    /// Services that have this address and port.
+    claimants: Vec<&'c ServicePort>,
     /// What would be done if pods were not known, where kube-proxy does not know them.
     unknown: Option<Prediction>,
 }
@@ -198,7 +215,7 @@ pub(crate) fn compare(
         ..Tally::default()
     };
     let judge = |index: usize, result: &Both| {
-        judge(&tables, &load.config, &flows[index], &predictions[index], result)
+        judge(&tables, load, &flows[index], &predictions[index], result)
     };
     let wrong = |results: &[Both]| -> Vec<usize> {
         (0..flows.len())
@@ -243,7 +260,7 @@ fn go(
     predictions: &[Prediction],
     patience: Duration,
 ) -> anyhow::Result<Vec<Both>> {
-    let lanes = lanes(flows);
+    let lanes = lanes(flows, predictions);
     let probes = lanes
         .iter()
         .flat_map(|lane| {
@@ -272,7 +289,7 @@ fn go(
 /// Whether what happened is what had to; which difference explains that it is not the same on both.
 fn judge(
     tables: &Tables,
-    config: &Config,
+    load: &Load,
     flow: &Flow,
     prediction: &Prediction,
     Both { theirs, ours }: &Both,
@@ -281,7 +298,8 @@ fn judge(
         format!("{flow}: {what}\n  kube-proxy: {theirs:?}\n  nodegate:   {ours:?}\n  explained:  {prediction:?}")
     };
     agrees(flow, ours, prediction, true).map_err(|what| say(&what))?;
-    let same = if flow.affinity && prediction.verdict == Verdict::Forward {
+    let some = flow.affinity || prediction.masquerade.len() > ENOUGH;
+    let same = if some && prediction.verdict == Verdict::Forward {
         agrees(flow, theirs, prediction, false).is_ok()
     } else {
         theirs.keys().eq(ours.keys())
@@ -290,8 +308,8 @@ fn judge(
         return Ok(None);
     }
     let knows = match flow.family() {
-        IpFamily::V4 => config.v4.local.is_some(),
-        IpFamily::V6 => config.v6.local.is_some(),
+        IpFamily::V4 => load.config.v4.local.is_some(),
+        IpFamily::V6 => load.config.v6.local.is_some(),
     };
     let flags = tables.settings.flags;
     let unknown = (!knows && flags & Settings::FLAG_KNOWS_PODS != 0).then(|| {
@@ -303,6 +321,7 @@ fn judge(
         theirs,
         ours,
         prediction,
+        claimants: load.services.iter().filter(|service| flow.is_for(service)).collect(),
         unknown,
     };
     let difference = DIFFERENCES.iter().find(|difference| (difference.applies)(&case));
@@ -327,7 +346,7 @@ fn agrees(flow: &Flow, seen: &Seen, prediction: &Prediction, elides: bool) -> Re
             untouched.then_some(()).ok_or("it was translated".to_owned())
         }
         Verdict::Reject => only(Outcome::Refused),
-        Verdict::Drop if flow.is_socket() && elides => only(Outcome::Failed(libc::EHOSTUNREACH)),
+        Verdict::Drop if prediction.by_socket && elides => only(Outcome::Failed(libc::EHOSTUNREACH)),
         Verdict::Drop => only(Outcome::Silence),
         Verdict::Forward => {
             if let Some(other) = seen.keys().find(|o| !matches!(o, Outcome::Answered { .. })) {
@@ -339,6 +358,8 @@ fn agrees(flow: &Flow, seen: &Seen, prediction: &Prediction, elides: bool) -> Re
                 };
                 let own = flow.source.address(flow.family());
                 let nodes = match masquerade {
+                    // What ends on the node itself does not pass POSTROUTING.
+                    Masquerade::Yes if is_nodes(at.ip()) => own.is_none(),
                     Masquerade::Yes => true,
                     Masquerade::No => own.is_none(),
                     Masquerade::Elided => own.is_none() || !elides,
@@ -356,7 +377,7 @@ fn agrees(flow: &Flow, seen: &Seen, prediction: &Prediction, elides: bool) -> Re
                 };
             }
             let missing: Vec<_> = prediction.masquerade.keys().filter(|at| !met.contains(at)).collect();
-            if missing.is_empty() {
+            if missing.is_empty() || met.len() >= ENOUGH {
                 Ok(())
             } else {
                 Err(format!("never met: {missing:?}"))

@@ -8,7 +8,7 @@ use std::{
 
 use gateway_common::{
     Address,
-    decide::{self, Decision, Flow, Masquerade, Origin, Reason, Verdict},
+    decide::{self, Flow, Masquerade, Origin, Reason, Verdict},
     maps::{
         AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
     },
@@ -33,6 +33,8 @@ pub(crate) struct Tables {
 pub(crate) struct Prediction {
     pub(crate) verdict: Verdict,
     pub(crate) reason: Reason,
+    /// Whether a socket is told, or its packets are dealt with.
+    pub(crate) by_socket: bool,
     pub(crate) masquerade: BTreeMap<SocketAddr, Masquerade>,
 }
 
@@ -59,10 +61,17 @@ impl Tables {
     /// as can be, meet each slot.
     pub(crate) fn predict(&self, flow: &Flow) -> Prediction {
         self.random.set(0);
-        let first = self.decide(flow);
+        let is_socket = matches!(flow.origin, Origin::NodeSocket | Origin::PodSocket);
+        let first = decide::decide(self, flow);
+        if first.reason == Reason::ByPacket {
+            // The hook on the pod's device has the last word.
+            let origin = Origin::PodPacket;
+            return self.predict(&Flow { origin, ..*flow });
+        }
         let mut prediction = Prediction {
             verdict: first.verdict,
             reason: first.reason,
+            by_socket: is_socket,
             masquerade: BTreeMap::new(),
         };
         if first.verdict != Verdict::Forward {
@@ -74,7 +83,7 @@ impl Tables {
         let samples = u64::from(most.unwrap_or(1)) + 1;
         for sample in 0..samples {
             self.random.set(((sample << 32) / samples) as u32);
-            let decision = self.decide(flow);
+            let decision = decide::decide(self, flow);
             let to = SocketAddr::new(from_map(decision.address), decision.port);
             prediction.masquerade.insert(to, decision.masquerade);
         }
@@ -90,16 +99,6 @@ impl Tables {
             },
             ..self.clone()
         }
-    }
-
-    /// The pod's hook has the last word on what a socket's leaves to it.
-    fn decide(&self, flow: &Flow) -> Decision {
-        let decision = decide::decide(self, flow);
-        if decision.reason == Reason::ByPacket {
-            let origin = Origin::PodPacket;
-            return decide::decide(self, &Flow { origin, ..*flow });
-        }
-        decision
     }
 }
 

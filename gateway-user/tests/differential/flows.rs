@@ -22,6 +22,9 @@ use crate::{
     world::{self, ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address},
 };
 
+/// Of more backends than this, only so many are met.
+pub(crate) const ENOUGH: usize = 64;
+
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Source {
@@ -125,8 +128,19 @@ impl Flow {
         IpFamily::of(self.to.ip())
     }
 
-    pub(crate) fn is_socket(&self) -> bool {
-        self.source.hooks() == Hooks::Sockets
+    /// Whether the Service has what is connected to.
+    pub(crate) fn is_for(&self, service: &ServicePort) -> bool {
+        let (ip, port) = (self.to.ip(), self.to.port());
+        let family = self.family();
+        let tcp = self.via == Via::Tcp;
+        let addressed = service
+            .cluster_ip(family)
+            .into_iter()
+            .chain(service.external_ips(family))
+            .chain(service.load_balancer_ips(family))
+            .any(|own| own == ip);
+        (service.protocol == Protocol::Tcp) == tcp
+            && ((addressed && service.port == port) || service.node_port == Some(port))
     }
 
     /// As the core knows it. Nothing depends on the client of a socket but affinity.
@@ -152,7 +166,8 @@ impl Flow {
         let (wanted, at_least, at_most) = match backends {
             0 => (1, 2, 2),
             _ if self.affinity => (1, 4, 4),
-            n => (n, n + 3, 40 * n),
+            n if n <= ENOUGH => (n, n + 3, 40 * n),
+            _ => (ENOUGH, ENOUGH, 10 * ENOUGH),
         };
         let fixed = !matches!(self.source, Source::Pod | Source::PodPackets | Source::Node);
         Probe {
@@ -240,11 +255,11 @@ pub(crate) fn flows(service: &ServicePort, lane: usize) -> Vec<Flow> {
 
 /// The flows in lanes: those of a Service with affinity one after the other, all others by
 /// themselves.
-pub(crate) fn lanes(flows: &[Flow]) -> Vec<Vec<usize>> {
+pub(crate) fn lanes(flows: &[Flow], predictions: &[Prediction]) -> Vec<Vec<usize>> {
     let mut shared: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut lanes = Vec::new();
     for (index, flow) in flows.iter().enumerate() {
-        if flow.affinity {
+        if flow.affinity && !predictions[index].masquerade.is_empty() {
             shared.entry(flow.lane).or_default().push(index);
         } else {
             lanes.push(vec![index]);

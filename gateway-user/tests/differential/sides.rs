@@ -174,18 +174,11 @@ impl Side {
 
     /// Makes endpoints answer.
     fn serve(&mut self, services: &[ServicePort]) -> anyhow::Result<()> {
-        let pods = IpFamily::ALL.map(|family| world::address(world::POD, family));
         let mut addresses = BTreeMap::new();
         let mut listen = Vec::new();
         for endpoint in services.iter().flat_map(|service| &service.endpoints) {
             addresses.insert(endpoint.address, endpoint.local);
-            let space = if pods.contains(&endpoint.address) {
-                Space::Pod
-            } else if endpoint.local {
-                Space::Pods
-            } else {
-                Space::Remote
-            };
+            let space = World::home(endpoint.address, endpoint.local);
             listen.push((space, SocketAddr::new(endpoint.address, endpoint.port)));
         }
         self.world.route(&addresses)?;

@@ -12,7 +12,7 @@
 //! The links do without ARP and neighbour discovery: both ends of one have the same hardware address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::Write as _,
     net::IpAddr,
@@ -87,7 +87,7 @@ pub(crate) fn crowd(number: usize, family: IpFamily) -> IpAddr {
 pub(crate) struct World {
     spaces: BTreeMap<Space, File>,
     /// Where the addresses of endpoints lead now.
-    routes: BTreeMap<IpAddr, bool>,
+    routes: BTreeMap<IpAddr, Space>,
 }
 
 impl World {
@@ -183,35 +183,47 @@ impl World {
                 }
             }
             lines.extend(both(["route add default dev eth0".into()]));
-            if matches!(space, Space::Pods | Space::Remote) {
-                lines.extend([
-                    // Every address of a pod is this namespace's, but for those that lead elsewhere.
-                    "route add local 10.0.0.0/8 dev lo table main".into(),
-                    "route add local fd00:10::/32 dev lo table main".into(),
-                    "route add 10.96.0.0/12 dev eth0".into(),
-                ]);
-                for address in [POD, REMOTE_POD].iter().flatten() {
-                    lines.push(format!("route add {address} dev eth0"));
-                }
-            }
             self.ip(space, &lines)?;
         }
         Ok(())
     }
 
-    /// Makes the node reach endpoints where they are: locally or elsewhere.
+    /// Who answers at an endpoint's address.
+    pub(crate) fn home(address: IpAddr, local: bool) -> Space {
+        let is = |pair: Pair| pair.iter().any(|own| own.parse() == Ok(address));
+        if is(POD) {
+            Space::Pod
+        } else if is(NODE) || is(ALTERNATIVE) {
+            Space::Node
+        } else if local {
+            Space::Pods
+        } else {
+            Space::Remote
+        }
+    }
+
+    /// Makes the node reach endpoints where they are.
     pub(crate) fn route(&mut self, endpoints: &BTreeMap<IpAddr, bool>) -> anyhow::Result<()> {
-        let own: BTreeSet<IpAddr> = IpFamily::ALL.map(|family| address(POD, family)).into();
-        let mut lines = Vec::new();
+        let mut lines: BTreeMap<Space, Vec<String>> = BTreeMap::new();
         for (address, local) in endpoints {
-            if own.contains(address) || self.routes.get(address) == Some(local) {
+            let home = Self::home(*address, *local);
+            let device = match home {
+                Space::Pods => "pod1",
+                Space::Remote => "eth1",
+                _ => continue,
+            };
+            if self.routes.insert(*address, home) == Some(home) {
                 continue;
             }
-            let device = if *local { "pod1" } else { "eth1" };
-            lines.push(format!("route replace {address} dev {device}"));
-            self.routes.insert(*address, *local);
+            let node = lines.entry(Space::Node).or_default();
+            node.push(format!("route replace {address} dev {device}"));
+            let there = lines.entry(home).or_default();
+            there.push(format!("route replace local {address} dev lo table main"));
         }
-        self.ip(Space::Node, &lines)
+        for (space, lines) in &lines {
+            self.ip(*space, lines)?;
+        }
+        Ok(())
     }
 
     fn ip(&self, space: Space, lines: &[String]) -> anyhow::Result<()> {
