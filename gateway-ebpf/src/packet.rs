@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     Address, SCTP, TCP, UDP, mapped,
-    maps::{FlowKey, FragmentKey, Ports},
+    maps::{FlowKey, FragmentKey, Ports, Translation},
 };
 
 use crate::maps::FRAGMENTS;
@@ -110,8 +110,22 @@ pub(crate) enum Stage {
     Opens,
     /// It belongs to one that exists.
     Continues,
-    /// It ends one.
+    /// It ends one direction of one.
     Closes,
+    /// It ends one at once.
+    Resets,
+}
+
+impl Stage {
+    /// What a flow's record keeps of it: `Translation::FLAG_…`.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u16 {
+        match self {
+            Self::Opens | Self::Continues => 0,
+            Self::Closes => Translation::FLAG_CLOSING,
+            Self::Resets => Translation::FLAG_CLOSING | Translation::FLAG_RESET,
+        }
+    }
 }
 
 /// Which end of a packet a translation replaces.
@@ -409,7 +423,9 @@ fn stage(ctx: &TcContext, headers: &Headers) -> Result<Stage, Unhandled> {
         .load(headers.transport + offset)
         .map_err(|_| Unhandled::Unparsed)?;
     Ok(if headers.protocol == TCP {
-        if byte & (FIN | RST) != 0 {
+        if byte & RST != 0 {
+            Stage::Resets
+        } else if byte & FIN != 0 {
             Stage::Closes
         } else if byte & (SYN | ACK) == SYN {
             Stage::Opens
@@ -419,7 +435,7 @@ fn stage(ctx: &TcContext, headers: &Headers) -> Result<Stage, Unhandled> {
     } else {
         match byte {
             SCTP_INIT => Stage::Opens,
-            SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Closes,
+            SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Resets,
             _ => Stage::Continues,
         }
     })
