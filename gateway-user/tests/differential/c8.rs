@@ -20,9 +20,18 @@ use crate::{
 /// all endpoints; `L`: to local ones; `m`: masqueraded; `-`: no flow.
 const TABLE: [(&str, [&str; 9]); 4] = [
     ("pod", ["A", "Am", "Am", "A", "A", "A", "L", "Am", "Am"]),
-    ("node", ["Am", "Am", "Am", "Am", "Am", "Am", "Lm", "Am", "Am"]),
-    ("localhost", ["-", "Am", "-", "-", "Am", "-", "-", "Am", "-"]),
-    ("external", ["Am", "Am", "Am", "Am", "L", "L", "Lm", "Am", "Am"]),
+    (
+        "node",
+        ["Am", "Am", "Am", "Am", "Am", "Am", "Lm", "Am", "Am"],
+    ),
+    (
+        "localhost",
+        ["-", "Am", "-", "-", "Am", "-", "-", "Am", "-"],
+    ),
+    (
+        "external",
+        ["Am", "Am", "Am", "Am", "L", "L", "Lm", "Am", "Am"],
+    ),
 ];
 
 /// What becomes of a cell in another configuration.
@@ -142,8 +151,13 @@ pub(crate) fn run(sides: &mut Sides, knows_pods: bool, all: bool) -> anyhow::Res
                 [true] => cell.starts_with('L'),
                 [_, _] => cell.starts_with('A'),
                 _ => false,
-            } && (!masquerade || masqueraded.iter().all(|m| *m == cell.contains('m')));
-            ensure!(as_in_table, "{flow}: {cell} in the table, {:?}", result.theirs);
+            } && (!masquerade
+                || masqueraded.iter().all(|m| *m == cell.contains('m')));
+            ensure!(
+                as_in_table,
+                "{flow}: {cell} in the table, {:?}",
+                result.theirs
+            );
         }
     }
     Ok(tally)

@@ -112,7 +112,10 @@ pub(crate) const DIFFERENCES: [Difference; 8] = [
                 && answers(case.theirs).count() == case.theirs.len()
                 && answers(case.theirs).all(|(at, _)| {
                     let has = |service: &&ServicePort| {
-                        service.endpoints.iter().any(|endpoint| endpoint.socket() == at)
+                        service
+                            .endpoints
+                            .iter()
+                            .any(|endpoint| endpoint.socket() == at)
                     };
                     case.claimants.iter().any(has)
                 })
@@ -145,7 +148,8 @@ pub(crate) struct Case<'c> {
 
 impl Case<'_> {
     fn same_backends(&self) -> bool {
-        let backends = |seen: &Seen| -> BTreeSet<SocketAddr> { answers(seen).map(|(at, _)| at).collect() };
+        let backends =
+            |seen: &Seen| -> BTreeSet<SocketAddr> { answers(seen).map(|(at, _)| at).collect() };
         let (theirs, ours) = (backends(self.theirs), backends(self.ours));
         let known = |at: &SocketAddr| self.prediction.masquerade.contains_key(at);
         if self.flow.affinity {
@@ -208,7 +212,10 @@ pub(crate) fn compare(
     flows: &[Flow],
 ) -> anyhow::Result<(Tally, Vec<Both>)> {
     let tables = sides.load(load)?;
-    let predictions: Vec<_> = flows.iter().map(|flow| tables.predict(&flow.for_core())).collect();
+    let predictions: Vec<_> = flows
+        .iter()
+        .map(|flow| tables.predict(&flow.for_core()))
+        .collect();
     let mut results = go(sides, flows, &predictions, PATIENCE)?;
     let mut tally = Tally {
         flows: flows.len(),
@@ -226,7 +233,10 @@ pub(crate) fn compare(
     let again = wrong(&results);
     if !again.is_empty() {
         let pick = |index: &usize| flows[*index].clone();
-        let predicted: Vec<_> = again.iter().map(|index| predictions[*index].clone()).collect();
+        let predicted: Vec<_> = again
+            .iter()
+            .map(|index| predictions[*index].clone())
+            .collect();
         let flows: Vec<_> = again.iter().map(pick).collect();
         let second = go(sides, &flows, &predicted, MORE_PATIENCE)?;
         for (index, result) in again.iter().zip(second) {
@@ -283,7 +293,9 @@ fn go(
     let mut results: Vec<_> = order.into_iter().flatten().zip(seen).collect();
     results.sort_by_key(|(index, _)| *index);
     let results = results.into_iter();
-    Ok(results.map(|(_, (theirs, ours))| Both { theirs, ours }).collect())
+    Ok(results
+        .map(|(_, (theirs, ours))| Both { theirs, ours })
+        .collect())
 }
 
 /// Whether what happened is what had to; which difference explains that it is not the same on both.
@@ -295,7 +307,9 @@ fn judge(
     Both { theirs, ours }: &Both,
 ) -> Result<Option<&'static str>, String> {
     let say = |what: &str| {
-        format!("{flow}: {what}\n  kube-proxy: {theirs:?}\n  nodegate:   {ours:?}\n  explained:  {prediction:?}")
+        format!(
+            "{flow}: {what}\n  kube-proxy: {theirs:?}\n  nodegate:   {ours:?}\n  explained:  {prediction:?}"
+        )
     };
     agrees(flow, ours, prediction, true).map_err(|what| say(&what))?;
     let some = flow.affinity || prediction.masquerade.len() > ENOUGH;
@@ -321,10 +335,16 @@ fn judge(
         theirs,
         ours,
         prediction,
-        claimants: load.services.iter().filter(|service| flow.is_for(service)).collect(),
+        claimants: load
+            .services
+            .iter()
+            .filter(|service| flow.is_for(service))
+            .collect(),
         unknown,
     };
-    let difference = DIFFERENCES.iter().find(|difference| (difference.applies)(&case));
+    let difference = DIFFERENCES
+        .iter()
+        .find(|difference| (difference.applies)(&case));
     difference
         .map(|difference| Some(difference.name))
         .ok_or_else(|| say("not the same"))
@@ -343,10 +363,14 @@ fn agrees(flow: &Flow, seen: &Seen, prediction: &Prediction, elides: bool) -> Re
     match prediction.verdict {
         Verdict::Pass => {
             let untouched = answers(seen).all(|(at, _)| at == flow.to);
-            untouched.then_some(()).ok_or("it was translated".to_owned())
+            untouched
+                .then_some(())
+                .ok_or("it was translated".to_owned())
         }
         Verdict::Reject => only(Outcome::Refused),
-        Verdict::Drop if prediction.by_socket && elides => only(Outcome::Failed(libc::EHOSTUNREACH)),
+        Verdict::Drop if prediction.by_socket && elides => {
+            only(Outcome::Failed(libc::EHOSTUNREACH))
+        }
         Verdict::Drop => only(Outcome::Silence),
         Verdict::Forward => {
             if let Some(other) = seen.keys().find(|o| !matches!(o, Outcome::Answered { .. })) {
@@ -376,7 +400,11 @@ fn agrees(flow: &Flow, seen: &Seen, prediction: &Prediction, elides: bool) -> Re
                     Err(format!("the client did not stay: {met:?}"))
                 };
             }
-            let missing: Vec<_> = prediction.masquerade.keys().filter(|at| !met.contains(at)).collect();
+            let missing: Vec<_> = prediction
+                .masquerade
+                .keys()
+                .filter(|at| !met.contains(at))
+                .collect();
             if missing.is_empty() || met.len() >= ENOUGH {
                 Ok(())
             } else {

@@ -79,7 +79,9 @@ impl Tables {
         }
         let sizes = self.services.values();
         let sizes = sizes.filter(|service| service.id == first.service);
-        let most = sizes.map(|service| service.cluster.max(service.local)).max();
+        let most = sizes
+            .map(|service| service.cluster.max(service.local))
+            .max();
         let samples = u64::from(most.unwrap_or(1)) + 1;
         for sample in 0..samples {
             self.random.set(((sample << 32) / samples) as u32);

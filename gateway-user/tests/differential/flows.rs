@@ -19,7 +19,9 @@ use crate::{
     agent::{Probe, Via},
     core::Prediction,
     sides::Hooks,
-    world::{self, ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address},
+    world::{
+        self, ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address,
+    },
 };
 
 /// Of more backends than this, only so many are met.
@@ -193,7 +195,11 @@ pub(crate) fn destinations(service: &ServicePort, family: IpFamily) -> Vec<(Stri
         return all;
     };
     push("cluster IP", cluster_ip, service.port);
-    push("cluster IP, another port", cluster_ip, service.port ^ 0x4000);
+    push(
+        "cluster IP, another port",
+        cluster_ip,
+        service.port ^ 0x4000,
+    );
     for ip in service.external_ips(family) {
         push("external IP", ip, service.port);
         push("external IP, another port", ip, service.port ^ 0x4000);

@@ -194,7 +194,10 @@ impl Generator {
             30_000 + self.node_ports
         });
         // On an address that the node has, Services could get into each other's way.
-        let own = template.external_ips.iter().any(|ip| crate::sides::is_nodes(*ip));
+        let own = template
+            .external_ips
+            .iter()
+            .any(|ip| crate::sides::is_nodes(*ip));
         let port = if own {
             10_000 + (self.services * 4) as u16 % 20_000 + index as u16
         } else {
@@ -300,9 +303,7 @@ impl Generator {
 fn pod(family: IpFamily, node: u8, host: u8) -> IpAddr {
     match family {
         IpFamily::V4 => Ipv4Addr::new(10, 10, node, host).into(),
-        IpFamily::V6 => {
-            Ipv6Addr::new(0xfd00, 0x10, 0, node.into(), 0, 0, 0, host.into()).into()
-        }
+        IpFamily::V6 => Ipv6Addr::new(0xfd00, 0x10, 0, node.into(), 0, 0, 0, host.into()).into(),
     }
 }
 
@@ -324,8 +325,12 @@ pub(crate) fn service(name: &str, number: u32, endpoints: Vec<Endpoint>) -> Serv
     ServicePort {
         kind: ServiceType::LoadBalancer,
         node_port: Some(32_100 + number as u16),
-        cluster_ips: families.map(|family| numbered(family, 1, 60_000 + number)).into(),
-        load_balancer_ips: families.map(|family| numbered(family, 2, 60_000 + number)).into(),
+        cluster_ips: families
+            .map(|family| numbered(family, 1, 60_000 + number))
+            .into(),
+        load_balancer_ips: families
+            .map(|family| numbered(family, 2, 60_000 + number))
+            .into(),
         endpoints,
         ..ServicePort::new(
             ServicePortName {

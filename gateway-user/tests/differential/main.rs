@@ -65,7 +65,10 @@ fn main() {
                     None => Sides::new().map_err(failed)?,
                 };
                 let tally = run(&mut mine).map_err(failed)?;
-                total.lock().unwrap_or_else(PoisonError::into_inner).add(&tally);
+                total
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .add(&tally);
                 *sides = Some(mine);
                 Ok(())
             })
@@ -78,7 +81,12 @@ fn main() {
     eprintln!("{} flows, {} connections", total.flows, total.attempts);
     for difference in &compare::DIFFERENCES {
         let count = total.differences.get(difference.name);
-        eprintln!("{:>7} {}: {}", count.unwrap_or(&0), difference.name, difference.reason);
+        eprintln!(
+            "{:>7} {}: {}",
+            count.unwrap_or(&0),
+            difference.name,
+            difference.reason
+        );
     }
     if total.again > 0 {
         eprintln!("{} flows were looked at twice", total.again);

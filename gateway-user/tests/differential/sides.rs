@@ -202,7 +202,9 @@ impl Side {
             let packets = self.packets.run(packets, patience);
             (sockets.join(), packets)
         });
-        let mut sockets = sockets.map_err(|_| anyhow!("a thread panicked"))??.into_iter();
+        let mut sockets = sockets
+            .map_err(|_| anyhow!("a thread panicked"))??
+            .into_iter();
         let mut packets = packets?.into_iter();
         let results = which.iter().map(|hooks| match hooks {
             Hooks::Sockets => sockets.next(),
@@ -313,16 +315,19 @@ impl Sides {
             Some(LocalDetector::Cidr(network)) => Some(*network),
             _ => None,
         });
-        let node_port_networks = families.iter().zip(IpFamily::ALL).flat_map(|(family, which)| {
-            let all = match which {
-                IpFamily::V4 => "0.0.0.0/0",
-                IpFamily::V6 => "::/0",
-            };
-            match &family.node_port_addresses {
-                None => vec![all.parse().expect("a constant")],
-                Some(addresses) => addresses.iter().copied().map(Into::into).collect(),
-            }
-        });
+        let node_port_networks = families
+            .iter()
+            .zip(IpFamily::ALL)
+            .flat_map(|(family, which)| {
+                let all = match which {
+                    IpFamily::V4 => "0.0.0.0/0",
+                    IpFamily::V6 => "::/0",
+                };
+                match &family.node_port_addresses {
+                    None => vec![all.parse().expect("a constant")],
+                    Some(addresses) => addresses.iter().copied().map(Into::into).collect(),
+                }
+            });
         let everywhere = families
             .iter()
             .all(|family| family.node_port_addresses.is_none());
@@ -371,13 +376,18 @@ fn restore(family: IpFamily) -> &'static str {
 
 /// nfacct only counts, and its counters must have been made by a tool that few have.
 fn without_accounting(text: &str) -> String {
-    let lines = text.lines().map(|line| match line.split_once(" -m nfacct --nfacct-name ") {
-        Some((before, after)) => {
-            let rest = after.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
-            format!("{before} {rest}\n")
-        }
-        None => format!("{line}\n"),
-    });
+    let lines = text
+        .lines()
+        .map(|line| match line.split_once(" -m nfacct --nfacct-name ") {
+            Some((before, after)) => {
+                let rest = after
+                    .trim_start()
+                    .split_once(' ')
+                    .map_or("", |(_, rest)| rest);
+                format!("{before} {rest}\n")
+            }
+            None => format!("{line}\n"),
+        });
     lines.collect()
 }
 

@@ -168,17 +168,28 @@ impl World {
             (Space::Pods, vec![]),
             (Space::Remote, vec![]),
             // A pod that connects must be elsewhere than the backends: they would answer it directly.
-            (Space::Outside, vec![CLIENT, STRANGER, OTHER_NODE, REMOTE_POD]),
+            (
+                Space::Outside,
+                vec![CLIENT, STRANGER, OTHER_NODE, REMOTE_POD],
+            ),
         ] {
             let mut lines = vec!["link set eth0 arp off up".to_owned()];
             for address in own.iter().flatten() {
-                lines.push(format!("addr add {} dev lo{}", alone(address), nodad(address)));
+                lines.push(format!(
+                    "addr add {} dev lo{}",
+                    alone(address),
+                    nodad(address)
+                ));
             }
             if space == Space::Outside {
                 for number in 0..CROWD {
                     for family in IpFamily::ALL {
                         let address = crowd(number, family).to_string();
-                        lines.push(format!("addr add {} dev lo{}", alone(&address), nodad(&address)));
+                        lines.push(format!(
+                            "addr add {} dev lo{}",
+                            alone(&address),
+                            nodad(&address)
+                        ));
                     }
                 }
             }
