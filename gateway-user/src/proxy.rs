@@ -42,6 +42,8 @@ pub struct Options {
     pub address: Option<IpAddr>,
     /// How long a client's connection may be idle, counted in whole seconds.
     pub idle_timeout: Duration,
+    /// How long the head of a request may take to come, counted in whole seconds.
+    pub header_timeout: Duration,
 }
 
 /// The workers.
@@ -73,12 +75,15 @@ struct Worker {
 }
 
 impl Default for Options {
-    /// One worker per CPU that we may use, all addresses, and Envoy's timeout.
+    /// One worker per CPU that we may use, all addresses.
     fn default() -> Self {
         Self {
             workers: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             address: None,
             idle_timeout: Duration::from_hours(1),
+            // Envoy's `request_headers_timeout` is off by default: a client that sends a byte an hour
+            // keeps its connection. This is far above what any honest client needs.
+            header_timeout: Duration::from_mins(1),
         }
     }
 }

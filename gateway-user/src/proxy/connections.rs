@@ -42,6 +42,8 @@ pub(super) struct Handle {
     requests: Cell<u32>,
     /// Whether the client has its response's head. HTTP/1.1 only.
     answered: Cell<bool>,
+    /// Whether the request is in a version before HTTP/1.1.
+    outdated: Cell<bool>,
     /// Whether more of a request's body may come. HTTP/1.1 only.
     body_open: Cell<bool>,
     /// Since when a head has been coming in.
@@ -55,10 +57,6 @@ pub(super) struct Handle {
     idle_limit: Cell<Option<Tick>>,
 }
 
-/// Ticks that a head may take to come.
-// Envoy's `request_headers_timeout` is off by default: a client that sends a byte an hour keeps its
-// connection. This is far above what any honest client needs.
-const HEAD_LIMIT: Tick = 60;
 /// Ticks for which a client that has shut down its side is waited for: to send a request and end at
 /// once is legal, but hardly anybody does it, and a client that has gone looks the same.
 // Envoy takes either for gone at once.
@@ -89,6 +87,7 @@ impl Connections {
             waker: RefCell::new(None),
             requests: Cell::new(0),
             answered: Cell::new(false),
+            outdated: Cell::new(false),
             body_open: Cell::new(false),
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
@@ -121,12 +120,12 @@ impl Connections {
     }
 
     /// Ends connections on which nothing has happened for `limit` ticks: HTTP gently, and one limit
-    /// later for good; TCP at once.
-    pub(super) fn sweep(&self, now: Tick, limit: Tick) {
+    /// later for good; TCP at once. Refuses heads that have been coming in for `head_limit` ticks.
+    pub(super) fn sweep(&self, now: Tick, limit: Tick, head_limit: Tick) {
         for handle in self.open.borrow().values() {
             let idle = now.wrapping_sub(handle.active.get());
             // The first tick may have come right after whatever happened: it isn't a whole one.
-            handle.sweep(now);
+            handle.sweep(now, head_limit);
             let limit = handle.idle_limit.get().map_or(limit, |own| own.min(limit));
             if handle.is_serving() || idle <= limit {
                 continue;
@@ -184,6 +183,16 @@ impl Handle {
         if self.client_ended.get().is_some() {
             self.wake();
         }
+    }
+
+    /// The request is in a version before HTTP/1.1.
+    pub(super) fn set_outdated(&self) {
+        self.outdated.set(true);
+    }
+
+    /// Whether it is.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated.get()
     }
 
     /// Whether any is.
@@ -257,11 +266,11 @@ impl Handle {
     }
 
     /// Looks after what takes too long.
-    fn sweep(&self, now: Tick) {
+    fn sweep(&self, now: Tick, head_limit: Tick) {
         let slow = self
             .head_since
             .get()
-            .is_some_and(|since| now.wrapping_sub(since) > HEAD_LIMIT);
+            .is_some_and(|since| now.wrapping_sub(since) > head_limit);
         if slow && self.rejection.get().is_none() {
             self.reject(Rejection::SlowHead);
             self.wake();
@@ -324,14 +333,14 @@ mod tests {
         let busy = connections.register(80, true, 0);
         busy.handle.request_began(0);
         let tcp = connections.register(31400, false, 0);
-        connections.sweep(10, 10);
+        connections.sweep(10, 10, 60);
         assert_eq!((order(&idle), order(&tcp)), (Order::Serve, Order::Serve));
-        connections.sweep(11, 10);
+        connections.sweep(11, 10, 60);
         assert_eq!(order(&tcp), Order::Close);
         assert_eq!((order(&idle), order(&busy)), (Order::Finish, Order::Serve));
-        connections.sweep(21, 10);
+        connections.sweep(21, 10, 60);
         assert_eq!(order(&idle), Order::Finish);
-        connections.sweep(22, 10);
+        connections.sweep(22, 10, 60);
         assert_eq!((order(&idle), order(&busy)), (Order::Close, Order::Serve));
     }
 
@@ -341,9 +350,9 @@ mod tests {
         let slow = connections.register(80, true, 0);
         let idle = connections.register(80, true, 0);
         slow.handle.head_began(5);
-        connections.sweep(5 + HEAD_LIMIT, Tick::MAX);
+        connections.sweep(65, Tick::MAX, 60);
         assert_eq!(slow.handle.rejection(), None);
-        connections.sweep(6 + HEAD_LIMIT, Tick::MAX);
+        connections.sweep(66, Tick::MAX, 60);
         assert_eq!(slow.handle.rejection(), Some(Rejection::SlowHead));
         assert_eq!(idle.handle.rejection(), None);
     }

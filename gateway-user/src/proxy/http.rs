@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -114,6 +114,8 @@ pub(super) async fn serve(
     });
     let mut stream = ClientStream::new(stream, address, local, Rc::clone(handle), worker);
     let first = poll_fn(|cx| match handle.order(cx) {
+        // A beginning of which nothing came is refused as HTTP/1.1.
+        Order::Serve if handle.rejection().is_some() => Poll::Ready(Some(Ok(false))),
         Order::Serve => stream.poll_preface(cx).map(Some),
         // Nothing has been asked yet.
         Order::Finish | Order::Close => Poll::Ready(None),
@@ -149,7 +151,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(stream, service);
     let mut finishing = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         match handle.order(cx) {
             Order::Serve => {}
             Order::Finish if finishing => {}
@@ -161,8 +163,10 @@ async fn serve_http1(
         }
         Pin::new(&mut connection).poll(cx)
     })
-    .await?;
+    .await;
+    // Taken whatever happened: it holds on to what holds it.
     let tunnel = owner.tunnel.take();
+    served?;
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
         tunnel.run(parts.io, parts.read_buf, handle).await;
@@ -209,6 +213,9 @@ impl Client {
     /// Notes that there is a request.
     fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
         let mut exchange = Exchange::new(self, request.version());
+        if request.version() < Version::HTTP_11 {
+            self.handle.set_outdated();
+        }
         let (parts, incoming) = request.into_parts();
         let (body, progress) = RequestBody::new(incoming, &self.handle);
         exchange.set_request_body(progress);

@@ -148,7 +148,11 @@ impl Pool {
             return Ok(Upstream::http1(endpoint, local, sender));
         }
         let turn = Rc::clone(self.connecting.borrow_mut().entry(endpoint).or_default());
-        let _turn = turn.lock().await;
+        // Whoever has waited in vain connects by itself: failures must not queue up.
+        let own_turn = turn.try_lock().ok();
+        if own_turn.is_none() {
+            drop(turn.lock().await);
+        }
         if let Some(upstream) = self.share(endpoint, limits) {
             return Ok(upstream);
         }

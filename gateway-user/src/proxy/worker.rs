@@ -261,9 +261,12 @@ impl Worker {
     fn sweep(&self) {
         let now = self.now.get().wrapping_add(1);
         self.now.set(now);
-        let limit = self.options.idle_timeout.as_secs() / SWEEP.as_secs();
-        self.connections
-            .sweep(now, Tick::try_from(limit).unwrap_or(Tick::MAX).max(1));
+        let ticks = |time: Duration| {
+            let ticks = time.as_secs() / SWEEP.as_secs();
+            Tick::try_from(ticks).unwrap_or(Tick::MAX).max(1)
+        };
+        let (idle, head) = (self.options.idle_timeout, self.options.header_timeout);
+        self.connections.sweep(now, ticks(idle), ticks(head));
         self.pool.sweep(now);
     }
 

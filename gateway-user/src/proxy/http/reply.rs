@@ -117,6 +117,14 @@ impl LocalReply {
         Self::new(StatusCode::BAD_REQUEST, details)
     }
 
+    /// More headers than there may be. hyper sees to that itself for HTTP/1.1.
+    pub(super) fn too_many_headers() -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http2.too_many_headers",
+        )
+    }
+
     /// The path has no normal form.
     pub(super) fn bad_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
@@ -254,7 +262,6 @@ impl LocalReply {
         exchange.note_answer(status.as_u16(), self.details);
         let transport_failure = self.transport_failure;
         exchange.note(|record| record.transport_failure = transport_failure);
-        exchange.disengage();
         if let Some(routed) = context.routed {
             if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
                 cors::annotate(policy, origin.clone(), &mut headers);
@@ -262,6 +269,7 @@ impl LocalReply {
             let destination = context.destination;
             facts::change_headers(&mut headers, Some(status), routed, destination, &exchange);
         }
+        exchange.disengage();
         headers.insert(SERVER, response::SERVER_NAME);
         if self.close && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -30,6 +30,9 @@ use crate::{
     },
 };
 
+/// Most headers of a request: Envoy's `max_headers_count`.
+const MAX_HEADERS: usize = 100;
+
 /// What the request says it is for: the authority of an absolute target, else the `Host` header
 /// (RFC 9112, section 3.2.2).
 pub(super) fn authority(parts: &Parts) -> Option<&str> {
@@ -51,6 +54,9 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
 pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if parts.version < Version::HTTP_11 {
         return Err(LocalReply::old_version());
+    }
+    if parts.headers.len() > MAX_HEADERS {
+        return Err(LocalReply::too_many_headers());
     }
     let mut hosts = parts.headers.get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());

@@ -3,6 +3,7 @@
 //! - A head with both `content-length` and `transfer-encoding` is refused, where hyper would take
 //!   the second and forget the first.
 //! - hyper's own refusals leave in the form in which Envoy makes them.
+//! - An old client is told in HTTP/1.1 that it should speak that.
 //! - A client that shuts down its sending side while it waits gets a moment for its answer; one that
 //!   has gone altogether looks the same, and must not keep an endpoint busy for longer.
 
@@ -199,7 +200,9 @@ impl Read for ClientStream {
         let this = &mut *self;
         if this.handle.rejection().is_some() && !this.spoilt {
             this.spoilt = true;
-            cursor.put_slice(&[0]);
+            // Heads are parsed when they seem to be whole.
+            let spoilt = &b"\0\r\n\r\n"[..cursor.remaining().min(5)];
+            cursor.put_slice(spoilt);
             return Poll::Ready(Ok(()));
         }
         if this.ended {
@@ -250,6 +253,14 @@ impl Write for ClientStream {
                     this.handle.port(),
                 );
             });
+        }
+        // hyper answers in the client's version, and Envoy in its own. These connections end with this
+        // answer.
+        if this.instead.is_empty()
+            && this.handle.is_outdated()
+            && let Some(rest) = bytes.strip_prefix(b"HTTP/1.0 ")
+        {
+            this.instead = [b"HTTP/1.1 ", rest].concat().into();
         }
         if this.instead.is_empty() {
             return Pin::new(&mut this.stream).poll_write(cx, bytes);

@@ -258,7 +258,7 @@ async fn requests_that_are_no_proper_http11() {
         let mut client = Peer::connect(port).await;
         client.send(request).await;
         let head = client.head().await.unwrap();
-        assert_eq!(&status(&head)["HTTP/1.x ".len()..], wanted, "{request:?}");
+        assert_eq!(status(&head), format!("HTTP/1.1 {wanted}"), "{request:?}");
     }
 }
 

@@ -276,3 +276,18 @@ async fn a_change_ends_http2_connections_gently() {
     .await
     .expect("the connection stays");
 }
+
+#[tokio::test]
+async fn heads_have_their_limits() {
+    let server = Server::new().await;
+    let (_fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let mut client = connect(port).await;
+    let mut many = request("/", "");
+    for index in 0..100 {
+        let name: http::HeaderName = format!("x-{index}").parse().unwrap();
+        many.headers_mut().insert(name, "1".parse().unwrap());
+    }
+    many.headers_mut().remove("content-type");
+    let response = client.send_request(many).await.unwrap();
+    assert_eq!(response.status(), 431);
+}

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, gateway, http_listener, prefix_route},
+    proxy::{
+        Options,
+        fixture::{cluster, gateway, http_listener, prefix_route},
+    },
 };
 
 #[tokio::test]
@@ -240,4 +243,38 @@ async fn expectations_are_the_endpoint_s_to_meet() {
     assert!(started.elapsed() >= Duration::from_millis(90));
     client.send("body").await;
     assert_eq!(client.response().await.1, "body");
+}
+
+#[tokio::test]
+async fn slow_heads_are_refused() {
+    let endpoint = Endpoint::answering("hi").await;
+    let fixture = Fixture::with_options(Options {
+        workers: std::num::NonZero::<usize>::MIN,
+        address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        header_timeout: Duration::from_secs(1),
+        ..Options::default()
+    });
+    let port = free_port();
+    fixture
+        .apply(gateway(
+            vec![http_listener(
+                port,
+                &["*"],
+                vec![prefix_route("/", &[("web", 1)])],
+            )],
+            vec![cluster("web", &[&endpoint.address()])],
+        ))
+        .await;
+    let mut idle = Peer::connect(port).await;
+    // The last could still become HTTP/2.
+    for beginning in ["GET / HTTP/1.1\r\nHost: a\r\n", "P"] {
+        let mut client = Peer::connect(port).await;
+        client.send(beginning).await;
+        let (head, body) = client.response().await;
+        assert_eq!(status(&head), "HTTP/1.1 408 Request Timeout");
+        assert_eq!(body, "request header timeout");
+        assert_eq!(client.rest().await.unwrap(), "");
+    }
+    // Whoever has not begun has time.
+    assert_eq!(idle.get("a", "/").await.1, "hi");
 }

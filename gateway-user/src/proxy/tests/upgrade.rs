@@ -1,5 +1,9 @@
 //! Connections that become something else.
 
+use std::time::Duration;
+
+use tokio::time;
+
 use super::{
     harness::{Endpoint, Peer, header, status},
     http::proxy_to,
@@ -93,4 +97,26 @@ async fn nobody_is_switched_unasked() {
     let (_fixture, port) = proxy_to(&endpoint).await;
     let (head, _) = Peer::connect(port).await.get("a", "/").await;
     assert_eq!(status(&head), "HTTP/1.1 502 Bad Gateway");
+}
+
+#[tokio::test]
+async fn clients_that_leave_before_the_switch_are_forgotten() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        peer.head().await;
+        // The client is gone by now.
+        time::sleep(Duration::from_millis(200)).await;
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+            .await;
+        let _ = peer.rest().await;
+    })
+    .await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(4);
+    let mut client = Peer::connect(port).await;
+    client.send(HANDSHAKE).await;
+    time::sleep(Duration::from_millis(50)).await;
+    drop(client);
+    // Whatever it is called: it is over, and not kept for ever.
+    let record = time::timeout(Duration::from_secs(5), records.recv()).await;
+    assert!(record.is_ok(), "the exchange goes on");
 }
