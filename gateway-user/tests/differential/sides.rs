@@ -73,7 +73,7 @@ struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        if let Err(error) = datapath::cleanup::cleanup(&self.pins, std::time::Duration::ZERO) {
+        if let Err(error) = datapath::cleanup::cleanup(&self.pins, Duration::ZERO) {
             eprintln!("{error}");
         }
         // The agents' ends may take a moment.
