@@ -77,9 +77,7 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
         let known = unsafe { &mut *known };
         if packet.stage != Stage::Opens || still_good(known, packet.headers.protocol) {
             known.last_seen = now();
-            if packet.stage == Stage::Closes {
-                known.flags |= Translation::FLAG_CLOSING;
-            }
+            known.flags |= packet.stage.flags();
             let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
             return Ok(if rewritten.is_ok() { NEXT } else { DROP });
         }
@@ -102,9 +100,14 @@ fn still_good(known: &Translation, protocol: u8) -> bool {
     if protocol == UDP && now().wrapping_sub(known.last_seen) > UDP_TIMEOUT {
         return false;
     }
-    // SAFETY: only whether it exists and whose it is matters.
+    // SAFETY: only the daemon writes the map, whole elements at a time.
     match unsafe { BACKENDS.get(known.backend) } {
-        Some(backend) => backend.service == known.service,
+        // Numbers of backends that went are given to new ones, of the same Service too.
+        Some(backend) => {
+            backend.service == known.service
+                && backend.address == known.address
+                && backend.port == known.port
+        }
         None => false,
     }
 }
@@ -224,7 +227,7 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
     // Asking first is cheaper than an insertion that fails.
     // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
     let how = match unsafe { CONNTRACK.get(&*reply) } {
-        Some(older) if may_replace(older, translation, key.protocol) => BPF_ANY,
+        Some(older) if may_replace(reply, older, translation) => BPF_ANY,
         Some(_) => return Err(Reason::Clash),
         // Should another CPU be faster, the client's retransmission finds out.
         None => BPF_NOEXIST,
@@ -239,12 +242,33 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
         .map_err(|_| Reason::TableFull)
 }
 
+/// Whether the client of a flow has reset it. Its server answers nothing to that, so that the record
+/// of the replies does not tell.
+#[inline(always)]
+fn client_has_left(reply: &FlowKey, record: &Translation) -> bool {
+    let original = FlowKey {
+        source: reply.destination,
+        destination: record.address,
+        source_port: reply.destination_port,
+        destination_port: record.port,
+        protocol: reply.protocol,
+        direction: FlowKey::ORIGINAL,
+        reserved: 0,
+    };
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    match unsafe { CONNTRACK.get(&original) } {
+        Some(original) => original.flags & Translation::FLAG_RESET != 0,
+        None => true,
+    }
+}
+
 /// Whether an older flow with the same reply makes way: unless it is alive and came through another
 /// frontend, for then the two replies could not be told apart.
 #[inline(always)]
-fn may_replace(older: &Translation, new: &Translation, protocol: u8) -> bool {
+fn may_replace(reply: &FlowKey, older: &Translation, new: &Translation) -> bool {
     let same_frontend = older.address == new.address && older.port == new.port;
     same_frontend
         || older.flags & Translation::FLAG_CLOSING != 0
-        || (protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT)
+        || (reply.protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT)
+        || client_has_left(reply, older)
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod export;
 pub mod iptables;
 pub mod preflight;
 pub mod run;
@@ -41,6 +42,8 @@ pub enum Command {
     Preflight(preflight::Preflight),
     /// Write, read and compare kube-proxy's iptables rules
     Iptables(iptables::Iptables),
+    /// Print what manifests mean, for another program
+    Export(export::Export),
     /// End the redirection: remove pinned programs and maps
     Cleanup(cleanup::Cleanup),
     /// Print a completion script for a shell
@@ -69,6 +72,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(command) => check::run(command),
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

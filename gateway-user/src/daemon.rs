@@ -25,7 +25,7 @@ use crate::{
         Published,
         compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     },
-    observe::Tap,
+    observe::{AccessLog, AccessLogOptions, Tap},
     proxy::{self, Proxy},
     source::Watcher,
 };
@@ -84,6 +84,8 @@ pub struct ProxyOptions {
     pub workers: Option<NonZero<usize>>,
     /// How long requests may go on after the signal to end.
     pub drain: Duration,
+    /// The access log; none: none is written.
+    pub access_log: Option<AccessLogOptions>,
 }
 
 /// A running nodegate.
@@ -227,14 +229,21 @@ fn start_proxy(
     })
     .context("starting the proxy's workers")?;
     let tap = proxy.tap().clone();
+    let access_log = match &options.access_log {
+        Some(options) => Some(
+            AccessLog::start(&tap, options.clone())
+                .with_context(|| format!("access log {}", options.path.display()))?,
+        ),
+        None => None,
+    };
     let (sender, progress) = watch::channel(gateway::Progress::default());
-    let task = tokio::spawn(gateway::follow(
-        proxy,
-        published,
-        sender,
-        stop,
-        options.drain,
-    ));
+    let follow = gateway::follow(proxy, published, sender, stop, options.drain);
+    let task = tokio::spawn(async move {
+        follow.await;
+        if let Some(log) = access_log {
+            log.finish().await;
+        }
+    });
     Ok(Gateway {
         tap,
         progress,

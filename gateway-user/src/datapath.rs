@@ -38,7 +38,7 @@ pub mod plan;
 pub mod probe;
 pub mod redirector;
 
-use crate::model::Snapshot;
+use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
 use maps::Maps;
 use node::NodeFacts;
@@ -246,14 +246,18 @@ impl Datapath {
         );
         let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
         let failures = self.maps.execute(plan);
-        let primary = |family: fn(&IpAddr) -> bool| {
-            let address = node.addresses.iter().copied().find(family);
-            address.map_or(UNSPECIFIED, to_map)
+        let primary = |family| {
+            let own = |address: &IpAddr| IpFamily::of(*address) == family;
+            let any = || node.addresses.iter().copied().find(own);
+            node::source(family)
+                .filter(|source| node.addresses.contains(source))
+                .or_else(any)
+                .map_or(UNSPECIFIED, to_map)
         };
         let settings = Settings {
             generation: snapshot.generation,
-            node_v4: primary(IpAddr::is_ipv4),
-            node_v6: primary(IpAddr::is_ipv6),
+            node_v4: primary(IpFamily::V4),
+            node_v6: primary(IpFamily::V6),
             ..self.settings
         };
         if self.settings != settings {
@@ -282,6 +286,11 @@ impl Datapath {
     /// What the kernel programs log. Gives it once.
     pub fn take_logger(&mut self) -> Option<maps::Logger> {
         self.maps.take_logger()
+    }
+
+    /// What the kernel programs decide by: with the decision core, an explanation of any flow.
+    pub fn tables(&self) -> (&Settings, &plan::Mirror) {
+        (&self.settings, self.maps.mirror())
     }
 
     /// Names of the Service ports by id, as events carry them.

@@ -11,6 +11,7 @@
 //! | [`model`] | what it means: objects compiled to a Snapshot |
 //! | [`iptables`] | kube-proxy's rules: rendered, predicted, read |
 //! | [`datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
+//! | [`export`] | the model in other programs' words |
 //! | [`route`] | the pure matcher: request → virtual host → route → cluster |
 //! | [`proxy`] | listeners, HTTP and TCP, upstream pools |
 //! | [`observe`] | decision records |
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
+pub mod export;
 pub mod iptables;
 pub mod model;
 pub mod observe;

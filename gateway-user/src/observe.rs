@@ -1,9 +1,13 @@
 //! What happened and why: one record per decision, for whoever listens.
 
+mod access_log;
 mod record;
 mod tap;
 
+pub use access_log::{AccessLog, AccessLogOptions, Encoding, FormatError, LineFormat};
+#[cfg(test)]
+pub(crate) use record::fixture;
 pub use record::{
-    ConnectionRecord, ConnectionState, Decision, Record, RequestRecord, ResponseFlag,
+    ConnectionRecord, ConnectionState, Decision, Record, RequestRecord, ResponseFlag, ResponseFlags,
 };
 pub use tap::{Subscription, Tap};

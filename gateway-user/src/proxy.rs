@@ -15,6 +15,7 @@ use tokio::{
 };
 
 mod bind;
+mod cluster;
 mod config;
 mod connections;
 #[cfg(test)]
@@ -39,8 +40,6 @@ pub struct Options {
     pub workers: NonZero<usize>,
     /// Address to listen on; none: all, of both families.
     pub address: Option<IpAddr>,
-    /// How long connecting to an endpoint may take.
-    pub connect_timeout: Duration,
     /// How long a client's connection may be idle, counted in whole seconds.
     pub idle_timeout: Duration,
 }
@@ -74,12 +73,11 @@ struct Worker {
 }
 
 impl Default for Options {
-    /// One worker per CPU that we may use, all addresses, and Envoy's timeouts.
+    /// One worker per CPU that we may use, all addresses, and Envoy's timeout.
     fn default() -> Self {
         Self {
             workers: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             address: None,
-            connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_hours(1),
         }
     }

@@ -7,13 +7,20 @@
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
 //! | [`lookup`] | who is meant: hosts, destinations, subsets, references to Gateways |
+//! | [`pattern`], [`format`], [`duration`], [`percentage`], [`retry`], [`grpc`] | values with a syntax of their own |
 
 pub mod admission;
 pub mod diagnostic;
+pub mod duration;
+pub mod format;
+pub mod grpc;
 pub mod istio;
 pub mod lookup;
 pub mod manifest;
 pub mod object;
+pub mod pattern;
+pub mod percentage;
+pub mod retry;
 pub mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,11 +1,31 @@
 //! The pure matcher: which virtual host, which route, which destination. No I/O, no clock, no
 //! randomness: the proxy, and whoever explains what the proxy would do, get the same answer.
+//!
+//! | part | what it decides |
+//! |---|---|
+//! | [`Table`] | virtual host and route of a request |
+//! | [`Split`] | whose turn it is among weighted destinations |
+//! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
+//! | [`redirect`] | where a redirection leads |
+//! | [`cors`] | what a browser is told |
+//! | [`fault`], [`retry`], [`timeout`] | when to fail, to try again and to give up |
 
+pub mod cors;
+pub mod fault;
+#[cfg(test)]
+mod fixture;
+pub mod headers;
 mod host;
+mod index;
+mod predicate;
+pub mod redirect;
+pub mod retry;
 mod rewrite;
 mod split;
 mod table;
+pub mod timeout;
 
+pub use predicate::{Failed, Query};
 pub use rewrite::{Rewrite, RewriteError};
 pub use split::Split;
-pub use table::{Match, Miss, Query, Table};
+pub use table::{Explanation, Match, Miss, Table, Tried};

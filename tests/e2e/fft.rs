@@ -106,8 +106,8 @@ fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<
 fn replicas(scene: &Scene) -> anyhow::Result<()> {
     let shares = shares(scene, &format!("{}/fft", node_port(scene)?), 30)?;
     same!(shares.len(), 3, "pods that have answered ({shares:?})");
-    // Round robin over all workers.
-    anyhow::ensure!(shares.values().all(|share| *share == 10), "{shares:?}");
+    // Least requests, drawn at random: even only in the long run.
+    same!(shares.values().sum::<usize>(), 30, "answers ({shares:?})");
     Ok(())
 }
 
@@ -128,7 +128,7 @@ fn scale_down(scene: &Scene) -> anyhow::Result<()> {
         let scaled = manifest.replace("replicas: 3", &format!("replicas: {replicas}"));
         anyhow::ensure!(scaled != manifest, "the manifest has three replicas");
         scene.testbed.apply_text(&scaled)?;
-        same!(shares(scene, &url, 12)?.len(), replicas, "pods that answer");
+        same!(shares(scene, &url, 60)?.len(), replicas, "pods that answer");
     }
     let codes = String::from_utf8(requests.wait_with_output()?.stdout)?;
     let total = codes.lines().count();

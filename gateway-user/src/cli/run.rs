@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::Admin;
@@ -21,6 +21,7 @@ use crate::{
         node,
     },
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
+    observe::{AccessLogOptions, Encoding, LineFormat},
 };
 
 /// Serve: redirect connections to Services (redirector), proxy requests (proxy), or both.
@@ -154,6 +155,33 @@ struct ProxyArgs {
     /// How long requests may go on after the signal to end
     #[arg(long, env = "NODEGATE_DRAIN", default_value = "5s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
+    /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
+    /// SIGHUP opens it again [default: no log]
+    #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
+    access_log_file: Option<PathBuf>,
+    /// How the lines are encoded
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        default_value = "TEXT",
+        env = "NODEGATE_ACCESS_LOG_ENCODING"
+    )]
+    access_log_encoding: LogEncoding,
+    /// What the lines say, in Envoy's command operators; with JSON, an object of such texts
+    /// [default: Istio's format]
+    #[arg(long, env = "NODEGATE_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    access_log_format: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogEncoding {
+    /// Lines of text
+    #[value(name = "TEXT")]
+    Text,
+    /// A JSON object per line
+    #[value(name = "JSON")]
+    Json,
 }
 
 type Labels = BTreeMap<String, String>;
@@ -168,7 +196,7 @@ fn scope(text: &str) -> Result<ServiceScope, String> {
     }
 }
 
-fn labels(text: &str) -> Result<Labels, String> {
+pub(super) fn labels(text: &str) -> Result<Labels, String> {
     text.split(',')
         .map(|pair| {
             let (key, value) = pair
@@ -208,7 +236,7 @@ impl Run {
         };
         let proxy = match self.role {
             Role::Redirector => None,
-            Role::All | Role::Proxy => Some(self.proxy.options(&node)),
+            Role::All | Role::Proxy => Some(self.proxy.options(&node)?),
         };
         Ok(daemon::Options {
             role: self.role,
@@ -259,8 +287,8 @@ impl RedirectorArgs {
 }
 
 impl ProxyArgs {
-    fn options(&self, node: &str) -> daemon::ProxyOptions {
-        daemon::ProxyOptions {
+    fn options(&self, node: &str) -> anyhow::Result<daemon::ProxyOptions> {
+        Ok(daemon::ProxyOptions {
             identity: GatewayIdentity {
                 namespace: self.pod_namespace.clone(),
                 name: self.pod_name.clone().unwrap_or_else(|| node.to_owned()),
@@ -268,7 +296,22 @@ impl ProxyArgs {
             },
             workers: self.workers,
             drain: self.drain,
-        }
+            access_log: self.access_log()?,
+        })
+    }
+
+    fn access_log(&self) -> anyhow::Result<Option<AccessLogOptions>> {
+        let encoding = match self.access_log_encoding {
+            LogEncoding::Text => Encoding::Text,
+            LogEncoding::Json => Encoding::Json,
+        };
+        // Wrong even if it isn't used yet.
+        let format = LineFormat::new(encoding, self.access_log_format.as_deref())
+            .context("--access-log-format")?;
+        let path = self.access_log_file.clone();
+        // Istio writes no log for an empty `accessLogFile`.
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        Ok(path.map(|path| AccessLogOptions { path, format }))
     }
 }
 

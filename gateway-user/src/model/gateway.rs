@@ -3,9 +3,26 @@
 //! The nouns are Envoy's: a listener has virtual hosts, a virtual host has routes, a route leads to
 //! clusters, a cluster has endpoints.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
+
+mod action;
+mod cluster;
+mod condition;
+mod serial;
+
+pub use action::{
+    AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect, RetryOn,
+    RetryPolicy,
+};
+pub use cluster::{
+    Balancing, Cluster, ClusterPolicy, ConnectionLimits, Distribution, DnsTarget, Endpoint,
+    HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, TlsMode,
+    UpstreamTls, Warmup,
+};
+pub use condition::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 
 /// What one gateway pod serves.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -55,6 +72,10 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// In order: the first that matches is taken.
     pub routes: Vec<HttpRoute>,
+    /// Whether requests that did not come over TLS are sent to `https`, whatever the routes say
+    /// (`tls.httpsRedirect`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub require_tls: bool,
 }
 
 /// Which VirtualService a route comes from.
@@ -75,32 +96,20 @@ pub struct HttpRoute {
     pub name: String,
     /// Which VirtualService it comes from.
     pub origin: RouteOrigin,
-    /// What the path must look like.
-    pub path: PathMatch,
-    /// `spec.http[].rewrite.uri`
-    pub rewrite: Option<String>,
-    /// Where to; never empty.
-    pub destinations: Vec<Destination>,
-}
-
-/// What the path of a request (without its query) must look like.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PathMatch {
-    /// Starts with this string: a raw prefix, which does not stop at slashes. `/` matches all.
-    Prefix(String),
-    /// Equals this string.
-    Exact(String),
-}
-
-/// A share of a route's traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Destination {
-    /// Key of [`Gateway::clusters`].
-    pub cluster: String,
-    /// Share of the sum of weights. Destinations of weight 0 are left out, unless there is only one
-    /// destination: that one gets all, whatever its weight.
-    pub weight: u32,
+    /// What requests it is for.
+    #[serde(rename = "match")]
+    pub matches: RouteMatch,
+    /// What it does with them.
+    pub action: HttpAction,
+    /// Changes of headers, whatever the action.
+    #[serde(skip_serializing_if = "HeaderOperations::is_empty")]
+    pub headers: HeaderOperations,
+    /// Failing on purpose; none: not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Who may use the answers in a browser; none: nothing is said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<CorsPolicy>,
 }
 
 /// Envoy's TcpProxy.
@@ -112,11 +121,13 @@ pub struct TcpRoute {
     pub destinations: Vec<Destination>,
 }
 
-/// Endpoints of a Service port or of a subset of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cluster {
-    /// `outbound|80|v1|simple.simple.svc.cluster.local`
-    pub name: String,
-    /// Sorted, without duplicates. Empty: `no healthy upstream`.
-    pub endpoints: Vec<SocketAddr>,
+// === impl HttpRoute ===
+
+impl HttpRoute {
+    /// The destinations of what it forwards; empty for other actions.
+    pub fn destinations(&self) -> &[Destination] {
+        self.action
+            .forward()
+            .map_or(&[], |forward| &forward.destinations)
+    }
 }

@@ -12,9 +12,9 @@ use crate::model::gateway::RouteOrigin;
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// An HTTP request, when its response is over.
-    Request(RequestRecord),
+    Request(Box<RequestRecord>),
     /// A TCP connection, when it is opened and when it is over.
-    Connection(ConnectionRecord),
+    Connection(Box<ConnectionRecord>),
 }
 
 /// Where the matcher and the balancer led to.
@@ -45,8 +45,12 @@ pub struct RequestRecord {
     pub time: Timestamp,
     /// Who asked.
     pub client: SocketAddr,
+    /// Where the client connected to.
+    pub local: SocketAddr,
     /// Port of the listener.
     pub listener: u16,
+    /// `HTTP/1.1` or `HTTP/2`
+    pub protocol: &'static str,
     /// `GET`
     pub method: String,
     /// `Host` as the client sent it, or the authority of an absolute target.
@@ -58,14 +62,39 @@ pub struct RequestRecord {
     pub rewritten_path: Option<String>,
     /// `x-request-id` that the endpoint sees; empty if none was asked.
     pub request_id: String,
+    /// `x-forwarded-for` that the endpoint sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarded_for: Option<String>,
+    /// `user-agent`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
     /// Where the matcher and the balancer led to.
     #[serde(flatten)]
     pub decision: Decision,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Where we connected to the endpoint from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_local: Option<SocketAddr>,
+    /// How long the endpoint took for the head of its response.
+    #[serde(
+        rename = "upstream_service_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "optional_milliseconds"
+    )]
+    pub upstream_service_time: Option<Duration>,
+    /// Why the endpoint could not be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport_failure: Option<String>,
     /// Status of the response; 0 if the client left before there was one.
     pub status: u16,
     /// What went wrong, in Envoy's letters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flag: Option<ResponseFlag>,
+    #[serde(
+        rename = "flag",
+        skip_serializing_if = "ResponseFlags::is_empty",
+        serialize_with = "display"
+    )]
+    pub flags: ResponseFlags,
     /// Who answered and why, in Envoy's words: `via_upstream`, `route_not_found`.
     pub details: Cow<'static, str>,
     /// From the request's head to the end of the response.
@@ -95,6 +124,8 @@ pub struct ConnectionRecord {
     pub time: Timestamp,
     /// Who connected.
     pub client: SocketAddr,
+    /// Where to.
+    pub local: SocketAddr,
     /// Port of the listener.
     pub listener: u16,
     /// Opened or closed.
@@ -103,8 +134,12 @@ pub struct ConnectionRecord {
     #[serde(flatten)]
     pub decision: Decision,
     /// What went wrong, in Envoy's letters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flag: Option<ResponseFlag>,
+    #[serde(
+        rename = "flag",
+        skip_serializing_if = "ResponseFlags::is_empty",
+        serialize_with = "display"
+    )]
+    pub flags: ResponseFlags,
     /// Why it went wrong; empty if it didn't.
     pub details: Cow<'static, str>,
     /// Since it was accepted.
@@ -116,41 +151,76 @@ pub struct ConnectionRecord {
     pub bytes_sent: u64,
 }
 
-/// Envoy's response flags (its access log's `%RESPONSE_FLAGS%`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What went wrong: Envoy's response flags (its access log's `%RESPONSE_FLAGS%`), in Envoy's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFlag {
-    /// No route.
-    #[serde(rename = "NR")]
-    NoRoute,
-    /// The route's cluster is unknown.
-    #[serde(rename = "NC")]
-    NoCluster,
-    /// The cluster has no endpoint.
-    #[serde(rename = "UH")]
+    /// The cluster has no endpoint that may be used.
     NoHealthyUpstream,
+    /// It took too long.
+    UpstreamRequestTimeout,
+    /// The endpoint reset the stream.
+    UpstreamRemoteReset,
     /// The endpoint could not be reached.
-    #[serde(rename = "UF")]
     UpstreamConnectionFailure,
     /// The endpoint closed the connection too early.
-    #[serde(rename = "UC")]
     UpstreamConnectionTermination,
-    /// The endpoint doesn't speak HTTP/1.1.
-    #[serde(rename = "UPE")]
-    UpstreamProtocolError,
+    /// The cluster's limits are reached.
+    UpstreamOverflow,
+    /// No route.
+    NoRoute,
+    /// A fault policy made it wait.
+    DelayInjected,
+    /// A fault policy made it fail.
+    FaultInjected,
     /// The client left.
-    #[serde(rename = "DC")]
     DownstreamConnectionTermination,
+    /// All retries have been used up.
+    UpstreamRetryLimitExceeded,
+    /// The client doesn't speak HTTP.
+    DownstreamProtocolError,
+    /// The endpoint doesn't speak HTTP.
+    UpstreamProtocolError,
+    /// The route's cluster is unknown.
+    NoCluster,
 }
 
+/// All that went wrong. Empty: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseFlags(u32);
+
 impl ResponseFlag {
+    const ALL: &[Self] = &[
+        Self::NoHealthyUpstream,
+        Self::UpstreamRequestTimeout,
+        Self::UpstreamRemoteReset,
+        Self::UpstreamConnectionFailure,
+        Self::UpstreamConnectionTermination,
+        Self::UpstreamOverflow,
+        Self::NoRoute,
+        Self::DelayInjected,
+        Self::FaultInjected,
+        Self::DownstreamConnectionTermination,
+        Self::UpstreamRetryLimitExceeded,
+        Self::DownstreamProtocolError,
+        Self::UpstreamProtocolError,
+        Self::NoCluster,
+    ];
+
     /// Envoy's letters.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NoRoute => "NR",
-            Self::NoCluster => "NC",
             Self::NoHealthyUpstream => "UH",
             Self::UpstreamConnectionFailure => "UF",
+            Self::UpstreamOverflow => "UO",
+            Self::NoRoute => "NR",
+            Self::UpstreamRetryLimitExceeded => "URX",
+            Self::NoCluster => "NC",
+            Self::UpstreamRemoteReset => "UR",
             Self::UpstreamConnectionTermination => "UC",
+            Self::DelayInjected => "DI",
+            Self::FaultInjected => "FI",
+            Self::UpstreamRequestTimeout => "UT",
+            Self::DownstreamProtocolError => "DPE",
             Self::UpstreamProtocolError => "UPE",
             Self::DownstreamConnectionTermination => "DC",
         }
@@ -160,6 +230,56 @@ impl ResponseFlag {
 impl fmt::Display for ResponseFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl ResponseFlags {
+    /// Whether nothing went wrong.
+    pub const fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this went wrong.
+    pub const fn contains(self, flag: ResponseFlag) -> bool {
+        self.0 & (1 << flag as u32) != 0
+    }
+
+    /// This went wrong too.
+    pub const fn insert(&mut self, flag: ResponseFlag) {
+        self.0 |= 1 << flag as u32;
+    }
+
+    /// All that went wrong.
+    pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
+        let flags = ResponseFlag::ALL.iter().copied();
+        flags.filter(move |flag| self.contains(*flag))
+    }
+}
+
+impl From<ResponseFlag> for ResponseFlags {
+    fn from(flag: ResponseFlag) -> Self {
+        let mut flags = Self::default();
+        flags.insert(flag);
+        flags
+    }
+}
+
+impl From<Option<ResponseFlag>> for ResponseFlags {
+    fn from(flag: Option<ResponseFlag>) -> Self {
+        flag.map_or_else(Self::default, Self::from)
+    }
+}
+
+/// `UF,URX`; empty if nothing went wrong.
+impl fmt::Display for ResponseFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, flag) in self.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(flag.as_str())?;
+        }
+        Ok(())
     }
 }
 
@@ -187,9 +307,12 @@ impl fmt::Display for RequestRecord {
             self.path,
             self.status
         )?;
-        outcome(f, self.flag, &self.details)?;
+        outcome(f, self.flags, &self.details)?;
         if let Some(path) = &self.rewritten_path {
             write!(f, " rewritten={path}")?;
+        }
+        if self.attempts > 1 {
+            write!(f, " attempts={}", self.attempts)?;
         }
         self.decision.fmt(f)?;
         totals(f, self.duration, self.bytes_received, self.bytes_sent)
@@ -210,7 +333,7 @@ impl fmt::Display for ConnectionRecord {
                 ConnectionState::Closed => "closed",
             }
         )?;
-        outcome(f, self.flag, &self.details)?;
+        outcome(f, self.flags, &self.details)?;
         self.decision.fmt(f)?;
         totals(f, self.duration, self.bytes_received, self.bytes_sent)
     }
@@ -242,9 +365,9 @@ impl fmt::Display for Decision {
     }
 }
 
-fn outcome(f: &mut fmt::Formatter<'_>, flag: Option<ResponseFlag>, details: &str) -> fmt::Result {
-    if let Some(flag) = flag {
-        write!(f, " {flag}")?;
+fn outcome(f: &mut fmt::Formatter<'_>, flags: ResponseFlags, details: &str) -> fmt::Result {
+    if !flags.is_empty() {
+        write!(f, " {flags}")?;
     }
     if !details.is_empty() {
         write!(f, " {details}")?;
@@ -266,20 +389,36 @@ fn milliseconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok,
     serializer.serialize_f64((value.as_secs_f64() * 1e6).round() / 1e3)
 }
 
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn optional_milliseconds<S: Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => milliseconds(value, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Records to test with.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fixture {
     use super::*;
 
-    fn request() -> RequestRecord {
+    pub(crate) fn request() -> RequestRecord {
         RequestRecord {
             time: "2026-03-01T10:00:00.1234Z".parse().unwrap(),
             client: "10.0.0.9:51034".parse().unwrap(),
+            local: "10.0.0.1:8080".parse().unwrap(),
             listener: 8080,
+            protocol: "HTTP/1.1",
             method: "GET".into(),
             authority: "simple.baihl.io".into(),
             path: "/simple/nginx/x?a=1".into(),
             rewritten_path: Some("//x?a=1".into()),
             request_id: "1f".into(),
+            forwarded_for: Some("10.0.0.9".into()),
+            user_agent: Some("curl/8".into()),
             decision: Decision {
                 virtual_host: Some("simple.baihl.io:80".into()),
                 route: None,
@@ -291,19 +430,28 @@ mod tests {
                 cluster: Some("outbound|80||nginx.simple.svc.cluster.local".into()),
                 endpoint: Some("10.10.1.14:80".parse().unwrap()),
             },
+            attempts: 1,
+            upstream_local: None,
+            upstream_service_time: None,
+            transport_failure: None,
             status: 503,
-            flag: Some(ResponseFlag::UpstreamConnectionFailure),
+            flags: ResponseFlag::UpstreamConnectionFailure.into(),
             details: "why".into(),
             duration: Duration::from_micros(1_250),
             bytes_received: 0,
             bytes_sent: 91,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fixture::request, *};
 
     #[test]
     fn one_line_for_people() {
         assert_eq!(
-            Record::Request(request()).to_string(),
+            Record::Request(Box::new(request())).to_string(),
             "2026-03-01T10:00:00.123Z 10.0.0.9:51034 -> :8080 GET \
              simple.baihl.io/simple/nginx/x?a=1 503 UF why rewritten=//x?a=1 \
              vhost=simple.baihl.io:80 route=simple/simple[1] \
@@ -314,7 +462,7 @@ mod tests {
 
     #[test]
     fn flat_json_for_programs() {
-        let json = serde_json::to_value(Record::Request(request())).unwrap();
+        let json = serde_json::to_value(Record::Request(Box::new(request()))).unwrap();
         assert_eq!(json["kind"], "request");
         assert_eq!(json["flag"], "UF");
         assert_eq!(json["status"], 503);
@@ -323,5 +471,14 @@ mod tests {
         assert_eq!(json["endpoint"], "10.10.1.14:80");
         assert_eq!(json["origin"]["index"], 1);
         assert!(json.get("route").is_none());
+    }
+
+    #[test]
+    fn flags_are_letters_in_envoy_s_order() {
+        let mut flags = ResponseFlags::from(ResponseFlag::UpstreamRetryLimitExceeded);
+        flags.insert(ResponseFlag::UpstreamConnectionFailure);
+        assert_eq!(flags.to_string(), "UF,URX");
+        assert!(!flags.contains(ResponseFlag::NoRoute));
+        assert_eq!(ResponseFlags::default().to_string(), "");
     }
 }

@@ -104,6 +104,11 @@ impl Subscription {
         }
     }
 
+    /// The next record, if there is one already.
+    pub fn try_recv(&mut self) -> Option<Arc<Record>> {
+        self.records.try_recv().ok()
+    }
+
     /// How many records were lost because this subscription was behind.
     pub fn dropped(&self) -> u64 {
         self.subscriber.dropped.load(Ordering::Relaxed)
@@ -123,21 +128,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::{ConnectionRecord, ConnectionState, Decision};
+    use crate::observe::{ConnectionRecord, ConnectionState, Decision, ResponseFlags};
 
     fn record(listener: u16) -> Record {
-        Record::Connection(ConnectionRecord {
+        Record::Connection(Box::new(ConnectionRecord {
             time: jiff::Timestamp::UNIX_EPOCH,
             client: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], listener).into(),
             listener,
             state: ConnectionState::Opened,
             decision: Decision::default(),
-            flag: None,
+            flags: ResponseFlags::default(),
             details: "".into(),
             duration: Duration::ZERO,
             bytes_received: 0,
             bytes_sent: 0,
-        })
+        }))
     }
 
     fn listener(record: &Record) -> u16 {

@@ -9,12 +9,16 @@ use std::{
     },
 };
 
+use http::HeaderValue;
+
+use super::cluster::ClusterState;
 use crate::{
     model::gateway::{
-        Cluster, Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch,
-        RouteOrigin, TcpRoute,
+        Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch, RouteMatch,
+        RouteOrigin, TcpRoute, VirtualHost,
     },
-    route::{Match, Split, Table},
+    resources::percentage::Percentage,
+    route::{Match, Rewrite, Split, Table},
 };
 
 /// What all workers serve at one moment. Swapped whole.
@@ -22,9 +26,12 @@ use crate::{
 pub(super) struct Config {
     /// Sorted by port.
     listeners: Vec<Arc<Listener>>,
+    clusters: Clusters,
     /// For the next configuration to carry on from.
     positions: HashMap<Key, Arc<AtomicU64>>,
 }
+
+type Clusters = HashMap<String, Arc<ClusterState>>;
 
 /// What is done with the connections of a port.
 #[derive(Debug)]
@@ -35,7 +42,7 @@ pub(super) struct Listener {
 
 #[derive(Debug)]
 pub(super) enum Protocol {
-    Http(HttpListener),
+    Http(Arc<HttpListener>),
     Tcp(TcpListener),
 }
 
@@ -44,7 +51,30 @@ pub(super) enum Protocol {
 pub(super) struct HttpListener {
     pub(super) table: Table,
     /// By virtual host and route.
-    targets: Vec<Vec<Target>>,
+    routes: Vec<Vec<RouteState>>,
+}
+
+/// What a route needs beside its description.
+#[derive(Debug)]
+pub(super) struct RouteState {
+    pub(super) target: Target,
+    /// `x-envoy-decorator-operation`
+    pub(super) operation: Option<HeaderValue>,
+    pub(super) mirrors: Vec<MirrorState>,
+}
+
+/// Who else gets a copy, of how many requests.
+#[derive(Debug)]
+pub(super) struct MirrorState {
+    pub(super) percentage: Percentage,
+    pub(super) cluster: Option<Arc<ClusterState>>,
+}
+
+/// The route that a request takes, for as long as that takes.
+#[derive(Clone, Debug)]
+pub(super) struct Routed {
+    http: Arc<HttpListener>,
+    found: Match,
 }
 
 /// Where a TCP listener leads.
@@ -63,11 +93,15 @@ pub(super) struct Target {
     destinations: Vec<(String, Option<Arc<ClusterState>>)>,
 }
 
-/// A cluster, and which endpoint's turn it is.
-#[derive(Debug)]
-pub(super) struct ClusterState {
-    cluster: Arc<Cluster>,
-    position: Arc<AtomicU64>,
+/// The destination whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen<'a> {
+    /// Its place among the route's destinations.
+    pub(super) index: usize,
+    /// Name of the cluster.
+    pub(super) name: &'a str,
+    /// The cluster, if it exists.
+    pub(super) cluster: Option<&'a Arc<ClusterState>>,
 }
 
 /// Names what a position belongs to: a new configuration that has the same goes on where the old one
@@ -78,71 +112,58 @@ enum Key {
         port: u16,
         virtual_host: String,
         origin: RouteOrigin,
-        exact: bool,
-        path: String,
-        destinations: Vec<Destination>,
+        matches: Box<RouteMatch>,
+        destinations: Vec<(String, u32)>,
     },
     Tcp {
         port: u16,
         origin: RouteOrigin,
-        destinations: Vec<Destination>,
+        destinations: Vec<(String, u32)>,
     },
-    Cluster(String),
 }
 
-/// Positions of the old configuration and of the one being made.
-struct Positions<'a> {
+/// What a new configuration is made with.
+struct Maker<'a> {
+    clusters: &'a Clusters,
     old: &'a HashMap<Key, Arc<AtomicU64>>,
     new: HashMap<Key, Arc<AtomicU64>>,
 }
 
 impl Config {
-    /// Compiles a Gateway, going on with the previous configuration's positions.
+    /// Compiles a Gateway, going on with what the previous configuration counted.
     pub(super) fn new(gateway: &Gateway, previous: &Self) -> Self {
-        let mut positions = Positions {
-            old: &previous.positions,
-            new: HashMap::new(),
-        };
-        let clusters: HashMap<&str, Arc<ClusterState>> = gateway
+        let clusters: Clusters = gateway
             .clusters
             .iter()
             .map(|(name, cluster)| {
-                let state = ClusterState {
-                    cluster: Arc::clone(cluster),
-                    position: positions.take(Key::Cluster(name.clone())),
-                };
-                (name.as_str(), Arc::new(state))
+                let before = previous.clusters.get(name).map(|before| &**before);
+                (name.clone(), Arc::new(ClusterState::new(cluster, before)))
             })
             .collect();
-
+        let mut maker = Maker {
+            clusters: &clusters,
+            old: &previous.positions,
+            new: HashMap::new(),
+        };
         let mut listeners: Vec<_> = gateway
             .listeners
             .iter()
             .map(|listener| {
+                let port = listener.port;
                 let protocol = match &listener.protocol {
-                    ListenerProtocol::Http(routes) => Protocol::Http(HttpListener::new(
-                        listener.port,
-                        routes,
-                        &clusters,
-                        &mut positions,
-                    )),
-                    ListenerProtocol::Tcp(route) => Protocol::Tcp(TcpListener::new(
-                        listener.port,
-                        route,
-                        &clusters,
-                        &mut positions,
-                    )),
+                    ListenerProtocol::Http(routes) => {
+                        Protocol::Http(Arc::new(maker.http(port, routes)))
+                    }
+                    ListenerProtocol::Tcp(route) => Protocol::Tcp(maker.tcp(port, route)),
                 };
-                Arc::new(Listener {
-                    port: listener.port,
-                    protocol,
-                })
+                Arc::new(Listener { port, protocol })
             })
             .collect();
         listeners.sort_by_key(|listener| listener.port);
         Self {
             listeners,
-            positions: positions.new,
+            positions: maker.new,
+            clusters,
         }
     }
 
@@ -159,17 +180,11 @@ impl Config {
         &self.listeners
     }
 
-    /// The endpoints that routes lead to; one may occur more than once.
+    /// The endpoints of all clusters; one may occur more than once.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners
-            .iter()
-            .flat_map(|listener| match &listener.protocol {
-                Protocol::Http(http) => http.targets.iter().flatten().collect::<Vec<_>>(),
-                Protocol::Tcp(tcp) => vec![&tcp.target],
-            })
-            .flat_map(|target| &target.destinations)
-            .filter_map(|(_, cluster)| cluster.as_ref())
-            .flat_map(|cluster| cluster.cluster.endpoints.iter().copied())
+        self.clusters
+            .values()
+            .flat_map(|cluster| cluster.addresses())
     }
 }
 
@@ -183,131 +198,72 @@ impl Protocol {
     }
 }
 
-impl HttpListener {
-    fn new(
-        port: u16,
-        routes: &HttpRoutes,
-        clusters: &HashMap<&str, Arc<ClusterState>>,
-        positions: &mut Positions<'_>,
-    ) -> Self {
-        let targets = routes
+impl Maker<'_> {
+    fn http(&mut self, port: u16, routes: &HttpRoutes) -> HttpListener {
+        let states = routes
             .virtual_hosts
             .iter()
-            .map(|virtual_host| {
-                virtual_host
-                    .routes
-                    .iter()
-                    .map(|route| {
-                        let key = Key::http(port, &virtual_host.name, route);
-                        Target::new(&route.destinations, clusters, positions.take(key))
-                    })
-                    .collect()
+            .map(|host| {
+                let routes = host.routes.iter();
+                routes.map(|route| self.route(port, host, route)).collect()
             })
             .collect();
-        Self {
+        HttpListener {
             table: Table::new(routes.clone()),
-            targets,
+            routes: states,
         }
     }
 
-    /// Where the found route leads.
-    pub(super) fn target(&self, found: Match) -> &Target {
-        &self.targets[found.virtual_host][found.route]
-    }
-}
-
-impl TcpListener {
-    fn new(
-        port: u16,
-        route: &TcpRoute,
-        clusters: &HashMap<&str, Arc<ClusterState>>,
-        positions: &mut Positions<'_>,
-    ) -> Self {
-        let key = Key::Tcp {
+    fn route(&mut self, port: u16, virtual_host: &VirtualHost, route: &HttpRoute) -> RouteState {
+        let position = self.position(Key::Http {
             port,
+            virtual_host: virtual_host.name.clone(),
             origin: route.origin.clone(),
-            destinations: route.destinations.clone(),
-        };
-        Self {
-            origin: route.origin.clone(),
-            target: Target::new(&route.destinations, clusters, positions.take(key)),
-        }
-    }
-}
-
-impl Target {
-    fn new(
-        destinations: &[Destination],
-        clusters: &HashMap<&str, Arc<ClusterState>>,
-        position: Arc<AtomicU64>,
-    ) -> Self {
-        let weights: Vec<u32> = destinations
-            .iter()
-            .map(|destination| destination.weight)
-            .collect();
-        Self {
-            split: Split::new(&weights),
-            position,
-            destinations: destinations
+            matches: Box::new(route.matches.clone()),
+            destinations: weights(route.destinations()),
+        });
+        let mirrors = route.action.forward().map_or(&[][..], |it| &it.mirrors);
+        RouteState {
+            target: self.target(route.destinations(), position),
+            operation: HeaderValue::try_from(operation(virtual_host, route)).ok(),
+            mirrors: mirrors
                 .iter()
-                .map(|destination| {
-                    let name = destination.cluster.as_str();
-                    (name.to_owned(), clusters.get(name).cloned())
+                .map(|mirror| MirrorState {
+                    percentage: mirror.percentage,
+                    cluster: self.clusters.get(&mirror.cluster).cloned(),
                 })
                 .collect(),
         }
     }
 
-    /// Takes the next turn: the name of the cluster, and the cluster if it exists.
-    pub(super) fn choose(&self) -> (&str, Option<&ClusterState>) {
-        let index = if self.split.is_single() {
-            0
-        } else {
-            self.split
-                .pick(self.position.fetch_add(1, Ordering::Relaxed))
-        };
-        match self.destinations.get(index) {
-            Some((name, cluster)) => (name, cluster.as_deref()),
-            // A route without destinations, which the model rules out, leads to no cluster.
-            None => ("", None),
-        }
-    }
-}
-
-impl ClusterState {
-    /// Takes the next turn round the endpoints; none if there are none.
-    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
-        let endpoints = &self.cluster.endpoints;
-        match endpoints.len() {
-            0 => None,
-            1 => Some(endpoints[0]),
-            count => {
-                let turn = self.position.fetch_add(1, Ordering::Relaxed) % count as u64;
-                Some(endpoints[turn as usize])
-            }
-        }
-    }
-}
-
-impl Key {
-    fn http(port: u16, virtual_host: &str, route: &HttpRoute) -> Self {
-        let (exact, path) = match &route.path {
-            PathMatch::Prefix(prefix) => (false, prefix),
-            PathMatch::Exact(path) => (true, path),
-        };
-        Self::Http {
+    fn tcp(&mut self, port: u16, route: &TcpRoute) -> TcpListener {
+        let position = self.position(Key::Tcp {
             port,
-            virtual_host: virtual_host.to_owned(),
             origin: route.origin.clone(),
-            exact,
-            path: path.clone(),
-            destinations: route.destinations.clone(),
+            destinations: weights(&route.destinations),
+        });
+        TcpListener {
+            origin: route.origin.clone(),
+            target: self.target(&route.destinations, position),
         }
     }
-}
 
-impl Positions<'_> {
-    fn take(&mut self, key: Key) -> Arc<AtomicU64> {
+    fn target(&self, destinations: &[Destination], position: Arc<AtomicU64>) -> Target {
+        let weights: Vec<u32> = destinations.iter().map(|one| one.weight).collect();
+        Target {
+            split: Split::new(&weights),
+            position,
+            destinations: destinations
+                .iter()
+                .map(|destination| {
+                    let name = &destination.cluster;
+                    (name.clone(), self.clusters.get(name).cloned())
+                })
+                .collect(),
+        }
+    }
+
+    fn position(&mut self, key: Key) -> Arc<AtomicU64> {
         let position = self.old.get(&key).or_else(|| self.new.get(&key));
         let position = position.cloned().unwrap_or_default();
         self.new.insert(key, Arc::clone(&position));
@@ -315,22 +271,108 @@ impl Positions<'_> {
     }
 }
 
+fn weights(destinations: &[Destination]) -> Vec<(String, u32)> {
+    destinations
+        .iter()
+        .map(|destination| (destination.cluster.clone(), destination.weight))
+        .collect()
+}
+
+/// What a route is called in traces: `nginx.simple.svc.cluster.local:80/simple/nginx*`.
+// Istio: GetRouteOperation of pilot/pkg/networking/util.
+fn operation(virtual_host: &VirtualHost, route: &HttpRoute) -> String {
+    let path = match &route.matches.path {
+        PathMatch::Prefix(prefix) => format!("{prefix}*"),
+        PathMatch::Exact(path) => path.clone(),
+        PathMatch::Regex(pattern) => pattern.as_str().to_owned(),
+    };
+    if let [destination] = route.destinations() {
+        // outbound|80|v1|nginx.simple.svc.cluster.local
+        let mut parts = destination.cluster.split('|').skip(1);
+        if let (Some(port), Some(host)) = (parts.next(), parts.nth(1)) {
+            return format!("{host}:{port}{path}");
+        }
+    }
+    let port = virtual_host
+        .name
+        .rsplit_once(':')
+        .map_or("80", |(_, port)| port);
+    format!("{}:{port}{path}", route.origin.name)
+}
+
+impl HttpListener {
+    /// The found route, kept for a request.
+    pub(super) fn routed(self: &Arc<Self>, found: Match) -> Routed {
+        Routed {
+            http: Arc::clone(self),
+            found,
+        }
+    }
+}
+
+impl Routed {
+    /// What the route is.
+    pub(super) fn route(&self) -> &HttpRoute {
+        self.http.table.route(self.found)
+    }
+
+    /// The virtual host that it is of.
+    pub(super) fn virtual_host(&self) -> &VirtualHost {
+        self.http.table.virtual_host(self.found.virtual_host)
+    }
+
+    /// What it does to the path.
+    pub(super) fn rewrite(&self) -> Option<&Rewrite> {
+        self.http.table.rewrite(self.found)
+    }
+
+    /// Where it leads.
+    pub(super) fn state(&self) -> &RouteState {
+        &self.http.routes[self.found.virtual_host][self.found.route]
+    }
+}
+
+impl Target {
+    /// Takes the next turn.
+    pub(super) fn choose(&self) -> Chosen<'_> {
+        let index = if self.split.is_single() {
+            0
+        } else {
+            self.split
+                .pick(self.position.fetch_add(1, Ordering::Relaxed))
+        };
+        match self.destinations.get(index) {
+            Some((name, cluster)) => Chosen {
+                index,
+                name,
+                cluster: cluster.as_ref(),
+            },
+            // A route without destinations leads to no cluster.
+            None => Chosen {
+                index,
+                name: "",
+                cluster: None,
+            },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::gateway::Balancing;
     use crate::proxy::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
 
     /// The clusters of the next `count` turns of the first route of the port.
     fn turns(config: &Config, port: u16, count: usize) -> Vec<String> {
         let listener = config.listener(port).unwrap();
         let target = match &listener.protocol {
-            Protocol::Http(http) => http.target(Match {
-                virtual_host: 0,
-                route: 0,
-            }),
+            Protocol::Http(http) => &http.routes[0][0].target,
             Protocol::Tcp(tcp) => &tcp.target,
         };
-        (0..count).map(|_| target.choose().0.to_owned()).collect()
+        (0..count)
+            .map(|_| target.choose().name.to_owned())
+            .collect()
     }
 
     fn count(turns: &[String], name: &str) -> usize {
@@ -363,10 +405,9 @@ mod tests {
     #[test]
     fn round_robin_goes_on_over_configurations() {
         let make = || {
-            gateway(
-                vec![tcp_listener(31400, &[("a", 0)])],
-                vec![cluster("a", &["10.0.0.1:80", "10.0.0.2:80"])],
-            )
+            let mut cluster = cluster("a", &["10.0.0.1:80", "10.0.0.2:80"]);
+            cluster.policy.balancing = Balancing::RoundRobin;
+            gateway(vec![tcp_listener(31400, &[("a", 0)])], vec![cluster])
         };
         let mut config = Config::default();
         let mut seen = Vec::new();
@@ -375,7 +416,8 @@ mod tests {
             let Protocol::Tcp(tcp) = &config.listener(31400).unwrap().protocol else {
                 panic!("made as TCP");
             };
-            seen.push(tcp.target.choose().1.unwrap().endpoint().unwrap());
+            let cluster = tcp.target.choose().cluster.unwrap();
+            seen.push(cluster.engage(None, &[]).unwrap().address());
         }
         assert_eq!(seen[0], seen[2]);
         assert_eq!(seen[1], seen[3]);
@@ -395,12 +437,39 @@ mod tests {
             &Config::default(),
         );
         let choose = |port| match &config.listener(port).unwrap().protocol {
-            Protocol::Tcp(tcp) => tcp.target.choose().1.map(ClusterState::endpoint),
+            Protocol::Tcp(tcp) => {
+                let cluster = tcp.target.choose().cluster;
+                cluster.map(|cluster| cluster.engage(None, &[]).is_some())
+            }
             Protocol::Http(_) => panic!("made as TCP"),
         };
         assert_eq!(choose(1), None);
-        assert_eq!(choose(2), Some(None));
+        assert_eq!(choose(2), Some(false));
         assert!(config.listener(3).is_none());
         assert_eq!(config.endpoints().count(), 0);
+    }
+
+    #[test]
+    fn operations_are_named_as_istio_names_them() {
+        let name = "outbound|80|v1|nginx.simple.svc.cluster.local";
+        let mut routes = [
+            prefix_route("/simple/nginx", &[(name, 1)]),
+            prefix_route("/", &[(name, 1), ("other", 1)]),
+        ];
+        routes[1].matches.path = PathMatch::Exact("/x".into());
+        let host = VirtualHost {
+            name: "a.example:8000".into(),
+            domains: Vec::new(),
+            routes: Vec::new(),
+            require_tls: false,
+        };
+        let names = routes.map(|route| operation(&host, &route));
+        assert_eq!(
+            names,
+            [
+                "nginx.simple.svc.cluster.local:80/simple/nginx*",
+                "web:8000/x"
+            ]
+        );
     }
 }

@@ -21,6 +21,15 @@ pub(super) enum Order {
     Close,
 }
 
+/// Why a client's head is refused before it is read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    /// It says twice, and differently, where its body ends.
+    Ambiguous,
+    /// It has taken too long to come.
+    SlowHead,
+}
+
 /// The part of an open connection that others can reach.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -29,11 +38,31 @@ pub(super) struct Handle {
     gentle: bool,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
-    /// Whether a request is being served. Always false for TCP.
-    busy: Cell<bool>,
+    /// How many requests are being served: over HTTP/1.1, one at most; over TCP, none.
+    requests: Cell<u32>,
+    /// Whether the client has its response's head. HTTP/1.1 only.
+    answered: Cell<bool>,
+    /// Whether more of a request's body may come. HTTP/1.1 only.
+    body_open: Cell<bool>,
+    /// Since when a head has been coming in.
+    head_since: Cell<Option<Tick>>,
+    /// When the client shut down its side.
+    client_ended: Cell<Option<Tick>>,
+    rejection: Cell<Option<Rejection>>,
     /// When something last happened.
     active: Cell<Tick>,
+    /// For how long nothing may happen, if that is shorter than what holds for all.
+    idle_limit: Cell<Option<Tick>>,
 }
+
+/// Ticks that a head may take to come.
+// Envoy's `request_headers_timeout` is off by default: a client that sends a byte an hour keeps its
+// connection. This is far above what any honest client needs.
+const HEAD_LIMIT: Tick = 60;
+/// Ticks for which a client that has shut down its side is waited for: to send a request and end at
+/// once is legal, but hardly anybody does it, and a client that has gone looks the same.
+// Envoy takes either for gone at once.
+const END_LIMIT: Tick = 1;
 
 /// All open connections of a worker.
 #[derive(Debug, Default)]
@@ -58,8 +87,14 @@ impl Connections {
             gentle,
             order: Cell::new(Order::Serve),
             waker: RefCell::new(None),
-            busy: Cell::new(false),
+            requests: Cell::new(0),
+            answered: Cell::new(false),
+            body_open: Cell::new(false),
+            head_since: Cell::new(None),
+            client_ended: Cell::new(None),
+            rejection: Cell::new(None),
             active: Cell::new(now),
+            idle_limit: Cell::new(None),
         });
         let id = self.next.get();
         self.next.set(id + 1);
@@ -91,7 +126,9 @@ impl Connections {
         for handle in self.open.borrow().values() {
             let idle = now.wrapping_sub(handle.active.get());
             // The first tick may have come right after whatever happened: it isn't a whole one.
-            if handle.busy.get() || idle <= limit {
+            handle.sweep(now);
+            let limit = handle.idle_limit.get().map_or(limit, |own| own.min(limit));
+            if handle.is_serving() || idle <= limit {
                 continue;
             }
             if handle.gentle && handle.order.get() == Order::Serve {
@@ -117,23 +154,133 @@ impl Handle {
         self.order.get()
     }
 
+    /// For how long nothing may happen from now on.
+    pub(super) fn set_idle_limit(&self, limit: Tick) {
+        self.idle_limit.set(Some(limit));
+    }
+
     /// Says that something happened.
     pub(super) fn touch(&self, now: Tick) {
         self.active.set(now);
     }
 
-    /// Says whether a request is being served.
-    pub(super) fn set_busy(&self, busy: bool, now: Tick) {
-        self.busy.set(busy);
+    /// The listener's port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A request is being served from now on.
+    pub(super) fn request_began(&self, now: Tick) {
+        self.requests.set(self.requests.get() + 1);
+        self.answered.set(false);
+        self.head_since.set(None);
         self.active.set(now);
+    }
+
+    /// It no longer is.
+    pub(super) fn request_ended(&self, now: Tick) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        self.active.set(now);
+        if self.client_ended.get().is_some() {
+            self.wake();
+        }
+    }
+
+    /// Whether any is.
+    pub(super) fn is_serving(&self) -> bool {
+        self.requests.get() > 0
+    }
+
+    /// The client gets its response now.
+    pub(super) fn answered(&self) {
+        self.answered.set(true);
+    }
+
+    /// Whether the client waits for the head of a response and has nothing more to say itself.
+    fn is_waiting(&self) -> bool {
+        self.is_serving() && !self.answered.get() && !self.body_open.get()
+    }
+
+    /// Says whether more of a request's body may come.
+    pub(super) fn set_body_open(&self, open: bool) {
+        self.body_open.set(open);
+    }
+
+    /// Whether more of a request's body may come.
+    pub(super) fn body_is_open(&self) -> bool {
+        self.body_open.get()
+    }
+
+    /// A part of a head has come in.
+    pub(super) fn head_began(&self, now: Tick) {
+        if self.head_since.get().is_none() {
+            self.head_since.set(Some(now));
+        }
+    }
+
+    /// What came in was no head.
+    pub(super) fn head_ended(&self) {
+        self.head_since.set(None);
+    }
+
+    /// Whether a head has begun to come in and is no request yet.
+    pub(super) fn is_reading_head(&self) -> bool {
+        self.head_since.get().is_some()
+    }
+
+    /// The client has shut down its side.
+    pub(super) fn client_ended(&self, now: Tick) {
+        self.client_ended.set(Some(now));
+    }
+
+    /// Whether a client that has shut down its side may be taken for gone: no request is being
+    /// served, or it is incomplete, or its answer has been taking too long. Once the client gets its
+    /// answer, writing finds out.
+    pub(super) fn may_end(&self, now: Tick) -> bool {
+        !self.is_serving() || self.body_open.get() || (self.is_waiting() && self.is_gone(now))
+    }
+
+    fn is_gone(&self, now: Tick) -> bool {
+        self.client_ended
+            .get()
+            .is_some_and(|ended| now.wrapping_sub(ended) > END_LIMIT)
+    }
+
+    /// The head that is coming in is refused.
+    pub(super) fn reject(&self, rejection: Rejection) {
+        self.rejection.set(Some(rejection));
+    }
+
+    /// Whether it is, and why.
+    pub(super) fn rejection(&self) -> Option<Rejection> {
+        self.rejection.get()
+    }
+
+    /// Looks after what takes too long.
+    fn sweep(&self, now: Tick) {
+        let slow = self
+            .head_since
+            .get()
+            .is_some_and(|since| now.wrapping_sub(since) > HEAD_LIMIT);
+        if slow && self.rejection.get().is_none() {
+            self.reject(Rejection::SlowHead);
+            self.wake();
+        }
+        if self.is_waiting() && self.is_gone(now) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     fn give(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
-            if let Some(waker) = self.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            self.wake();
         }
     }
 }
@@ -175,7 +322,7 @@ mod tests {
         let connections = Rc::new(Connections::default());
         let idle = connections.register(80, true, 0);
         let busy = connections.register(80, true, 0);
-        busy.handle.set_busy(true, 0);
+        busy.handle.request_began(0);
         let tcp = connections.register(31400, false, 0);
         connections.sweep(10, 10);
         assert_eq!((order(&idle), order(&tcp)), (Order::Serve, Order::Serve));
@@ -186,5 +333,28 @@ mod tests {
         assert_eq!(order(&idle), Order::Finish);
         connections.sweep(22, 10);
         assert_eq!((order(&idle), order(&busy)), (Order::Close, Order::Serve));
+    }
+
+    #[test]
+    fn heads_may_not_come_for_ever() {
+        let connections = Rc::new(Connections::default());
+        let slow = connections.register(80, true, 0);
+        let idle = connections.register(80, true, 0);
+        slow.handle.head_began(5);
+        connections.sweep(5 + HEAD_LIMIT, Tick::MAX);
+        assert_eq!(slow.handle.rejection(), None);
+        connections.sweep(6 + HEAD_LIMIT, Tick::MAX);
+        assert_eq!(slow.handle.rejection(), Some(Rejection::SlowHead));
+        assert_eq!(idle.handle.rejection(), None);
+    }
+
+    #[test]
+    fn who_has_ended_is_gone_after_a_while() {
+        let connections = Rc::new(Connections::default());
+        let client = connections.register(80, true, 0).handle.clone();
+        assert!(!client.is_gone(9));
+        client.client_ended(7);
+        assert!(!client.is_gone(7 + END_LIMIT));
+        assert!(client.is_gone(8 + END_LIMIT));
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::model::gateway::{
-    Cluster, Destination, Gateway, HttpRoute, HttpRoutes, Listener, ListenerProtocol, PathMatch,
-    RouteOrigin, TcpRoute, VirtualHost,
+    Cluster, Destination, Forward, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
+    Listener, ListenerProtocol, PathMatch, PathRewrite, RouteMatch, RouteOrigin, TcpRoute,
+    VirtualHost,
 };
 
 pub(crate) fn gateway(listeners: Vec<Listener>, clusters: Vec<Cluster>) -> Gateway {
@@ -18,13 +19,8 @@ pub(crate) fn gateway(listeners: Vec<Listener>, clusters: Vec<Cluster>) -> Gatew
 }
 
 pub(crate) fn cluster(name: &str, endpoints: &[&str]) -> Cluster {
-    Cluster {
-        name: name.into(),
-        endpoints: endpoints
-            .iter()
-            .map(|endpoint| endpoint.parse().unwrap())
-            .collect(),
-    }
+    let endpoints = endpoints.iter().map(|endpoint| endpoint.parse().unwrap());
+    Cluster::new(name, endpoints)
 }
 
 pub(crate) fn http_listener(port: u16, domains: &[&str], routes: Vec<HttpRoute>) -> Listener {
@@ -36,6 +32,7 @@ pub(crate) fn http_listener(port: u16, domains: &[&str], routes: Vec<HttpRoute>)
                 name: format!("{}:80", domains[0]),
                 domains: domains.iter().map(ToString::to_string).collect(),
                 routes,
+                require_tls: false,
             }],
         }),
     }
@@ -55,9 +52,20 @@ pub(crate) fn prefix_route(prefix: &str, destinations: &[(&str, u32)]) -> HttpRo
     HttpRoute {
         name: String::new(),
         origin: origin(),
-        path: PathMatch::Prefix(prefix.into()),
-        rewrite: None,
-        destinations: weighted(destinations),
+        matches: RouteMatch::path(PathMatch::Prefix(prefix.into())),
+        action: HttpAction::Forward(Box::new(Forward {
+            destinations: weighted(destinations),
+            ..Forward::default()
+        })),
+        headers: HeaderOperations::default(),
+        fault: None,
+        cors: None,
+    }
+}
+
+pub(crate) fn rewrite_to(route: &mut HttpRoute, path: &str) {
+    if let HttpAction::Forward(forward) = &mut route.action {
+        forward.rewrite = Some(PathRewrite::Matched(path.into()));
     }
 }
 
@@ -72,9 +80,14 @@ fn origin() -> RouteOrigin {
 fn weighted(destinations: &[(&str, u32)]) -> Vec<Destination> {
     destinations
         .iter()
-        .map(|&(cluster, weight)| Destination {
-            cluster: cluster.into(),
-            weight,
-        })
+        .map(|&(cluster, weight)| Destination::new(cluster, weight))
         .collect()
+}
+
+/// What a route forwards.
+pub(crate) fn forward(route: &mut HttpRoute) -> &mut Forward {
+    match &mut route.action {
+        HttpAction::Forward(forward) => forward,
+        _ => panic!("made to forward"),
+    }
 }

@@ -1,87 +1,197 @@
-//! HTTP/1.1 from clients: one request after the other over a connection, each in phases.
+//! HTTP from clients: HTTP/1.1, one request after the other over a connection, and HTTP/2 by prior
+//! knowledge, many at once. Each request goes through phases.
 //!
-//! `request` (is it proper, where does it go, what does the endpoint see of it), `forward` (over
-//! which connection), `response` (what the client sees of the answer), `reply` (answers of our own).
+//! `request` (is it proper, which route, what does the endpoint see of it), `forward` (to which
+//! endpoint, over which connection, how often), `response` (what the client sees of the answer),
+//! `reply` (answers of our own).
 
 use std::{
-    convert::Infallible, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc,
-    time::Instant,
+    cell::RefCell,
+    convert::Infallible,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
-use http::{HeaderValue, Request, Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use tokio::net::TcpStream;
 
 pub(in crate::proxy) mod body;
+mod deadline;
 mod exchange;
+mod expect;
+mod facts;
+mod failure;
+mod fault;
 mod forward;
+mod grpc;
+mod hashing;
 mod headers;
+mod mirror;
+mod path;
+mod refusal;
 mod reply;
 mod request;
 mod response;
+mod retry;
+mod stream;
+mod tunnel;
 
 use super::{
-    config::{Listener, Protocol},
+    config::{Listener, Protocol, Routed},
     connections::{Handle, Order, Registration},
-    pool::MAX_BUFFER,
+    pool::{CONNECTION_WINDOW, Local, MAX_BUFFER, STREAM_WINDOW},
     worker::Worker,
+};
+use crate::{
+    model::gateway::{Forward, HttpAction},
+    route::{
+        cors::{self, CorsDecision},
+        redirect, timeout,
+    },
 };
 use body::{RequestBody, ResponseBody};
 use exchange::Exchange;
-use reply::LocalReply;
+use failure::Failure;
+use forward::{Answer, Errand, Outgoing};
+use reply::{Context, LocalReply};
+use request::Plan;
+use response::Extras;
+use stream::ClientStream;
+use tunnel::Tunnel;
 
 /// Largest request head: Envoy's `max_request_headers_kb`.
 const MAX_HEAD: usize = 60 * 1024;
+/// Requests at once over an HTTP/2 connection: Envoy's `max_concurrent_streams`.
+const MAX_STREAMS: u32 = 1024;
 
 /// A client's connection.
-struct Client {
+#[derive(Debug)]
+pub(super) struct Client {
     worker: Rc<Worker>,
     handle: Rc<Handle>,
     address: SocketAddr,
+    /// Where it connected to.
+    local: SocketAddr,
     /// The address as it goes into `x-forwarded-for`.
     forwarded_for: HeaderValue,
     /// As it was when the connection was accepted: for when the port has no HTTP listener any more,
     /// but a request had already been sent.
     listener: Arc<Listener>,
+    /// What the connection becomes after this response.
+    tunnel: RefCell<Option<Tunnel>>,
 }
 
 /// Serves a connection until either side closes it.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     stream: TcpStream,
-    address: SocketAddr,
+    (address, local): (SocketAddr, SocketAddr),
     listener: Arc<Listener>,
     registration: Registration,
 ) {
     let Ok(forwarded_for) = HeaderValue::try_from(address.ip().to_string()) else {
         return;
     };
+    let handle = &registration.handle;
     let client = Rc::new(Client {
         worker: Rc::clone(&worker),
-        handle: Rc::clone(&registration.handle),
+        handle: Rc::clone(handle),
         address,
+        local,
         forwarded_for,
         listener,
+        tunnel: RefCell::new(None),
     });
+    let mut stream = ClientStream::new(stream, address, local, Rc::clone(handle), worker);
+    let first = poll_fn(|cx| match handle.order(cx) {
+        Order::Serve => stream.poll_preface(cx).map(Some),
+        // Nothing has been asked yet.
+        Order::Finish | Order::Close => Poll::Ready(None),
+    });
+    let served = match first.await {
+        Some(Ok(true)) => serve_http2(stream, client, handle).await,
+        Some(Ok(false)) => serve_http1(stream, client, handle).await,
+        Some(Err(_)) | None => return,
+    };
+    if let Err(error) = served {
+        tracing::debug!(client = %address, %error, "connection ended");
+    }
+}
+
+async fn serve_http1(
+    stream: ClientStream,
+    client: Rc<Client>,
+    handle: &Handle,
+) -> hyper::Result<()> {
+    let owner = Rc::clone(&client);
     let service = service_fn(move |request| {
         let client = Rc::clone(&client);
-        async move { Ok::<_, Infallible>(client.answer(request).await) }
+        // Before anything else is read from the client: what it means depends on this.
+        let (request, exchange) = client.begin(request);
+        async move { Ok::<_, Infallible>(answer(request, exchange).await) }
     });
-    let connection = http1::Builder::new()
-        .half_close(true)
+    let mut connection = http1::Builder::new()
         // One flat write of head and small body is cheaper than a gathering one.
         .writev(false)
         .max_buf_size(MAX_BUFFER)
         .max_header_size(MAX_HEAD)
-        // Idle connections are swept; a timer for each would cost every request.
+        // Slow heads and idle connections are swept; a timer for each would cost every request.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
+    let mut finishing = false;
+    poll_fn(|cx| {
+        match handle.order(cx) {
+            Order::Serve => {}
+            Order::Finish if finishing => {}
+            Order::Finish => {
+                finishing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Order::Close => return Ok(()).into(),
+        }
+        Pin::new(&mut connection).poll(cx)
+    })
+    .await?;
+    let tunnel = owner.tunnel.take();
+    if let Some(tunnel) = tunnel {
+        let parts = connection.into_parts();
+        tunnel.run(parts.io, parts.read_buf, handle).await;
+    }
+    Ok(())
+}
 
+async fn serve_http2(
+    stream: ClientStream,
+    client: Rc<Client>,
+    handle: &Handle,
+) -> hyper::Result<()> {
+    // The preface is no head of a request.
+    handle.head_ended();
+    let service = service_fn(move |request| {
+        let client = Rc::clone(&client);
+        let (request, exchange) = client.begin(request);
+        async move { Ok::<_, Infallible>(answer(request, exchange).await) }
+    });
+    let connection = http2::Builder::new(Local)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .serve_connection(stream, service);
     let mut connection = pin!(connection);
     let mut finishing = false;
-    let served = poll_fn(|cx| {
-        match registration.handle.order(cx) {
+    poll_fn(|cx| {
+        match handle.order(cx) {
             Order::Serve => {}
             Order::Finish if finishing => {}
             Order::Finish => {
@@ -92,55 +202,204 @@ pub(super) async fn serve(
         }
         connection.as_mut().poll(cx)
     })
-    .await;
-    if let Err(error) = served {
-        tracing::debug!(client = %address, %error, "connection ended");
-    }
+    .await
 }
 
 impl Client {
-    /// Answers one request.
-    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let started = Instant::now();
-        let (mut parts, incoming) = request.into_parts();
-        let mut exchange = Exchange::new(&self.worker, &self.handle);
-        exchange.record(started, || {
-            exchange::blank_record(self.address, self.listener.port, &parts)
-        });
-
-        let choice = match self.decide(&parts, &mut exchange) {
-            Ok(choice) => choice,
-            Err(reply) => return reply.into_response(exchange),
-        };
-        request::prepare(&mut parts, choice.path, &self.forwarded_for, &mut exchange);
-
-        let (body, progress) = RequestBody::new(incoming);
+    /// Notes that there is a request.
+    fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
+        let mut exchange = Exchange::new(self, request.version());
+        let (parts, incoming) = request.into_parts();
+        let (body, progress) = RequestBody::new(incoming, &self.handle);
         exchange.set_request_body(progress);
-        let request = Request::from_parts(parts, body);
-        match forward::send(&self.worker, choice.endpoint, request).await {
-            Ok((response, upstream)) => {
-                exchange.set_upstream(upstream);
-                response::finish(response, started, exchange)
-            }
-            Err(failure) => LocalReply::from(failure).into_response(exchange),
-        }
+        (Request::from_parts(parts, body), exchange)
     }
 
-    /// Decides by the routes that are in force now.
-    fn decide(
-        &self,
-        parts: &http::request::Parts,
-        exchange: &mut Exchange,
-    ) -> Result<request::Choice, LocalReply> {
-        request::validate(parts)?;
+    /// Finds the route that is in force now.
+    fn route(&self, parts: &Parts, exchange: &mut Exchange) -> Result<Routed, LocalReply> {
         let config = self.worker.config();
         let current = config.listener(self.listener.port);
         for listener in current.into_iter().chain([&self.listener]) {
             if let Protocol::Http(http) = &listener.protocol {
-                return request::decide(http, parts, exchange);
+                return request::find(http, parts, exchange);
             }
         }
         // Not reached: connections come here only from HTTP listeners.
         Err(LocalReply::no_route())
     }
+}
+
+/// Answers a request.
+async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Response<ResponseBody> {
+    let client = Rc::clone(&exchange.client);
+    let (mut parts, body) = request.into_parts();
+    let normalized = request::normalize(&mut parts);
+    exchange.record(&parts);
+    let mut context = Context {
+        grpc: timeout::is_grpc(&parts.headers),
+        ..Context::default()
+    };
+    let found = request::validate(&parts)
+        .and(normalized)
+        .and_then(|()| request::upgrade(&parts))
+        .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
+    let (upgrade, routed) = match found {
+        Ok(found) => found,
+        Err(reply) => return reply.into_response(exchange, context),
+    };
+    let route = routed.route();
+    context.routed = Some(&routed);
+    let origin = match &route.cors {
+        None => None,
+        Some(policy) => match cors::decide(policy, &parts.method, &parts.headers) {
+            CorsDecision::Unconcerned => None,
+            CorsDecision::Allowed(origin) => Some(origin),
+            CorsDecision::Answer(headers) => {
+                let reply = LocalReply::new(StatusCode::OK, "cors_response").with_headers(&headers);
+                return reply.into_response(
+                    exchange,
+                    Context {
+                        routed: None,
+                        ..context
+                    },
+                );
+            }
+        },
+    };
+    context.origin = origin.as_ref();
+    if let Some(fault) = &route.fault
+        && let Some(reply) = fault::inject(fault, context.grpc, &mut exchange).await
+    {
+        return reply.into_response(exchange, context);
+    }
+    match &route.action {
+        HttpAction::Redirect(redirect) => {
+            let location = redirect::location(redirect, request::requested(&parts));
+            LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
+        }
+        HttpAction::DirectResponse(direct) => {
+            let status = StatusCode::from_u16(direct.status).unwrap_or_default();
+            LocalReply::new(status, "direct_response")
+                .with_body(direct.body.clone())
+                .into_response(
+                    exchange,
+                    Context {
+                        grpc: false,
+                        ..context
+                    },
+                )
+        }
+        HttpAction::Forward(forward) => {
+            pass_on(forward, &routed, parts, body, upgrade, exchange, context).await
+        }
+    }
+}
+
+/// What a redirection has to know of a request.
+/// Passes a request on and its answer back.
+async fn pass_on(
+    forward: &Forward,
+    routed: &Routed,
+    mut parts: Parts,
+    body: RequestBody,
+    upgrade: Option<HeaderValue>,
+    mut exchange: Exchange,
+    mut context: Context<'_>,
+) -> Response<ResponseBody> {
+    let client = Rc::clone(&exchange.client);
+    let chosen = routed.state().target.choose();
+    exchange.note_decision(|decision| decision.cluster = Some(chosen.name.to_owned()));
+    let Some(cluster) = chosen.cluster else {
+        return LocalReply::no_cluster().into_response(exchange, context);
+    };
+    context.destination = Some(chosen.index);
+    let (timeout, try_timeout) = timeouts(forward, routed, &parts);
+    let plan = Plan {
+        routed,
+        forward,
+        destination: chosen.index,
+        timeout,
+        try_timeout,
+        upgrade,
+    };
+    let (hash, cookie) = hashing::hash(cluster, &parts, &client);
+    if let Err(reply) = request::prepare(&mut parts, &plan, &client, &mut exchange) {
+        return reply.into_response(exchange, context);
+    }
+    let mirrors: Vec<_> = routed
+        .state()
+        .mirrors
+        .iter()
+        .filter(|mirror| mirror.percentage.includes(fastrand::u64(..)))
+        .collect();
+    let errand = Errand {
+        cluster,
+        hash,
+        // With a fault policy there are no retries (Istio: HTTPFaultInjection).
+        retry: forward
+            .retry
+            .as_ref()
+            .filter(|_| routed.route().fault.is_none()),
+        timeout,
+        try_timeout,
+        upgrade: plan.upgrade.is_some(),
+        keep_body: !mirrors.is_empty(),
+    };
+    let mut outgoing = Outgoing::new(parts, body, &errand);
+    mirror::send(&mirrors, &outgoing, &exchange, timeout);
+    match forward::run(&errand, &mut outgoing, &mut exchange).await {
+        Ok(answer) => {
+            let extras = Extras {
+                service_time: answer.asked.elapsed(),
+                cookie,
+                upgrade: None,
+            };
+            give_back(answer, plan.upgrade, exchange, context, extras)
+        }
+        Err(failure) => {
+            let retried = exchange.attempts > 1;
+            LocalReply::failure(&failure, retried).into_response(exchange, context)
+        }
+    }
+}
+
+/// How long a request may take in all, and how long a try.
+// Envoy: FilterUtility::finalTimeout, which ignores a try's limit that is not below that of all.
+fn timeouts(
+    forward: &Forward,
+    routed: &Routed,
+    parts: &Parts,
+) -> (Option<Duration>, Option<Duration>) {
+    if routed.route().fault.is_some() {
+        return (None, None);
+    }
+    let timeout = timeout::of_request(forward.timeout, &parts.headers);
+    let try_timeout = forward
+        .retry
+        .as_ref()
+        .and_then(|policy| policy.per_try_timeout)
+        .filter(|per_try| timeout.is_none_or(|timeout| *per_try < timeout));
+    (timeout, try_timeout)
+}
+
+/// Gives an answer back to the client.
+fn give_back(
+    answer: Answer,
+    upgrade: Option<HeaderValue>,
+    mut exchange: Exchange,
+    context: Context<'_>,
+    mut extras: Extras,
+) -> Response<ResponseBody> {
+    if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response::finish(answer.response, exchange, context, extras);
+    }
+    let (Some(upgrade), Some(raw)) = (upgrade, answer.raw) else {
+        // Nobody asked for it.
+        return LocalReply::failure(&Failure::Protocol, false).into_response(exchange, context);
+    };
+    extras.upgrade = Some(upgrade);
+    let (head, _) = response::head(answer.response, &mut exchange, context, extras);
+    let client = Rc::clone(&exchange.client);
+    client.tunnel.replace(Some(Tunnel { raw, exchange }));
+    head.map(|()| ResponseBody::none())
 }

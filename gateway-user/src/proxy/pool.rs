@@ -1,54 +1,102 @@
-//! A worker's connections to endpoints: the last one given back is the first one taken, so that the
-//! surplus grows cold and is closed.
+//! A worker's connections to endpoints.
+//!
+//! HTTP/1.1: the last one given back is the first one taken, so that the surplus grows cold and is
+//! closed. HTTP/2: requests share one connection for as long as it has room.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
     rc::Rc,
-    time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::{
-        TrySendError,
-        http1::{self, SendRequest},
-    },
+    client::conn::{TrySendError, http1, http2},
+    rt::Executor,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task, time};
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, oneshot},
+    task, time,
+};
 
 use super::{connections::Tick, http::body::RequestBody};
+use crate::model::gateway::{ConnectionLimits, Keepalive};
 
 /// Idle connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
-/// Ticks after which an idle connection is closed.
+/// Ticks after which an idle connection is closed, unless the cluster's policy says sooner.
 const IDLE_LIMIT: Tick = 60;
 /// Largest head, and most that is read ahead of the client. The default of about 400 KiB makes many
 /// slow readers expensive.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
+/// What an endpoint may send on an HTTP/2 stream, and on all of a connection, before the client has
+/// taken it.
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Idle connections by endpoint.
+/// Connections by endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    shared: RefCell<HashMap<SocketAddr, Vec<Rc<Shared>>>>,
+    /// Who connects in HTTP/2: the others wait for that connection instead of making their own.
+    connecting: RefCell<HashMap<SocketAddr, Rc<Mutex<()>>>>,
 }
 
-/// A connection in use. Give it back with [`Upstream::release`] when the response is over; dropped,
-/// it is closed.
+/// A connection in use, or a share of one. Give it back with [`Upstream::release`] when the response
+/// is over; dropped, it is closed, or its stream is.
 #[derive(Debug)]
 pub(super) struct Upstream {
     endpoint: SocketAddr,
-    sender: SendRequest<RequestBody>,
+    local: Option<SocketAddr>,
+    protocol: Protocol,
 }
+
+#[derive(Debug)]
+enum Protocol {
+    Http1 {
+        sender: http1::SendRequest<RequestBody>,
+        /// How many requests it has had.
+        served: u32,
+    },
+    Http2(Stream),
+}
+
+/// A connection that requests share.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    local: Option<SocketAddr>,
+    streams: Cell<u32>,
+    served: Cell<u32>,
+    /// Since when it has been idle, as far as is known.
+    since: Cell<Option<Tick>>,
+}
+
+/// A request's share of a connection.
+#[derive(Debug)]
+struct Stream(Rc<Shared>);
 
 #[derive(Debug)]
 struct Idle {
     upstream: Upstream,
     since: Tick,
+    limit: Tick,
+}
+
+/// What is left of a connection when it has become something else than HTTP.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) stream: TcpStream,
+    /// Read already.
+    pub(super) read: Bytes,
 }
 
 /// Why there is no connection to an endpoint.
@@ -58,27 +106,102 @@ pub(super) enum ConnectError {
     Timeout,
 }
 
+/// Puts tasks on the worker's own runtime.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local;
+
 impl Pool {
-    /// Takes the connection that was used last, if it is still alive.
-    pub(super) fn take(&self, endpoint: SocketAddr) -> Option<Upstream> {
+    /// Takes a connection if there is one that lives and has room.
+    pub(super) fn take(
+        &self,
+        endpoint: SocketAddr,
+        http2: bool,
+        limits: &ConnectionLimits,
+    ) -> Option<Upstream> {
+        if http2 {
+            return self.share(endpoint, limits);
+        }
         let mut pool = self.idle.borrow_mut();
         let idle = pool.get_mut(&endpoint)?;
         while let Some(Idle { upstream, .. }) = idle.pop() {
-            if upstream.sender.is_ready() {
+            if upstream.is_ready() {
                 return Some(upstream);
             }
         }
         None
     }
 
+    /// Makes a connection; in HTTP/2 waits for the one that somebody else is making.
+    pub(super) async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        http2: bool,
+        limits: &ConnectionLimits,
+    ) -> Result<Upstream, ConnectError> {
+        if !http2 {
+            let (sender, connection, local) = connect_http1(endpoint, limits).await?;
+            // The connection is driven by a task of its own, which also sees when the endpoint closes
+            // it while nobody uses it. Errors reach whoever waits for the response.
+            task::spawn_local(async move {
+                let _ = connection.await;
+            });
+            return Ok(Upstream::http1(endpoint, local, sender));
+        }
+        let turn = Rc::clone(self.connecting.borrow_mut().entry(endpoint).or_default());
+        let _turn = turn.lock().await;
+        if let Some(upstream) = self.share(endpoint, limits) {
+            return Ok(upstream);
+        }
+        let shared = Rc::new(connect_http2(endpoint, limits).await?);
+        let mut connections = self.shared.borrow_mut();
+        connections
+            .entry(endpoint)
+            .or_default()
+            .push(Rc::clone(&shared));
+        Ok(Upstream::http2(endpoint, shared))
+    }
+
+    /// Makes a connection that may become something else: it comes through the channel then.
+    pub(super) async fn connect_for_upgrade(
+        endpoint: SocketAddr,
+        limits: &ConnectionLimits,
+    ) -> Result<(Upstream, oneshot::Receiver<Raw>), ConnectError> {
+        let (sender, mut connection, local) = connect_http1(endpoint, limits).await?;
+        let (give, raw) = oneshot::channel();
+        task::spawn_local(async move {
+            let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+            if ended.is_ok() {
+                let parts = connection.into_parts();
+                // Nobody waits: it was an ordinary response after all.
+                let _ = give.send(Raw {
+                    stream: parts.io.into_inner(),
+                    read: parts.read_buf,
+                });
+            }
+        });
+        Ok((Upstream::http1(endpoint, local, sender), raw))
+    }
+
     /// Closes what has been idle for too long.
     pub(super) fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain(|_, idle| {
             idle.retain(|idle| {
-                !idle.upstream.sender.is_closed() && now.wrapping_sub(idle.since) < IDLE_LIMIT
+                idle.upstream.is_ready() && now.wrapping_sub(idle.since) < idle.limit
             });
             !idle.is_empty()
         });
+        self.shared.borrow_mut().retain(|_, connections| {
+            connections.retain(|shared| {
+                let idle = shared.streams.get() == 0;
+                let since = shared.since.get().filter(|_| idle).unwrap_or(now);
+                shared.since.set(Some(since));
+                !shared.sender.is_closed() && now.wrapping_sub(since) < IDLE_LIMIT
+            });
+            !connections.is_empty()
+        });
+        self.connecting
+            .borrow_mut()
+            .retain(|_, turn| Rc::strong_count(turn) > 1);
     }
 
     /// Closes idle connections to endpoints that no route leads to.
@@ -86,69 +209,220 @@ impl Pool {
         self.idle
             .borrow_mut()
             .retain(|endpoint, _| endpoints.contains(endpoint));
+        self.shared
+            .borrow_mut()
+            .retain(|endpoint, _| endpoints.contains(endpoint));
     }
 
-    fn put(&self, upstream: Upstream, now: Tick) {
+    fn share(&self, endpoint: SocketAddr, limits: &ConnectionLimits) -> Option<Upstream> {
+        let connections = self.shared.borrow();
+        let streams = limits.max_concurrent_streams.unwrap_or(u32::MAX).max(1);
+        let requests = limits.max_requests_per_connection.unwrap_or(u32::MAX);
+        connections
+            .get(&endpoint)?
+            .iter()
+            .find(|shared| {
+                !shared.sender.is_closed()
+                    && shared.streams.get() < streams
+                    && shared.served.get() < requests
+            })
+            .map(|shared| Upstream::http2(endpoint, Rc::clone(shared)))
+    }
+
+    fn put(&self, upstream: Upstream, now: Tick, limits: &ConnectionLimits) {
+        let limit = Tick::try_from(limits.idle_timeout.as_secs()).unwrap_or(Tick::MAX);
         let mut pool = self.idle.borrow_mut();
         let idle = pool.entry(upstream.endpoint).or_default();
         if idle.len() < MAX_IDLE {
             idle.push(Idle {
                 upstream,
                 since: now,
+                limit: limit.clamp(1, IDLE_LIMIT),
             });
         }
     }
 }
 
 impl Upstream {
-    /// Opens a connection.
-    pub(super) async fn connect(
+    fn http1(
         endpoint: SocketAddr,
-        timeout: Duration,
-    ) -> Result<Self, ConnectError> {
-        let stream = time::timeout(timeout, TcpStream::connect(endpoint))
-            .await
-            .map_err(|_| ConnectError::Timeout)?
-            .map_err(ConnectError::Io)?;
-        // Without it small requests would only wait longer; the connection works either way.
-        let _ = stream.set_nodelay(true);
-        let (sender, connection) = http1::Builder::new()
-            // One flat write of head and small body is cheaper than a gathering one.
-            .writev(false)
-            .max_buf_size(MAX_BUFFER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-        // The connection is driven by a task of its own, which also sees when the endpoint closes
-        // it while nobody uses it. Errors reach whoever waits for the response.
-        task::spawn_local(async move {
-            let _ = connection.await;
-        });
-        Ok(Self { endpoint, sender })
+        local: Option<SocketAddr>,
+        sender: http1::SendRequest<RequestBody>,
+    ) -> Self {
+        Self {
+            endpoint,
+            local,
+            protocol: Protocol::Http1 { sender, served: 0 },
+        }
+    }
+
+    fn http2(endpoint: SocketAddr, shared: Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self {
+            endpoint,
+            local: shared.local,
+            protocol: Protocol::Http2(Stream(shared)),
+        }
+    }
+
+    /// Where we connected from.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Whether requests go in HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.protocol, Protocol::Http2(_))
     }
 
     /// Sends a request. If none of it was written, it comes back with the error.
-    pub(super) fn send(
+    pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        self.sender.try_send_request(request)
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.protocol {
+            Protocol::Http1 { sender, served } => {
+                *served += 1;
+                sender.try_send_request(request).await
+            }
+            Protocol::Http2(stream) => {
+                let shared = &stream.0;
+                shared.served.set(shared.served.get().saturating_add(1));
+                let mut sender = shared.sender.clone();
+                sender.try_send_request(request).await
+            }
+        }
     }
 
     /// Gives it back when the response is over.
-    pub(super) fn release(mut self, pool: &Rc<Pool>, now: Tick) {
-        if self.sender.is_ready() {
-            pool.put(self, now);
-        } else if !self.sender.is_closed() {
+    pub(super) fn release(self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
+        let Protocol::Http1 { sender, served } = &self.protocol else {
+            return;
+        };
+        let spent = limits
+            .max_requests_per_connection
+            .is_some_and(|max| *served >= max);
+        if spent || sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            pool.put(self, now, limits);
+        } else {
             // The endpoint answered before it had read the whole request, which is still on its way;
             // or the connection's task has not had its turn since.
             let pool = Rc::clone(pool);
+            let limits = limits.clone();
             task::spawn_local(async move {
-                if self.sender.ready().await.is_ok() {
-                    pool.put(self, now);
+                let mut upstream = self;
+                if let Protocol::Http1 { sender, .. } = &mut upstream.protocol
+                    && sender.ready().await.is_ok()
+                {
+                    pool.put(upstream, now, &limits);
                 }
             });
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1 { sender, .. } => sender.is_ready(),
+            Protocol::Http2(stream) => !stream.0.sender.is_closed(),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let streams = &self.0.streams;
+        streams.set(streams.get().saturating_sub(1));
+    }
+}
+
+impl<F> Executor<F> for Local
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        task::spawn_local(future);
+    }
+}
+
+type Http1 = (
+    http1::SendRequest<RequestBody>,
+    http1::Connection<TokioIo<TcpStream>, RequestBody>,
+    Option<SocketAddr>,
+);
+
+async fn connect_http1(
+    endpoint: SocketAddr,
+    limits: &ConnectionLimits,
+) -> Result<Http1, ConnectError> {
+    let stream = connect(endpoint, limits).await?;
+    let local = stream.local_addr().ok();
+    let (sender, connection) = http1::Builder::new()
+        // One flat write of head and small body is cheaper than a gathering one.
+        .writev(false)
+        .max_buf_size(MAX_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+    Ok((sender, connection, local))
+}
+
+async fn connect_http2(
+    endpoint: SocketAddr,
+    limits: &ConnectionLimits,
+) -> Result<Shared, ConnectError> {
+    let stream = connect(endpoint, limits).await?;
+    let local = stream.local_addr().ok();
+    let (sender, connection) = http2::Builder::new(Local)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+    task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(Shared {
+        sender,
+        local,
+        streams: Cell::new(0),
+        served: Cell::new(0),
+        since: Cell::new(None),
+    })
+}
+
+/// Opens a TCP connection as the cluster's policy wants it.
+pub(super) async fn connect(
+    endpoint: SocketAddr,
+    limits: &ConnectionLimits,
+) -> Result<TcpStream, ConnectError> {
+    let stream = time::timeout(limits.connect_timeout, TcpStream::connect(endpoint))
+        .await
+        .map_err(|_| ConnectError::Timeout)?
+        .map_err(ConnectError::Io)?;
+    // Without it small messages would only wait longer; the connection works either way.
+    let _ = stream.set_nodelay(true);
+    if let Some(keepalive) = &limits.keepalive {
+        keep_alive(&stream, keepalive);
+    }
+    Ok(stream)
+}
+
+fn keep_alive(stream: &TcpStream, policy: &Keepalive) {
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = policy.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = policy.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = policy.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    // A value that the kernel doesn't take leaves its own in force.
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "TCP keepalive");
     }
 }

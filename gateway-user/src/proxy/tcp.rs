@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::future::OptionFuture;
 use jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
@@ -20,8 +21,10 @@ use tokio::{
 };
 
 use super::{
-    config::{Config, Listener, Protocol, TcpListener},
-    connections::{Handle, Order, Registration},
+    cluster::{ClusterState, Engaged, Outcome, Permit},
+    config::{Config, Listener, Protocol},
+    connections::{Handle, Order, Registration, Tick},
+    pool::{self, ConnectError},
     worker::Worker,
 };
 use crate::observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
@@ -36,23 +39,27 @@ type Ending = Result<(), (Option<ResponseFlag>, String)>;
 pub(super) async fn serve(
     worker: Rc<Worker>,
     client: TcpStream,
-    address: SocketAddr,
+    addresses: (SocketAddr, SocketAddr),
     listener: Arc<Listener>,
     registration: Registration,
 ) {
-    let mut log = Log::new(&worker, address, listener.port);
-    let Some(endpoint) = choose(&worker.config(), &listener, &mut log) else {
+    let mut log = Log::new(&worker, addresses, listener.port);
+    let Some(cluster) = choose(&worker.config(), &listener, &mut log) else {
         reset(&client);
         return;
     };
-    let mut upstream = match connect(&worker, endpoint).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            log.failed(ResponseFlag::UpstreamConnectionFailure, &error.to_string());
-            reset(&client);
-            return;
-        }
+    let Some((mut upstream, _engaged, _permit)) = connect(&cluster, &mut log).await else {
+        reset(&client);
+        return;
     };
+    let limits = &cluster.model.policy.limits;
+    let idle = limits.tcp_idle_timeout.as_secs();
+    registration
+        .handle
+        .set_idle_limit(Tick::try_from(idle).unwrap_or(Tick::MAX).max(1));
+    let mut longest = pin!(OptionFuture::from(
+        limits.max_connection_duration.map(time::sleep)
+    ));
     log.opened();
 
     let mut client = client;
@@ -83,7 +90,12 @@ pub(super) async fn serve(
             BUFFER
         ));
         poll_fn(|cx| match registration.handle.order(cx) {
-            Order::Serve | Order::Finish => copy.as_mut().poll(cx).map_ok(|_| ()),
+            Order::Serve | Order::Finish => {
+                if let Poll::Ready(Some(())) = longest.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(()));
+                }
+                copy.as_mut().poll(cx).map_ok(|_| ())
+            }
             Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         })
         .await
@@ -96,8 +108,12 @@ pub(super) async fn serve(
     }
 }
 
-/// Takes the next turn among the route's clusters and among the cluster's endpoints.
-fn choose(config: &Config, accepted_by: &Arc<Listener>, log: &mut Log<'_>) -> Option<SocketAddr> {
+/// Takes the next turn among the route's clusters.
+fn choose(
+    config: &Config,
+    accepted_by: &Arc<Listener>,
+    log: &mut Log<'_>,
+) -> Option<Arc<ClusterState>> {
     let current = config.listener(accepted_by.port);
     let tcp = current
         .into_iter()
@@ -106,36 +122,43 @@ fn choose(config: &Config, accepted_by: &Arc<Listener>, log: &mut Log<'_>) -> Op
             Protocol::Tcp(tcp) => Some(tcp),
             Protocol::Http(_) => None,
         })?;
-    choose_from(tcp, log)
-}
-
-fn choose_from(tcp: &TcpListener, log: &mut Log<'_>) -> Option<SocketAddr> {
-    let (name, cluster) = tcp.target.choose();
+    let chosen = tcp.target.choose();
     log.note(|decision| {
         decision.origin = Some(tcp.origin.clone());
-        decision.cluster = Some(name.to_owned());
+        decision.cluster = Some(chosen.name.to_owned());
     });
-    let Some(cluster) = cluster else {
+    if chosen.cluster.is_none() {
         log.failed(ResponseFlag::NoCluster, "cluster_not_found");
+    }
+    chosen.cluster.cloned()
+}
+
+/// Takes the next turn among the cluster's endpoints, and connects.
+async fn connect(
+    cluster: &Arc<ClusterState>,
+    log: &mut Log<'_>,
+) -> Option<(TcpStream, Engaged, Permit)> {
+    let Ok(permit) = cluster.limits().admit_connection() else {
+        log.failed(ResponseFlag::UpstreamOverflow, "overflow");
         return None;
     };
-    let Some(endpoint) = cluster.endpoint() else {
+    let Some(engaged) = cluster.engage(None, &[]) else {
         log.failed(ResponseFlag::NoHealthyUpstream, "no_healthy_upstream");
         return None;
     };
-    log.note(|decision| decision.endpoint = Some(endpoint));
-    Some(endpoint)
-}
-
-async fn connect(worker: &Worker, endpoint: SocketAddr) -> io::Result<TcpStream> {
+    log.note(|decision| decision.endpoint = Some(engaged.address()));
     // One attempt, as Envoy's max_connect_attempts has it by default.
-    let connect = TcpStream::connect(endpoint);
-    let stream = time::timeout(worker.options.connect_timeout, connect)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    // Without it small messages would only wait longer.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+    let error = match pool::connect(engaged.address(), &cluster.model.policy.limits).await {
+        Ok(stream) => {
+            engaged.observe(Outcome::Connected);
+            return Some((stream, engaged, permit));
+        }
+        Err(ConnectError::Io(error)) => error,
+        Err(ConnectError::Timeout) => io::ErrorKind::TimedOut.into(),
+    };
+    engaged.observe(Outcome::Failed);
+    log.failed(ResponseFlag::UpstreamConnectionFailure, &error.to_string());
+    None
 }
 
 /// Lets the stream end with a reset when it is dropped.
@@ -208,6 +231,7 @@ struct Log<'a> {
     time: Timestamp,
     started: Instant,
     client: SocketAddr,
+    local: SocketAddr,
     listener: u16,
     decision: Decision,
     ending: Ending,
@@ -220,12 +244,13 @@ struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    fn new(worker: &'a Worker, client: SocketAddr, listener: u16) -> Self {
+    fn new(worker: &'a Worker, (client, local): (SocketAddr, SocketAddr), listener: u16) -> Self {
         Self {
             worker,
             time: Timestamp::now(),
             started: Instant::now(),
             client,
+            local,
             listener,
             decision: Decision::default(),
             ending: Ok(()),
@@ -263,18 +288,20 @@ impl<'a> Log<'a> {
             Ok(()) => (None, String::new()),
             Err((flag, details)) => (*flag, details.clone()),
         };
-        self.worker.tap.send(Record::Connection(ConnectionRecord {
+        let record = ConnectionRecord {
             time: self.time,
             client: self.client,
+            local: self.local,
             listener: self.listener,
             state,
             decision: self.decision.clone(),
-            flag,
+            flags: flag.into(),
             details: details.into(),
             duration: self.started.elapsed(),
             bytes_received: self.received.get(),
             bytes_sent: self.sent.get(),
-        }));
+        };
+        self.worker.tap.send(Record::Connection(Box::new(record)));
     }
 }
 

@@ -225,18 +225,35 @@ impl Worker {
         };
         // Without it small messages would only wait longer.
         let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else {
+            return;
+        };
         // An IPv4 client of a socket for both families.
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let addresses = (canonical(address), canonical(local));
         let worker = Rc::clone(self);
         // Before its task first runs, so that whoever ends the port's connections finds this one.
         let gentle = matches!(listener.protocol, Protocol::Http(_));
         let registration = self.connections.register(port, gentle, self.now());
         match listener.protocol {
             Protocol::Http(_) => {
-                task::spawn_local(http::serve(worker, stream, address, listener, registration));
+                task::spawn_local(http::serve(
+                    worker,
+                    stream,
+                    addresses,
+                    listener,
+                    registration,
+                ));
             }
             Protocol::Tcp(_) => {
-                task::spawn_local(tcp::serve(worker, stream, address, listener, registration));
+                task::spawn_local(tcp::serve(
+                    worker,
+                    stream,
+                    addresses,
+                    listener,
+                    registration,
+                ));
             }
         }
     }

@@ -6,6 +6,22 @@
 
 use std::collections::BTreeMap;
 
+mod entry;
+mod http;
+mod policy;
+
+pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
+pub use http::{
+    Abort, Body, CorsPolicy, Delay, Delegate, DirectResponse, Fault, HeaderChanges, Headers,
+    HttpMatch, HttpRoute, MirrorPolicy, Percent, Redirect, RegexRewrite, Retries, Rewrite,
+    StringMatch,
+};
+pub use policy::{
+    ConnectionPool, ConsistentHash, Cookie, Distribute, Failover, HttpPool, Keepalive,
+    LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RingHash, TcpPool, Tls,
+    TrafficPolicy, Warmup,
+};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
@@ -60,11 +76,49 @@ pub struct Server {
     /// `host`, `namespace/host`, `./host` or `*/host`.
     pub hosts: Vec<String>,
     /// How TLS is terminated, or passed on.
-    pub tls: Option<Opaque>,
+    pub tls: Option<ServerTls>,
     /// Where to send what nothing else wants.
     pub default_endpoint: Option<Opaque>,
     /// Name of the server.
     pub name: Option<String>,
+}
+
+/// `Gateway.spec.servers[].tls`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerTls {
+    /// Whether requests in the clear are sent to `https`.
+    pub https_redirect: bool,
+    /// `SIMPLE`, `MUTUAL`, `PASSTHROUGH`, …
+    pub mode: Option<Opaque>,
+    /// File of the certificate.
+    pub server_certificate: Option<Opaque>,
+    /// File of the key.
+    pub private_key: Option<Opaque>,
+    /// File of the clients' authorities.
+    pub ca_certificates: Option<Opaque>,
+    /// File of revocations.
+    pub ca_crl: Option<Opaque>,
+    /// Secret with all of them.
+    pub credential_name: Option<Opaque>,
+    /// Several of those.
+    pub credential_names: Option<Opaque>,
+    /// Several of those.
+    pub tls_certificates: Option<Opaque>,
+    /// ConfigMap or Secret of the clients' authorities.
+    pub ca_cert_credential_name: Option<Opaque>,
+    /// Names that clients' certificates must have.
+    pub subject_alt_names: Option<Opaque>,
+    /// Fingerprints that clients' certificates must have.
+    pub verify_certificate_spki: Option<Opaque>,
+    /// Fingerprints that clients' certificates must have.
+    pub verify_certificate_hash: Option<Opaque>,
+    /// The oldest version.
+    pub min_protocol_version: Option<Opaque>,
+    /// The newest version.
+    pub max_protocol_version: Option<Opaque>,
+    /// Ciphers.
+    pub cipher_suites: Option<Opaque>,
 }
 
 /// `Gateway.spec.servers[].port`
@@ -99,103 +153,6 @@ pub struct VirtualServiceSpec {
     pub export_to: Vec<String>,
 }
 
-/// `VirtualService.spec.http[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpRoute {
-    /// Name, for logs.
-    pub name: String,
-    /// Conditions, of which one must be met; empty: none.
-    #[serde(rename = "match")]
-    pub matches: Vec<HttpMatch>,
-    /// Where to, by weight.
-    pub route: Vec<RouteDestination>,
-    /// Changes to the request.
-    pub rewrite: Option<Rewrite>,
-    /// Not acted on in this version.
-    pub redirect: Option<Opaque>,
-    /// Not acted on in this version.
-    pub direct_response: Option<Opaque>,
-    /// Not acted on in this version.
-    pub delegate: Option<Opaque>,
-    /// Not acted on in this version.
-    pub timeout: Option<Opaque>,
-    /// Not acted on in this version.
-    pub retries: Option<Opaque>,
-    /// Not acted on in this version.
-    pub fault: Option<Opaque>,
-    /// Not acted on in this version.
-    pub mirror: Option<Opaque>,
-    /// Not acted on in this version.
-    pub mirrors: Option<Opaque>,
-    /// Not acted on in this version.
-    pub mirror_percent: Option<Opaque>,
-    /// Not acted on in this version.
-    pub mirror_percentage: Option<Opaque>,
-    /// Not acted on in this version.
-    pub cors_policy: Option<Opaque>,
-    /// Not acted on in this version.
-    pub headers: Option<Opaque>,
-}
-
-/// `VirtualService.spec.http[].match[]`: all that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpMatch {
-    /// Name, for logs.
-    pub name: String,
-    /// The path.
-    pub uri: Option<StringMatch>,
-    /// The port of the Gateway's server; 0: any.
-    pub port: i64,
-    /// The gateways for which this counts; empty: those of the VirtualService.
-    pub gateways: Vec<String>,
-    /// Labels that the proxy itself must have.
-    pub source_labels: BTreeMap<String, String>,
-    /// The namespace that the proxy itself must be in.
-    pub source_namespace: String,
-    /// Prefix of the route's statistics.
-    pub stat_prefix: Option<Opaque>,
-    /// Whether upper and lower case count as the same in `uri`.
-    pub ignore_uri_case: bool,
-    /// Not acted on in this version.
-    pub scheme: Option<Opaque>,
-    /// Not acted on in this version.
-    pub method: Option<Opaque>,
-    /// Not acted on in this version.
-    pub authority: Option<Opaque>,
-    /// Not acted on in this version.
-    pub headers: Option<Opaque>,
-    /// Not acted on in this version.
-    pub query_params: Option<Opaque>,
-    /// Not acted on in this version.
-    pub without_headers: Option<Opaque>,
-}
-
-/// `StringMatch`: exactly one of these.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct StringMatch {
-    /// Equals.
-    pub exact: Option<String>,
-    /// Begins with.
-    pub prefix: Option<String>,
-    /// Matches as a whole.
-    pub regex: Option<String>,
-}
-
-/// `VirtualService.spec.http[].rewrite`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Rewrite {
-    /// Replaces what `match.uri` matched.
-    pub uri: Option<String>,
-    /// Not acted on in this version.
-    pub authority: Option<Opaque>,
-    /// Not acted on in this version.
-    pub uri_regex_rewrite: Option<Opaque>,
-}
-
 /// A share of a route's traffic, of HTTP and TCP routes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -204,8 +161,8 @@ pub struct RouteDestination {
     pub destination: Destination,
     /// Its share of the sum of weights.
     pub weight: i64,
-    /// Not acted on in this version.
-    pub headers: Option<Opaque>,
+    /// Changes of headers, of HTTP routes only.
+    pub headers: Option<Headers>,
 }
 
 /// `Destination`
@@ -267,10 +224,10 @@ pub struct DestinationRuleSpec {
     pub subsets: Vec<Subset>,
     /// The namespaces that see this: names, `.` or `*`.
     pub export_to: Vec<String>,
-    /// Not acted on in this version.
-    pub traffic_policy: Option<Opaque>,
-    /// Not acted on in this version.
-    pub workload_selector: Option<Opaque>,
+    /// How to treat the destination.
+    pub traffic_policy: Option<TrafficPolicy>,
+    /// The pods whose proxies this is for.
+    pub workload_selector: Option<WorkloadSelector>,
 }
 
 /// `DestinationRule.spec.subsets[]`
@@ -281,30 +238,14 @@ pub struct Subset {
     pub name: String,
     /// Labels of its pods.
     pub labels: BTreeMap<String, String>,
-    /// Not acted on in this version.
-    pub traffic_policy: Option<Opaque>,
+    /// How to treat this part, where it differs.
+    pub traffic_policy: Option<TrafficPolicy>,
 }
 
-/// `ServiceEntry.spec`: known, so that its hosts are no misspelled ones; not acted on.
+/// `DestinationRule.spec.workloadSelector`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ServiceEntrySpec {
-    /// The hosts.
-    pub hosts: Vec<String>,
-    /// Not acted on in this version.
-    pub addresses: Option<Opaque>,
-    /// Not acted on in this version.
-    pub ports: Option<Opaque>,
-    /// Not acted on in this version.
-    pub location: Option<Opaque>,
-    /// Not acted on in this version.
-    pub resolution: Option<Opaque>,
-    /// Not acted on in this version.
-    pub endpoints: Option<Opaque>,
-    /// Not acted on in this version.
-    pub workload_selector: Option<Opaque>,
-    /// The namespaces that see this: names, `.` or `*`.
-    pub export_to: Vec<String>,
-    /// Not acted on in this version.
-    pub subject_alt_names: Option<Opaque>,
+pub struct WorkloadSelector {
+    /// Labels of the pods.
+    pub match_labels: BTreeMap<String, String>,
 }

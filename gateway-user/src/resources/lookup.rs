@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::Service;
 
 use super::{
-    istio::{Destination, DestinationRule, Subset},
+    istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy},
     manifest::nearest,
     object::{Body, Object},
 };
@@ -91,10 +91,29 @@ pub fn selects(
 #[derive(Debug)]
 pub struct Destinations<'r> {
     services: BTreeMap<(&'r str, &'r str), &'r Service>,
-    /// Oldest first.
-    rules: Vec<(&'r Object, &'r DestinationRule)>,
-    /// Hosts of ServiceEntries.
-    entries: Vec<String>,
+    /// By the rule's namespace and full host; oldest first.
+    rules: BTreeMap<&'r str, BTreeMap<String, Vec<Rule<'r>>>>,
+    /// ServiceEntries by host; oldest first.
+    entries: BTreeMap<String, Vec<(&'r Object, &'r ServiceEntry)>>,
+}
+
+type Rule<'r> = (&'r Object, &'r DestinationRule);
+
+/// The proxy that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'c> {
+    /// Its namespace.
+    pub namespace: &'c str,
+    /// Its labels.
+    pub labels: &'c BTreeMap<String, String>,
+}
+
+/// What the DestinationRules for a destination say together.
+#[derive(Clone, Debug)]
+pub struct MergedRule<'r> {
+    /// The oldest of them.
+    pub object: &'r Object,
+    rules: Vec<&'r DestinationRule>,
 }
 
 /// Why a destination leads nowhere.
@@ -115,8 +134,8 @@ impl<'r> Destinations<'r> {
     pub fn of(objects: impl IntoIterator<Item = &'r Arc<Object>>) -> Self {
         let mut destinations = Self {
             services: BTreeMap::new(),
-            rules: Vec::new(),
-            entries: Vec::new(),
+            rules: BTreeMap::new(),
+            entries: BTreeMap::new(),
         };
         for object in objects {
             let key = &object.key;
@@ -125,21 +144,30 @@ impl<'r> Destinations<'r> {
                     let name = (key.namespace.as_str(), key.name.as_str());
                     destinations.services.insert(name, service);
                 }
-                Body::DestinationRule(rule) => destinations.rules.push((object, rule)),
+                Body::DestinationRule(rule) => {
+                    let host = full_host(&rule.spec.host, &key.namespace);
+                    let in_namespace = destinations.rules.entry(&key.namespace).or_default();
+                    in_namespace.entry(host).or_default().push((object, rule));
+                }
                 Body::ServiceEntry(entry) => {
-                    let hosts = entry
-                        .spec
-                        .hosts
-                        .iter()
-                        .map(|host| host.to_ascii_lowercase());
-                    destinations.entries.extend(hosts);
+                    for host in &entry.spec.hosts {
+                        let of_host = destinations.entries.entry(host.to_ascii_lowercase());
+                        of_host.or_default().push((object, entry));
+                    }
                 }
                 _ => {}
             }
         }
-        destinations
+        for rules in destinations
             .rules
-            .sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+        {
+            rules.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+        }
+        for entries in destinations.entries.values_mut() {
+            entries.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+        }
         destinations
     }
 
@@ -148,55 +176,52 @@ impl<'r> Destinations<'r> {
         self.services.get(&service_of(host)?).copied()
     }
 
-    /// The subset of the destination `host` as a proxy in namespace `from` sees it: of the rules in
-    /// its own namespace, else in the Service's, else in the root namespace (`destinationRule` of
-    /// istio's `pilot/pkg/model/push_context.go`). Subsets of rules for the same host in one namespace
-    /// are put together; the oldest rule's wins.
-    pub fn subset(&self, host: &str, name: &str, from: &str) -> Option<&'r Subset> {
-        let its_namespace = service_of(host).map_or("", |(namespace, _)| namespace);
-        let rules = [from, its_namespace, ROOT_NAMESPACE]
+    /// The ServiceEntry with this host that a proxy in namespace `from` sees.
+    pub fn entry(&self, host: &str, from: &str) -> Option<&'r ServiceEntry> {
+        let (_, entry) = self.entries.get(host)?.iter().find(|(object, entry)| {
+            is_exported(&entry.spec.export_to, &object.key.namespace, from)
+        })?;
+        Some(entry)
+    }
+
+    /// What is said about the destination `host` to a proxy: by the rules in its own namespace, else
+    /// in the destination's, else in the root namespace (`destinationRule` of istio's
+    /// `pilot/pkg/model/push_context.go`).
+    pub fn rule(&self, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
+        let its_namespace = match service_of(host) {
+            Some((namespace, _)) => namespace,
+            None => self
+                .entries
+                .get(host)
+                .and_then(|entries| entries.first())
+                .map_or("", |(object, _)| object.key.namespace.as_str()),
+        };
+        [client.namespace, its_namespace, ROOT_NAMESPACE]
             .into_iter()
-            .map(|namespace| self.rules_in(namespace, host, from))
-            .find(|rules| !rules.is_empty())?;
-        rules
-            .into_iter()
-            .flat_map(|rule| &rule.spec.subsets)
-            .find(|subset| subset.name == name)
+            .find_map(|namespace| self.rule_in(namespace, host, client))
     }
 
     /// The rules in `namespace` that are about `host`: those for exactly it, else those for the
     /// longest wildcard.
-    fn rules_in(&self, namespace: &str, host: &str, from: &str) -> Vec<&'r DestinationRule> {
-        let rules: Vec<_> = self
-            .rules
-            .iter()
-            .filter(|(object, rule)| {
-                let own = object.key.namespace.as_str();
-                own == namespace && (own == from || is_exported(&rule.spec.export_to, own, from))
-            })
-            .map(|(_, rule)| (full_host(&rule.spec.host, namespace), *rule))
-            .filter(|(pattern, _)| is_host_within(host, pattern))
-            .collect();
-        let best = |pattern: &str| (!pattern.starts_with('*'), pattern.len());
-        let Some(most) = rules.iter().map(|(pattern, _)| best(pattern)).max() else {
-            return Vec::new();
-        };
-        rules
-            .into_iter()
-            .filter(|(pattern, _)| best(pattern) == most)
-            .map(|(_, rule)| rule)
-            .collect()
+    fn rule_in(&self, namespace: &str, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
+        let in_namespace = self.rules.get(namespace)?;
+        let wildcards = host
+            .char_indices()
+            .filter(|(index, _)| *index > 0)
+            .map(|(index, _)| format!("*{}", &host[index..]));
+        std::iter::once(host.to_owned())
+            .chain(wildcards)
+            .chain([String::from("*")])
+            .find_map(|pattern| merged(in_namespace.get(&pattern)?, client))
     }
 
     /// Why a destination in a VirtualService of `namespace` leads nowhere; none if it leads somewhere.
     pub fn miss(&self, destination: &Destination, namespace: &str) -> Option<NoDestination> {
         let host = full_host(&destination.host, namespace);
-        if self
-            .entries
-            .iter()
-            .any(|entry| is_host_within(&host, entry))
+        if let Some((_, entry)) = self.entries.get(&host).and_then(|entries| entries.first())
+            && self.service(&host).is_none()
         {
-            return None;
+            return self.miss_in_entry(destination, &host, entry);
         }
         let Some(service) = self.service(&host) else {
             return Some(self.no_host(&destination.host, &host, namespace));
@@ -207,20 +232,19 @@ impl<'r> Destinations<'r> {
             .flat_map(|spec| spec.ports.iter().flatten())
             .map(|port| port.port.into())
             .collect();
-        if let Some(port) = &destination.port
-            && !ports.contains(&port.number)
-        {
-            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-            return Some(NoDestination {
-                field: "port.number",
-                message: format!("the Service `{host}` has no port {}", port.number),
-                fix: format!("its ports are {}", ports.join(", ")),
-            });
-        }
-        if destination.subset.is_empty() {
-            return None;
-        }
-        self.no_subset(&destination.subset, &host)
+        no_port(destination, "Service", &host, &ports)
+            .or_else(|| self.no_subset(&destination.subset, &host))
+    }
+
+    fn miss_in_entry(
+        &self,
+        destination: &Destination,
+        host: &str,
+        entry: &ServiceEntry,
+    ) -> Option<NoDestination> {
+        let ports: Vec<_> = entry.spec.ports.iter().map(|port| port.number).collect();
+        no_port(destination, "ServiceEntry", host, &ports)
+            .or_else(|| self.no_subset(&destination.subset, host))
     }
 
     fn no_host(&self, host: &str, full: &str, namespace: &str) -> NoDestination {
@@ -257,10 +281,12 @@ impl<'r> Destinations<'r> {
     }
 
     fn no_subset(&self, subset: &str, host: &str) -> Option<NoDestination> {
+        if subset.is_empty() {
+            return None;
+        }
         let mut names = Vec::new();
-        for (object, rule) in &self.rules {
-            let pattern = full_host(&rule.spec.host, &object.key.namespace);
-            if is_host_within(host, &pattern) {
+        for (pattern, rules) in self.rules.values().flatten() {
+            for (_, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
                 names.extend(rule.spec.subsets.iter().map(|subset| subset.name.as_str()));
             }
         }
@@ -276,6 +302,67 @@ impl<'r> Destinations<'r> {
                 format!("its subsets are {}", names.join(", "))
             },
         })
+    }
+}
+
+/// The rules that the proxy sees. One for its own labels stands above those for everyone.
+fn merged<'r>(rules: &[Rule<'r>], client: Client<'_>) -> Option<MergedRule<'r>> {
+    let seen = |(object, rule): &&Rule<'r>| {
+        let own = object.key.namespace.as_str();
+        own == client.namespace || is_exported(&rule.spec.export_to, own, client.namespace)
+    };
+    let (selecting, general): (Vec<_>, Vec<_>) = rules
+        .iter()
+        .filter(seen)
+        .partition(|(_, rule)| rule.spec.workload_selector.is_some());
+    let mut selecting = selecting.into_iter().filter(|(object, rule)| {
+        let labels = rule.spec.workload_selector.as_ref();
+        object.key.namespace == client.namespace
+            && labels.is_some_and(|wanted| selects(&wanted.match_labels, Some(client.labels)))
+    });
+    let chosen = match selecting.next() {
+        Some(one) => vec![one],
+        None => general,
+    };
+    let (object, _) = chosen.first()?;
+    Some(MergedRule {
+        object,
+        rules: chosen.iter().map(|(_, rule)| *rule).collect(),
+    })
+}
+
+fn no_port(
+    destination: &Destination,
+    kind: &str,
+    host: &str,
+    ports: &[i64],
+) -> Option<NoDestination> {
+    let port = destination.port.as_ref()?;
+    if ports.contains(&port.number) {
+        return None;
+    }
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    Some(NoDestination {
+        field: "port.number",
+        message: format!("the {kind} `{host}` has no port {}", port.number),
+        fix: format!("its ports are {}", ports.join(", ")),
+    })
+}
+
+// === impl MergedRule ===
+
+impl<'r> MergedRule<'r> {
+    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`).
+    pub fn subset(&self, name: &str) -> Option<&'r Subset> {
+        let mut subsets = self.rules.iter().flat_map(|rule| &rule.spec.subsets);
+        subsets.find(|subset| subset.name == name)
+    }
+
+    /// The policy for all subsets; of the oldest rule that has one.
+    pub fn policy(&self) -> Option<&'r TrafficPolicy> {
+        self.rules
+            .iter()
+            .find_map(|rule| rule.spec.traffic_policy.as_ref())
     }
 }
 

@@ -3,14 +3,15 @@
 
 mod gateway;
 mod names;
+mod policy;
 mod service;
+mod service_entry;
 mod virtual_service;
 
 use std::net::IpAddr;
 
 use super::{
     diagnostic::{Diagnostic, Severity},
-    istio::{DestinationRule, ServiceEntry},
     object::{Body, Object},
 };
 
@@ -27,8 +28,8 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Body::Service(service) => service::check(service, &mut findings),
         Body::Gateway(gateway) => gateway::check(gateway, &mut findings),
         Body::VirtualService(service) => virtual_service::check(service, &mut findings),
-        Body::DestinationRule(rule) => destination_rule(rule, &mut findings),
-        Body::ServiceEntry(entry) => service_entry(entry, &mut findings),
+        Body::DestinationRule(rule) => policy::check(rule, &mut findings),
+        Body::ServiceEntry(entry) => service_entry::check(entry, &mut findings),
         Body::Namespace(_) => injection(&mut findings),
         Body::Pod(_) | Body::Node(_) | Body::EndpointSlice(_) => {}
     }
@@ -117,50 +118,6 @@ impl Findings<'_> {
             );
         }
     }
-}
-
-fn destination_rule(rule: &DestinationRule, findings: &mut Findings<'_>) {
-    let spec = &rule.spec;
-    if spec.host.is_empty() {
-        findings.error("spec.host", "missing", "name a Service");
-    } else if !names::is_host(&spec.host.to_ascii_lowercase()) {
-        let message = format!("`{}` is not a host", spec.host);
-        findings.error("spec.host", message, "the name of a Service");
-    }
-    findings.ignored("spec.trafficPolicy", spec.traffic_policy.is_some());
-    findings.ignored("spec.workloadSelector", spec.workload_selector.is_some());
-    for (index, subset) in spec.subsets.iter().enumerate() {
-        let path = format!("spec.subsets[{index}]");
-        if !names::is_label(&subset.name) {
-            let message = format!("`{}` is not a subset's name", subset.name);
-            findings.error(
-                format!("{path}.name"),
-                message,
-                "lower-case letters, digits and `-`",
-            );
-        } else if spec.subsets[..index]
-            .iter()
-            .any(|other| other.name == subset.name)
-        {
-            let message = format!("the subset `{}` is there already", subset.name);
-            findings.error(format!("{path}.name"), message, "rename or remove one");
-        }
-        findings.ignored(
-            format!("{path}.trafficPolicy"),
-            subset.traffic_policy.is_some(),
-        );
-    }
-}
-
-fn service_entry(entry: &ServiceEntry, findings: &mut Findings<'_>) {
-    if entry.spec.hosts.is_empty() {
-        findings.error("spec.hosts", "no hosts", "name at least one");
-    }
-    findings.warning(
-        "",
-        "not supported by this version; routes to its hosts are answered with 503",
-        "",
-    );
 }
 
 /// Sidecar injection is asked for by labels of the Namespace

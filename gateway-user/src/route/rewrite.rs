@@ -4,33 +4,53 @@ use std::fmt::Write as _;
 
 use http::uri::PathAndQuery;
 
-use crate::model::gateway::{HttpRoute, PathMatch};
+use crate::{
+    model::gateway::{HttpRoute, PathMatch, PathRewrite},
+    resources::pattern::{Pattern, Substitution},
+};
 
-/// The new path is longer than a URI may be.
+/// The new path is no path, or longer than a URI may be.
 #[derive(Debug, thiserror::Error)]
 #[error("the rewritten path is longer than a URI may be")]
 pub struct RewriteError;
 
 /// A route's change of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewrite {
-    /// How many bytes of the path are replaced; none: the whole path, without the query.
-    replaced: Option<usize>,
-    /// By what. Only characters that a URI may have.
-    replacement: String,
+pub struct Rewrite(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Matched {
+        /// How many bytes of the path are replaced; none: the whole path, without the query.
+        replaced: Option<usize>,
+        /// By what. Only characters that a URI may have.
+        replacement: String,
+    },
+    Regex {
+        pattern: Pattern,
+        substitution: Substitution,
+    },
 }
 
 impl Rewrite {
     /// What a route does to the path, if anything.
     pub fn of(route: &HttpRoute) -> Option<Self> {
-        let replacement = percent_encode(route.rewrite.as_ref()?);
-        Some(Self {
-            replaced: match &route.path {
-                PathMatch::Prefix(prefix) => Some(prefix.len()),
-                PathMatch::Exact(_) => None,
+        Some(Self(match route.action.forward()?.rewrite.as_ref()? {
+            PathRewrite::Matched(replacement) => Kind::Matched {
+                replaced: match &route.matches.path {
+                    PathMatch::Prefix(prefix) => Some(prefix.len()),
+                    PathMatch::Exact(_) | PathMatch::Regex(_) => None,
+                },
+                replacement: percent_encode(replacement.as_bytes()),
             },
-            replacement,
-        })
+            PathRewrite::Regex {
+                pattern,
+                substitution,
+            } => Kind::Regex {
+                pattern: pattern.clone(),
+                substitution: substitution.clone(),
+            },
+        }))
     }
 
     /// Applies it to a path that the route matches. The query is kept.
@@ -41,17 +61,27 @@ impl Rewrite {
     // match `/p/` and `/p` apart because of the double slash.
     pub fn apply(&self, original: &PathAndQuery) -> Result<PathAndQuery, RewriteError> {
         let path = original.path();
-        let rest = self
-            .replaced
-            .and_then(|length| path.get(length..))
-            .unwrap_or_default();
         let query = original.query();
-
-        let mut target = String::with_capacity(
-            1 + self.replacement.len() + rest.len() + query.map_or(0, |query| 1 + query.len()),
-        );
-        target.push_str(&self.replacement);
-        target.push_str(rest);
+        let mut target = match &self.0 {
+            Kind::Matched {
+                replaced,
+                replacement,
+            } => {
+                let rest = replaced
+                    .and_then(|length| path.get(length..))
+                    .unwrap_or_default();
+                let mut target = String::with_capacity(
+                    1 + replacement.len() + rest.len() + query.map_or(0, |query| 1 + query.len()),
+                );
+                target.push_str(replacement);
+                target.push_str(rest);
+                target
+            }
+            Kind::Regex {
+                pattern,
+                substitution,
+            } => percent_encode(&pattern.replace_all(path.as_bytes(), substitution)),
+        };
         if !target.starts_with('/') {
             target.insert(0, '/');
         }
@@ -65,9 +95,9 @@ impl Rewrite {
 
 /// Encodes what a request target may not have (RFC 3986, section 2), and `#`, which would end it.
 /// `%` stays: the author may have encoded already.
-fn percent_encode(text: &str) -> String {
+fn percent_encode(text: &[u8]) -> String {
     let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         if byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
@@ -81,21 +111,22 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::gateway::RouteOrigin;
+    use crate::{
+        model::gateway::{HttpAction, RouteMatch},
+        route::fixture::route,
+    };
+
+    fn with(path: PathMatch, to: PathRewrite) -> Rewrite {
+        let mut route = route(RouteMatch::path(path));
+        let HttpAction::Forward(forward) = &mut route.action else {
+            panic!("made as forwarding");
+        };
+        forward.rewrite = Some(to);
+        Rewrite::of(&route).unwrap()
+    }
 
     fn rewrite(path: PathMatch, to: &str) -> Rewrite {
-        Rewrite::of(&HttpRoute {
-            name: String::new(),
-            origin: RouteOrigin {
-                namespace: "simple".into(),
-                name: "simple".into(),
-                index: 0,
-            },
-            path,
-            rewrite: Some(to.into()),
-            destinations: Vec::new(),
-        })
-        .unwrap()
+        with(path, PathRewrite::Matched(to.into()))
     }
 
     fn applied(rewrite: &Rewrite, target: &str) -> String {
@@ -143,6 +174,40 @@ mod tests {
         let rewrite = rewrite(PathMatch::Exact("/simple/httpserver".into()), "/hello");
         assert_eq!(applied(&rewrite, "/simple/httpserver"), "/hello");
         assert_eq!(applied(&rewrite, "/simple/httpserver?a=1"), "/hello?a=1");
+    }
+
+    #[test]
+    fn a_regex_match_replaces_the_whole_path() {
+        let pattern = Pattern::new("/a.*").unwrap();
+        let rewrite = rewrite(PathMatch::Regex(pattern), "/b");
+        assert_eq!(applied(&rewrite, "/abc?x"), "/b?x");
+    }
+
+    #[test]
+    fn a_regex_rewrite_is_about_the_path_without_the_query() {
+        for (pattern, to, target, wanted) in [
+            (
+                "^/service/([^/]+)(/.*)$",
+                r"\2/instance/\1",
+                "/service/foo/v1?one",
+                "/v1/instance/foo?one",
+            ),
+            ("one", "two", "/one/one?one", "/two/two?one"),
+            ("/x", "", "/x", "/"),
+            ("x", "ü ", "/x", "/%C3%BC%20"),
+            ("none", "y", "/x", "/x"),
+        ] {
+            let pattern = Pattern::new(pattern).unwrap();
+            let substitution = Substitution::new(to, &pattern).unwrap();
+            let rewrite = with(
+                PathMatch::Prefix("/".into()),
+                PathRewrite::Regex {
+                    pattern,
+                    substitution,
+                },
+            );
+            assert_eq!(applied(&rewrite, target), wanted, "{target} {to}");
+        }
     }
 
     #[test]

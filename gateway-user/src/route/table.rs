@@ -2,18 +2,11 @@
 
 use super::{
     host::{self, Hosts},
+    index::Index,
+    predicate::{self, Failed, Query},
     rewrite::Rewrite,
 };
-use crate::model::gateway::{HttpRoute, HttpRoutes, PathMatch, VirtualHost};
-
-/// What is asked of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
-    /// `Host` as the client sent it, or the authority of an absolute target; with or without port.
-    pub host: &'a str,
-    /// Path without the query.
-    pub path: &'a str,
-}
+use crate::model::gateway::{HttpRoute, HttpRoutes, VirtualHost};
 
 /// The route that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +22,12 @@ pub struct Match {
 pub enum Miss {
     /// No virtual host has this host among its domains.
     NoVirtualHost,
+    /// The virtual host is for requests over TLS, and this one is not: it is sent there
+    /// ([`redirect::https_location`](super::redirect::https_location)), whatever the routes say.
+    TlsRequired {
+        /// Index into [`HttpRoutes::virtual_hosts`].
+        virtual_host: usize,
+    },
     /// The virtual host has no route for this path. Other virtual hosts are not asked.
     NoRoute {
         /// Index into [`HttpRoutes::virtual_hosts`].
@@ -41,9 +40,33 @@ impl Miss {
     pub fn virtual_host(self) -> Option<usize> {
         match self {
             Self::NoVirtualHost => None,
-            Self::NoRoute { virtual_host } => Some(virtual_host),
+            Self::NoRoute { virtual_host } | Self::TlsRequired { virtual_host } => {
+                Some(virtual_host)
+            }
         }
     }
+}
+
+/// How a route was found, or why none was.
+#[derive(Debug)]
+pub struct Explanation<'t> {
+    /// The host as it was searched: lower case, without the port.
+    pub host: String,
+    /// The virtual host that was found, if any: an index into [`HttpRoutes::virtual_hosts`].
+    pub virtual_host: Option<usize>,
+    /// Whether the request is sent to `https`, whatever the routes say.
+    pub tls_required: bool,
+    /// Its routes up to the one that matches, or all of them.
+    pub tried: Vec<Tried<'t>>,
+}
+
+/// A route that was tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'t> {
+    /// The route.
+    pub route: &'t HttpRoute,
+    /// The condition that does not hold; none: it matches.
+    pub failed: Option<Failed<'t>>,
 }
 
 /// [`HttpRoutes`] compiled for search.
@@ -51,6 +74,8 @@ impl Miss {
 pub struct Table {
     routes: HttpRoutes,
     hosts: Hosts,
+    /// By virtual host.
+    indexes: Vec<Index>,
     /// By virtual host and route.
     rewrites: Vec<Vec<Option<Rewrite>>>,
 }
@@ -69,9 +94,15 @@ impl Table {
             .iter()
             .map(|virtual_host| virtual_host.routes.iter().map(Rewrite::of).collect())
             .collect();
+        let indexes = routes
+            .virtual_hosts
+            .iter()
+            .map(|virtual_host| Index::new(&virtual_host.routes))
+            .collect();
         Self {
             routes,
             hosts,
+            indexes,
             rewrites,
         }
     }
@@ -85,20 +116,50 @@ impl Table {
     /// matches.
     // Envoy: RouteMatcher::route and VirtualHostImpl::getRouteFromEntries, which has no fall-through
     // to another virtual host.
-    pub fn find(&self, query: Query<'_>) -> Result<Match, Miss> {
+    pub fn find(&self, query: &Query<'_>) -> Result<Match, Miss> {
         let virtual_host = self
             .hosts
             .find(&host::normalize(query.host))
             .ok_or(Miss::NoVirtualHost)?;
-        self.routes.virtual_hosts[virtual_host]
-            .routes
-            .iter()
-            .position(|route| matches(route, query))
+        let VirtualHost {
+            routes,
+            require_tls,
+            ..
+        } = &self.routes.virtual_hosts[virtual_host];
+        if *require_tls && query.scheme != "https" {
+            return Err(Miss::TlsRequired { virtual_host });
+        }
+        self.indexes[virtual_host]
+            .find(routes, query)
             .map(|route| Match {
                 virtual_host,
                 route,
             })
             .ok_or(Miss::NoRoute { virtual_host })
+    }
+
+    /// Finds the route of a request as [`find`](Self::find) does, but tries one after the other, and
+    /// tells what became of each.
+    pub fn explain(&self, query: &Query<'_>) -> Explanation<'_> {
+        let host = host::normalize(query.host).into_owned();
+        let virtual_host = self.hosts.find(&host);
+        let found = virtual_host.map(|index| &self.routes.virtual_hosts[index]);
+        let tls_required = found.is_some_and(|host| host.require_tls && query.scheme != "https");
+        let routes = found.map(|host| host.routes.as_slice()).unwrap_or_default();
+        let mut tried = Vec::new();
+        for route in routes.iter().filter(|_| !tls_required) {
+            let failed = predicate::check(&route.matches, query).err();
+            tried.push(Tried { route, failed });
+            if failed.is_none() {
+                break;
+            }
+        }
+        Explanation {
+            host,
+            virtual_host,
+            tls_required,
+            tried,
+        }
     }
 
     /// The virtual host of that index.
@@ -129,118 +190,13 @@ impl Table {
     }
 }
 
-/// Whether the route's conditions hold.
-fn matches(route: &HttpRoute, query: Query<'_>) -> bool {
-    match &route.path {
-        // A raw prefix, which does not stop at slashes (Istio: TranslateRouteMatch).
-        PathMatch::Prefix(prefix) => query.path.starts_with(prefix.as_str()),
-        PathMatch::Exact(path) => query.path == path,
+impl<'t> Explanation<'t> {
+    /// The route that was found, if any.
+    pub fn found(&self) -> Option<&'t HttpRoute> {
+        let last = self.tried.last()?;
+        last.failed.is_none().then_some(last.route)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::gateway::{Destination, RouteOrigin};
-
-    fn route(path: PathMatch) -> HttpRoute {
-        HttpRoute {
-            name: String::new(),
-            origin: RouteOrigin {
-                namespace: "default".into(),
-                name: "web".into(),
-                index: 0,
-            },
-            path,
-            rewrite: None,
-            destinations: vec![Destination {
-                cluster: "outbound|80||web.default.svc.cluster.local".into(),
-                weight: 0,
-            }],
-        }
-    }
-
-    fn prefix(path: &str) -> HttpRoute {
-        route(PathMatch::Prefix(path.into()))
-    }
-
-    fn exact(path: &str) -> HttpRoute {
-        route(PathMatch::Exact(path.into()))
-    }
-
-    fn table(virtual_hosts: &[(&[&str], Vec<HttpRoute>)]) -> Table {
-        Table::new(HttpRoutes {
-            name: "http.8080".into(),
-            virtual_hosts: virtual_hosts
-                .iter()
-                .map(|(domains, routes)| VirtualHost {
-                    name: format!("{}:80", domains[0]),
-                    domains: domains.iter().map(ToString::to_string).collect(),
-                    routes: routes.clone(),
-                })
-                .collect(),
-        })
-    }
-
-    #[test]
-    fn prefixes_are_raw_and_exact_is_exact() {
-        let table = table(&[(&["*"], vec![prefix("/fft"), exact("/metrics")])]);
-        let none = Err(Miss::NoRoute { virtual_host: 0 });
-        for (path, wanted) in [
-            ("/fft", Ok(0)),
-            ("/fftX", Ok(0)),
-            ("/fft/x", Ok(0)),
-            ("/FFT", none),
-            ("/metrics", Ok(1)),
-            ("/metrics/", none),
-            ("/", none),
-            ("*", none),
-            ("", none),
-        ] {
-            let found = table.find(Query {
-                host: "192.168.170.137:30001",
-                path,
-            });
-            assert_eq!(found.map(|found| found.route), wanted, "{path:?}");
-        }
-    }
-
-    #[test]
-    fn first_route_wins_whatever_its_length() {
-        let table = table(&[(&["*"], vec![prefix("/"), exact("/a"), prefix("/a/b")])]);
-        for path in ["/", "/a", "/a/b/c"] {
-            let found = table.find(Query { host: "x", path }).unwrap();
-            assert_eq!(found.route, 0, "{path:?}");
-        }
-    }
-
-    #[test]
-    fn no_fall_through_to_another_virtual_host() {
-        let table = table(&[
-            (&["*"], vec![prefix("/")]),
-            (&["a.example"], vec![exact("/only")]),
-        ]);
-        let find = |host, path| table.find(Query { host, path });
-        assert_eq!(
-            find("A.example:31373", "/other"),
-            Err(Miss::NoRoute { virtual_host: 1 })
-        );
-        assert_eq!(
-            find("a.example", "/only"),
-            Ok(Match {
-                virtual_host: 1,
-                route: 0
-            })
-        );
-        assert_eq!(find("b.example", "/other").unwrap().virtual_host, 0);
-    }
-
-    #[test]
-    fn unknown_host_has_no_virtual_host() {
-        let table = table(&[(&["a.example", "*.b.example"], vec![prefix("/")])]);
-        let find = |host| table.find(Query { host, path: "/" });
-        assert_eq!(find("b.example"), Err(Miss::NoVirtualHost));
-        assert_eq!(find("").unwrap_err().virtual_host(), None);
-        assert_eq!(find("c.b.example:80").unwrap().virtual_host, 0);
-    }
-}
+mod tests;

@@ -72,6 +72,11 @@ const BOTH: &[(&str, Test)] = &[
     ),
     ("fragments_follow_their_first_one", fragments),
     (
+        "a_datagram_after_all_backends_went_goes_to_the_new_one",
+        renumbered_datagram,
+    ),
+    ("a_flow_that_its_client_reset_is_over", reset_by_client),
+    (
         "without_endpoints_netfilter_is_asked_to_refuse",
         no_endpoints,
     ),
@@ -279,6 +284,35 @@ fn stale_datagram(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     );
     serve_udp(bench, who, &[(who.gateway, true)]);
     assert_eq!(bench.ingress(&there)?.ends().1, (who.gateway, 8080));
+    Ok(())
+}
+
+/// The numbers of backends that went are given to new ones.
+fn renumbered_datagram(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    let there = Segment::udp(who.from(), who.node_port());
+    serve_udp(bench, who, &[(who.gateway, true)]);
+    assert_eq!(bench.ingress(&there)?.ends().1, (who.gateway, 8080));
+    serve_udp(bench, who, &[]);
+    serve_udp(bench, who, &[(who.second, true)]);
+    assert_eq!(bench.ingress(&there)?.ends().1, (who.second, 8080));
+    Ok(())
+}
+
+fn reset_by_client(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "R"))?;
+    // The same port of the client, through the cluster IP to the same backend.
+    let other = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
+    assert_eq!(
+        bench.ingress(&other)?.ends(),
+        (who.from(), (who.gateway, 8080))
+    );
+    let reply = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    assert_eq!(
+        bench.egress(&reply)?.ends(),
+        ((who.cluster_ip, 80), who.from())
+    );
     Ok(())
 }
 

@@ -1,16 +1,27 @@
 //! Destinations → clusters.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+mod entry;
+mod policy;
 
-use super::endpoints::{Endpoints, protocol};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{self as core, Service};
+
+use super::{
+    GatewayIdentity,
+    endpoints::{Endpoints, protocol},
+};
 use crate::{
     model::{
-        gateway::{Cluster, Destination},
+        gateway::{Balancing, Cluster, Destination, DnsTarget, Endpoint},
         service::Protocol,
     },
     resources::{
-        istio::{self, RouteDestination},
-        lookup::{Destinations, full_host, selects, service_of},
+        istio::{self, RouteDestination, Subset},
+        lookup::{Client, Destinations, MergedRule, full_host, selects, service_of},
     },
 };
 
@@ -18,9 +29,19 @@ use crate::{
 pub(super) struct Clusters<'r> {
     known: Destinations<'r>,
     endpoints: &'r Endpoints<'r>,
-    /// The gateway pod's namespace, for the choice of DestinationRules.
-    namespace: &'r str,
+    /// The gateway pod, for the choice of DestinationRules.
+    identity: &'r GatewayIdentity,
     pub(super) found: BTreeMap<String, Arc<Cluster>>,
+    /// Names that have been asked for and are not there.
+    missing: BTreeSet<String>,
+}
+
+/// Where a cluster's endpoints are.
+#[derive(Default)]
+struct Members {
+    endpoints: Vec<Endpoint>,
+    names: Vec<DnsTarget>,
+    http2: bool,
 }
 
 // === impl Clusters ===
@@ -29,41 +50,42 @@ impl<'r> Clusters<'r> {
     pub(super) fn new(
         known: Destinations<'r>,
         endpoints: &'r Endpoints<'r>,
-        namespace: &'r str,
+        identity: &'r GatewayIdentity,
     ) -> Self {
         Self {
             known,
             endpoints,
-            namespace,
+            identity,
             found: BTreeMap::new(),
+            missing: BTreeSet::new(),
         }
     }
 
     /// The destinations of a route in a VirtualService of `namespace`, on the Gateway server's port
-    /// `server_port`.
+    /// `server_port`; each with its place in the route.
     pub(super) fn of_route(
         &mut self,
         route: &[RouteDestination],
         namespace: &str,
         server_port: u16,
-    ) -> Vec<Destination> {
+    ) -> Vec<(usize, Destination)> {
         if let [only] = route {
             // One destination gets everything, whatever its weight.
             let cluster = self.cluster(&only.destination, namespace, server_port);
-            return vec![Destination { cluster, weight: 1 }];
+            return vec![(0, Destination::new(cluster, 1))];
         }
-        let weighted = route.iter().filter_map(|destination| {
+        let weighted = route.iter().enumerate().filter_map(|(index, destination)| {
             let weight = u32::try_from(destination.weight)
                 .ok()
                 .filter(|weight| *weight > 0)?;
             let cluster = self.cluster(&destination.destination, namespace, server_port);
-            Some(Destination { cluster, weight })
+            Some((index, Destination::new(cluster, weight)))
         });
         weighted.collect()
     }
 
     /// The name of the destination's cluster, which is now among `found` if there is such a thing.
-    fn cluster(
+    pub(super) fn cluster(
         &mut self,
         destination: &istio::Destination,
         namespace: &str,
@@ -73,16 +95,24 @@ impl<'r> Clusters<'r> {
         let port = self.port(destination, &host, server_port);
         // `BuildSubsetKey` of istio's pilot/pkg/model.
         let name = format!("outbound|{port}|{}|{host}", destination.subset);
-        if !self.found.contains_key(&name)
-            && let Some(endpoints) = self.endpoints(&host, port, &destination.subset)
-        {
-            let cluster = Cluster {
-                name: name.clone(),
-                endpoints,
-            };
-            self.found.insert(name.clone(), Arc::new(cluster));
+        if !self.found.contains_key(&name) && !self.missing.contains(&name) {
+            match self.make(name.clone(), &host, port, &destination.subset) {
+                Some(cluster) => {
+                    self.found.insert(name.clone(), Arc::new(cluster));
+                }
+                None => {
+                    self.missing.insert(name.clone());
+                }
+            }
         }
         name
+    }
+
+    /// Whether the cluster's endpoints are found by a key of the request.
+    pub(super) fn is_hashed(&self, name: &str) -> bool {
+        self.found.get(name).is_some_and(|cluster| {
+            matches!(cluster.policy.balancing, Balancing::ConsistentHash { .. })
+        })
     }
 
     /// Without a port in the destination it is the Service's only one, else that of the Gateway's
@@ -91,43 +121,141 @@ impl<'r> Clusters<'r> {
         if let Some(port) = &destination.port {
             return port.number;
         }
-        let spec = self
-            .known
-            .service(host)
-            .and_then(|service| service.spec.as_ref());
-        match spec.and_then(|spec| spec.ports.as_deref()) {
-            Some([only]) => only.port.into(),
-            _ => server_port.into(),
-        }
+        let only = match self.known.service(host) {
+            Some(service) => match ports(service) {
+                [only] => Some(i64::from(only.port)),
+                _ => None,
+            },
+            None => match self.entry(host).map(|entry| entry.spec.ports.as_slice()) {
+                Some([only]) => Some(only.number),
+                _ => None,
+            },
+        };
+        only.unwrap_or_else(|| server_port.into())
     }
 
-    /// None if there is no such Service, port or subset.
-    fn endpoints(&self, host: &str, port: i64, subset: &str) -> Option<Vec<SocketAddr>> {
+    fn entry(&self, host: &str) -> Option<&'r istio::ServiceEntry> {
+        self.known.entry(host, &self.identity.namespace)
+    }
+
+    /// None if there is no such destination, port or subset.
+    fn make(&self, name: String, host: &str, port: i64, subset: &str) -> Option<Cluster> {
+        let rule = self.known.rule(
+            host,
+            Client {
+                namespace: &self.identity.namespace,
+                labels: &self.identity.labels,
+            },
+        );
+        let subset = match subset {
+            "" => None,
+            subset => Some(rule.as_ref()?.subset(subset)?),
+        };
+        let members = match self.known.service(host) {
+            Some(service) => self.behind_service(service, host, port, subset)?,
+            None => entry::members(self.entry(host)?, host, port, subset)?,
+        };
+        let Members {
+            mut endpoints,
+            names,
+            http2,
+        } = members;
+        endpoints.sort_unstable();
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        let policy = policy::of(
+            rule.as_ref().and_then(MergedRule::policy),
+            subset.and_then(|subset| subset.traffic_policy.as_ref()),
+            port,
+        );
+        let rule = rule.map(|rule| {
+            let key = &rule.object.key;
+            format!("{}.{}", key.name, key.namespace)
+        });
+        Some(Cluster {
+            name,
+            endpoints,
+            names,
+            http2,
+            rule,
+            policy,
+        })
+    }
+
+    fn behind_service(
+        &self,
+        service: &'r Service,
+        host: &str,
+        port: i64,
+        subset: Option<&Subset>,
+    ) -> Option<Members> {
         let (namespace, name) = service_of(host)?;
-        let spec = self.known.service(host)?.spec.as_ref()?;
-        let port = spec.ports.iter().flatten().find(|candidate| {
+        let port = ports(service).iter().find(|candidate| {
             i64::from(candidate.port) == port
                 && protocol(candidate.protocol.as_deref()) == Protocol::Tcp
         })?;
-        let subset = match subset {
-            "" => None,
-            subset => Some(self.known.subset(host, subset, self.namespace)?),
-        };
-        let mut endpoints: Vec<_> = self
-            .endpoints
-            .behind(namespace, name, port)
-            .into_iter()
-            .filter(|(target, _)| {
-                target.is_ready()
-                    && subset.is_none_or(|subset| {
-                        let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
-                        selects(&subset.labels, labels)
-                    })
-            })
-            .map(|(target, port)| SocketAddr::new(target.address, port))
-            .collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        Some(endpoints)
+        let targets = self.endpoints.behind(namespace, name, port);
+        let endpoints = targets.into_iter().filter(|(target, _)| {
+            target.is_ready()
+                && subset.is_none_or(|subset| {
+                    let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
+                    selects(&subset.labels, labels)
+                })
+        });
+        Some(Members {
+            endpoints: endpoints
+                .map(|(target, port)| Endpoint {
+                    locality: self.endpoints.locality(&target),
+                    ..Endpoint::new((target.address, port).into())
+                })
+                .collect(),
+            names: Vec::new(),
+            http2: speaks_http2(port.app_protocol.as_deref(), port.name.as_deref()),
+        })
+    }
+}
+
+fn ports(service: &Service) -> &[core::ServicePort] {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.map_or(&[], Vec::as_slice)
+}
+
+/// Whether a port's `appProtocol`, or else its name up to the first hyphen, is of a protocol over
+/// HTTP/2 (`ConvertProtocol` of istio's pkg/config/kube; `Instance.IsHTTP2` of its
+/// pkg/config/protocol).
+fn speaks_http2(app_protocol: Option<&str>, name: Option<&str>) -> bool {
+    let protocol = app_protocol.or(name).unwrap_or_default();
+    let protocol = protocol.to_ascii_lowercase();
+    let first = protocol.split('-').next().unwrap_or_default();
+    match app_protocol {
+        Some(_) => matches!(
+            protocol.as_str(),
+            "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c"
+        ),
+        None => matches!(first, "http2" | "grpc"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http2_is_known_by_protocol_or_name() {
+        for (app_protocol, name, wanted) in [
+            (None, Some("http"), false),
+            (None, Some("http2"), true),
+            (None, Some("http2-web"), true),
+            (None, Some("http2web"), false),
+            (None, Some("grpc-web-x"), true),
+            (Some("kubernetes.io/h2c"), Some("http"), true),
+            (Some("http"), Some("grpc"), false),
+            (None, None, false),
+        ] {
+            assert_eq!(
+                speaks_http2(app_protocol, name),
+                wanted,
+                "{app_protocol:?} {name:?}"
+            );
+        }
     }
 }

@@ -8,7 +8,10 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    model::service::{self as model, Protocol},
+    model::{
+        gateway::Locality,
+        service::{self as model, Protocol},
+    },
     resources::{
         Resources,
         diagnostic::{Diagnostic, Severity},
@@ -26,6 +29,8 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 #[derive(Debug)]
 pub(super) struct Endpoints<'r> {
     slices: BTreeMap<(&'r str, &'r str), Vec<Slice<'r>>>,
+    /// By Node.
+    localities: BTreeMap<&'r str, Locality>,
 }
 
 #[derive(Debug)]
@@ -76,7 +81,17 @@ impl<'r> Endpoints<'r> {
                 targets: targets(resources, object, slice, diagnostics),
             });
         }
-        Self { slices }
+        Self {
+            slices,
+            localities: localities(resources),
+        }
+    }
+
+    /// Where an endpoint is: what its Node's labels say.
+    pub(super) fn locality(&self, target: &Target<'_>) -> Locality {
+        let node = target.endpoint.node_name.as_deref();
+        let node = node.and_then(|node| self.localities.get(node));
+        node.cloned().unwrap_or_default()
     }
 
     /// The endpoints of a Service's port, ready or not, each with its target port. A slice's port belongs to
@@ -103,6 +118,21 @@ impl<'r> Endpoints<'r> {
         }
         behind
     }
+}
+
+/// `getLocality` of istio's pilot/pkg/serviceregistry/kube/controller.
+fn localities(resources: &Resources) -> BTreeMap<&str, Locality> {
+    let nodes = resources.nodes().filter_map(|(object, node)| {
+        let labels = node.metadata.labels.as_ref()?;
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let locality = Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        };
+        Some((object.key.name.as_str(), locality))
+    });
+    nodes.collect()
 }
 
 fn targets<'r>(

@@ -49,9 +49,10 @@ pub(super) struct Bound<'r> {
 
 /// What all listeners are made of.
 pub(super) struct Context<'r> {
-    resources: &'r Resources,
+    pub(super) resources: &'r Resources,
     pub(super) identity: &'r GatewayIdentity,
     pub(super) clusters: Clusters<'r>,
+    pub(super) diagnostics: Vec<Diagnostic>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,8 @@ pub(super) fn compile(
     let mut context = Context {
         resources,
         identity,
-        clusters: Clusters::new(known, endpoints, &identity.namespace),
+        clusters: Clusters::new(known, endpoints, identity),
+        diagnostics: Vec::new(),
     };
     let ports = servers_by_port(resources, identity, diagnostics);
     let mut listeners = Vec::new();
@@ -94,6 +96,7 @@ pub(super) fn compile(
         };
         listeners.extend(protocol.map(|protocol| Listener { port, protocol }));
     }
+    diagnostics.append(&mut context.diagnostics);
     unreachable_hosts(resources, identity, diagnostics);
     Gateway {
         listeners,
@@ -317,7 +320,7 @@ impl Server<'_> {
     pub(super) fn domains(&self, service: &Bound<'_>) -> Vec<String> {
         let namespace = &service.object.key.namespace;
         let mut domains = Vec::new();
-        for server_host in &self.spec.hosts {
+        for server_host in self.hosts() {
             let Some(server_host) = self.host_for(server_host, namespace) else {
                 continue;
             };
@@ -336,6 +339,36 @@ impl Server<'_> {
             }
         }
         domains
+    }
+
+    /// Whether requests in the clear are sent to `https`.
+    pub(super) fn redirects_to_https(&self) -> bool {
+        self.spec.tls.as_ref().is_some_and(|tls| tls.https_redirect)
+    }
+
+    /// Its hosts, whoever they are for.
+    pub(super) fn own_domains(&self) -> Vec<String> {
+        let mut domains = Vec::new();
+        for host in self.hosts() {
+            let domain = host
+                .split_once('/')
+                .map_or(host.as_str(), |(_, domain)| domain);
+            let domain = domain.to_ascii_lowercase();
+            if !domains.contains(&domain) {
+                domains.push(domain);
+            }
+        }
+        domains
+    }
+
+    /// Its hosts; `*/*` stands for all others, too (`sanitizeServerHostNamespace` of istio's
+    /// pilot/pkg/model).
+    fn hosts(&self) -> &[String] {
+        let any = self.spec.hosts.iter().position(|host| host == "*/*");
+        match any {
+            Some(index) => &self.spec.hosts[index..=index],
+            None => &self.spec.hosts,
+        }
     }
 
     /// A host of this server as far as VirtualServices of `namespace` are meant: `host` and `*/host`
@@ -390,7 +423,8 @@ impl<'r> Context<'r> {
             .map(|(object, service)| bound(object, service))
             .filter(|service| {
                 let own = &service.object.key.namespace;
-                service.names(gateway)
+                !service.spec.hosts.is_empty()
+                    && service.names(gateway)
                     && is_exported(&service.spec.export_to, own, &self.identity.namespace)
             })
             .collect();

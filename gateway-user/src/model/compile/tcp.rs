@@ -33,7 +33,10 @@ pub(super) fn route(server: Server<'_>, context: &mut Context<'_>) -> Option<Tcp
             },
             destinations: context
                 .clusters
-                .of_route(&route.route, &key.namespace, server.port),
+                .of_route(&route.route, &key.namespace, server.port)
+                .into_iter()
+                .map(|(_, destination)| destination)
+                .collect(),
         });
     }
     None

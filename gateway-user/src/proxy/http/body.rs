@@ -1,34 +1,106 @@
-//! Bodies on their way through: streamed, counted, never collected.
+//! Bodies on their way through: streamed and counted. Those of requests that may have to be sent
+//! again, or to others too, are kept, up to a limit.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     mem,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, expect::Gate};
+use crate::proxy::connections::Handle;
+
+/// Most of a body that is kept to be sent again (Envoy's `per_connection_buffer_limit_bytes`).
+const MAX_KEPT: usize = 1 << 20;
 
 /// How far the body of a request has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::proxy) struct Progress {
     bytes: Cell<u64>,
+    /// Whether nothing more will come.
+    over: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+    client: Rc<Handle>,
 }
 
 /// From the client to the endpoint.
 #[derive(Debug)]
-pub(in crate::proxy) struct RequestBody(Option<(Incoming, Rc<Progress>)>);
+pub(in crate::proxy) struct RequestBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Streamed(Box<Streamed>),
+    /// From what is kept, and from the client from there on.
+    Replayed {
+        store: Rc<Store>,
+        at: usize,
+    },
+}
+
+/// A body as it comes from the client.
+#[derive(Debug)]
+struct Streamed {
+    incoming: Incoming,
+    progress: Rc<Progress>,
+    gate: Option<Arc<Gate>>,
+}
+
+/// A body that is kept while it goes through.
+#[derive(Debug)]
+pub(super) struct Store {
+    source: RefCell<Streamed>,
+    kept: RefCell<Vec<Piece>>,
+    size: Cell<usize>,
+    state: Cell<Stored>,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// How much of a body is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    /// All that has come so far.
+    SoFar,
+    /// All of it.
+    Whole,
+    /// Nothing: it is too large, or broke off.
+    Nothing,
+}
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::proxy) enum BodyError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The endpoint has answered without asking for the body.
+    #[error("the endpoint does not want the body")]
+    Unwanted,
+    /// The response took too long.
+    #[error("the response took too long")]
+    Timeout,
+}
 
 /// From the endpoint, or from us, to the client.
 #[derive(Debug)]
 pub(in crate::proxy) struct ResponseBody {
     source: Source,
-    exchange: Exchange,
+    /// None once it belongs to somebody else.
+    exchange: Option<Exchange>,
+    /// Whether the client's protocol has trailers.
+    trailers: bool,
 }
 
 #[derive(Debug)]
@@ -37,60 +109,250 @@ enum Source {
     Fixed(Bytes),
 }
 
+// === impl Progress ===
+
 impl Progress {
     /// Bytes that went to the endpoint.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
     }
+
+    /// Waits until the whole body has come, or it is clear that it never will.
+    pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.over.get() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Nothing more will come.
+    pub(super) fn end(&self) {
+        self.over.set(true);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
 }
+
+// === impl RequestBody ===
 
 impl RequestBody {
     /// No body.
-    pub(super) const EMPTY: Self = Self(None);
+    pub(super) const EMPTY: Self = Self(Kind::Empty);
 
     /// Wraps the client's body, unless there is none.
-    pub(super) fn new(incoming: Incoming) -> (Self, Option<Rc<Progress>>) {
+    pub(super) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
-        let progress = Rc::new(Progress::default());
-        (Self(Some((incoming, Rc::clone(&progress)))), Some(progress))
+        client.set_body_open(true);
+        let progress = Rc::new(Progress {
+            bytes: Cell::new(0),
+            over: Cell::new(false),
+            waiting: RefCell::default(),
+            client: Rc::clone(client),
+        });
+        let body = Streamed {
+            incoming,
+            progress: Rc::clone(&progress),
+            gate: None,
+        };
+        (Self(Kind::Streamed(Box::new(body))), Some(progress))
+    }
+
+    /// Holds the body back; none if there is none.
+    pub(super) fn hold(&mut self) -> Option<Arc<Gate>> {
+        let Kind::Streamed(body) = &mut self.0 else {
+            return None;
+        };
+        let gate = Arc::new(Gate::default());
+        body.gate = Some(Arc::clone(&gate));
+        Some(gate)
+    }
+
+    /// Whether there is no body at all.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.0, Kind::Empty)
+    }
+
+    /// Keeps the body from now on; none if there is none.
+    pub(super) fn store(self) -> Result<Rc<Store>, Self> {
+        match self.0 {
+            Kind::Streamed(body) => Ok(Rc::new(Store {
+                source: RefCell::new(*body),
+                kept: RefCell::default(),
+                size: Cell::new(0),
+                state: Cell::new(Stored::SoFar),
+            })),
+            other => Err(Self(other)),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(gate) = &self.gate {
+            if let Err(error) = ready!(gate.poll_open(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            self.gate = None;
+        }
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let progress = &self.progress;
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            progress.bytes.set(progress.bytes.get() + length);
+        }
+        if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
+            progress.client.set_body_open(false);
+            progress.end();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some((incoming, progress)) = &mut self.0 else {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Streamed(body) => body.poll_frame(cx),
+            Kind::Replayed { store, at } => store.poll_frame(at, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Streamed(body) => body.incoming.is_end_stream(),
+            Kind::Replayed { store, at } => {
+                store.state.get() == Stored::Whole && *at >= store.kept.borrow().len()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Streamed(body) => body.incoming.size_hint(),
+            Kind::Replayed { store, at: 0 } => store.size_hint(),
+            // It is asked at the beginning only.
+            Kind::Replayed { .. } => SizeHint::default(),
+        }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// The body, from its beginning; none if that is gone.
+    pub(super) fn body(self: &Rc<Self>) -> Option<RequestBody> {
+        (self.state.get() != Stored::Nothing).then(|| {
+            RequestBody(Kind::Replayed {
+                store: Rc::clone(self),
+                at: 0,
+            })
+        })
+    }
+
+    /// Whether all of it is here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.state.get() == Stored::Whole
+    }
+
+    fn poll_frame(
+        &self,
+        at: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(piece) = self.kept.borrow().get(*at) {
+            *at += 1;
+            return Poll::Ready(Some(Ok(piece.frame())));
+        }
+        if self.state.get() == Stored::Whole {
             return Poll::Ready(None);
-        };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-            progress.bytes.set(progress.bytes.get() + length);
+        }
+        let mut source = self.source.borrow_mut();
+        let frame = ready!(source.poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                *at += 1;
+                self.keep(frame);
+                if source.incoming.is_end_stream() {
+                    self.end();
+                }
+            }
+            Some(Err(_)) => self.forget(),
+            None => self.end(),
         }
         Poll::Ready(frame)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|(incoming, _)| incoming.is_end_stream())
+    fn keep(&self, frame: &Frame<Bytes>) {
+        if self.state.get() != Stored::SoFar {
+            return;
+        }
+        let piece = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Piece::Data(data.clone()),
+            (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        if let Piece::Data(data) = &piece {
+            self.size.set(self.size.get() + data.len());
+        }
+        if self.size.get() > MAX_KEPT {
+            self.forget();
+        } else {
+            self.kept.borrow_mut().push(piece);
+        }
+    }
+
+    fn end(&self) {
+        if self.state.get() == Stored::SoFar {
+            self.state.set(Stored::Whole);
+        }
+    }
+
+    fn forget(&self) {
+        self.state.set(Stored::Nothing);
+        self.kept.take();
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |(incoming, _)| {
-                incoming.size_hint()
-            })
+        if self.state.get() == Stored::Whole {
+            return SizeHint::with_exact(self.size.get() as u64);
+        }
+        // What the client said, less what has been taken.
+        let left = self.source.borrow().incoming.size_hint().exact();
+        match left {
+            Some(left) => SizeHint::with_exact(left + self.size.get() as u64),
+            None => SizeHint::default(),
+        }
     }
 }
+
+impl Piece {
+    fn frame(&self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data.clone()),
+            Self::Trailers(trailers) => Frame::trailers(trailers.clone()),
+        }
+    }
+}
+
+// === impl ResponseBody ===
 
 impl ResponseBody {
     /// The endpoint's body.
@@ -100,7 +362,8 @@ impl ResponseBody {
         }
         Self {
             source: Source::Upstream(incoming),
-            exchange,
+            trailers: exchange.is_http2(),
+            exchange: Some(exchange),
         }
     }
 
@@ -111,41 +374,62 @@ impl ResponseBody {
         }
         Self {
             source: Source::Fixed(body),
-            exchange,
+            trailers: false,
+            exchange: Some(exchange),
+        }
+    }
+
+    /// No body, and more to come that is none.
+    pub(super) const fn none() -> Self {
+        Self {
+            source: Source::Fixed(Bytes::new()),
+            trailers: false,
+            exchange: None,
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        let Some(exchange) = &mut this.exchange else {
+            return Poll::Ready(None);
+        };
         let (frame, end) = match &mut this.source {
-            Source::Upstream(incoming) => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                (frame, incoming.is_end_stream())
-            }
+            Source::Upstream(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(frame) => (frame, incoming.is_end_stream()),
+                Poll::Pending => {
+                    ready!(exchange.poll_deadline(cx));
+                    exchange.timed_out();
+                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+            },
             Source::Fixed(body) if body.is_empty() => (None, true),
             Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
         match &frame {
+            // Envoy: HTTP/1.1 has no trailers unless `enable_trailers` is set.
+            Some(Ok(frame)) if frame.is_trailers() && !this.trailers => {
+                exchange.complete();
+                return Poll::Ready(None);
+            }
             Some(Ok(frame)) => {
-                this.exchange
-                    .sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
                 // With a known length nobody asks for the frame after the last.
                 if end {
-                    this.exchange.complete();
+                    exchange.complete();
                 }
             }
-            Some(Err(_)) => this.exchange.upstream_failed(),
-            None => this.exchange.complete(),
+            Some(Err(error)) => exchange.upstream_failed(error),
+            None => exchange.complete(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,63 +1,111 @@
-//! What hangs on to a request until its response is over: the connection that it goes over, and the
-//! record of it.
+//! What hangs on to a request until its response is over: the connection that it goes over, its place
+//! among the cluster's requests, and the record of it.
 
-use std::{borrow::Cow, rc::Rc, time::Instant};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
+use tokio::time::Sleep;
 
-use super::body::Progress;
+use super::{Client, body::Progress, facts::RequestFacts, headers::X_FORWARDED_FOR, request};
 use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag},
-    proxy::{connections::Handle, pool::Upstream, worker::Worker},
+    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags},
+    proxy::{
+        cluster::{Engaged, Permit, RetryPermit},
+        pool::Upstream,
+    },
 };
 
 /// One request and its response. Dropped before it is complete, the client has left.
 #[derive(Debug)]
 pub(in crate::proxy) struct Exchange {
-    worker: Rc<Worker>,
-    client: Rc<Handle>,
+    pub(super) client: Rc<Client>,
+    version: Version,
+    /// When the head of the request had come.
+    pub(super) started: Instant,
     upstream: Option<Upstream>,
+    /// The endpoint at work.
+    engaged: Option<Engaged>,
+    permit: Option<Permit>,
+    retry: Option<RetryPermit>,
     request_body: Option<Rc<Progress>>,
-    log: Option<Box<Log>>,
+    /// When the response has to be over.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// What headers of the response are made from, if that includes the request.
+    pub(super) request: Option<Box<RequestFacts>>,
+    /// How often it has been sent.
+    pub(super) attempts: u32,
+    pub(super) flags: ResponseFlags,
+    log: Option<Log>,
     over: bool,
 }
 
 /// A record in the making: only while somebody listens.
 #[derive(Debug)]
-struct Log {
-    started: Instant,
-    record: RequestRecord,
-}
+struct Log(Box<RequestRecord>);
 
 impl Exchange {
     /// Starts with the head of a request.
-    pub(super) fn new(worker: &Rc<Worker>, client: &Rc<Handle>) -> Self {
-        client.set_busy(true, worker.now());
+    pub(super) fn new(client: &Rc<Client>, version: Version) -> Self {
+        client.handle.request_began(client.worker.now());
         Self {
-            worker: Rc::clone(worker),
             client: Rc::clone(client),
+            version,
+            started: Instant::now(),
             upstream: None,
+            engaged: None,
+            permit: None,
+            retry: None,
             request_body: None,
+            deadline: None,
+            request: None,
+            attempts: 0,
+            flags: ResponseFlags::default(),
             log: None,
             over: false,
         }
     }
 
+    /// When the head of the request had come, by the clock on the wall.
+    pub(super) fn time(&self) -> Timestamp {
+        let since = self.started.elapsed();
+        Timestamp::now()
+            .checked_sub(since)
+            .unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
+    /// `HTTP/1.1` or `HTTP/2`, as Envoy writes them.
+    pub(super) fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 | Version::HTTP_09 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        }
+    }
+
     /// Keeps a record, if somebody listens.
-    pub(super) fn record(&mut self, started: Instant, record: impl FnOnce() -> RequestRecord) {
-        if self.worker.tap.is_active() {
-            self.log = Some(Box::new(Log {
-                started,
-                record: record(),
-            }));
+    pub(super) fn record(&mut self, parts: &Parts) {
+        if self.client.worker.tap.is_active() {
+            self.log = Some(Log(Box::new(self.blank_record(parts))));
         }
     }
 
     /// Adds to the record, if one is kept.
     pub(super) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
         if let Some(log) = &mut self.log {
-            note(&mut log.record);
+            note(&mut log.0);
         }
     }
 
@@ -66,25 +114,25 @@ impl Exchange {
         self.note(|record| decision(&mut record.decision));
     }
 
-    /// Notes the identity of the request.
-    pub(super) fn note_request_id(&mut self, id: &HeaderValue) {
+    /// Notes what the endpoint sees of the client.
+    pub(super) fn note_identity(&mut self, id: &HeaderValue, headers: &HeaderMap) {
         self.note(|record| {
             id.to_str()
                 .unwrap_or_default()
                 .clone_into(&mut record.request_id);
+            record.forwarded_for = text(headers.get(X_FORWARDED_FOR));
         });
     }
 
+    /// Notes what went wrong.
+    pub(super) fn flag(&mut self, flag: ResponseFlag) {
+        self.flags.insert(flag);
+    }
+
     /// Notes how it was answered.
-    pub(super) fn note_answer(
-        &mut self,
-        status: u16,
-        flag: Option<ResponseFlag>,
-        details: impl Into<Cow<'static, str>>,
-    ) {
+    pub(super) fn note_answer(&mut self, status: u16, details: impl Into<Cow<'static, str>>) {
         self.note(|record| {
             record.status = status;
-            record.flag = flag;
             record.details = details.into();
         });
     }
@@ -94,19 +142,79 @@ impl Exchange {
         self.request_body = progress;
     }
 
+    /// How far the request's body has come; none if there is none.
+    pub(super) fn request_body(&self) -> Option<&Rc<Progress>> {
+        self.request_body.as_ref()
+    }
+
+    /// The client gets the head of a response.
+    pub(super) fn answered(&self) {
+        self.client.handle.answered();
+    }
+
+    /// An endpoint is being asked; the one before no longer.
+    pub(super) fn engage(&mut self, engaged: Engaged, permit: Permit) {
+        let address = engaged.address();
+        self.upstream = None;
+        self.engaged = Some(engaged);
+        self.permit = Some(permit);
+        self.note_decision(|decision| decision.endpoint = Some(address));
+    }
+
+    /// The endpoint that is being asked.
+    pub(super) fn engaged(&self) -> Option<&Engaged> {
+        self.engaged.as_ref()
+    }
+
+    /// The endpoint has failed and is left alone.
+    pub(super) fn disengage(&mut self) {
+        self.upstream = None;
+        self.engaged = None;
+        self.permit = None;
+    }
+
+    /// Counts as a retry until it is over.
+    pub(super) fn set_retry(&mut self, retry: RetryPermit) {
+        self.retry = Some(retry);
+    }
+
     /// Keeps the connection that the response comes over.
     pub(super) fn set_upstream(&mut self, upstream: Upstream) {
+        let local = upstream.local();
+        self.note(|record| record.upstream_local = local);
         self.upstream = Some(upstream);
     }
 
-    /// Closes the connection that the response came over.
-    pub(super) fn abandon_upstream(&mut self) {
-        self.upstream = None;
+    /// Where we connected to the endpoint from.
+    pub(super) fn upstream_local(&self) -> Option<SocketAddr> {
+        self.upstream.as_ref().and_then(Upstream::local)
+    }
+
+    /// The response has to be over by then.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Pin<Box<Sleep>>>) {
+        self.deadline = deadline;
+    }
+
+    /// Whether that is now.
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Counts bytes of the response's body.
     pub(super) fn sent(&mut self, bytes: u64) {
         self.note(|record| record.bytes_sent += bytes);
+    }
+
+    /// Sets what went through a tunnel.
+    pub(super) fn tunnelled(&mut self, received: u64, sent: u64) {
+        self.over = true;
+        self.note(|record| {
+            record.bytes_received = received;
+            record.bytes_sent = sent;
+        });
     }
 
     /// The whole response has been handed over.
@@ -115,71 +223,97 @@ impl Exchange {
             return;
         }
         self.over = true;
-        if let Some(upstream) = self.upstream.take() {
-            upstream.release(&self.worker.pool, self.worker.now());
+        if let (Some(upstream), Some(engaged)) = (self.upstream.take(), &self.engaged) {
+            let worker = &self.client.worker;
+            let limits = &engaged.cluster().model.policy.limits;
+            upstream.release(&worker.pool, worker.now(), limits);
         }
     }
 
     /// The endpoint broke off in the middle of its response.
-    pub(super) fn upstream_failed(&mut self) {
+    pub(super) fn upstream_failed(&mut self, error: &hyper::Error) {
         self.over = true;
         self.upstream = None;
+        let (flag, reason) = match super::failure::reset_reason(error) {
+            Some(_) => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
+            None => (
+                ResponseFlag::UpstreamConnectionTermination,
+                "connection_termination",
+            ),
+        };
+        self.flag(flag);
         self.note(|record| {
-            record.flag = Some(ResponseFlag::UpstreamConnectionTermination);
-            record.details = "upstream_reset_after_response_started{connection_termination}".into();
+            record.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
         });
+    }
+
+    /// The response took too long.
+    pub(super) fn timed_out(&mut self) {
+        self.over = true;
+        self.upstream = None;
+        self.flag(ResponseFlag::UpstreamRequestTimeout);
+        self.note(|record| record.details = "response_timeout".into());
+    }
+
+    /// A record of which nothing is known but who asked for what.
+    fn blank_record(&self, parts: &Parts) -> RequestRecord {
+        RequestRecord {
+            time: Timestamp::now(),
+            client: self.client.address,
+            local: self.client.local,
+            listener: self.client.listener.port,
+            protocol: self.protocol(),
+            method: parts.method.as_str().to_owned(),
+            authority: request::authority(parts).unwrap_or_default().to_owned(),
+            path: parts
+                .uri
+                .path_and_query()
+                .map(|path| path.as_str().to_owned())
+                .unwrap_or_default(),
+            rewritten_path: None,
+            request_id: String::new(),
+            forwarded_for: None,
+            user_agent: text(parts.headers.get(USER_AGENT)),
+            decision: Decision::default(),
+            attempts: 0,
+            upstream_local: None,
+            upstream_service_time: None,
+            transport_failure: None,
+            status: 0,
+            flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            duration: Duration::ZERO,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.client.set_busy(false, self.worker.now());
-        let Some(log) = self.log.take() else {
+        if let Some(progress) = &self.request_body {
+            progress.end();
+        }
+        let worker = &self.client.worker;
+        self.client.handle.request_ended(worker.now());
+        let Some(Log(mut record)) = self.log.take() else {
             return;
         };
-        let Log {
-            started,
-            mut record,
-        } = *log;
         if !self.over {
-            record.flag = Some(ResponseFlag::DownstreamConnectionTermination);
+            self.flags
+                .insert(ResponseFlag::DownstreamConnectionTermination);
             record.details = "downstream_remote_disconnect".into();
         }
+        record.flags = self.flags;
+        record.attempts = self.attempts;
         if let Some(progress) = &self.request_body {
-            record.bytes_received = progress.bytes();
+            record.bytes_received = record.bytes_received.max(progress.bytes());
         }
-        record.duration = started.elapsed();
-        self.worker.tap.send(Record::Request(record));
+        record.duration = self.started.elapsed();
+        worker.tap.send(Record::Request(record));
     }
 }
 
-/// A record of which nothing is known but who asked for what.
-pub(super) fn blank_record(
-    client: std::net::SocketAddr,
-    listener: u16,
-    parts: &http::request::Parts,
-) -> RequestRecord {
-    RequestRecord {
-        time: Timestamp::now(),
-        client,
-        listener,
-        method: parts.method.as_str().to_owned(),
-        authority: super::request::authority(parts)
-            .unwrap_or_default()
-            .to_owned(),
-        path: parts
-            .uri
-            .path_and_query()
-            .map(|path| path.as_str().to_owned())
-            .unwrap_or_default(),
-        rewritten_path: None,
-        request_id: String::new(),
-        decision: Decision::default(),
-        status: 0,
-        flag: None,
-        details: Cow::Borrowed(""),
-        duration: std::time::Duration::ZERO,
-        bytes_received: 0,
-        bytes_sent: 0,
-    }
+fn text(value: Option<&HeaderValue>) -> Option<String> {
+    value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }

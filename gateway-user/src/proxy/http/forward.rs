@@ -1,83 +1,401 @@
-//! Over which connection a request goes, and what to do when that one turns out to be dead.
+//! Over which connection a request goes to which endpoint, how often, and how long that may take.
 
-use std::{io, net::SocketAddr, rc::Rc};
-
-use http::{Request, Response};
-use hyper::body::{Body as _, Incoming};
-
-use super::body::RequestBody;
-use crate::proxy::{
-    pool::{ConnectError, Upstream},
-    worker::Worker,
+use std::{
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// Why an endpoint gave no response.
+use http::{
+    HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING},
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::{sync::oneshot, time};
+
+use super::{
+    body::{RequestBody, Store},
+    deadline::{Deadline, within},
+    exchange::Exchange,
+    expect::{self, Gate},
+    failure::Failure,
+    headers::X_ENVOY_ATTEMPT_COUNT,
+    retry,
+};
+use crate::{
+    model::gateway::RetryPolicy,
+    observe::ResponseFlag,
+    proxy::{
+        cluster::{ClusterState, Outcome},
+        pool::{Pool, Raw, Upstream},
+        worker::Worker,
+    },
+    route::{
+        retry::{RetryDecision, RetryState},
+        timeout,
+    },
+};
+
+/// How to ask for an answer.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// No connection.
-    Connect(io::Error),
-    /// No connection in time.
-    ConnectTimeout,
-    /// It closed or reset the connection.
-    Terminated,
-    /// What it sent is not HTTP/1.1.
-    Protocol,
+pub(super) struct Errand<'a> {
+    pub(super) cluster: &'a Arc<ClusterState>,
+    /// For consistent hashing.
+    pub(super) hash: Option<u64>,
+    pub(super) retry: Option<&'a RetryPolicy>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) try_timeout: Option<Duration>,
+    /// Whether the connection may become something else.
+    pub(super) upgrade: bool,
+    /// Whether somebody else gets a copy of the body.
+    pub(super) keep_body: bool,
 }
 
-/// Sends a request to an endpoint and waits for the head of the response.
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    /// When the try began that led to it.
+    pub(super) asked: Instant,
+    /// What the connection becomes, if it does.
+    pub(super) raw: Option<oneshot::Receiver<Raw>>,
+}
+
+/// A request, for as long as it may have to be sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    parts: Parts,
+    body: Body,
+    gate: Option<Arc<Gate>>,
+    http2_client: bool,
+    /// Whether it may have to be sent again after it was sent.
+    repeats: bool,
+    /// Whether it has been sent and not kept.
+    spent: bool,
+}
+
+#[derive(Debug)]
+enum Body {
+    Once(RequestBody),
+    Kept(Rc<Store>),
+}
+
+impl Outgoing {
+    pub(super) fn new(parts: Parts, mut body: RequestBody, errand: &Errand<'_>) -> Self {
+        let gate = expect::hold(&parts.headers, &mut body);
+        let grpc = timeout::is_grpc(&parts.headers);
+        let http2_client = parts.version == Version::HTTP_2;
+        let http2 = errand.cluster.speaks_http2(http2_client);
+        let repeats = errand
+            .retry
+            .is_some_and(|policy| retry::needs_copy(policy, http2, grpc));
+        let body = if repeats || errand.keep_body {
+            body.store().map_or_else(Body::Once, Body::Kept)
+        } else {
+            Body::Once(body)
+        };
+        Self {
+            parts,
+            body,
+            gate,
+            http2_client,
+            repeats,
+            spent: false,
+        }
+    }
+
+    /// The body, if it is kept.
+    pub(super) fn store(&self) -> Option<&Rc<Store>> {
+        match &self.body {
+            Body::Once(_) => None,
+            Body::Kept(store) => Some(store),
+        }
+    }
+
+    /// Head and whether there is a body.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Whether there is no body.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&self.body, Body::Once(body) if body.is_empty())
+    }
+
+    /// Whether it is gone: sent and not kept.
+    fn is_gone(&self) -> bool {
+        self.spent || matches!(&self.body, Body::Kept(store) if store.body().is_none())
+    }
+
+    /// Makes the request for a try, and keeps it for another one or not.
+    fn make(&mut self, attempt: u32, http2: bool, keep: bool) -> Request<RequestBody> {
+        let mut parts = if keep {
+            self.parts.clone()
+        } else {
+            self.spent = true;
+            mem::replace(&mut self.parts, Request::new(()).into_parts().0)
+        };
+        parts
+            .headers
+            .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
+        set_version(&mut parts, http2);
+        let body = match &mut self.body {
+            Body::Once(body) => mem::replace(body, RequestBody::EMPTY),
+            Body::Kept(store) => store.body().unwrap_or(RequestBody::EMPTY),
+        };
+        let mut request = Request::from_parts(parts, body);
+        if let Some(gate) = &self.gate {
+            expect::watch(&mut request, gate);
+        }
+        request
+    }
+
+    /// Takes back what wasn't sent.
+    fn restore(&mut self, request: Request<RequestBody>) {
+        let (mut parts, body) = request.into_parts();
+        if let Some(authority) = parts.uri.authority() {
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                parts.headers.insert(HOST, host);
+            }
+            let path = parts.uri.path_and_query().cloned();
+            parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        }
+        parts.extensions.clear();
+        self.parts = parts;
+        self.spent = false;
+        if let Body::Once(empty) = &mut self.body {
+            *empty = body;
+        }
+    }
+}
+
+/// Puts a head into the form of the protocol that it is sent in.
+pub(super) fn set_version(parts: &mut Parts, http2: bool) {
+    if http2 {
+        for_http2(parts);
+    } else {
+        parts.version = Version::HTTP_11;
+        parts.headers.remove(TE);
+    }
+}
+
+/// HTTP/2 says in pseudo-headers what HTTP/1.1 says in `Host` (RFC 9113, section 8.3.1).
+fn for_http2(parts: &mut Parts) {
+    parts.version = Version::HTTP_2;
+    parts.headers.remove(TRANSFER_ENCODING);
+    parts.headers.remove(CONNECTION);
+    let host = parts.headers.remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut uri = mem::take(&mut parts.uri).into_parts();
+    uri.authority = authority;
+    uri.scheme = uri.authority.is_some().then_some(Scheme::HTTP);
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
+/// Gets an answer, in as many tries as the policy allows.
+pub(super) async fn run(
+    errand: &Errand<'_>,
+    outgoing: &mut Outgoing,
+    exchange: &mut Exchange,
+) -> Result<Answer, Failure> {
+    let gate = outgoing.gate.clone();
+    let mut deadline = Deadline::new(errand.timeout, exchange.request_body());
+    let answer = within(&mut deadline, tries(errand, outgoing, exchange)).await;
+    if let Some(gate) = gate {
+        gate.close();
+    }
+    let answer = answer.unwrap_or_else(|| {
+        if let Some(engaged) = exchange.engaged() {
+            engaged.observe(Outcome::Failed);
+        }
+        Err(Failure::Timeout)
+    });
+    if answer.is_ok() && errand.timeout.is_some() {
+        exchange.set_deadline(deadline.into_sleep());
+    }
+    answer
+}
+
+async fn tries(
+    errand: &Errand<'_>,
+    outgoing: &mut Outgoing,
+    exchange: &mut Exchange,
+) -> Result<Answer, Failure> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut state = errand.retry.map(RetryState::new);
+    let retries = errand.retry.map_or(0, |policy| policy.attempts);
+    loop {
+        exchange.attempts += 1;
+        let keep = exchange.attempts <= retries && outgoing.repeats;
+        let result = one_try(errand, outgoing, exchange, &tried, keep).await;
+        let Some(pause) = again(&result, state.as_mut(), outgoing, exchange) else {
+            return result;
+        };
+        let Ok(permit) = errand.cluster.limits().admit_retry() else {
+            exchange.flag(ResponseFlag::UpstreamOverflow);
+            return result;
+        };
+        exchange.set_retry(permit);
+        if errand
+            .retry
+            .is_some_and(|policy| policy.ignore_previous_hosts)
+            && let Some(engaged) = exchange.engaged()
+        {
+            tried.push(engaged.address());
+        }
+        drop(result);
+        exchange.disengage();
+        time::sleep(pause).await;
+    }
+}
+
+/// Whether to try again, and after what pause.
+fn again(
+    result: &Result<Answer, Failure>,
+    state: Option<&mut RetryState<'_>>,
+    outgoing: &Outgoing,
+    exchange: &mut Exchange,
+) -> Option<Duration> {
+    let outcome = match result {
+        // It has become something else.
+        Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => return None,
+        Ok(answer) => retry::outcome(Ok(&answer.response)),
+        Err(failure) => retry::outcome::<()>(Err(failure)),
+    };
+    match state?.decide(outcome?, fastrand::u64(..)) {
+        RetryDecision::No => None,
+        RetryDecision::LimitExceeded => {
+            exchange.flag(ResponseFlag::UpstreamRetryLimitExceeded);
+            None
+        }
+        RetryDecision::After(_) if outgoing.is_gone() => None,
+        RetryDecision::After(pause) => Some(pause),
+    }
+}
+
+/// Asks one endpoint.
+async fn one_try(
+    errand: &Errand<'_>,
+    outgoing: &mut Outgoing,
+    exchange: &mut Exchange,
+    tried: &[SocketAddr],
+    keep: bool,
+) -> Result<Answer, Failure> {
+    let engaged = errand
+        .cluster
+        .engage(errand.hash, tried)
+        .ok_or(Failure::NoEndpoint)?;
+    let http2 = errand.cluster.speaks_http2(outgoing.http2_client) && !errand.upgrade;
+    let permit = errand.cluster.limits().admit(http2).await?;
+    let endpoint = engaged.address();
+    exchange.engage(engaged, permit);
+    let asked = Instant::now();
+    let result = ask(errand, outgoing, exchange, endpoint, http2, keep).await;
+    if let Some(engaged) = exchange.engaged() {
+        match &result {
+            Ok((response, _)) => engaged.observe(Outcome::Status(response.status().as_u16())),
+            Err(failure) if failure.is_the_endpoint_s() => engaged.observe(Outcome::Failed),
+            Err(_) => {}
+        }
+    }
+    let (response, raw) = result?;
+    Ok(Answer {
+        response,
+        asked,
+        raw,
+    })
+}
+
+type Asked = Result<(Response<Incoming>, Option<oneshot::Receiver<Raw>>), Failure>;
+
+/// Sends the request and waits for the head of the response.
 ///
 /// A pooled connection may have been closed by the endpoint in the very moment in which it is used.
 /// The request is then sent again over a fresh one, once, if that can't do harm: either none of it
 /// was written, or it has no body and may be repeated (RFC 9110, section 9.2.2).
-pub(super) async fn send(
-    worker: &Rc<Worker>,
+async fn ask(
+    errand: &Errand<'_>,
+    outgoing: &mut Outgoing,
+    exchange: &mut Exchange,
     endpoint: SocketAddr,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Upstream), Failure> {
-    if let Some(mut upstream) = worker.pool.take(endpoint) {
-        let copy = repeatable(&request);
-        match upstream.send(request).await {
-            Ok(response) => return Ok((response, upstream)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => match (Failure::of(error.error()), copy) {
-                    (Failure::Terminated, Some(copy)) => request = copy,
-                    (failure, _) => return Err(failure),
-                },
-            },
+    http2: bool,
+    keep: bool,
+) -> Asked {
+    let worker = Rc::clone(&exchange.client.worker);
+    let limits = &errand.cluster.model.policy.limits;
+    if errand.upgrade {
+        let (upstream, raw) = Pool::connect_for_upgrade(endpoint, limits).await?;
+        let response = send(errand, outgoing, exchange, upstream, keep).await;
+        return Ok((response.map_err(Unanswered::into_failure)?, Some(raw)));
+    }
+    if let Some(upstream) = worker.pool.take(endpoint, http2, limits) {
+        let harmless = outgoing.is_empty() && outgoing.parts.method.is_idempotent();
+        match send(errand, outgoing, exchange, upstream, keep || harmless).await {
+            Ok(response) => return Ok((response, None)),
+            Err(Unanswered::Unsent) => {}
+            Err(Unanswered::Failed(Failure::Terminated)) if harmless => {}
+            Err(Unanswered::Failed(failure)) => return Err(failure),
         }
     }
+    let upstream = connect(&worker, errand, endpoint, http2).await?;
+    let response = send(errand, outgoing, exchange, upstream, keep).await;
+    Ok((response.map_err(Unanswered::into_failure)?, None))
+}
 
-    let mut upstream = Upstream::connect(endpoint, worker.options.connect_timeout)
-        .await
-        .map_err(|error| match error {
-            ConnectError::Io(error) => Failure::Connect(error),
-            ConnectError::Timeout => Failure::ConnectTimeout,
-        })?;
-    match upstream.send(request).await {
-        Ok(response) => Ok((response, upstream)),
-        Err(error) => Err(Failure::of(error.error())),
+async fn connect(
+    worker: &Worker,
+    errand: &Errand<'_>,
+    endpoint: SocketAddr,
+    http2: bool,
+) -> Result<Upstream, Failure> {
+    let limits = &errand.cluster.model.policy.limits;
+    Ok(worker.pool.connect(endpoint, http2, limits).await?)
+}
+
+/// Why a connection gave no answer.
+#[derive(Debug)]
+enum Unanswered {
+    /// It was dead, and the request is where it was.
+    Unsent,
+    Failed(Failure),
+}
+
+impl Unanswered {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Unsent => Failure::Terminated,
+            Self::Failed(failure) => failure,
+        }
     }
 }
 
-/// A copy of a request that may be sent twice.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.body().is_end_stream() || !request.method().is_idempotent() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::EMPTY);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-impl Failure {
-    fn of(error: &hyper::Error) -> Self {
-        if error.is_parse() {
-            Self::Protocol
-        } else {
-            Self::Terminated
+async fn send(
+    errand: &Errand<'_>,
+    outgoing: &mut Outgoing,
+    exchange: &mut Exchange,
+    mut upstream: Upstream,
+    keep: bool,
+) -> Result<Response<Incoming>, Unanswered> {
+    let request = outgoing.make(exchange.attempts, upstream.is_http2(), keep);
+    let mut deadline = Deadline::new(errand.try_timeout, exchange.request_body());
+    let answer: Option<Result<_, TrySendError<_>>> =
+        within(&mut deadline, upstream.send(request)).await;
+    match answer {
+        None => Err(Unanswered::Failed(Failure::TryTimeout)),
+        Some(Ok(response)) => {
+            exchange.set_upstream(upstream);
+            Ok(response)
         }
+        Some(Err(mut error)) => match error.take_message() {
+            Some(request) => {
+                outgoing.restore(request);
+                Err(Unanswered::Unsent)
+            }
+            None => Err(Unanswered::Failed(Failure::from(error.error()))),
+        },
     }
 }

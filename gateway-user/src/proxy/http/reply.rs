@@ -4,85 +4,196 @@ use std::{borrow::Cow, io};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, SERVER},
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE, LOCATION, SERVER},
 };
 use nix::errno::Errno;
 
-use super::{body::ResponseBody, exchange::Exchange, forward::Failure, response::SERVER_NAME};
-use crate::observe::ResponseFlag;
+use super::{
+    body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
+    headers::X_ENVOY_OVERLOADED, response,
+};
+use crate::{observe::ResponseFlag, proxy::config::Routed, route::cors};
 
 /// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
-const UPSTREAM_RESET: &str =
-    "upstream connect error or disconnect/reset before headers. reset reason: ";
+const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
 /// An answer of our own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LocalReply {
     status: StatusCode,
-    body: Cow<'static, str>,
+    body: Bytes,
     flag: Option<ResponseFlag>,
     details: Cow<'static, str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Instead of the one that goes with the status.
+    grpc_status: Option<u32>,
+    /// Why the endpoint could not be reached.
+    transport_failure: Option<String>,
     /// Whether the connection ends with it.
     close: bool,
 }
 
+/// What a reply belongs to: it gets the headers of the route's responses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Context<'a> {
+    pub(super) routed: Option<&'a Routed>,
+    /// Place of the destination among the route's.
+    pub(super) destination: Option<usize>,
+    pub(super) origin: Option<&'a HeaderValue>,
+    /// Whether the request is one of gRPC's.
+    pub(super) grpc: bool,
+}
+
 impl LocalReply {
-    fn empty(status: StatusCode, flag: Option<ResponseFlag>, details: &'static str) -> Self {
+    pub(super) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
-            body: Cow::Borrowed(""),
-            flag,
-            details: Cow::Borrowed(details),
+            body: Bytes::new(),
+            flag: None,
+            details: details.into(),
+            headers: Vec::new(),
+            grpc_status: None,
+            transport_failure: None,
             close: false,
         }
+    }
+
+    #[must_use]
+    pub(super) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_flag(mut self, flag: ResponseFlag) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_headers(mut self, headers: &HeaderMap) -> Self {
+        let headers = headers.iter();
+        self.headers
+            .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_grpc_status(mut self, status: u32) -> Self {
+        self.grpc_status = Some(status);
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
     }
 
     /// No virtual host, or no route in it.
     pub(super) fn no_route() -> Self {
-        Self::empty(
-            StatusCode::NOT_FOUND,
-            Some(ResponseFlag::NoRoute),
-            "route_not_found",
-        )
+        Self::new(StatusCode::NOT_FOUND, "route_not_found").with_flag(ResponseFlag::NoRoute)
     }
 
     /// The route leads to a cluster that doesn't exist.
     pub(super) fn no_cluster() -> Self {
-        Self::empty(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Some(ResponseFlag::NoCluster),
-            "cluster_not_found",
-        )
-    }
-
-    /// The cluster has no endpoint.
-    pub(super) fn no_endpoint() -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            body: Cow::Borrowed("no healthy upstream"),
-            flag: Some(ResponseFlag::NoHealthyUpstream),
-            details: Cow::Borrowed("no_healthy_upstream"),
-            close: false,
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")
+            .with_flag(ResponseFlag::NoCluster)
     }
 
     /// HTTP/1.0 or older.
     pub(super) fn old_version() -> Self {
-        Self {
-            close: true,
-            ..Self::empty(StatusCode::UPGRADE_REQUIRED, None, "low_version")
-        }
+        Self::new(StatusCode::UPGRADE_REQUIRED, "low_version").closing()
     }
 
     /// No host, or more than one, or one that can't be read (RFC 9112, section 3.2).
     pub(super) fn bad_host(details: &'static str) -> Self {
-        Self::empty(StatusCode::BAD_REQUEST, None, details)
+        Self::new(StatusCode::BAD_REQUEST, details)
+    }
+
+    /// The path has no normal form.
+    pub(super) fn bad_path() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
     /// The rewritten path doesn't fit.
     pub(super) fn rewrite_too_long() -> Self {
-        Self::empty(StatusCode::URI_TOO_LONG, None, "rewritten_path_too_long")
+        Self::new(StatusCode::URI_TOO_LONG, "rewritten_path_too_long")
+    }
+
+    /// A protocol that connections are not handed over to.
+    pub(super) fn no_upgrade() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "upgrade_failed").closing()
+    }
+
+    /// Sends the client elsewhere.
+    pub(super) fn redirect(status: u16, location: &str) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+        let reply = Self::new(status, "direct_response");
+        match HeaderValue::from_str(location) {
+            Ok(location) => reply.with_header(LOCATION, location),
+            // Validation has seen to it that there is nothing of the kind in the configuration.
+            Err(_) => reply,
+        }
+    }
+
+    /// No endpoint answered; `retried` says that more than one was asked, or one more than once.
+    pub(super) fn failure(failure: &Failure, retried: bool) -> Self {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let reset =
+            |status, flag, reason| Self::upstream_reset(status, flag, reason, None, retried);
+        match failure {
+            Failure::NoEndpoint => Self::new(unavailable, "no_healthy_upstream")
+                .with_body("no healthy upstream")
+                .with_flag(ResponseFlag::NoHealthyUpstream),
+            Failure::Overflow => reset(unavailable, ResponseFlag::UpstreamOverflow, "overflow")
+                .with_header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true")),
+            Failure::Connect(error) => Self::upstream_reset(
+                unavailable,
+                ResponseFlag::UpstreamConnectionFailure,
+                "remote connection failure",
+                Some(connect_error(error)),
+                retried,
+            ),
+            Failure::ConnectTimeout => reset(
+                unavailable,
+                ResponseFlag::UpstreamConnectionFailure,
+                "connection timeout",
+            ),
+            Failure::Terminated => reset(
+                unavailable,
+                ResponseFlag::UpstreamConnectionTermination,
+                "connection termination",
+            ),
+            Failure::Reset { refused } => reset(
+                unavailable,
+                ResponseFlag::UpstreamRemoteReset,
+                if *refused {
+                    "remote refused stream reset"
+                } else {
+                    "remote reset"
+                },
+            ),
+            Failure::Protocol => reset(
+                StatusCode::BAD_GATEWAY,
+                ResponseFlag::UpstreamProtocolError,
+                "protocol error",
+            ),
+            Failure::TryTimeout => Self::timeout("upstream_per_try_timeout"),
+            Failure::Timeout => Self::timeout("response_timeout"),
+        }
+    }
+
+    fn timeout(details: &'static str) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, details)
+            .with_body("upstream request timeout")
+            .with_flag(ResponseFlag::UpstreamRequestTimeout)
     }
 
     /// The endpoint failed before there was a response.
@@ -90,75 +201,76 @@ impl LocalReply {
         status: StatusCode,
         flag: ResponseFlag,
         reason: &str,
-        transport_failure: Option<&str>,
+        transport_failure: Option<String>,
+        retried: bool,
     ) -> Self {
-        let mut body = format!("{UPSTREAM_RESET}{reason}");
+        let retried = if retried {
+            "retried and the latest "
+        } else {
+            ""
+        };
+        let mut body = format!("{UPSTREAM_RESET}{retried}reset reason: {reason}");
         let mut details = format!("upstream_reset_before_response_started{{{reason}");
-        if let Some(failure) = transport_failure {
+        if let Some(failure) = &transport_failure {
             body.push_str(", transport failure reason: ");
             body.push_str(failure);
             details.push('|');
             details.push_str(failure);
         }
         details.push('}');
-        Self {
-            status,
-            body: body.into(),
-            flag: Some(flag),
-            details: details.replace(' ', "_").into(),
-            close: false,
-        }
+        let mut reply = Self::new(status, details.replace(' ', "_"))
+            .with_body(body)
+            .with_flag(flag);
+        reply.transport_failure = transport_failure;
+        reply
     }
 
     /// Makes a response of it.
-    pub(super) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
-        exchange.note_answer(self.status.as_u16(), self.flag, self.details);
-        let body = match self.body {
-            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-            Cow::Owned(text) => Bytes::from(text),
+    // Envoy: Http::Utility::sendLocalReply.
+    pub(super) fn into_response(
+        self,
+        mut exchange: Exchange,
+        context: Context<'_>,
+    ) -> Response<ResponseBody> {
+        let mut headers = HeaderMap::new();
+        let (status, body) = if context.grpc {
+            let status = self
+                .grpc_status
+                .unwrap_or_else(|| grpc::status_of(self.status));
+            grpc::reply(&mut headers, status, &self.body);
+            (StatusCode::OK, Bytes::new())
+        } else {
+            if !self.body.is_empty() {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+            (self.status, self.body)
         };
-        let mut response = Response::new(());
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        if !body.is_empty() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        for (name, value) in self.headers {
+            headers.insert(name, value);
         }
-        headers.insert(SERVER, SERVER_NAME);
-        if self.close {
+        if let Some(flag) = self.flag {
+            exchange.flag(flag);
+        }
+        exchange.note_answer(status.as_u16(), self.details);
+        let transport_failure = self.transport_failure;
+        exchange.note(|record| record.transport_failure = transport_failure);
+        exchange.disengage();
+        if let Some(routed) = context.routed {
+            if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
+                cors::annotate(policy, origin.clone(), &mut headers);
+            }
+            let destination = context.destination;
+            facts::change_headers(&mut headers, Some(status), routed, destination, &exchange);
+        }
+        headers.insert(SERVER, response::SERVER_NAME);
+        if self.close && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|()| ResponseBody::fixed(body, exchange))
-    }
-}
-
-impl From<Failure> for LocalReply {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Connect(error) => Self::upstream_reset(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ResponseFlag::UpstreamConnectionFailure,
-                "remote connection failure",
-                Some(&connect_error(&error)),
-            ),
-            Failure::ConnectTimeout => Self::upstream_reset(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ResponseFlag::UpstreamConnectionFailure,
-                "connection timeout",
-                None,
-            ),
-            Failure::Terminated => Self::upstream_reset(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ResponseFlag::UpstreamConnectionTermination,
-                "connection termination",
-                None,
-            ),
-            Failure::Protocol => Self::upstream_reset(
-                StatusCode::BAD_GATEWAY,
-                ResponseFlag::UpstreamProtocolError,
-                "protocol error",
-                None,
-            ),
-        }
+        exchange.answered();
+        let mut response = Response::new(ResponseBody::fixed(body, exchange));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
     }
 }
 
@@ -188,8 +300,8 @@ mod tests {
 
     #[test]
     fn connect_failures_carry_the_kernel_s_words() {
-        let refused = io::Error::from(Errno::ECONNREFUSED);
-        let reply = LocalReply::from(Failure::Connect(refused));
+        let refused = Failure::Connect(io::Error::from(Errno::ECONNREFUSED));
+        let reply = LocalReply::failure(&refused, false);
         assert_eq!(
             reply.body,
             "upstream connect error or disconnect/reset before headers. reset reason: remote \
@@ -200,6 +312,9 @@ mod tests {
             "upstream_reset_before_response_started{remote_connection_failure|\
              delayed_connect_error:_Connection_refused}"
         );
+        let retried = LocalReply::failure(&refused, true);
+        let text = std::str::from_utf8(&retried.body).unwrap();
+        assert!(text.contains("headers. retried and the latest reset reason: remote"));
         assert_eq!(
             connect_error(&io::Error::from(Errno::ENETUNREACH)),
             "immediate connect error: Network is unreachable"

@@ -1,35 +1,34 @@
 //! The request's phases before it is sent: is it proper, where does it go, what does the endpoint
 //! see of it.
 
-use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{HOST, TRANSFER_ENCODING},
+    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
 
 use super::{
+    Client,
     exchange::Exchange,
+    facts::{self, RequestFacts},
     headers::{
-        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO,
-        X_REQUEST_ID, strip_hop_by_hop,
+        X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_EXTERNAL_ADDRESS,
+        X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
     },
+    path,
     reply::LocalReply,
 };
 use crate::{
-    proxy::config::HttpListener,
-    route::{Miss, Query},
+    model::gateway::Forward,
+    proxy::config::{HttpListener, Routed},
+    route::{
+        Miss, Query,
+        redirect::{self, Requested},
+    },
 };
-
-/// Where a request goes.
-#[derive(Debug)]
-pub(super) struct Choice {
-    pub(super) endpoint: SocketAddr,
-    /// Path and query that the endpoint sees, if they are rewritten.
-    pub(super) path: Option<PathAndQuery>,
-}
 
 /// What the request says it is for: the authority of an absolute target, else the `Host` header
 /// (RFC 9112, section 3.2.2).
@@ -48,7 +47,7 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
     }
 }
 
-/// Refuses what isn't HTTP/1.1 for one host.
+/// Refuses what isn't HTTP/1.1 or HTTP/2 for one host.
 pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if parts.version < Version::HTTP_11 {
         return Err(LocalReply::old_version());
@@ -64,38 +63,116 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
     }
+    if parts.method == Method::CONNECT {
+        return Err(LocalReply::no_upgrade());
+    }
     Ok(())
 }
 
-/// Finds the route, takes the next turn among its clusters and among the cluster's endpoints.
-pub(super) fn decide(
-    http: &HttpListener,
+/// What the connection is asked to become, if anything.
+// Envoy: Utility::isUpgrade, and `upgrade_configs`, which Istio sets to websocket. An upgrade to
+// HTTP/2 is an offer that may be ignored (RFC 9113, section 3.1, has given it up).
+pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
+    let (Some(upgrade), Version::HTTP_11) = (parts.headers.get(UPGRADE), parts.version) else {
+        return Ok(None);
+    };
+    let asked = parts
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    if !asked || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(None);
+    }
+    if upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return Ok(Some(upgrade.clone()));
+    }
+    Err(LocalReply::no_upgrade())
+}
+
+/// Brings the path into the form in which it is matched, logged and passed on.
+pub(super) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
+    if let Some(normal) = path::normalize(&parts.uri).map_err(|_| LocalReply::bad_path())? {
+        parts.uri = normal;
+    }
+    Ok(())
+}
+
+/// Finds the route.
+pub(super) fn find(
+    http: &std::sync::Arc<HttpListener>,
     parts: &Parts,
     exchange: &mut Exchange,
-) -> Result<Choice, LocalReply> {
-    let found = find(http, parts).map_err(|miss| {
-        exchange.note_decision(|decision| {
-            decision.virtual_host = miss
-                .virtual_host()
-                .map(|index| http.table.virtual_host(index).name.clone());
-        });
-        LocalReply::no_route()
-    })?;
-    let (name, cluster) = http.target(found).choose();
-    exchange.note_decision(|decision| {
-        let route = http.table.route(found);
-        decision.virtual_host = Some(http.table.virtual_host(found.virtual_host).name.clone());
-        decision.route = Some(route.name.clone()).filter(|name| !name.is_empty());
-        decision.origin = Some(route.origin.clone());
-        decision.cluster = Some(name.to_owned());
-    });
-    let endpoint = cluster
-        .ok_or_else(LocalReply::no_cluster)?
-        .endpoint()
-        .ok_or_else(LocalReply::no_endpoint)?;
-    exchange.note_decision(|decision| decision.endpoint = Some(endpoint));
+) -> Result<Routed, LocalReply> {
+    let query = Query {
+        host: authority(parts).unwrap_or_default(),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        method: &parts.method,
+        scheme: "http",
+        headers: &parts.headers,
+    };
+    match http.table.find(&query) {
+        Ok(found) => {
+            let routed = http.routed(found);
+            exchange.note_decision(|decision| {
+                let route = routed.route();
+                decision.virtual_host = Some(routed.virtual_host().name.clone());
+                decision.route = Some(route.name.clone()).filter(|name| !name.is_empty());
+                decision.origin = Some(route.origin.clone());
+            });
+            Ok(routed)
+        }
+        Err(miss) => {
+            exchange.note_decision(|decision| {
+                decision.virtual_host = miss
+                    .virtual_host()
+                    .map(|index| http.table.virtual_host(index).name.clone());
+            });
+            Err(match miss {
+                Miss::TlsRequired { .. } => {
+                    LocalReply::redirect(301, &redirect::https_location(requested(parts)))
+                }
+                Miss::NoVirtualHost | Miss::NoRoute { .. } => LocalReply::no_route(),
+            })
+        }
+    }
+}
 
-    let path = match (http.table.rewrite(found), parts.uri.path_and_query()) {
+/// What redirections need to know of it.
+pub(super) fn requested(parts: &Parts) -> Requested<'_> {
+    Requested {
+        scheme: "http",
+        authority: authority(parts).unwrap_or_default(),
+        target: parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+    }
+}
+
+/// What a request is to become.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) routed: &'a Routed,
+    pub(super) forward: &'a Forward,
+    /// Place of the destination among the route's.
+    pub(super) destination: usize,
+    /// How long it may take, all in all.
+    pub(super) timeout: Option<Duration>,
+    /// How long one try may take.
+    pub(super) try_timeout: Option<Duration>,
+    pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Makes the request what the endpoint sees, but for what depends on the connection.
+pub(super) fn prepare(
+    parts: &mut Parts,
+    plan: &Plan<'_>,
+    client: &Client,
+    exchange: &mut Exchange,
+) -> Result<(), LocalReply> {
+    keep_facts(parts, plan, exchange);
+    let path = match (plan.routed.rewrite(), parts.uri.path_and_query()) {
         (Some(rewrite), Some(original)) => Some(
             rewrite
                 .apply(original)
@@ -103,46 +180,72 @@ pub(super) fn decide(
         ),
         _ => None,
     };
-    Ok(Choice { endpoint, path })
-}
-
-fn find(http: &HttpListener, parts: &Parts) -> Result<crate::route::Match, Miss> {
-    http.table.find(Query {
-        host: authority(parts).unwrap_or_default(),
-        // CONNECT has no path, and so no route matches it.
-        path: parts.uri.path(),
-    })
-}
-
-/// Makes the request what the endpoint sees.
-pub(super) fn prepare(
-    parts: &mut Parts,
-    rewritten: Option<PathAndQuery>,
-    forwarded_for: &HeaderValue,
-    exchange: &mut Exchange,
-) {
-    parts.version = Version::HTTP_11;
     // What the server side of hyper left there means nothing to its client side.
     parts.extensions.clear();
+    own_headers(parts, plan, client, exchange);
+    set_target(parts, path, exchange);
+    let destination = Some(plan.destination);
+    facts::change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
+    let destination = &plan.forward.destinations[plan.destination];
+    let authority = plan.forward.authority.as_ref();
+    let authority = authority.or(destination.authority.as_ref());
+    if let Some(host) = authority.and_then(|host| HeaderValue::from_str(host).ok()) {
+        parts.headers.insert(HOST, host);
+    }
+    Ok(())
+}
 
+/// The headers that a gateway removes and adds whatever the route says.
+fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &mut Exchange) {
     // GET and others are sent without a body unless the head says that there is one.
     let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
-    strip_hop_by_hop(&mut parts.headers);
-    if chunked {
-        parts
-            .headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    strip_control(&mut parts.headers);
-
-    append_forwarded_for(&mut parts.headers, forwarded_for);
     let headers = &mut parts.headers;
+    let trailers = exchange.is_http2() && headers.get(TE).is_some_and(|te| te == "trailers");
+    strip_hop_by_hop(headers);
+    if chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = &plan.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    strip_control(headers);
+
+    append_forwarded_for(headers, &client.forwarded_for);
+    // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(operation) = &plan.routed.state().operation {
+        headers.insert(X_ENVOY_DECORATOR_OPERATION, operation.clone());
+    }
+    // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
+    if let Some(timeout) = plan.try_timeout.or(plan.timeout) {
+        let milliseconds = timeout.as_millis() as u64;
+        headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
+    }
     let id = request_id();
-    exchange.note_request_id(&id);
+    exchange.note_identity(&id, headers);
     headers.insert(X_REQUEST_ID, id);
-    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    set_target(parts, rewritten, exchange);
+}
+
+/// Keeps the request for headers that are made from it.
+fn keep_facts(parts: &Parts, plan: &Plan<'_>, exchange: &mut Exchange) {
+    let needed = facts::need_request(plan.routed, plan.destination);
+    if needed {
+        exchange.request = Some(Box::new(RequestFacts {
+            method: parts.method.clone(),
+            authority: authority(parts).unwrap_or_default().to_owned(),
+            path: parts
+                .uri
+                .path_and_query()
+                .map(|path| path.as_str().to_owned())
+                .unwrap_or_default(),
+            headers: parts.headers.clone(),
+        }));
+    }
 }
 
 /// Makes the target a path, and the `Host` header what an absolute target said.
@@ -297,5 +400,20 @@ mod tests {
         assert_eq!(&text[14..15], "4");
         assert!("89ab".contains(&text[19..20]));
         assert_ne!(first, request_id());
+    }
+
+    #[test]
+    fn only_websockets_are_handed_over() {
+        let ask = |connection: &str, protocol: &str| {
+            let mut parts = parts("/", &["a"]);
+            for (name, value) in [(CONNECTION, connection), (UPGRADE, protocol)] {
+                parts.headers.insert(name, value.parse().unwrap());
+            }
+            upgrade(&parts).map(|upgrade| upgrade.is_some())
+        };
+        assert_eq!(ask("keep-alive, Upgrade", "WebSocket"), Ok(true));
+        assert_eq!(ask("keep-alive", "websocket"), Ok(false));
+        assert_eq!(ask("upgrade", "h2c"), Ok(false));
+        assert_eq!(ask("upgrade", "irc"), Err(LocalReply::no_upgrade()));
     }
 }

@@ -1,43 +1,92 @@
 //! The response's phase: what the client sees of an endpoint's answer.
 
-use std::time::Instant;
+use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, Version, header::SERVER};
+use http::{
+    HeaderValue, Response, Version,
+    header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
+};
 use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
     exchange::Exchange,
-    forward::Failure,
+    facts,
     headers::{X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
-    reply::LocalReply,
+    reply::Context,
 };
+use crate::route::cors;
 
 /// Istio's gateways call themselves that, whatever the endpoint says.
 pub(super) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
 
-/// Passes a response on.
-pub(super) fn finish(
+/// What else there is to say about a response.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    /// How long the endpoint took.
+    pub(super) service_time: Duration,
+    /// A cookie that keeps the client with its endpoint.
+    pub(super) cookie: Option<HeaderValue>,
+    /// What the connection becomes.
+    pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Passes the head of a response on.
+pub(super) fn head(
     response: Response<Incoming>,
-    started: Instant,
-    mut exchange: Exchange,
-) -> Response<ResponseBody> {
+    exchange: &mut Exchange,
+    context: Context<'_>,
+    extras: Extras,
+) -> (Response<()>, Incoming) {
     let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for it: requests for an upgrade are not passed on.
-        exchange.abandon_upstream();
-        return LocalReply::from(Failure::Protocol).into_response(exchange);
-    }
-    exchange.note_answer(parts.status.as_u16(), None, "via_upstream");
+    exchange.answered();
+    exchange.note_answer(parts.status.as_u16(), "via_upstream");
+    exchange.note(|record| record.upstream_service_time = Some(extras.service_time));
 
     // hyper answers in the client's version; an endpoint's HTTP/1.0 ends here.
-    parts.version = Version::HTTP_11;
+    parts.version = if exchange.is_http2() {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
     parts.extensions.clear();
     strip_hop_by_hop(&mut parts.headers);
+    if let Some(protocol) = extras.upgrade {
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, protocol);
+    }
+    if let Some(cookie) = extras.cookie {
+        parts.headers.append(SET_COOKIE, cookie);
+    }
+    if let Some(routed) = context.routed {
+        if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
+            cors::annotate(policy, origin.clone(), &mut parts.headers);
+        }
+        facts::change_headers(
+            &mut parts.headers,
+            Some(parts.status),
+            routed,
+            context.destination,
+            exchange,
+        );
+    }
     parts.headers.insert(SERVER, SERVER_NAME);
-    let elapsed = started.elapsed().as_millis() as u64;
+    let elapsed = extras.service_time.as_millis() as u64;
     parts
         .headers
         .insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
-    Response::from_parts(parts, ResponseBody::upstream(incoming, exchange))
+    (Response::from_parts(parts, ()), incoming)
+}
+
+/// Passes a response on.
+pub(super) fn finish(
+    response: Response<Incoming>,
+    mut exchange: Exchange,
+    context: Context<'_>,
+    extras: Extras,
+) -> Response<ResponseBody> {
+    let (head, incoming) = head(response, &mut exchange, context, extras);
+    head.map(|()| ResponseBody::upstream(incoming, exchange))
 }

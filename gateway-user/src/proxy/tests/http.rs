@@ -5,10 +5,10 @@ use tokio::{io::AsyncWriteExt as _, sync::Notify, time};
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
 use crate::{
     model::gateway::{Gateway, PathMatch},
-    observe::{Record, ResponseFlag},
+    observe::{Record, ResponseFlag, ResponseFlags},
     proxy::{
         Options,
-        fixture::{cluster, gateway, http_listener, prefix_route},
+        fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
     },
 };
 
@@ -25,7 +25,7 @@ fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
 }
 
 /// A proxy with one worker in front of the endpoint.
-async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
+pub(super) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
     let fixture = Fixture::new(1);
     let port = free_port();
     fixture.apply(simple(port, endpoint)).await;
@@ -74,6 +74,7 @@ async fn headers_on_the_way_there() {
         ("x-forwarded-for", Some("1.1.1.1,127.0.0.1")),
         ("x-forwarded-proto", Some("http")),
         ("x-envoy-attempt-count", Some("1")),
+        ("x-envoy-external-address", Some("127.0.0.1")),
         ("x-kept", Some("1")),
         ("x-envoy-original-path", None),
         ("x-envoy-max-retries", None),
@@ -249,7 +250,7 @@ async fn requests_that_are_no_proper_http11() {
         ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "426 Upgrade Required"),
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
-            "404 Not Found",
+            "403 Forbidden",
         ),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 Not Found"),
         ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "200 OK"),
@@ -280,10 +281,10 @@ async fn rewrites_reach_the_endpoint() {
     let fixture = Fixture::new(1);
     let port = free_port();
     let mut exact = prefix_route("/", &[("web", 1)]);
-    exact.path = PathMatch::Exact("/simple/httpserver".into());
-    exact.rewrite = Some("/hello".into());
+    exact.matches.path = PathMatch::Exact("/simple/httpserver".into());
+    rewrite_to(&mut exact, "/hello");
     let mut prefix = prefix_route("/simple/nginx", &[("web", 1)]);
-    prefix.rewrite = Some("/".into());
+    rewrite_to(&mut prefix, "/");
     fixture
         .apply(gateway(
             vec![http_listener(
@@ -628,7 +629,7 @@ async fn records_tell_what_happened() {
     let fixture = Fixture::new(1);
     let port = free_port();
     let mut route = prefix_route("/a", &[("web", 1)]);
-    route.rewrite = Some("/b".into());
+    rewrite_to(&mut route, "/b");
     fixture
         .apply(gateway(
             vec![http_listener(port, &["a.example"], vec![route])],
@@ -645,11 +646,14 @@ async fn records_tell_what_happened() {
     client.get("b.example", "/none").await;
 
     let mut next = async || match &*records.recv().await {
-        Record::Request(record) => record.clone(),
+        Record::Request(record) => (**record).clone(),
         Record::Connection(record) => panic!("{record}"),
     };
     let served = next().await;
-    assert_eq!((served.status, served.flag), (200, None));
+    assert_eq!(
+        (served.status, served.flags),
+        (200, ResponseFlags::default())
+    );
     assert_eq!(served.details, "via_upstream");
     assert_eq!(
         (served.method.as_str(), served.path.as_str()),
@@ -668,8 +672,8 @@ async fn records_tell_what_happened() {
 
     let missed = next().await;
     assert_eq!(
-        (missed.status, missed.flag),
-        (404, Some(ResponseFlag::NoRoute))
+        (missed.status, missed.flags),
+        (404, ResponseFlag::NoRoute.into())
     );
     assert_eq!(
         missed.decision.virtual_host.as_deref(),
@@ -704,8 +708,8 @@ async fn clients_that_leave_are_recorded() {
         panic!("{record}");
     };
     assert_eq!(
-        record.flag,
-        Some(ResponseFlag::DownstreamConnectionTermination)
+        record.flags,
+        ResponseFlag::DownstreamConnectionTermination.into()
     );
     assert!(record.bytes_sent >= 5);
 }

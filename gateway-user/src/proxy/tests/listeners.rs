@@ -214,7 +214,6 @@ async fn idle_connections_are_closed() {
         workers: NonZero::<usize>::MIN,
         address: Some(Ipv4Addr::LOCALHOST.into()),
         idle_timeout: Duration::from_secs(1),
-        ..Options::default()
     });
     let (http_port, tcp_port) = (free_port(), free_port());
     fixture

@@ -3,7 +3,7 @@
 use super::Round;
 use crate::resources::{
     diagnostic::{Diagnostic, Severity},
-    istio::{Destination, VirtualService},
+    istio::{Destination, RouteDestination, VirtualService},
     lookup::{Destinations, NoDestination, full_host, gateway_reference, service_of},
     manifest::nearest,
     object::{Body, Object},
@@ -87,6 +87,7 @@ fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) 
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
         _ if path.starts_with("spec.tcp") => "connections to it are closed",
+        _ if path.contains(".mirror") => "no copies are sent",
         _ => "requests to it are answered with 503",
     };
     let field = format!("{path}.{field}");
@@ -108,21 +109,32 @@ fn misses<'v>(
 
 /// All destinations, each with its path.
 fn destinations(service: &VirtualService) -> impl Iterator<Item = (String, &Destination)> {
-    let http = service.spec.http.iter().map(|route| &route.route);
-    let tcp = service.spec.tcp.iter().map(|route| &route.route);
-    let http = http
-        .enumerate()
-        .map(|(index, route)| (format!("spec.http[{index}]"), route));
-    let tcp = tcp
-        .enumerate()
-        .map(|(index, route)| (format!("spec.tcp[{index}]"), route));
-    http.chain(tcp).flat_map(|(path, route)| {
-        route.iter().enumerate().map(move |(index, route)| {
-            (
-                format!("{path}.route[{index}].destination"),
-                &route.destination,
-            )
-        })
+    let mut found = Vec::new();
+    for (index, route) in service.spec.http.iter().enumerate() {
+        let path = format!("spec.http[{index}]");
+        found.extend(of_route(&route.route, &path));
+        let mirror = route.mirror.iter();
+        found.extend(mirror.map(|mirror| (format!("{path}.mirror"), mirror)));
+        for (index, mirror) in route.mirrors.iter().enumerate() {
+            let path = format!("{path}.mirrors[{index}].destination");
+            found.push((path, &mirror.destination));
+        }
+    }
+    for (index, route) in service.spec.tcp.iter().enumerate() {
+        found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));
+    }
+    found.into_iter()
+}
+
+fn of_route<'v>(
+    route: &'v [RouteDestination],
+    path: &str,
+) -> impl Iterator<Item = (String, &'v Destination)> {
+    route.iter().enumerate().map(move |(index, route)| {
+        (
+            format!("{path}.route[{index}].destination"),
+            &route.destination,
+        )
     })
 }
 

@@ -61,12 +61,16 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
             );
         }
     }
+    let redirects = server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
     if matches!(protocol.as_str(), "HTTPS" | "TLS") {
         let message =
             format!("{protocol} is not supported by this version; this server is left out");
         findings.warning(format!("{path}.port.protocol"), message, "");
     } else {
-        findings.ignored(format!("{path}.tls"), server.tls.is_some());
+        let http = matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB");
+        if !(redirects && http) {
+            findings.ignored(format!("{path}.tls"), server.tls.is_some());
+        }
     }
     if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
         findings.warning(

@@ -1,14 +1,54 @@
 //! VirtualServices (`ValidateVirtualService` of istio's pkg/config/validation).
 //!
-//! Of what this version cannot do yet, actions are left out with a warning, but a condition or an
-//! action whose absence would send requests elsewhere makes the VirtualService an error.
+//! A condition or an action that cannot be read makes the VirtualService an error: leaving it out
+//! would send requests elsewhere.
+
+mod actions;
+mod conditions;
 
 use super::{Findings, names};
-use crate::resources::istio::{
-    Destination, HttpMatch, HttpRoute, RouteDestination, StringMatch, TcpRoute, VirtualService,
-};
+use crate::resources::istio::{Destination, HttpRoute, RouteDestination, TcpRoute, VirtualService};
 
 pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
+    let spec = &service.spec;
+    // A VirtualService without hosts is one that others delegate to (`ValidateVirtualService`).
+    let delegate = spec.hosts.is_empty() && spec.gateways.is_empty() && !spec.http.is_empty();
+    if delegate {
+        for (field, given) in [("tcp", !spec.tcp.is_empty()), ("tls", !spec.tls.is_empty())] {
+            if given {
+                let message =
+                    "without hosts this is for others to delegate to, which only HTTP can";
+                findings.error(
+                    format!("spec.{field}"),
+                    message,
+                    "give it hosts, or remove it",
+                );
+            }
+        }
+    } else {
+        hosts(service, findings);
+    }
+    if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
+        findings.error("spec", "no routes", "give it `http` or `tcp` routes");
+    }
+    let on_gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
+    if !on_gateway && !delegate {
+        findings.info(
+            "spec.gateways",
+            "names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
+            "",
+        );
+    }
+    findings.ignored("spec.tls", !spec.tls.is_empty());
+    for (index, route) in spec.http.iter().enumerate() {
+        http(route, delegate, &format!("spec.http[{index}]"), findings);
+    }
+    for (index, route) in spec.tcp.iter().enumerate() {
+        tcp(route, &format!("spec.tcp[{index}]"), findings);
+    }
+}
+
+fn hosts(service: &VirtualService, findings: &mut Findings<'_>) {
     let spec = &service.spec;
     if spec.hosts.is_empty() {
         findings.error("spec.hosts", "no hosts", "name at least one; `*` is any");
@@ -39,122 +79,19 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
             findings.error(format!("spec.gateways[{index}]"), "empty", "name a Gateway");
         }
     }
-    if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
-        findings.error("spec", "no routes", "give it `http` or `tcp` routes");
-    }
-    if !on_gateway {
-        findings.info(
-            "spec.gateways",
-            "names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
-            "",
-        );
-    }
-    findings.ignored("spec.tls", !spec.tls.is_empty());
-    for (index, route) in spec.http.iter().enumerate() {
-        http(route, &format!("spec.http[{index}]"), findings);
-    }
-    for (index, route) in spec.tcp.iter().enumerate() {
-        tcp(route, &format!("spec.tcp[{index}]"), findings);
-    }
 }
 
-fn http(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
-    let elsewhere = "without it there is no answer to give";
-    for (field, given) in [
-        ("redirect", route.redirect.is_some()),
-        ("directResponse", route.direct_response.is_some()),
-        ("delegate", route.delegate.is_some()),
-    ] {
-        findings.unsupported(format!("{path}.{field}"), given, elsewhere);
-    }
-    for (field, given) in [
-        ("timeout", route.timeout.is_some()),
-        ("retries", route.retries.is_some()),
-        ("fault", route.fault.is_some()),
-        ("mirror", route.mirror.is_some()),
-        ("mirrors", route.mirrors.is_some()),
-        ("mirrorPercent", route.mirror_percent.is_some()),
-        ("mirrorPercentage", route.mirror_percentage.is_some()),
-        ("corsPolicy", route.cors_policy.is_some()),
-        ("headers", route.headers.is_some()),
-    ] {
-        findings.ignored(format!("{path}.{field}"), given);
-    }
-    if let Some(rewrite) = &route.rewrite {
-        let path = format!("{path}.rewrite");
-        findings.ignored(format!("{path}.authority"), rewrite.authority.is_some());
-        findings.ignored(
-            format!("{path}.uriRegexRewrite"),
-            rewrite.uri_regex_rewrite.is_some(),
-        );
-    }
-    let acts = [&route.redirect, &route.direct_response, &route.delegate];
-    if route.route.is_empty() && acts.iter().all(|action| action.is_none()) {
-        findings.error(
-            path,
-            "leads nowhere",
-            "give it a `route` with a destination",
-        );
-    }
+fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
+    actions::check(route, delegate, path, findings);
+    let delegated = delegate || route.delegate.is_some();
     for (index, matches) in route.matches.iter().enumerate() {
-        http_match(matches, &format!("{path}.match[{index}]"), findings);
+        let path = format!("{path}.match[{index}]");
+        conditions::check(matches, delegated, &path, findings);
     }
     destinations(&route.route, path, findings);
-}
-
-fn http_match(matches: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
-    let everything = "without it the route would match too much";
-    for (field, given) in [
-        ("scheme", matches.scheme.is_some()),
-        ("method", matches.method.is_some()),
-        ("authority", matches.authority.is_some()),
-        ("headers", matches.headers.is_some()),
-        ("queryParams", matches.query_params.is_some()),
-        ("withoutHeaders", matches.without_headers.is_some()),
-    ] {
-        findings.unsupported(format!("{path}.{field}"), given, everything);
-    }
-    let why = "without it the route would match too little";
-    findings.unsupported(
-        format!("{path}.ignoreUriCase"),
-        matches.ignore_uri_case,
-        why,
-    );
-    if let Some(uri) = &matches.uri {
-        let path = format!("{path}.uri");
-        findings.unsupported(format!("{path}.regex"), uri.regex.is_some(), everything);
-        string_match(uri, &path, findings);
-    }
-    if matches.port != 0 {
-        findings.port(format!("{path}.port"), matches.port);
-    }
-}
-
-fn string_match(matches: &StringMatch, path: &str, findings: &mut Findings<'_>) {
-    let StringMatch {
-        exact,
-        prefix,
-        regex,
-    } = matches;
-    match [exact, prefix, regex].into_iter().flatten().count() {
-        0 => findings.error(path, "says nothing", "give it `exact` or `prefix`"),
-        1 => {}
-        _ => findings.error(
-            path,
-            "says more than one thing",
-            "only one of `exact`, `prefix`, `regex`",
-        ),
-    }
-    if prefix.as_deref() == Some("") {
-        findings.error(format!("{path}.prefix"), "empty", "`/` matches every path");
-    }
-    for (field, value) in [("exact", exact), ("prefix", prefix)] {
-        if let Some(value) = value
-            && !value.is_empty()
-            && !value.starts_with('/')
-        {
-            let message = format!("`{value}` matches no request: every path begins with `/`");
-            findings.warning(format!("{path}.{field}"), message, "begin with `/`");
+    for (index, destination) in route.route.iter().enumerate() {
+        if let Some(headers) = &destination.headers {
+            actions::headers(headers, &format!("{path}.route[{index}].headers"), findings);
         }
     }
 }
@@ -186,6 +123,12 @@ fn tcp(route: &TcpRoute, path: &str, findings: &mut Findings<'_>) {
         }
     }
     destinations(&route.route, path, findings);
+    for (index, destination) in route.route.iter().enumerate() {
+        if destination.headers.is_some() {
+            let path = format!("{path}.route[{index}].headers");
+            findings.error(path, "a TCP connection has no headers", "remove it");
+        }
+    }
 }
 
 fn destinations(route: &[RouteDestination], path: &str, findings: &mut Findings<'_>) {
@@ -196,7 +139,6 @@ fn destinations(route: &[RouteDestination], path: &str, findings: &mut Findings<
             let message = format!("{} is not a weight", route.weight);
             findings.error(format!("{path}.weight"), message, "0 or more");
         }
-        findings.ignored(format!("{path}.headers"), route.headers.is_some());
     }
     if route.len() > 1 && route.iter().all(|route| route.weight == 0) {
         findings.error(

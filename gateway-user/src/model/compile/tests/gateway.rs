@@ -1,21 +1,21 @@
 use super::*;
 
-const HTTP: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
+pub(super) const HTTP: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
 
-fn gateway(name: &str, servers: &str) -> String {
+pub(super) fn gateway(name: &str, servers: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}}}\nspec:\n  selector: {{istio: ingressgateway}}\n  servers: [{servers}]\n"
     )
 }
 
-fn service(name: &str, ports: &str) -> String {
+pub(super) fn service(name: &str, ports: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{ports}]}}\n"
     )
 }
 
 /// A VirtualService in `default`.
-fn routes(name: &str, hosts: &str, gateways: &str, routes: &str) -> String {
+pub(super) fn routes(name: &str, hosts: &str, gateways: &str, routes: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{hosts}]\n  gateways: [{gateways}]\n{routes}"
     )
@@ -27,7 +27,7 @@ fn to(path: &str) -> String {
     )
 }
 
-fn snapshot(texts: &[&str]) -> std::sync::Arc<Snapshot> {
+pub(super) fn snapshot(texts: &[&str]) -> std::sync::Arc<Snapshot> {
     let app = service("app", "{port: 80}");
     let texts: Vec<_> = texts.iter().copied().chain([app.as_str()]).collect();
     Cluster::with(&texts).snapshot(&ServiceScope::All)
@@ -268,21 +268,6 @@ fn subsets_come_from_the_gateways_or_the_services_namespace() {
     assert_eq!(
         clusters(&snapshot),
         BTreeMap::from([(two, vec!["10.0.0.1:8080".to_owned()])])
-    );
-}
-
-#[test]
-fn a_route_that_cannot_be_told_apart_is_refused_and_an_action_left_out() {
-    let http = "  http:\n  - match: [{uri: {regex: '/a.*'}, headers: {x: {exact: y}}}]\n    route: [{destination: {host: app}}]\n    timeout: 2s\n";
-    let snapshot = snapshot(&[&gateway("g", HTTP), &routes("v", "'*'", "g", http)]);
-    assert_eq!(short(&snapshot), ["80 http.80"]);
-    assert_eq!(
-        messages(&snapshot),
-        [
-            "error: 1.yaml:8: VirtualService default/v: spec.http[0].match[0].headers: not supported by this version, and without it the route would match too much (fix: remove it)",
-            "error: 1.yaml:8: VirtualService default/v: spec.http[0].match[0].uri.regex: not supported by this version, and without it the route would match too much (fix: remove it)",
-            "warning: 1.yaml:10: VirtualService default/v: spec.http[0].timeout: not supported by this version; ignored",
-        ]
     );
 }
 

@@ -1,0 +1,3 @@
+//! The model in other programs' words.
+
+pub mod envoy;

@@ -1,0 +1,155 @@
+//! Clusters.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{address, duration, kind};
+use crate::model::gateway::{
+    Balancing, Cluster, ConnectionLimits, HashTable, Locality, OutlierDetection, Warmup,
+};
+
+/// Envoy's Cluster.
+pub(super) fn cluster(cluster: &Cluster) -> Value {
+    let policy = &cluster.policy;
+    let kind = if policy.balancing == Balancing::Passthrough {
+        "ORIGINAL_DST"
+    } else {
+        match cluster.names.as_slice() {
+            [] => "STATIC",
+            [name, ..] if name.all => "STRICT_DNS",
+            _ => "LOGICAL_DNS",
+        }
+    };
+    let panic = policy.outliers.as_ref();
+    let panic = panic.map_or(0, |outliers| outliers.min_health_percent);
+    let (balancer, ring, maglev) = match &policy.balancing {
+        Balancing::LeastRequest => ("LEAST_REQUEST", None, None),
+        Balancing::RoundRobin => ("ROUND_ROBIN", None, None),
+        Balancing::Random => ("RANDOM", None, None),
+        Balancing::Passthrough => ("CLUSTER_PROVIDED", None, None),
+        Balancing::ConsistentHash { table, .. } => match table {
+            HashTable::Ring(size) => ("RING_HASH", Some(json!({"minimum_ring_size": size})), None),
+            HashTable::Maglev(size) => ("MAGLEV", None, Some(json!({"table_size": size}))),
+        },
+    };
+    let slow_start = policy.warmup.map(slow_start);
+    let slow = |of| {
+        (policy.balancing == of)
+            .then_some(slow_start.clone())
+            .flatten()
+    };
+    json!({
+        "name": cluster.name,
+        "type": kind,
+        "connect_timeout": duration(policy.limits.connect_timeout),
+        "lb_policy": balancer,
+        "ring_hash_lb_config": ring,
+        "maglev_lb_config": maglev,
+        "least_request_lb_config": slow(Balancing::LeastRequest),
+        "round_robin_lb_config": slow(Balancing::RoundRobin),
+        "common_lb_config": {"healthy_panic_threshold": {"value": panic}},
+        "load_assignment": (kind != "ORIGINAL_DST").then(|| load_assignment(cluster)),
+        "circuit_breakers": {"thresholds": [thresholds(&policy.limits)]},
+        "outlier_detection": policy.outliers.as_ref().map(outlier_detection),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol(cluster),
+        },
+    })
+}
+
+fn load_assignment(cluster: &Cluster) -> Value {
+    let mut localities: BTreeMap<&Locality, Vec<Value>> = BTreeMap::new();
+    for endpoint in &cluster.endpoints {
+        let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
+        localities
+            .entry(&endpoint.locality)
+            .or_default()
+            .push(json!({
+                "endpoint": {"address": address(ip, port)},
+                "load_balancing_weight": endpoint.weight,
+            }));
+    }
+    for name in &cluster.names {
+        let to = json!({"address": name.host, "port_value": name.port});
+        localities.entry(&name.locality).or_default().push(json!({
+            "endpoint": {"address": {"socket_address": to}},
+            "load_balancing_weight": name.weight,
+        }));
+    }
+    let endpoints = localities.into_iter().map(|(locality, endpoints)| {
+        json!({
+            "locality": {
+                "region": locality.region,
+                "zone": locality.zone,
+                "sub_zone": locality.subzone,
+            },
+            "lb_endpoints": endpoints,
+        })
+    });
+    json!({"cluster_name": cluster.name, "endpoints": endpoints.collect::<Vec<_>>()})
+}
+
+/// `getDefaultCircuitBreakerThresholds` of istio's `cluster_traffic_policy.go`: no limit is the
+/// largest number.
+fn thresholds(limits: &ConnectionLimits) -> Value {
+    let or_none = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+    json!({
+        "max_connections": or_none(limits.max_connections),
+        "max_pending_requests": or_none(limits.max_pending_requests),
+        "max_requests": or_none(limits.max_requests),
+        "max_retries": or_none(limits.max_retries),
+        "track_remaining": true,
+    })
+}
+
+fn outlier_detection(outliers: &OutlierDetection) -> Value {
+    let enforced = |count: Option<u32>| count.map_or(0, |_| 100);
+    json!({
+        "consecutive_5xx": outliers.consecutive_5xx,
+        "enforcing_consecutive_5xx": enforced(outliers.consecutive_5xx),
+        "consecutive_gateway_failure": outliers.consecutive_gateway_errors,
+        "enforcing_consecutive_gateway_failure": enforced(outliers.consecutive_gateway_errors),
+        "split_external_local_origin_errors": outliers.split,
+        "consecutive_local_origin_failure": outliers.consecutive_local_failures,
+        "enforcing_success_rate": 0,
+        "interval": duration(outliers.interval),
+        "base_ejection_time": duration(outliers.base_ejection),
+        "max_ejection_time": duration(outliers.max_ejection),
+        "max_ejection_percent": outliers.max_ejection_percent,
+    })
+}
+
+fn slow_start(warmup: Warmup) -> Value {
+    json!({"slow_start_config": {
+        "slow_start_window": duration(warmup.duration),
+        "aggression": {
+            "default_value": f64::from(warmup.aggression_milli) / 1000.0,
+            "runtime_key": "aggression",
+        },
+        "min_weight_percent": {"value": warmup.minimum_percent},
+    }})
+}
+
+fn protocol(cluster: &Cluster) -> Value {
+    let limits = &cluster.policy.limits;
+    let http2 = json!({"max_concurrent_streams": limits.max_concurrent_streams});
+    let (explicit, client) = if limits.use_client_protocol {
+        let both = json!({"http_protocol_options": {}, "http2_protocol_options": http2});
+        (Value::Null, both)
+    } else if cluster.http2 || limits.upgrade_to_http2 {
+        (json!({"http2_protocol_options": http2}), Value::Null)
+    } else {
+        (json!({"http_protocol_options": {}}), Value::Null)
+    };
+    json!({
+        "@type": kind("upstreams.http.v3.HttpProtocolOptions"),
+        "common_http_protocol_options": {
+            "idle_timeout": duration(limits.idle_timeout),
+            "max_connection_duration": limits.max_connection_duration.map(duration),
+            "max_requests_per_connection": limits.max_requests_per_connection,
+        },
+        "explicit_http_config": explicit,
+        "use_downstream_protocol_config": client,
+    })
+}

@@ -1,0 +1,101 @@
+//! ServiceEntries → where their hosts are.
+
+use std::net::IpAddr;
+
+use super::{Members, speaks_http2};
+use crate::{
+    model::gateway::{DnsTarget, Endpoint, Locality},
+    resources::{
+        istio::{EntryPort, ServiceEntry, Subset, WorkloadEntry},
+        lookup::selects,
+    },
+};
+
+/// The members of an entry's host; none if it has no such port.
+pub(super) fn members(
+    entry: &ServiceEntry,
+    host: &str,
+    port: i64,
+    subset: Option<&Subset>,
+) -> Option<Members> {
+    let spec = &entry.spec;
+    let port = spec
+        .ports
+        .iter()
+        .find(|candidate| candidate.number == port)?;
+    let resolution = spec.resolution.as_deref().unwrap_or("NONE");
+    let mut members = Members {
+        http2: speaks_http2(Some(&port.protocol), None),
+        ..Members::default()
+    };
+    let all = match resolution {
+        "DNS" => true,
+        "STATIC" | "DNS_ROUND_ROBIN" => false,
+        // Validation has told that these lead nowhere.
+        _ => return Some(members),
+    };
+    let dns = resolution != "STATIC";
+    if dns && spec.endpoints.is_empty() && subset.is_none_or(|subset| subset.labels.is_empty()) {
+        members.names.push(DnsTarget {
+            host: host.into(),
+            port: number(if port.target_port == 0 {
+                port.number
+            } else {
+                port.target_port
+            })?,
+            weight: 1,
+            all,
+            locality: Locality::default(),
+        });
+    }
+    for endpoint in &spec.endpoints {
+        if subset.is_some_and(|subset| !selects(&subset.labels, Some(&endpoint.labels))) {
+            continue;
+        }
+        let Some(target) = target(endpoint, port) else {
+            continue;
+        };
+        let weight = endpoint.weight.max(1);
+        let locality = locality(&endpoint.locality);
+        match endpoint.address.parse::<IpAddr>() {
+            Ok(address) => members.endpoints.push(Endpoint {
+                address: (address, target).into(),
+                weight,
+                locality,
+            }),
+            Err(_) if dns => members.names.push(DnsTarget {
+                host: endpoint.address.to_ascii_lowercase(),
+                port: target,
+                weight,
+                all,
+                locality,
+            }),
+            Err(_) => {}
+        }
+    }
+    Some(members)
+}
+
+/// The endpoint's own port of that name, else the entry's target port, else its number
+/// (`convertEndpoint` of istio's pilot/pkg/serviceregistry/serviceentry).
+fn target(endpoint: &WorkloadEntry, port: &EntryPort) -> Option<u16> {
+    number(match endpoint.ports.get(&port.name) {
+        Some(own) => *own,
+        None if port.target_port != 0 => port.target_port,
+        None => port.number,
+    })
+}
+
+fn number(port: i64) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+fn locality(text: &str) -> Locality {
+    let mut parts = text.split('/').map(ToOwned::to_owned);
+    let mut next = || parts.next().unwrap_or_default();
+    Locality {
+        region: next(),
+        zone: next(),
+        subzone: next(),
+    }
+}

@@ -1,0 +1,233 @@
+//! Clusters at work: whose turn it is, who is avoided, and how much at once.
+//!
+//! What is counted here is counted over all workers, so that limits hold for the proxy and the least
+//! busy endpoint is that of the proxy. It outlives configurations: an endpoint that stays keeps its
+//! counts.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+mod balance;
+mod hash;
+mod limits;
+mod outlier;
+mod warmup;
+
+pub(super) use hash::key_hash;
+pub(super) use limits::{Overflow, Permit, RetryPermit};
+
+use crate::model::gateway::{Cluster, OutlierDetection};
+use balance::Balancer;
+use limits::Limits;
+use outlier::Health;
+
+/// A cluster and how it is doing.
+#[derive(Debug)]
+pub(super) struct ClusterState {
+    pub(super) model: Arc<Cluster>,
+    /// In the model's order.
+    endpoints: Vec<Arc<EndpointState>>,
+    balancer: Balancer,
+    /// Whose turn it is.
+    position: Arc<AtomicU64>,
+    /// How many endpoints are avoided.
+    ejected: Arc<AtomicU32>,
+    limits: Arc<Limits>,
+}
+
+/// An endpoint and how it is doing.
+#[derive(Debug)]
+pub(super) struct EndpointState {
+    pub(super) address: SocketAddr,
+    /// Requests and connections at the moment.
+    active: AtomicU32,
+    /// Since when it has been an endpoint.
+    since: Instant,
+    health: Health,
+}
+
+/// An endpoint at work on one request or connection.
+#[derive(Debug)]
+pub(super) struct Engaged {
+    cluster: Arc<ClusterState>,
+    endpoint: Arc<EndpointState>,
+}
+
+/// What came of asking an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It answered, with this status.
+    Status(u16),
+    /// It could not be reached, or broke off, or took too long.
+    Failed,
+    /// It was reached, and that is all there is to know: TCP.
+    Connected,
+}
+
+impl ClusterState {
+    /// Goes on from the state of a cluster of the same name, if there was one.
+    pub(super) fn new(model: &Arc<Cluster>, previous: Option<&Self>) -> Self {
+        let known: HashMap<SocketAddr, &Arc<EndpointState>> = previous
+            .into_iter()
+            .flat_map(|previous| &previous.endpoints)
+            .map(|endpoint| (endpoint.address, endpoint))
+            .collect();
+        let endpoints: Vec<_> = model
+            .endpoints
+            .iter()
+            .map(|endpoint| match known.get(&endpoint.address) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(EndpointState::new(endpoint.address)),
+            })
+            .collect();
+        let now = Instant::now();
+        let ejected = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.health.is_ejected(now))
+            .count();
+        Self {
+            balancer: Balancer::new(model),
+            position: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.position)),
+            ejected: Arc::new(AtomicU32::new(ejected as u32)),
+            limits: Limits::new(
+                &model.policy.limits,
+                previous.map(|previous| &previous.limits),
+            ),
+            model: Arc::clone(model),
+            endpoints,
+        }
+    }
+
+    /// Chooses an endpoint and puts it to work; none if there is none to use. A hash chooses by
+    /// consistent hashing; `avoid` has been tried before.
+    pub(super) fn engage(
+        self: &Arc<Self>,
+        hash: Option<u64>,
+        avoid: &[SocketAddr],
+    ) -> Option<Engaged> {
+        let index = self.choose(hash, avoid)?;
+        let endpoint = Arc::clone(&self.endpoints[index]);
+        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Some(Engaged {
+            cluster: Arc::clone(self),
+            endpoint,
+        })
+    }
+
+    /// Counts a request in.
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// Addresses of the endpoints.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.iter().map(|endpoint| endpoint.address)
+    }
+
+    /// Whether endpoints are spoken to in HTTP/2; `client` says whether the client speaks that.
+    pub(super) fn speaks_http2(&self, client: bool) -> bool {
+        let limits = &self.model.policy.limits;
+        if limits.use_client_protocol {
+            return client;
+        }
+        self.model.http2 || limits.upgrade_to_http2
+    }
+
+    fn outliers(&self) -> Option<&OutlierDetection> {
+        self.model.policy.outliers.as_ref()
+    }
+
+    /// Which endpoints may be used: none if all may.
+    fn usable(&self) -> Option<Vec<usize>> {
+        let outliers = self.outliers()?;
+        if self.ejected.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let usable: Vec<usize> = (0..self.endpoints.len())
+            .filter(|&index| !self.endpoints[index].health.is_ejected(now))
+            .collect();
+        let avoided = self.endpoints.len() - usable.len();
+        self.ejected.store(avoided as u32, Ordering::Relaxed);
+        // Envoy's panic mode: when too few are left, the rest would only be overwhelmed.
+        let panic =
+            usable.len() * 100 < usize::from(outliers.min_health_percent) * self.endpoints.len();
+        (avoided > 0 && !panic).then_some(usable)
+    }
+
+    fn observe(&self, endpoint: &EndpointState, outcome: Outcome) {
+        let Some(outliers) = self.outliers() else {
+            return;
+        };
+        let now = Instant::now();
+        if !endpoint.health.observe(outliers, outcome, now) {
+            return;
+        }
+        let others = self
+            .endpoints
+            .iter()
+            .filter(|other| other.health.is_ejected(now))
+            .count();
+        // One may always be avoided (Envoy: DetectorImpl::ejectHost).
+        let share = (others + 1) * 100;
+        if others == 0 || share <= usize::from(outliers.max_ejection_percent) * self.endpoints.len()
+        {
+            let period = endpoint.health.eject(outliers, now);
+            self.ejected.store(others as u32 + 1, Ordering::Relaxed);
+            tracing::info!(
+                cluster = self.model.name,
+                endpoint = %endpoint.address,
+                ?period,
+                "endpoint fails too often and is avoided"
+            );
+        }
+    }
+}
+
+impl EndpointState {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            active: AtomicU32::new(0),
+            since: Instant::now(),
+            health: Health::default(),
+        }
+    }
+
+    fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+impl Engaged {
+    /// Where it is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.endpoint.address
+    }
+
+    /// The cluster it is of.
+    pub(super) fn cluster(&self) -> &Arc<ClusterState> {
+        &self.cluster
+    }
+
+    /// Says how it did.
+    pub(super) fn observe(&self, outcome: Outcome) {
+        self.cluster.observe(&self.endpoint, outcome);
+    }
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

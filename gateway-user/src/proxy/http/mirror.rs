@@ -1,0 +1,98 @@
+//! Copies of requests, whose answers nobody waits for.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{HeaderValue, Request, request::Parts};
+use http_body_util::BodyExt as _;
+use tokio::{task, time};
+
+use super::{
+    body::{Progress, RequestBody, Store},
+    exchange::Exchange,
+    forward::{self, Outgoing},
+    headers::X_ENVOY_ATTEMPT_COUNT,
+};
+use crate::proxy::{
+    cluster::{ClusterState, Outcome},
+    config::MirrorState,
+    worker::Worker,
+};
+
+/// How long a copy may take if the route has no timeout.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Sends copies to the mirrors whose turn it is. A request with a body is copied once all of it has
+/// come, unless it is too large to be kept.
+// Envoy: Filter::maybeDoShadowing.
+pub(super) fn send(
+    mirrors: &[&MirrorState],
+    outgoing: &Outgoing,
+    exchange: &Exchange,
+    timeout: Option<Duration>,
+) {
+    for mirror in mirrors {
+        let Some(cluster) = mirror.cluster.clone() else {
+            continue;
+        };
+        let worker = Rc::clone(&exchange.client.worker);
+        let parts = outgoing.parts().clone();
+        let store = outgoing.store().cloned();
+        let progress = exchange.request_body().cloned();
+        let copy = async move {
+            if let Some(body) = whole(store, progress).await {
+                // What becomes of it is nobody's concern but the mirror's.
+                let _ = copy(&worker, &cluster, parts, body).await;
+            }
+        };
+        task::spawn_local(async move {
+            let _ = time::timeout(timeout.unwrap_or(PATIENCE), copy).await;
+        });
+    }
+}
+
+/// The body, when all of it has come; none if that never happens.
+async fn whole(store: Option<Rc<Store>>, progress: Option<Rc<Progress>>) -> Option<RequestBody> {
+    let Some(store) = store else {
+        // No body, or one that was not kept.
+        return progress.is_none().then_some(RequestBody::EMPTY);
+    };
+    if let Some(progress) = progress {
+        std::future::poll_fn(|cx| progress.poll_over(cx)).await;
+    }
+    store.is_whole().then(|| store.body()).flatten()
+}
+
+async fn copy(
+    worker: &Worker,
+    cluster: &std::sync::Arc<ClusterState>,
+    mut parts: Parts,
+    body: RequestBody,
+) -> Option<()> {
+    let http2 = cluster.speaks_http2(parts.version == http::Version::HTTP_2);
+    let limits = &cluster.model.policy.limits;
+    let engaged = cluster.engage(None, &[])?;
+    let _permit = cluster.limits().admit(http2).await.ok()?;
+    let pooled = worker.pool.take(engaged.address(), http2, limits);
+    let mut upstream = if let Some(upstream) = pooled {
+        upstream
+    } else {
+        let connected = worker.pool.connect(engaged.address(), http2, limits);
+        let connected = connected.await;
+        if connected.is_err() {
+            engaged.observe(Outcome::Failed);
+        }
+        connected.ok()?
+    };
+    parts
+        .headers
+        .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    forward::set_version(&mut parts, http2);
+    let response = upstream.send(Request::from_parts(parts, body)).await.ok()?;
+    engaged.observe(Outcome::Status(response.status().as_u16()));
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.ok()?;
+    }
+    upstream.release(&worker.pool, worker.now(), limits);
+    Some(())
+}

@@ -1,0 +1,143 @@
+//! The path as everything after this sees it: matched, logged and passed on in one form.
+
+use http::{Uri, uri::PathAndQuery};
+
+/// The path has no such form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Abnormal;
+
+/// Brings the path of a target into normal form; none if it is in it already, which is the rule.
+///
+/// Dot segments are resolved (RFC 3986, section 5.2.4), also those with encoded dots; `\` becomes
+/// `/`; what is not ASCII is encoded. Slashes are not merged, and `%2F` and other escapes stay. An
+/// encoded NUL has no normal form.
+// Istio's default BASE (mesh config `pathNormalization`) is Envoy's `normalize_path`:
+// PathUtil::canonicalPath.
+pub(super) fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {
+    let Some(target) = uri.path_and_query() else {
+        return Ok(None);
+    };
+    let path = target.path();
+    if !path.starts_with('/') || !is_suspicious(path.as_bytes()) {
+        return Ok(None);
+    }
+    let mut normal = canonical(path)?;
+    if normal == path {
+        return Ok(None);
+    }
+    if let Some(query) = target.query() {
+        normal.push('?');
+        normal.push_str(query);
+    }
+    let mut parts = uri.clone().into_parts();
+    let normal = PathAndQuery::try_from(normal).map_err(|_| Abnormal)?;
+    parts.path_and_query = Some(normal);
+    Uri::from_parts(parts).map(Some).map_err(|_| Abnormal)
+}
+
+/// Whether there is anything that the normal form might not have.
+fn is_suspicious(path: &[u8]) -> bool {
+    let mut previous = 0;
+    for &byte in path {
+        if matches!(byte, b'\\' | b'%' | 0x80..) || (byte == b'.' && previous == b'/') {
+            return true;
+        }
+        previous = byte;
+    }
+    false
+}
+
+fn canonical(path: &str) -> Result<String, Abnormal> {
+    use std::fmt::Write as _;
+    let mut normal = String::with_capacity(path.len());
+    let mut segments = path[1..].split(['/', '\\']).peekable();
+    while let Some(segment) = segments.next() {
+        if segment.contains("%00") {
+            return Err(Abnormal);
+        }
+        let last = segments.peek().is_none();
+        match dots(segment) {
+            Some(1) if last => normal.push('/'),
+            Some(1) => {}
+            Some(_) => {
+                normal.truncate(normal.rfind('/').unwrap_or(0));
+                if last {
+                    normal.push('/');
+                }
+            }
+            None => {
+                normal.push('/');
+                for char in segment.chars() {
+                    if char.is_ascii() {
+                        normal.push(char);
+                    } else {
+                        for byte in char.encode_utf8(&mut [0; 4]).bytes() {
+                            // Writing to a String doesn't fail.
+                            let _ = write!(normal, "%{byte:02X}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(normal)
+}
+
+/// How many dots a segment is made of, if of one or two and nothing else.
+fn dots(segment: &str) -> Option<usize> {
+    let mut rest = segment.as_bytes();
+    let mut count = 0;
+    while !rest.is_empty() {
+        rest = match rest {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            _ => return None,
+        };
+        count += 1;
+    }
+    (count == 1 || count == 2).then_some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(target: &str) -> Result<String, Abnormal> {
+        let uri: Uri = target.parse().unwrap();
+        normalize(&uri).map(|normal| normal.unwrap_or(uri).to_string())
+    }
+
+    #[test]
+    fn dots_backslashes_and_escapes() {
+        for (target, wanted) in [
+            ("/xyz", "/xyz"),
+            ("/a/b/../c", "/a/c"),
+            ("/a/b/./c", "/a/b/c"),
+            ("/a/b/../../../../c", "/c"),
+            ("/a/..\\c", "/c"),
+            ("/%c0%af", "/%c0%af"),
+            ("/%5c%25", "/%5c%25"),
+            ("/a/b/%2E%2e/c", "/a/c"),
+            ("/a/b/%2E./c", "/a/c"),
+            ("/a/%2F%2f/c", "/a/%2F%2f/c"),
+            ("/a//b/", "/a//b/"),
+            ("/a//../b", "/a/b"),
+            ("/a/..", "/"),
+            ("/a/b/.", "/a/b/"),
+            ("/..", "/"),
+            ("/.hidden/...", "/.hidden/..."),
+            ("/a/../b?c=/../d", "/b?c=/../d"),
+            ("http://h/a/../b?c", "http://h/b?c"),
+            ("/", "/"),
+            ("*", "*"),
+        ] {
+            assert_eq!(normal(target).as_deref(), Ok(wanted), "{target}");
+        }
+    }
+
+    #[test]
+    fn encoded_nul_has_no_normal_form() {
+        for target in ["/xyz/.%00../abc", "/xyz/AAAAA%%0000/abc"] {
+            assert_eq!(normal(target), Err(Abnormal), "{target}");
+        }
+    }
+}

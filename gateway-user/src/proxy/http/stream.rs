@@ -1,0 +1,303 @@
+//! A client's connection below HTTP: what the protocol implementation above it can't see or say.
+//!
+//! - A head with both `content-length` and `transfer-encoding` is refused, where hyper would take
+//!   the second and forget the first.
+//! - hyper's own refusals leave in the form in which Envoy makes them.
+//! - A client that shuts down its sending side while it waits gets a moment for its answer; one that
+//!   has gone altogether looks the same, and must not keep an endpoint busy for longer.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::refusal::Refusal;
+use crate::proxy::{
+    connections::{Handle, Rejection},
+    worker::Worker,
+};
+
+/// What is read before it is known which protocol a client speaks.
+const FIRST_READ: usize = 4096;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct ClientStream {
+    stream: TcpStream,
+    address: SocketAddr,
+    local: SocketAddr,
+    handle: Rc<Handle>,
+    worker: Rc<Worker>,
+    /// Read already, and not yet handed up.
+    prefix: Bytes,
+    /// Whether this is HTTP/1.1, one message at a time.
+    messages: bool,
+    head: Head,
+    /// Whether a NUL has been handed up in place of a head that must be refused.
+    spoilt: bool,
+    /// Whether the client has shut down its side and nobody above knows.
+    ended: bool,
+    /// What goes out instead of what came from above.
+    instead: Bytes,
+}
+
+/// A head that is coming in.
+#[derive(Debug, Default)]
+struct Head {
+    /// What has come, if that isn't all.
+    seen: Vec<u8>,
+    /// Whether all of it has come, and what follows needs no look.
+    whole: bool,
+}
+
+impl ClientStream {
+    pub(super) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        local: SocketAddr,
+        handle: Rc<Handle>,
+        worker: Rc<Worker>,
+    ) -> Self {
+        Self {
+            stream,
+            address,
+            local,
+            handle,
+            worker,
+            prefix: Bytes::new(),
+            messages: true,
+            head: Head::default(),
+            spoilt: false,
+            ended: false,
+            instead: Bytes::new(),
+        }
+    }
+
+    /// Reads the first bytes, which stay to be read; true if they are the preface of HTTP/2 (RFC
+    /// 9113, section 3.4), as far as they go.
+    pub(super) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        loop {
+            let seen = &self.prefix[..];
+            if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
+                let multiplexed = seen.starts_with(PREFACE);
+                self.messages = !multiplexed;
+                return Poll::Ready(Ok(multiplexed));
+            }
+            let mut first = [0; FIRST_READ];
+            let mut buffer = ReadBuf::new(&mut first);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                // The end will be read again.
+                return Poll::Ready(Ok(false));
+            }
+            self.handle.head_began(self.worker.now());
+            let mut prefix = self.prefix.to_vec();
+            prefix.extend_from_slice(buffer.filled());
+            self.prefix = prefix.into();
+        }
+    }
+
+    /// From now on bytes are bytes.
+    pub(super) fn tunnel(&mut self) {
+        self.messages = false;
+    }
+
+    /// Bytes as they come, into the room that there is.
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let length = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Looks at what has been read; spoils it if it must be refused.
+    fn inspect(&mut self, read: &mut [u8]) {
+        if self.handle.is_serving() || self.handle.body_is_open() {
+            return;
+        }
+        if !self.handle.is_reading_head() {
+            self.head = Head::default();
+        }
+        self.handle.head_began(self.worker.now());
+        if self.head.is_ambiguous_with(read) {
+            self.handle.reject(Rejection::Ambiguous);
+            self.spoilt = true;
+            read[0] = 0;
+        }
+    }
+
+    /// Whether the end of what the client sends may be told above.
+    fn may_end(&self) -> bool {
+        !self.messages || self.handle.may_end(self.worker.now())
+    }
+}
+
+impl Head {
+    /// Whether what has been read now completes an ambiguous head.
+    fn is_ambiguous_with(&mut self, read: &[u8]) -> bool {
+        if self.whole {
+            // More than one request at once: hyper's own rule applies to the later ones.
+            return false;
+        }
+        self.whole = ends_head(read);
+        if self.whole && self.seen.is_empty() {
+            return is_ambiguous(read);
+        }
+        self.seen.extend_from_slice(read);
+        self.whole |= ends_head(&self.seen);
+        is_ambiguous(&self.seen)
+    }
+}
+
+/// Whether a head ends in these bytes.
+fn ends_head(bytes: &[u8]) -> bool {
+    bytes.windows(4).any(|window| window == b"\r\n\r\n")
+}
+
+/// Whether a head, or the part of it that is there, has both headers that say where its body ends
+/// (RFC 9112, section 6.1: an attempt at smuggling).
+// Envoy refuses these unless `allow_chunked_length` is set.
+fn is_ambiguous(head: &[u8]) -> bool {
+    let (mut length, mut encoding) = (false, false);
+    for line in head.split(|&byte| byte == b'\n') {
+        if line.is_empty() || line == b"\r" {
+            break;
+        }
+        length |= is_header(line, b"content-length");
+        encoding |= is_header(line, b"transfer-encoding");
+    }
+    length && encoding
+}
+
+fn is_header(line: &[u8], name: &[u8]) -> bool {
+    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
+}
+
+impl Read for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.handle.rejection().is_some() && !this.spoilt {
+            this.spoilt = true;
+            cursor.put_slice(&[0]);
+            return Poll::Ready(Ok(()));
+        }
+        if this.ended {
+            return if this.may_end() {
+                Poll::Ready(Ok(()))
+            } else {
+                // The sweep wakes us.
+                Poll::Pending
+            };
+        }
+        // SAFETY: `ReadBuf::uninit` never uninitializes what is initialized already.
+        let mut buffer = ReadBuf::uninit(unsafe { cursor.as_mut() });
+        ready!(this.poll_bytes(cx, &mut buffer))?;
+        let length = buffer.filled().len();
+        if length > 0 {
+            if this.messages {
+                this.inspect(buffer.filled_mut());
+            }
+            // SAFETY: So many bytes have been filled, and so initialized, at the cursor's position.
+            unsafe { cursor.advance(length) };
+        } else if cursor.remaining() > 0 {
+            this.ended = true;
+            this.handle.client_ended(this.worker.now());
+            if !this.may_end() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.instead.is_empty()
+            && this.messages
+            && this.handle.is_reading_head()
+            && let Some(refusal) = Refusal::parse(bytes)
+        {
+            this.instead = refusal.answer(this.handle.rejection(), |record| {
+                record.send(
+                    &this.worker.tap,
+                    (this.address, this.local),
+                    this.handle.port(),
+                );
+            });
+        }
+        if this.instead.is_empty() {
+            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        }
+        while !this.instead.is_empty() {
+            let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.instead))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            this.instead.advance(written);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_lengths_are_ambiguous_and_one_is_not() {
+        for (head, wanted) in [
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+                true,
+            ),
+            (
+                "POST / HTTP/1.1\r\nTRANSFER-ENCODING: chunked\r\ncontent-length:1\r\n\r\n",
+                true,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\ntransfer-encoding: chunked\r\n",
+                false,
+            ),
+            (
+                "POST / HTTP/1.1\r\nx-content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+                false,
+            ),
+        ] {
+            assert_eq!(is_ambiguous(head.as_bytes()), wanted, "{head:?}");
+        }
+    }
+}

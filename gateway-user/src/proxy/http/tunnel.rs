@@ -1,0 +1,55 @@
+//! Connections that have become something else than HTTP: bytes both ways.
+
+use std::{future::poll_fn, io, pin::pin, task::Poll};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncWriteExt as _, copy_bidirectional_with_sizes},
+    sync::oneshot,
+};
+
+use super::{exchange::Exchange, stream::ClientStream};
+use crate::proxy::{
+    connections::{Handle, Order},
+    pool::Raw,
+};
+
+/// What is read at once, for each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// A connection that is about to become something else.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) raw: oneshot::Receiver<Raw>,
+    pub(super) exchange: Exchange,
+}
+
+impl Tunnel {
+    /// Passes bytes until both sides have ended; `read` has come from the client already. The end of
+    /// either side is passed on, and the other goes on.
+    pub(super) async fn run(mut self, mut client: ClientStream, read: Bytes, handle: &Handle) {
+        let Ok(raw) = self.raw.await else {
+            return;
+        };
+        client.tunnel();
+        let mut upstream = raw.stream;
+        let early = read.len() as u64;
+        let answer = raw.read.len() as u64;
+        let mut client = TokioIo::new(client);
+        let relay = async {
+            upstream.write_all(&read).await?;
+            client.write_all(&raw.read).await?;
+            client.flush().await?;
+            copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await
+        };
+        let mut relay = pin!(relay);
+        let result = poll_fn(|cx| match handle.order(cx) {
+            Order::Serve | Order::Finish => relay.as_mut().poll(cx),
+            Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        })
+        .await;
+        let (received, sent) = result.unwrap_or_default();
+        self.exchange.tunnelled(early + received, answer + sent);
+    }
+}

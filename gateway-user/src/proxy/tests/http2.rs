@@ -1,0 +1,278 @@
+//! HTTP/2 on either side or both.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time,
+};
+
+use super::{
+    harness::{Endpoint, Fixture, Peer, free_port, header, status},
+    http::proxy_to,
+};
+use crate::{
+    model::gateway::HttpRoute,
+    observe::{Record, ResponseFlag},
+    proxy::fixture::{cluster, forward, gateway, http_listener, prefix_route},
+};
+
+type Client = SendRequest<BoxBody<Bytes, Infallible>>;
+
+/// An endpoint that speaks HTTP/2: answers what the closure says, with the request's body and trailers.
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn new() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service_fn(serve));
+                tokio::spawn(async move {
+                    let _ = connection.await;
+                });
+            }
+        });
+        Self {
+            address,
+            connections,
+        }
+    }
+}
+
+async fn serve(
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    assert_eq!(parts.version, Version::HTTP_2);
+    if parts.uri.path() == "/slow" {
+        time::sleep(Duration::from_secs(5)).await;
+    }
+    // As it comes: nothing is collected.
+    let body = body.map_frame(|frame| frame).map_err(|_| unreachable!());
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    let body = body.with_trailers(async { Some(Ok(trailers)) });
+    let mut response = Response::new(BoxBody::new(body));
+    for (name, value) in [
+        ("x-seen-path", parts.uri.path()),
+        (
+            "x-seen-authority",
+            parts
+                .uri
+                .authority()
+                .map_or("", |authority| authority.as_str()),
+        ),
+    ] {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    for name in ["te", "host", "x-forwarded-for", "x-envoy-attempt-count"] {
+        if let Some(value) = parts.headers.get(name) {
+            let name: http::HeaderName = format!("x-seen-{name}").parse().unwrap();
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    Ok(response)
+}
+
+async fn connect(port: u16) -> Client {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .await
+        .unwrap();
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    client
+}
+
+fn request(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
+    Request::post(format!("http://a.example:30001{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(BoxBody::new(Full::from(body)))
+        .unwrap()
+}
+
+/// A proxy in front of an HTTP/2 endpoint.
+async fn proxy_to_http2(server: &Server, change: impl FnOnce(&mut HttpRoute)) -> (Fixture, u16) {
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    let mut route = prefix_route("/", &[("web", 1)]);
+    change(&mut route);
+    let mut web = cluster("web", &[&server.address.to_string()]);
+    web.http2 = true;
+    fixture
+        .apply(gateway(
+            vec![http_listener(port, &["*"], vec![route])],
+            vec![web],
+        ))
+        .await;
+    (fixture, port)
+}
+
+#[tokio::test]
+async fn grpc_goes_through_with_its_trailers() {
+    let server = Server::new().await;
+    let (_fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let mut client = connect(port).await;
+    let response = client
+        .send_request(request("/svc/Call", "hello"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let headers = response.headers().clone();
+    for (name, value) in [
+        ("x-seen-path", "/svc/Call"),
+        ("x-seen-authority", "a.example:30001"),
+        ("x-seen-te", "trailers"),
+        ("x-seen-x-forwarded-for", "127.0.0.1"),
+        ("x-seen-x-envoy-attempt-count", "1"),
+        ("server", "istio-envoy"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert!(!headers.contains_key("x-seen-host"));
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+    assert_eq!(body.to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn both_directions_stream_at_once() {
+    let server = Server::new().await;
+    let (_fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let mut client = connect(port).await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let stream = futures_util::stream::unfold(receive, async |mut receive| {
+        let data = receive.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(data)), receive))
+    });
+    let mut asked = request("/svc/Chat", "");
+    *asked.body_mut() = BoxBody::new(StreamBody::new(Box::pin(stream)));
+    let mut body = client.send_request(asked).await.unwrap().into_body();
+    for word in ["one", "two", "three"] {
+        send.send(Bytes::from(word)).await.unwrap();
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), word);
+    }
+    drop(send);
+    let trailers = body.frame().await.unwrap().unwrap().into_trailers();
+    assert_eq!(trailers.unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn many_requests_share_one_connection() {
+    let server = Server::new().await;
+    let (_fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let client = connect(port).await;
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.send_request(request("/", "x")).await.unwrap() })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn our_own_answers_are_grpc_s_too() {
+    let server = Server::new().await;
+    let (fixture, port) = proxy_to_http2(&server, |route| {
+        forward(route).timeout = Some(Duration::from_millis(200));
+    })
+    .await;
+    let mut records = fixture.proxy.tap().subscribe(4);
+    let mut client = connect(port).await;
+    let response = client.send_request(request("/slow", "x")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert_eq!(
+        response.headers()["grpc-message"],
+        "upstream request timeout"
+    );
+    let Record::Request(record) = &*records.recv().await else {
+        panic!("no TCP here");
+    };
+    assert_eq!(record.protocol, "HTTP/2");
+    assert_eq!(record.flags, ResponseFlag::UpstreamRequestTimeout.into());
+}
+
+#[tokio::test]
+async fn http2_clients_reach_http1_endpoints() {
+    let endpoint = Endpoint::echoing_heads().await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = connect(port).await;
+    let response = client.send_request(request("/x?y", "body")).await;
+    let body = response.unwrap().into_body().collect().await.unwrap();
+    let seen = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+    assert_eq!(status(&seen), "POST /x?y HTTP/1.1");
+    assert_eq!(header(&seen, "host"), Some("a.example:30001"));
+    assert_eq!(header(&seen, "te"), None);
+}
+
+#[tokio::test]
+async fn http1_clients_reach_http2_endpoints() {
+    let server = Server::new().await;
+    let (_fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send("POST /x HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello")
+        .await;
+    let head = client.head().await.unwrap();
+    assert_eq!(header(&head, "x-seen-authority"), Some("a.example"));
+    // Trailers have no place here, and are dropped.
+    assert_eq!(
+        client.until("0\r\n\r\n").await.unwrap(),
+        "5\r\nhello\r\n0\r\n\r\n"
+    );
+}
+
+#[tokio::test]
+async fn a_change_ends_http2_connections_gently() {
+    let server = Server::new().await;
+    let (fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    let mut client = connect(port).await;
+    client.send_request(request("/", "x")).await.unwrap();
+    fixture.apply(gateway(Vec::new(), Vec::new())).await;
+    time::timeout(Duration::from_secs(5), async {
+        while client.ready().await.is_ok() && !client.is_closed() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the connection stays");
+}

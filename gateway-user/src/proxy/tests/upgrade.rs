@@ -1,0 +1,96 @@
+//! Connections that become something else.
+
+use super::{
+    harness::{Endpoint, Peer, header, status},
+    http::proxy_to,
+};
+
+const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
+                         Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+
+/// Agrees to become an echo, with a greeting in the same packet.
+async fn echo() -> Endpoint {
+    Endpoint::new(|_, mut peer| async move {
+        let head = peer.head().await.unwrap();
+        assert_eq!(header(&head, "upgrade"), Some("websocket"));
+        assert_eq!(header(&head, "connection"), Some("upgrade"));
+        assert_eq!(header(&head, "sec-websocket-key"), Some("x"));
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: y\r\n\r\nhello\n",
+        )
+        .await;
+        while let Some(line) = peer.until("\n").await {
+            peer.send(line).await;
+        }
+        peer.send("bye").await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn websockets_pass_with_early_bytes_and_half_close() {
+    let endpoint = echo().await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    // The first line doesn't wait for the answer.
+    client.send(format!("{HANDSHAKE}early\n")).await;
+    let head = client.head().await.unwrap();
+    assert_eq!(status(&head), "HTTP/1.1 101 Switching Protocols");
+    assert_eq!(header(&head, "upgrade"), Some("websocket"));
+    assert_eq!(header(&head, "sec-websocket-accept"), Some("y"));
+    assert_eq!(client.until("\n").await.unwrap(), "hello\n");
+    assert_eq!(client.until("\n").await.unwrap(), "early\n");
+    client.send("later\n").await;
+    assert_eq!(client.until("\n").await.unwrap(), "later\n");
+    client.shutdown().await;
+    assert_eq!(client.rest().await.unwrap(), "bye");
+}
+
+#[tokio::test]
+async fn endpoints_may_decline() {
+    let endpoint = Endpoint::answering("no").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    client.send(HANDSHAKE).await;
+    let (head, body) = client.response().await;
+    assert_eq!((status(&head), body.as_str()), ("HTTP/1.1 200 OK", "no"));
+    // The connection goes on as before.
+    assert_eq!(client.get("a", "/").await.1, "no");
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused_and_offers_of_http2_ignored() {
+    let endpoint = Endpoint::echoing_heads().await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let ask = |protocol: &str| {
+        format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+    };
+    let mut client = Peer::connect(port).await;
+    client.send(ask("irc")).await;
+    let (head, body) = client.response().await;
+    assert_eq!(
+        (status(&head), body.as_str()),
+        ("HTTP/1.1 403 Forbidden", "")
+    );
+    assert_eq!(header(&head, "connection"), Some("close"));
+    assert_eq!(client.rest().await.unwrap(), "");
+    let mut client = Peer::connect(port).await;
+    client.send(ask("h2c")).await;
+    let (head, seen) = client.response().await;
+    assert_eq!(status(&head), "HTTP/1.1 200 OK");
+    assert_eq!(header(&seen, "upgrade"), None);
+}
+
+#[tokio::test]
+async fn nobody_is_switched_unasked() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+            .await;
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let (head, _) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(status(&head), "HTTP/1.1 502 Bad Gateway");
+}

@@ -1,0 +1,82 @@
+//! Failing on purpose: who is hit, given random numbers.
+
+use std::time::Duration;
+
+use crate::model::gateway::{AbortStatus, Fault};
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultDecision {
+    /// Wait so long, first.
+    pub delay: Option<Duration>,
+    /// Then answer with this, instead of passing it on.
+    pub abort: Option<AbortStatus>,
+}
+
+/// Decides; each random number is any, evenly spread, and independent of the other.
+// Envoy: FaultFilter::isDelayEnabled, isAbortEnabled.
+pub fn decide(fault: &Fault, for_delay: u64, for_abort: u64) -> FaultDecision {
+    let delay = fault.delay.as_ref();
+    let abort = fault.abort.as_ref();
+    FaultDecision {
+        delay: delay
+            .filter(|delay| delay.percentage.includes(for_delay))
+            .map(|delay| delay.duration),
+        abort: abort
+            .filter(|abort| abort.percentage.includes(for_abort))
+            .map(|abort| abort.status),
+    }
+}
+
+impl AbortStatus {
+    /// The HTTP status, and for a request of gRPC the gRPC status if that is what is given. Others
+    /// get a 200 then, as from Envoy.
+    pub fn for_request(self, is_grpc: bool) -> (u16, Option<u32>) {
+        match self {
+            Self::Http(status) => (status, None),
+            Self::Grpc(status) => (200, Some(status).filter(|_| is_grpc)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::gateway::{FaultAbort, FaultDelay},
+        resources::percentage::Percentage,
+    };
+
+    #[test]
+    fn delay_and_abort_are_drawn_apart() {
+        let tenth = Percentage::of_percent(10.0).unwrap();
+        let fault = Fault {
+            delay: Some(FaultDelay {
+                percentage: tenth,
+                duration: Duration::from_secs(5),
+            }),
+            abort: Some(FaultAbort {
+                percentage: tenth,
+                status: AbortStatus::Http(503),
+            }),
+        };
+        for (for_delay, for_abort, delayed, aborted) in [
+            (0, 0, true, true),
+            (99_999, 100_000, true, false),
+            (100_000, 99_999, false, true),
+            (500_000, 500_000, false, false),
+        ] {
+            let decision = decide(&fault, for_delay, for_abort);
+            assert_eq!(decision.delay.is_some(), delayed);
+            assert_eq!(decision.abort.is_some(), aborted);
+        }
+        assert_eq!(decide(&Fault::default(), 0, 0), FaultDecision::default());
+    }
+
+    #[test]
+    fn a_grpc_status_is_for_grpc_alone() {
+        assert_eq!(AbortStatus::Grpc(14).for_request(true), (200, Some(14)));
+        assert_eq!(AbortStatus::Grpc(14).for_request(false), (200, None));
+        assert_eq!(AbortStatus::Http(418).for_request(true), (418, None));
+    }
+}

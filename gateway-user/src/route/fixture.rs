@@ -1,0 +1,50 @@
+//! Routes and requests made by hand, for tests.
+
+use std::sync::LazyLock;
+
+use http::{HeaderMap, Method};
+
+use super::Query;
+use crate::model::gateway::{
+    Destination, Forward, HeaderOperations, HttpAction, HttpRoute, RouteMatch, RouteOrigin,
+};
+
+/// A route to one cluster.
+pub(super) fn route(matches: RouteMatch) -> HttpRoute {
+    HttpRoute {
+        name: String::new(),
+        origin: RouteOrigin {
+            namespace: "default".into(),
+            name: "web".into(),
+            index: 0,
+        },
+        matches,
+        action: HttpAction::Forward(Box::new(Forward {
+            destinations: vec![Destination::new(
+                "outbound|80||web.default.svc.cluster.local",
+                1,
+            )],
+            ..Forward::default()
+        })),
+        headers: HeaderOperations::default(),
+        fault: None,
+        cors: None,
+    }
+}
+
+/// A GET without headers.
+pub(super) fn query<'a>(host: &'a str, target: &'a str) -> Query<'a> {
+    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    Query {
+        host,
+        path,
+        query,
+        method: &Method::GET,
+        scheme: "http",
+        headers: &NONE,
+    }
+}
