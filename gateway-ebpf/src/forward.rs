@@ -81,11 +81,9 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
             let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
             return Ok(if rewritten.is_ok() { NEXT } else { DROP });
         }
-        // Should nobody here take the new flow, its other packets must not find the old one: the
-        // stack or another translator has it then. One that is gone already is fine.
-        let _ = CONNTRACK.remove(&scratch.key);
+        forget(scratch, known);
     }
-    if packet.stage != Stage::Opens {
+    if scratch.packet.stage != Stage::Opens {
         // Of no flow that began here: the stack, or another translator, knows it or refuses it.
         return Ok(NEXT);
     }
@@ -112,6 +110,32 @@ fn still_good(known: &Translation, protocol: u8) -> bool {
         }
         None => false,
     }
+}
+
+/// Forgets a flow, both directions of it.
+///
+/// Should nobody here take the new one, its other packets must not find the old one: the stack or
+/// another translator has it then. And should a SYN be sent again, and to another backend than before
+/// because that one is gone, the first backend's late answer must not reach the client as the
+/// second's.
+#[inline(always)]
+fn forget(scratch: &mut Scratch, known: &Translation) {
+    let (key, reply) = (&scratch.key, &mut scratch.reply);
+    reply.source = known.address;
+    reply.destination = key.source;
+    reply.source_port = known.port;
+    reply.destination_port = key.source_port;
+    reply.protocol = key.protocol;
+    reply.direction = FlowKey::REPLY;
+    reply.reserved = 0;
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    let is_its = unsafe { CONNTRACK.get(&*reply) }
+        .is_some_and(|back| back.address == key.destination && back.port == key.destination_port);
+    // What is gone already needs no removing.
+    if is_its {
+        let _ = CONNTRACK.remove(&*reply);
+    }
+    let _ = CONNTRACK.remove(key);
 }
 
 #[inline(always)]

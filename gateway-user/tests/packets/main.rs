@@ -465,6 +465,11 @@ fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.second, true)]);
     let ran = bench.ingress(&who.syn())?;
     assert_eq!(ran.ends(), (who.from(), (who.second, 8080)));
+    // Only one of the two may answer.
+    let late = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    assert_eq!(bench.egress(&late)?.packet, late.bytes());
+    let reply = bench.egress(&Segment::tcp((who.second, 8080), who.from(), "SA"))?;
+    assert_eq!(reply.ends(), (who.node_port(), who.from()));
     Ok(())
 }
 
