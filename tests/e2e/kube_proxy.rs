@@ -32,6 +32,11 @@ pub(crate) const CASES: &[Case] = &[
         |scene| comes_and_goes(scene, &["--attach", "clsact"]),
     ),
     (
+        "kube_proxy_datagrams_arrive_when_nodegate_comes_and_goes",
+        SETTING,
+        datagrams,
+    ),
+    (
         "kube_proxy_nothing_is_translated_twice",
         SETTING,
         translated_once,
@@ -236,6 +241,42 @@ fn comes_and_goes(scene: &Scene, more: &[&str]) -> anyhow::Result<()> {
     for load in loads {
         load.summary()?.is_flawless()?;
     }
+    nothing_left(scene)
+}
+
+/// A socket's datagrams may go to another pod afterwards, but they are answered.
+fn datagrams(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let mut streams = Vec::new();
+    for (host, to) in [
+        ("client", NODE_PORT),
+        ("client", NODE_PORT_V6),
+        (POD1, CLUSTER_IP),
+        ("node1", CLUSTER_IP),
+    ] {
+        let to = to.parse()?;
+        for connected in [false, true] {
+            streams.push(scene.start_probe(host, Task::UdpStream { to, connected })?);
+        }
+    }
+    let all_answered = |when: &str| -> anyhow::Result<()> {
+        thread::sleep(Duration::from_millis(300));
+        for stream in &streams {
+            let replies = stream.so_far();
+            let failed = replies.iter().find(|reply| reply.pod.is_none());
+            ensure!(failed.is_none(), "{when}: {failed:?}");
+            ensure!(!replies.is_empty(), "{when}: there were none");
+        }
+        Ok(())
+    };
+    all_answered("with kube-proxy")?;
+    let nodegate = Nodegate::start(scene, &[])?;
+    all_answered("with nodegate")?;
+    drop(nodegate);
+    all_answered("after nodegate's end")?;
+    scene.run("node1", &["nodegate", "cleanup", "--drain", "0s"])?;
+    all_answered("after the cleanup")?;
     nothing_left(scene)
 }
 

@@ -175,14 +175,13 @@ impl Summary {
 
     fn add(&mut self, reply: Reply) {
         self.slowest = self.slowest.max(reply.took);
-        match &reply.pod {
-            Some(pod) => *self.pods.entry(pod.clone()).or_default() += 1,
-            None => {
-                self.failed += 1;
-                if self.failures.len() < 5 {
-                    self.failures.push(reply);
-                }
-            }
+        if let Some(pod) = &reply.pod {
+            *self.pods.entry(pod.clone()).or_default() += 1;
+            return;
+        }
+        self.failed += 1;
+        if self.failures.len() < 5 {
+            self.failures.push(reply);
         }
     }
 

@@ -13,13 +13,13 @@ mod sockets;
 mod types;
 mod udp;
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
 use crate::{
     Case, Setting,
-    probe::{Reply, Running, Summary, Task},
+    probe::{Reply, Running, Task},
     scene::Scene,
 };
 
@@ -142,20 +142,6 @@ impl Scene {
         let program = std::env::current_exe()?;
         let command = self.testbed.command(host, program)?;
         Running::start(task.prepare(command)?)
-    }
-
-    /// Connections from a host while something happens.
-    pub(crate) fn under_load(
-        &self,
-        host: &str,
-        to: SocketAddr,
-        happens: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<Summary> {
-        let load = self.start_probe(host, Task::Load { to, threads: 4 })?;
-        std::thread::sleep(Duration::from_millis(200));
-        happens()?;
-        std::thread::sleep(Duration::from_millis(200));
-        load.summary()
     }
 
     /// Fails unless this address leads from a host to these pods, and each time to one of them.

@@ -93,6 +93,14 @@ pub fn is_socket_link(pin: &Path) -> bool {
             .is_some_and(|name| name.to_string_lossy().contains("_cgroup_"))
 }
 
+/// Whether a pin is that of a link whose program takes packets to backends.
+pub fn is_forward_link(pin: &Path) -> bool {
+    is_link(pin)
+        && pin
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().contains("ingress_"))
+}
+
 /// Detaches the filters of clsact qdiscs that are ours, from all devices.
 pub fn remove_filters() {
     let devices = match nix::net::if_::if_nameindex() {

@@ -46,7 +46,9 @@ pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
             Err(error) => cleaned.not_drained = Some(error),
         }
     }
-    // Links first: no program runs on maps that people no longer see.
+    // Links first: no program runs on maps that people no longer see. And first those without which
+    // nothing needs an answer that is translated.
+    remove_pins(pin_dir, attach::is_forward_link, &mut cleaned.removed)?;
     remove_pins(pin_dir, attach::is_link, &mut cleaned.removed)?;
     attach::remove_filters();
     remove_pins(pin_dir, |_| true, &mut cleaned.removed)?;

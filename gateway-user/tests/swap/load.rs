@@ -44,7 +44,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// Asks one target after the other until it is over.
-pub(crate) fn run(targets: Targets, over: &AtomicBool) -> Vec<Connection> {
+pub(crate) fn run(targets: &[(bool, SocketAddr)], over: &AtomicBool) -> Vec<Connection> {
     let mut connections = Vec::new();
     for (service, (udp, to)) in targets.iter().enumerate().cycle() {
         if over.load(Ordering::Relaxed) {
@@ -117,7 +117,7 @@ fn be_client((netns, cgroup, targets): (PathBuf, PathBuf, Targets)) -> Result<()
             let _ = io::stdin().read_to_end(&mut Vec::new());
             over.store(true, Ordering::Relaxed);
         });
-        run(targets, &over)
+        run(&targets, &over)
     });
     let mut out = io::BufWriter::new(io::stdout().lock());
     for connection in connections {

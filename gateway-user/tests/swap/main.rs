@@ -197,8 +197,8 @@ fn under_load(
         let output = child.stdout.take();
         let inside = scope.spawn(move || load::read(output));
         let outside = scope.spawn(|| {
-            let targets = world.services.iter().map(Service::from_outside).collect();
-            world.inside(world::CLIENT_NETNS, || Ok(load::run(targets, &over)))
+            let targets: Vec<_> = world.services.iter().map(Service::outside_target).collect();
+            world.inside(world::CLIENT_NETNS, || Ok(load::run(&targets, &over)))
         });
         let worked = work();
         over.store(true, Ordering::Relaxed);

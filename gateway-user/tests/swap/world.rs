@@ -98,12 +98,12 @@ impl Service {
     }
 
     /// Protocol and address for clients on the node.
-    pub(crate) fn from_inside(&self) -> (bool, SocketAddr) {
+    pub(crate) fn inside_target(&self) -> (bool, SocketAddr) {
         (self.udp, SocketAddr::new(self.cluster_ip, 80))
     }
 
     /// The same for clients outside.
-    pub(crate) fn from_outside(&self) -> (bool, SocketAddr) {
+    pub(crate) fn outside_target(&self) -> (bool, SocketAddr) {
         let node = NODE[usize::from(self.cluster_ip.is_ipv6())];
         (self.udp, SocketAddr::new(node, self.node_port))
     }
@@ -191,7 +191,7 @@ impl World {
 
     /// What the client inside is told: namespace, cgroup, and whom to ask.
     pub(crate) fn task(&self) -> Result<String, Failed> {
-        let targets: Vec<_> = self.services.iter().map(Service::from_inside).collect();
+        let targets: Vec<_> = self.services.iter().map(Service::inside_target).collect();
         let netns = netns_file(&self.netns(NODE_NETNS));
         Ok(serde_json::to_string(&(netns, &self.cgroup, targets))?)
     }
