@@ -8,12 +8,17 @@
 
 mod agent;
 mod c8;
+mod chance;
 mod compare;
 mod core;
 mod flows;
 mod generate;
 mod recordings;
 mod sides;
+#[expect(
+    dead_code,
+    reason = "the test of the rules' text reads more of the recordings"
+)]
 #[path = "../support/golden.rs"]
 mod support;
 mod world;
@@ -26,9 +31,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use sides::Sides;
 
 /// So many sets of Services are loaded at a time.
-const AT_ONCE: usize = 20;
+const AT_ONCE: usize = 10;
 /// So many flows of each go through both nodes.
-const FLOWS: usize = 24;
+const FLOWS: usize = 28;
 const SEED: u64 = 0x6e6f_6465_6761_7465;
 
 /// The two nodes, made for the first test.
@@ -127,6 +132,14 @@ fn trials() -> Vec<(String, Run)> {
             }
             Ok(tally)
         }),
+    ));
+    trials.push((
+        "every_backend_gets_its_share".into(),
+        Box::new(chance::shares),
+    ));
+    trials.push((
+        "clients_stay_and_who_counts_as_one".into(),
+        Box::new(chance::affinity),
     ));
     for set in recordings::sets() {
         trials.push((
