@@ -1,7 +1,7 @@
 //! nodegate and kube-proxy side by side: the same Services as kube-proxy's rules in netfilter on one
 //! node, and as nodegate's maps and programs on another of the same shape; the same connections through
 //! both. Where they end up, whom the backends see, and how refusals look must be the same, but for
-//! what [`compare::DIFFERENCES`] lists; and both must be as the decision core explains.
+//! what [`differences::DIFFERENCES`] lists; and both must be as the decision core explains.
 //!
 //! Needs root, iptables, a BPF file system and a cgroup2; without, every test is reported as ignored.
 //! `NODEGATE_DIFFERENTIAL=full` runs 500 random sets of Services in place of 60.
@@ -11,6 +11,7 @@ mod c8;
 mod chance;
 mod compare;
 mod core;
+mod differences;
 mod flows;
 mod generate;
 mod recordings;
@@ -30,8 +31,8 @@ use generate::Generator;
 use libtest_mimic::{Arguments, Failed, Trial};
 use sides::Sides;
 
-/// So many sets of Services are loaded at a time.
-const AT_ONCE: usize = 10;
+/// So many sets of Services are loaded at a time, in the short form and in the full one.
+const AT_ONCE: [usize; 2] = [10, 20];
 /// So many flows of each go through both nodes.
 const FLOWS: usize = 28;
 const SEED: u64 = 0x6e6f_6465_6761_7465;
@@ -84,7 +85,7 @@ fn main() {
     drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
     let total = total.lock().unwrap_or_else(PoisonError::into_inner);
     eprintln!("{} flows, {} connections", total.flows, total.attempts);
-    for difference in &compare::DIFFERENCES {
+    for difference in &differences::DIFFERENCES {
         let count = total.differences.get(difference.name);
         eprintln!(
             "{:>7} {}: {}",
@@ -126,8 +127,9 @@ fn trials() -> Vec<(String, Run)> {
         Box::new(move |sides| {
             let mut generator = Generator::new(SEED);
             let mut tally = Tally::default();
-            for _ in 0..sets / AT_ONCE {
-                let (load, flows) = generator.load(AT_ONCE, FLOWS);
+            let at_once = AT_ONCE[usize::from(full)];
+            for _ in 0..sets / at_once {
+                let (load, flows) = generator.load(at_once, FLOWS);
                 tally.add(&compare(sides, &load, &flows)?.0);
             }
             Ok(tally)
@@ -140,6 +142,10 @@ fn trials() -> Vec<(String, Run)> {
     trials.push((
         "clients_stay_and_who_counts_as_one".into(),
         Box::new(chance::affinity),
+    ));
+    trials.push((
+        "unreadable_source_ranges".into(),
+        Box::new(differences::unreadable_source_ranges),
     ));
     for set in recordings::sets() {
         trials.push((

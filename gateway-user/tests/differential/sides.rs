@@ -240,12 +240,11 @@ impl Sides {
     pub(crate) fn load(&mut self, load: &Load) -> anyhow::Result<Tables> {
         self.kube_proxy.serve(&load.services)?;
         for family in IpFamily::ALL {
-            let text = match &load.rules {
-                Some(rules) => rules[family as usize].clone(),
-                None => {
-                    let ruleset = render(&load.services, family, &load.config);
-                    normal::dump(&ruleset).text(Dialect::Save)
-                }
+            let text = if let Some(rules) = &load.rules {
+                rules[family as usize].clone()
+            } else {
+                let ruleset = render(&load.services, family, &load.config);
+                normal::dump(&ruleset).text(Dialect::Save)
             };
             let text = without_accounting(&text);
             let tool = restore(family);
