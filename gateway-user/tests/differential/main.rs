@@ -18,7 +18,8 @@ mod recordings;
 mod sides;
 #[expect(
     dead_code,
-    reason = "the test of the rules' text reads more of the recordings"
+    clippy::unwrap_used,
+    reason = "it belongs to the test of the rules' text, which reads more of the recordings"
 )]
 #[path = "../support/golden.rs"]
 mod support;

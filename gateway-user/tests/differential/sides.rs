@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
+use ipnet::IpNet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nodegate::{
     datapath::{
@@ -314,30 +315,21 @@ impl Sides {
             Some(LocalDetector::Cidr(network)) => Some(*network),
             _ => None,
         });
-        let node_port_networks = families
-            .iter()
-            .zip(IpFamily::ALL)
-            .flat_map(|(family, which)| {
-                let all = match which {
-                    IpFamily::V4 => "0.0.0.0/0",
-                    IpFamily::V6 => "::/0",
-                };
-                match &family.node_port_addresses {
-                    None => vec![all.parse().expect("a constant")],
-                    Some(addresses) => addresses.iter().copied().map(Into::into).collect(),
-                }
-            });
-        let everywhere = families
-            .iter()
-            .all(|family| family.node_port_addresses.is_none());
-        let mut policy = Policy {
+        let node_port_networks = families.iter().flat_map(|family| {
+            let addresses = family.node_port_addresses.iter().flatten();
+            addresses.copied().map(IpNet::from).collect::<Vec<_>>()
+        });
+        // kube-proxy's networks matched none of the node's addresses: neither does this one.
+        let none = families.iter().zip(["192.0.2.0/24", "2001:db8:ffff::/48"]);
+        let none = none.filter_map(|(family, network)| {
+            let none = family.node_port_addresses.as_ref()?.is_empty();
+            none.then(|| network.parse().expect("a constant"))
+        });
+        let policy = Policy {
             external_ips: ExternalIps::Any,
-            node_port_networks: Vec::new(),
+            node_port_networks: node_port_networks.chain(none).collect(),
             pod_networks: pod_networks.collect(),
         };
-        if !everywhere {
-            policy.node_port_networks = node_port_networks.collect();
-        }
         Options {
             pin_dir: self.places.pins.clone(),
             cgroup: self.places.cgroup.clone(),
