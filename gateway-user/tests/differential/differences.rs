@@ -186,6 +186,15 @@ impl Case<'_> {
     }
 }
 
+/// What never happens is no difference.
+pub(crate) fn all_occur(total: &Tally) -> anyhow::Result<Tally> {
+    for difference in &DIFFERENCES {
+        let occurs = total.differences.contains_key(difference.name);
+        ensure!(occurs, "{} did not occur", difference.name);
+    }
+    Ok(Tally::default())
+}
+
 /// kube-proxy drops what it cannot read while it reads, so that its rules are those of a Service without
 /// ranges.
 pub(crate) fn unreadable_source_ranges(sides: &mut Sides) -> anyhow::Result<Tally> {

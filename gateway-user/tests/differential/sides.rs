@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nodegate::{
     datapath::{
-        self, Datapath, MasqueradeMode, Options,
+        Datapath, MasqueradeMode, Options,
         attach::Mode,
         desired::{ExternalIps, Policy},
         node::NodeFacts,
@@ -74,9 +74,11 @@ struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        if let Err(error) = datapath::cleanup(&self.pins) {
-            eprintln!("{error}");
+        // Not `datapath::cleanup`, which would see to netfilter in the namespace of the test too.
+        for pin in fs::read_dir(&self.pins).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(pin.path());
         }
+        let _ = fs::remove_dir(&self.pins);
         // The agents' ends may take a moment.
         for _ in 0..100 {
             match fs::remove_dir(&self.cgroup) {
