@@ -340,13 +340,13 @@ impl Work {
         for attempts in 1..=probe.at_most {
             let permit = permits.acquire().await;
             let mut attempt = pin!(self.attempt(probe));
-            let outcome = match timeout(USUALLY.min(patience), &mut attempt).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    drop(permit);
-                    let rest = patience.saturating_sub(USUALLY);
-                    timeout(rest, attempt).await.unwrap_or(Outcome::Silence)
-                }
+            let soon = timeout(USUALLY.min(patience), &mut attempt).await;
+            let outcome = if let Ok(outcome) = soon {
+                outcome
+            } else {
+                drop(permit);
+                let rest = patience.saturating_sub(USUALLY);
+                timeout(rest, attempt).await.unwrap_or(Outcome::Silence)
             };
             let ends = !matches!(outcome, Outcome::Answered { .. });
             *seen.entry(outcome).or_default() += 1;

@@ -36,7 +36,7 @@ const TABLE: [(&str, [&str; 9]); 4] = [
 
 /// What becomes of a cell in another configuration.
 fn expected(row: &str, column: usize, cell: &str, knows_pods: bool, all: bool) -> String {
-    let cluster_ip = column % 3 == 0;
+    let cluster_ip = column.is_multiple_of(3);
     let mut cell = cell.to_owned();
     if !knows_pods {
         if cluster_ip {

@@ -19,9 +19,7 @@ use crate::{
     agent::{Probe, Via},
     core::Prediction,
     sides::Hooks,
-    world::{
-        self, ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address,
-    },
+    world::{ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address},
 };
 
 /// Of more backends than this, only so many are met.
@@ -44,8 +42,6 @@ pub(crate) enum Source {
     Client,
     /// Somebody outside whom they don't.
     Stranger,
-    /// One of many outside.
-    Crowd(usize),
 }
 
 impl Source {
@@ -78,7 +74,6 @@ impl Source {
     pub(crate) fn address(self, family: IpFamily) -> Option<IpAddr> {
         let pair = match self {
             Self::Node => return None,
-            Self::Crowd(number) => return Some(world::crowd(number, family)),
             Self::Pod | Self::PodPackets => POD,
             Self::RemotePod => REMOTE_POD,
             Self::OtherNode => OTHER_NODE,
@@ -86,6 +81,20 @@ impl Source {
             Self::Stranger => STRANGER,
         };
         Some(address(pair, family))
+    }
+
+    /// So many attempts.
+    pub(crate) fn probe(self, to: SocketAddr, via: Via, attempts: usize) -> Probe {
+        let fixed = !matches!(self, Self::Pod | Self::PodPackets | Self::Node);
+        Probe {
+            space: self.space(),
+            source: self.address(IpFamily::of(to.ip())).filter(|_| fixed),
+            to,
+            via,
+            wanted: usize::MAX,
+            at_least: attempts,
+            at_most: attempts,
+        }
     }
 
     fn origin(self) -> Origin {
@@ -171,15 +180,10 @@ impl Flow {
             n if n <= ENOUGH => (n, n + 3, 40 * n),
             _ => (ENOUGH, ENOUGH, 10 * ENOUGH),
         };
-        let fixed = !matches!(self.source, Source::Pod | Source::PodPackets | Source::Node);
         Probe {
-            space: self.source.space(),
-            source: self.source.address(self.family()).filter(|_| fixed),
-            to: self.to,
-            via: self.via,
             wanted,
             at_least,
-            at_most,
+            ..self.source.probe(self.to, self.via, at_most)
         }
     }
 }

@@ -71,7 +71,7 @@ impl Generator {
         }
     }
 
-    /// Some sets of Services, and some of the flows to each.
+    /// Some sets of Services, and some of the flows to each. A quarter of the flows are astray.
     pub(crate) fn load(&mut self, sets: usize, flows_of_each: usize) -> (Load, Vec<Flow>) {
         let mut services = Vec::new();
         let mut flows = Vec::new();
@@ -83,16 +83,38 @@ impl Generator {
                 .flat_map(|(index, service)| flows::flows(service, services.len() + index))
                 .collect();
             self.random.shuffle(&mut all);
-            all.truncate(flows_of_each);
-            flows.extend(all);
+            let (real, astray): (Vec<_>, Vec<_>) = all
+                .into_iter()
+                .partition(|flow| set.iter().any(|service| flow.is_for(service)));
+            let quarter = flows_of_each / 4;
+            flows.extend(real.into_iter().take(flows_of_each - quarter));
+            flows.extend(astray.into_iter().take(quarter));
             services.extend(set);
         }
         let load = Load {
             services,
-            config: config(self.random.u8(..8) > 0, self.random.u8(..6) == 0),
+            config: self.config(),
             rules: None,
         };
         (load, flows)
+    }
+
+    /// Every now and then with other flags.
+    fn config(&mut self) -> Config {
+        let mut config = config(!self.chance(8), self.chance(6));
+        if self.chance(4) {
+            config.v4.localhost_node_ports = false;
+        }
+        if self.chance(5) {
+            for (family, of) in [
+                (&mut config.v4, IpFamily::V4),
+                (&mut config.v6, IpFamily::V6),
+            ] {
+                family.node_port_addresses = Some(vec![address(NODE, of)]);
+                family.localhost_node_ports = false;
+            }
+        }
+        config
     }
 
     fn chance(&mut self, one_in: u8) -> bool {

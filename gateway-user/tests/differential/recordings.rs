@@ -2,7 +2,6 @@
 //! the recordings come from: `tests/golden/README.md`.
 
 use fastrand::Rng;
-use nodegate::model::service::IpFamily;
 
 use crate::{
     compare::{Tally, compare},
@@ -24,11 +23,7 @@ pub(crate) fn sets() -> Vec<Set> {
 /// One recording.
 pub(crate) fn run(sides: &mut Sides, set: &Set) -> anyhow::Result<Tally> {
     let recording = Recording::of(set);
-    let mut rules = [
-        (IpFamily::V4, "save.legacy"),
-        (IpFamily::V6, "save6.legacy"),
-    ]
-    .map(|(_, file)| set.read(file));
+    let mut rules = ["save.legacy", "save6.legacy"].map(|file| set.read(file));
     for text in &mut rules {
         // The bridge stands for the devices of the pods, which have no bridge here.
         *text = text.replace("-i cni0", "-i pod+");

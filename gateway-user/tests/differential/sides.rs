@@ -12,10 +12,11 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
+use ipnet::IpNet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nodegate::{
     datapath::{
-        self, Datapath, MasqueradeMode, Options,
+        Datapath, MasqueradeMode, Options,
         attach::Mode,
         desired::{ExternalIps, Policy},
         node::NodeFacts,
@@ -73,9 +74,11 @@ struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        if let Err(error) = datapath::cleanup::cleanup(&self.pins, Duration::ZERO) {
-            eprintln!("{error}");
+        // Not `datapath::cleanup`, which would see to netfilter in the namespace of the test too.
+        for pin in fs::read_dir(&self.pins).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(pin.path());
         }
+        let _ = fs::remove_dir(&self.pins);
         // The agents' ends may take a moment.
         for _ in 0..100 {
             match fs::remove_dir(&self.cgroup) {
@@ -240,12 +243,11 @@ impl Sides {
     pub(crate) fn load(&mut self, load: &Load) -> anyhow::Result<Tables> {
         self.kube_proxy.serve(&load.services)?;
         for family in IpFamily::ALL {
-            let text = match &load.rules {
-                Some(rules) => rules[family as usize].clone(),
-                None => {
-                    let ruleset = render(&load.services, family, &load.config);
-                    normal::dump(&ruleset).text(Dialect::Save)
-                }
+            let text = if let Some(rules) = &load.rules {
+                rules[family as usize].clone()
+            } else {
+                let ruleset = render(&load.services, family, &load.config);
+                normal::dump(&ruleset).text(Dialect::Save)
             };
             let text = without_accounting(&text);
             let tool = restore(family);
@@ -315,30 +317,21 @@ impl Sides {
             Some(LocalDetector::Cidr(network)) => Some(*network),
             _ => None,
         });
-        let node_port_networks = families
-            .iter()
-            .zip(IpFamily::ALL)
-            .flat_map(|(family, which)| {
-                let all = match which {
-                    IpFamily::V4 => "0.0.0.0/0",
-                    IpFamily::V6 => "::/0",
-                };
-                match &family.node_port_addresses {
-                    None => vec![all.parse().expect("a constant")],
-                    Some(addresses) => addresses.iter().copied().map(Into::into).collect(),
-                }
-            });
-        let everywhere = families
-            .iter()
-            .all(|family| family.node_port_addresses.is_none());
-        let mut policy = Policy {
+        let node_port_networks = families.iter().flat_map(|family| {
+            let addresses = family.node_port_addresses.iter().flatten();
+            addresses.copied().map(IpNet::from).collect::<Vec<_>>()
+        });
+        // kube-proxy's networks matched none of the node's addresses: neither does this one.
+        let none = families.iter().zip(["192.0.2.0/24", "2001:db8:ffff::/48"]);
+        let none = none.filter_map(|(family, network)| {
+            let none = family.node_port_addresses.as_ref()?.is_empty();
+            none.then(|| network.parse().expect("a constant"))
+        });
+        let policy = Policy {
             external_ips: ExternalIps::Any,
-            node_port_networks: Vec::new(),
+            node_port_networks: node_port_networks.chain(none).collect(),
             pod_networks: pod_networks.collect(),
         };
-        if !everywhere {
-            policy.node_port_networks = node_port_networks.collect();
-        }
         Options {
             pin_dir: self.places.pins.clone(),
             cgroup: self.places.cgroup.clone(),
