@@ -211,7 +211,7 @@ async fn serve_http2(
 
 impl Client {
     /// Notes that there is a request.
-    fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Exchange) {
+    fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Box<Exchange>) {
         let mut exchange = Exchange::new(self, request.version());
         if request.version() < Version::HTTP_11 {
             self.handle.set_outdated();
@@ -237,7 +237,10 @@ impl Client {
 }
 
 /// Answers a request.
-async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Response<ResponseBody> {
+async fn answer(
+    request: Request<RequestBody>,
+    mut exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
     let normalized = request::normalize(&mut parts);
@@ -275,7 +278,7 @@ async fn answer(request: Request<RequestBody>, mut exchange: Exchange) -> Respon
     };
     context.origin = origin.as_ref();
     if let Some(fault) = &route.fault
-        && let Some(reply) = fault::inject(fault, context.grpc, &mut exchange).await
+        && let Some(reply) = Box::pin(fault::inject(fault, context.grpc, &mut exchange)).await
     {
         return reply.into_response(exchange, context);
     }
@@ -310,7 +313,7 @@ async fn pass_on(
     mut parts: Parts,
     body: RequestBody,
     upgrade: Option<HeaderValue>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     mut context: Context<'_>,
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
@@ -393,7 +396,7 @@ fn timeouts(
 fn give_back(
     answer: Answer,
     upgrade: Option<HeaderValue>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     context: Context<'_>,
     mut extras: Extras,
 ) -> Response<ResponseBody> {

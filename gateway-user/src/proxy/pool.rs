@@ -293,7 +293,7 @@ impl Upstream {
                 let shared = &stream.0;
                 shared.served.set(shared.served.get().saturating_add(1));
                 let mut sender = shared.sender.clone();
-                sender.try_send_request(request).await
+                Box::pin(sender.try_send_request(request)).await
             }
         }
     }

@@ -98,7 +98,7 @@ pub(in crate::proxy) enum BodyError {
 pub(in crate::proxy) struct ResponseBody {
     source: Source,
     /// None once it belongs to somebody else.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// Whether the client's protocol has trailers.
     trailers: bool,
 }
@@ -356,7 +356,7 @@ impl Piece {
 
 impl ResponseBody {
     /// The endpoint's body.
-    pub(super) fn upstream(incoming: Incoming, mut exchange: Exchange) -> Self {
+    pub(super) fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
         }
@@ -368,7 +368,7 @@ impl ResponseBody {
     }
 
     /// A body of our own.
-    pub(super) fn fixed(body: Bytes, mut exchange: Exchange) -> Self {
+    pub(super) fn fixed(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         if body.is_empty() {
             exchange.complete();
         }

@@ -53,9 +53,8 @@ impl Deadline {
 /// The future's output, unless the deadline passes before.
 pub(super) async fn within<T>(
     deadline: &mut Deadline,
-    future: impl Future<Output = T>,
+    mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));

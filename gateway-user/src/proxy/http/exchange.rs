@@ -52,10 +52,10 @@ pub(in crate::proxy) struct Exchange {
 struct Log(Box<RequestRecord>);
 
 impl Exchange {
-    /// Starts with the head of a request.
-    pub(super) fn new(client: &Rc<Client>, version: Version) -> Self {
+    /// Starts with the head of a request. Boxed, because it goes through many hands.
+    pub(super) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
         client.handle.request_began(client.worker.now());
-        Self {
+        Box::new(Self {
             client: Rc::clone(client),
             version,
             started: Instant::now(),
@@ -70,7 +70,7 @@ impl Exchange {
             flags: ResponseFlags::default(),
             log: None,
             over: false,
-        }
+        })
     }
 
     /// When the head of the request had come, by the clock on the wall.

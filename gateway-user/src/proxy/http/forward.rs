@@ -3,6 +3,7 @@
 use std::{
     mem,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +33,6 @@ use crate::{
     proxy::{
         cluster::{ClusterState, Outcome},
         pool::{Pool, Raw, Upstream},
-        worker::Worker,
     },
     route::{
         retry::{RetryDecision, RetryState},
@@ -204,7 +204,10 @@ pub(super) async fn run(
 ) -> Result<Answer, Failure> {
     let gate = outgoing.gate.clone();
     let mut deadline = Deadline::new(errand.timeout, exchange.request_body());
-    let answer = within(&mut deadline, tries(errand, outgoing, exchange)).await;
+    let answer = {
+        let tries = pin!(tries(errand, outgoing, exchange));
+        within(&mut deadline, tries).await
+    };
     if let Some(gate) = gate {
         gate.close();
     }
@@ -327,33 +330,36 @@ async fn ask(
 ) -> Asked {
     let worker = Rc::clone(&exchange.client.worker);
     let limits = &errand.cluster.model.policy.limits;
-    if errand.upgrade {
-        let (upstream, raw) = Pool::connect_for_upgrade(endpoint, limits).await?;
-        let response = send(errand, outgoing, exchange, upstream, keep).await;
-        return Ok((response.map_err(Unanswered::into_failure)?, Some(raw)));
-    }
-    if let Some(upstream) = worker.pool.take(endpoint, http2, limits) {
-        let harmless = outgoing.is_empty() && outgoing.parts.method.is_idempotent();
-        match send(errand, outgoing, exchange, upstream, keep || harmless).await {
-            Ok(response) => return Ok((response, None)),
-            Err(Unanswered::Unsent) => {}
-            Err(Unanswered::Failed(Failure::Terminated)) if harmless => {}
+    let harmless = outgoing.is_empty() && outgoing.parts.method.is_idempotent();
+    let mut pooled = true;
+    loop {
+        let mut raw = None;
+        let taken = (pooled && !errand.upgrade)
+            .then(|| worker.pool.take(endpoint, http2, limits))
+            .flatten();
+        pooled = taken.is_some();
+        // Boxed, as other rare waits here: every request would carry the room for it.
+        let upstream = match taken {
+            Some(upstream) => upstream,
+            None if errand.upgrade => {
+                let (upstream, becomes) =
+                    Box::pin(Pool::connect_for_upgrade(endpoint, limits)).await?;
+                raw = Some(becomes);
+                upstream
+            }
+            None => Box::pin(worker.pool.connect(endpoint, http2, limits)).await?,
+        };
+        let keep = keep || (pooled && harmless);
+        match send(errand, outgoing, exchange, upstream, keep).await {
+            Ok(response) => return Ok((response, raw)),
+            Err(Unanswered::Unsent) if pooled => {}
+            Err(Unanswered::Failed(Failure::Terminated)) if pooled && harmless => {}
+            Err(Unanswered::Unsent) => return Err(Failure::Terminated),
             Err(Unanswered::Failed(failure)) => return Err(failure),
         }
+        // Over a fresh one now.
+        pooled = false;
     }
-    let upstream = connect(&worker, errand, endpoint, http2).await?;
-    let response = send(errand, outgoing, exchange, upstream, keep).await;
-    Ok((response.map_err(Unanswered::into_failure)?, None))
-}
-
-async fn connect(
-    worker: &Worker,
-    errand: &Errand<'_>,
-    endpoint: SocketAddr,
-    http2: bool,
-) -> Result<Upstream, Failure> {
-    let limits = &errand.cluster.model.policy.limits;
-    Ok(worker.pool.connect(endpoint, http2, limits).await?)
 }
 
 /// Why a connection gave no answer.
@@ -362,15 +368,6 @@ enum Unanswered {
     /// It was dead, and the request is where it was.
     Unsent,
     Failed(Failure),
-}
-
-impl Unanswered {
-    fn into_failure(self) -> Failure {
-        match self {
-            Self::Unsent => Failure::Terminated,
-            Self::Failed(failure) => failure,
-        }
-    }
 }
 
 async fn send(
@@ -382,8 +379,10 @@ async fn send(
 ) -> Result<Response<Incoming>, Unanswered> {
     let request = outgoing.make(exchange.attempts, upstream.is_http2(), keep);
     let mut deadline = Deadline::new(errand.try_timeout, exchange.request_body());
-    let answer: Option<Result<_, TrySendError<_>>> =
-        within(&mut deadline, upstream.send(request)).await;
+    let answer: Option<Result<_, TrySendError<_>>> = {
+        let answer = pin!(upstream.send(request));
+        within(&mut deadline, answer).await
+    };
     match answer {
         None => Err(Unanswered::Failed(Failure::TryTimeout)),
         Some(Ok(response)) => {

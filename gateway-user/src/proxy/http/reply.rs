@@ -237,7 +237,7 @@ impl LocalReply {
     // Envoy: Http::Utility::sendLocalReply.
     pub(super) fn into_response(
         self,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         context: Context<'_>,
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();

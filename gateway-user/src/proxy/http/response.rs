@@ -83,7 +83,7 @@ pub(super) fn head(
 /// Passes a response on.
 pub(super) fn finish(
     response: Response<Incoming>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     context: Context<'_>,
     extras: Extras,
 ) -> Response<ResponseBody> {

@@ -22,7 +22,7 @@ const BUFFER: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) raw: oneshot::Receiver<Raw>,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
 }
 
 impl Tunnel {
