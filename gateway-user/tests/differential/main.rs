@@ -18,11 +18,6 @@ mod flows;
 mod generate;
 mod recordings;
 mod sides;
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "it belongs to the test of the rules' text, which reads more of the recordings"
-)]
 #[path = "../support/golden.rs"]
 mod support;
 mod world;
