@@ -78,6 +78,10 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
         if packet.stage != Stage::Opens || still_good(known, packet.headers.protocol) {
             known.last_seen = now();
             known.flags |= packet.stage.flags();
+            if packet.stage == Stage::Opens {
+                // Netfilter may have forgotten the first packet, or not have liked it.
+                mark(ctx, mark_of(known));
+            }
             let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
             return Ok(if rewritten.is_ok() { NEXT } else { DROP });
         }
@@ -169,14 +173,7 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
     trace::fault(ctx, &decision);
     match decision.verdict {
         Verdict::Forward => {
-            // Netfilter remembers the flow, so its first packet is enough.
-            mark(
-                ctx,
-                match decision.masquerade {
-                    Masquerade::Yes => MASQUERADE_MARK,
-                    Masquerade::No | Masquerade::Elided => ACCEPT_MARK,
-                },
-            );
+            mark(ctx, mark_of(&scratch.translation));
             let to = &scratch.translation;
             let rewritten = scratch
                 .packet
@@ -189,6 +186,17 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
             NEXT
         }
         Verdict::Drop => DROP,
+    }
+}
+
+/// What netfilter is asked to do with a flow. It remembers, so the packets that may open one are
+/// enough.
+#[inline(always)]
+const fn mark_of(flow: &Translation) -> u32 {
+    if flow.flags & Translation::FLAG_MASQUERADE != 0 {
+        MASQUERADE_MARK
+    } else {
+        ACCEPT_MARK
     }
 }
 
@@ -237,6 +245,9 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
         .map_err(|_| Reason::TableFull)?;
     translation.address = decision.address;
     translation.port = decision.port;
+    if matches!(decision.masquerade, Masquerade::Yes) {
+        translation.flags |= Translation::FLAG_MASQUERADE;
+    }
     CONNTRACK
         .insert(key, &*translation, u64::from(BPF_ANY))
         .map_err(|_| Reason::TableFull)

@@ -426,7 +426,10 @@ fn masquerade(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
     assert_eq!(ran.ends().1, (who.remote, 8080));
     assert_eq!(ran.mark, 0x4000, "KUBE-MARK-MASQ");
-    // The mark is for the first packet.
+    // Should netfilter have lost the first packet, it hears of it again with the next one.
+    let again = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
+    assert_eq!(again.mark, 0x4000, "a retransmission");
+    // For the rest of the flow it remembers.
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "A"))?;
     assert_eq!(ran.mark, 0);
     Ok(())
