@@ -468,6 +468,8 @@ fn choose<T: Tables>(
     if service.affinity != 0
         && let Some(known) = tables.affinity(&affinity, service.affinity)
         && let Some(backend) = tables.backend(known)
+        // Numbers of backends that went are given to new ones, of other Services too.
+        && backend.service == service.id
         && backend.flags & set_flag(way) != 0
     {
         reason = Reason::Affinity;

@@ -364,6 +364,10 @@ pub struct Translation {
 impl Translation {
     /// A FIN or RST went by: the next SYN on the same addresses and ports is a new connection.
     pub const FLAG_CLOSING: u16 = 1;
+    /// A RST went by: the connection is over, and the other side will not say so.
+    pub const FLAG_RESET: u16 = 2;
+    /// Netfilter is asked to masquerade the flow.
+    pub const FLAG_MASQUERADE: u16 = 4;
 }
 
 /// A packet that comes in fragments (RFC 791 §2.3, RFC 8200 §4.5).

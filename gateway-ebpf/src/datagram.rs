@@ -8,7 +8,7 @@ use gateway_common::{
     UDP,
     decide::{Reason, Verdict},
     event::Hook,
-    maps::{FlowKey, SocketPeer},
+    maps::{Backend, FlowKey, SocketPeer},
 };
 
 use crate::{
@@ -52,7 +52,13 @@ fn send(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
     if let Some(pinned) = unsafe { SOCKETS.get(&key) } {
         // SAFETY: only the daemon writes the map, whole elements at a time.
         let backend = unsafe { BACKENDS.get(pinned.backend) };
-        if backend.is_some_and(|backend| backend.service == pinned.service) {
+        // Numbers of backends that went are given to new ones, of the same Service too.
+        let same = |backend: &Backend| {
+            backend.service == pinned.service
+                && backend.address == pinned.address
+                && backend.port == pinned.port
+        };
+        if backend.is_some_and(same) {
             count(Reason::Pinned);
             set_peer(ctx, family, &pinned.address, pinned.port);
             return ALLOW;

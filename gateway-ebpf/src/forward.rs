@@ -77,14 +77,17 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
         let known = unsafe { &mut *known };
         if packet.stage != Stage::Opens || still_good(known, packet.headers.protocol) {
             known.last_seen = now();
-            if packet.stage == Stage::Closes {
-                known.flags |= Translation::FLAG_CLOSING;
+            known.flags |= packet.stage.flags();
+            if packet.stage == Stage::Opens {
+                // Netfilter may have forgotten the first packet, or not have liked it.
+                mark(ctx, mark_of(known));
             }
             let rewritten = packet.rewrite(ctx, End::Destination, &known.address, known.port);
             return Ok(if rewritten.is_ok() { NEXT } else { DROP });
         }
+        forget(scratch, known);
     }
-    if packet.stage != Stage::Opens {
+    if scratch.packet.stage != Stage::Opens {
         // Of no flow that began here: the stack, or another translator, knows it or refuses it.
         return Ok(NEXT);
     }
@@ -101,11 +104,42 @@ fn still_good(known: &Translation, protocol: u8) -> bool {
     if protocol == UDP && now().wrapping_sub(known.last_seen) > UDP_TIMEOUT {
         return false;
     }
-    // SAFETY: only whether it exists and whose it is matters.
+    // SAFETY: only the daemon writes the map, whole elements at a time.
     match unsafe { BACKENDS.get(known.backend) } {
-        Some(backend) => backend.service == known.service,
+        // Numbers of backends that went are given to new ones, of the same Service too.
+        Some(backend) => {
+            backend.service == known.service
+                && backend.address == known.address
+                && backend.port == known.port
+        }
         None => false,
     }
+}
+
+/// Forgets a flow, both directions of it.
+///
+/// Should nobody here take the new one, its other packets must not find the old one: the stack or
+/// another translator has it then. And should a SYN be sent again, and to another backend than before
+/// because that one is gone, the first backend's late answer must not reach the client as the
+/// second's.
+#[inline(always)]
+fn forget(scratch: &mut Scratch, known: &Translation) {
+    let (key, reply) = (&scratch.key, &mut scratch.reply);
+    reply.source = known.address;
+    reply.destination = key.source;
+    reply.source_port = known.port;
+    reply.destination_port = key.source_port;
+    reply.protocol = key.protocol;
+    reply.direction = FlowKey::REPLY;
+    reply.reserved = 0;
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    let is_its = unsafe { CONNTRACK.get(&*reply) }
+        .is_some_and(|back| back.address == key.destination && back.port == key.destination_port);
+    // What is gone already needs no removing.
+    if is_its {
+        let _ = CONNTRACK.remove(&*reply);
+    }
+    let _ = CONNTRACK.remove(key);
 }
 
 #[inline(always)]
@@ -139,14 +173,7 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
     trace::fault(ctx, &decision);
     match decision.verdict {
         Verdict::Forward => {
-            // Netfilter remembers the flow, so its first packet is enough.
-            mark(
-                ctx,
-                match decision.masquerade {
-                    Masquerade::Yes => MASQUERADE_MARK,
-                    Masquerade::No | Masquerade::Elided => ACCEPT_MARK,
-                },
-            );
+            mark(ctx, mark_of(&scratch.translation));
             let to = &scratch.translation;
             let rewritten = scratch
                 .packet
@@ -159,6 +186,17 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
             NEXT
         }
         Verdict::Drop => DROP,
+    }
+}
+
+/// What netfilter is asked to do with a flow. It remembers, so the packets that may open one are
+/// enough.
+#[inline(always)]
+const fn mark_of(flow: &Translation) -> u32 {
+    if flow.flags & Translation::FLAG_MASQUERADE != 0 {
+        MASQUERADE_MARK
+    } else {
+        ACCEPT_MARK
     }
 }
 
@@ -197,7 +235,7 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
     // Asking first is cheaper than an insertion that fails.
     // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
     let how = match unsafe { CONNTRACK.get(&*reply) } {
-        Some(older) if may_replace(older, translation, key.protocol) => BPF_ANY,
+        Some(older) if may_replace(reply, older, translation) => BPF_ANY,
         Some(_) => return Err(Reason::Clash),
         // Should another CPU be faster, the client's retransmission finds out.
         None => BPF_NOEXIST,
@@ -207,17 +245,41 @@ fn record(scratch: &mut Scratch, decision: &Decision) -> Result<(), Reason> {
         .map_err(|_| Reason::TableFull)?;
     translation.address = decision.address;
     translation.port = decision.port;
+    if matches!(decision.masquerade, Masquerade::Yes) {
+        translation.flags |= Translation::FLAG_MASQUERADE;
+    }
     CONNTRACK
         .insert(key, &*translation, u64::from(BPF_ANY))
         .map_err(|_| Reason::TableFull)
 }
 
+/// Whether the client of a flow has reset it. Its server answers nothing to that, so that the record
+/// of the replies does not tell.
+#[inline(always)]
+fn client_has_left(reply: &FlowKey, record: &Translation) -> bool {
+    let original = FlowKey {
+        source: reply.destination,
+        destination: record.address,
+        source_port: reply.destination_port,
+        destination_port: record.port,
+        protocol: reply.protocol,
+        direction: FlowKey::ORIGINAL,
+        reserved: 0,
+    };
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    match unsafe { CONNTRACK.get(&original) } {
+        Some(original) => original.flags & Translation::FLAG_RESET != 0,
+        None => true,
+    }
+}
+
 /// Whether an older flow with the same reply makes way: unless it is alive and came through another
 /// frontend, for then the two replies could not be told apart.
 #[inline(always)]
-fn may_replace(older: &Translation, new: &Translation, protocol: u8) -> bool {
+fn may_replace(reply: &FlowKey, older: &Translation, new: &Translation) -> bool {
     let same_frontend = older.address == new.address && older.port == new.port;
     same_frontend
         || older.flags & Translation::FLAG_CLOSING != 0
-        || (protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT)
+        || (reply.protocol == UDP && now().wrapping_sub(older.last_seen) > UDP_TIMEOUT)
+        || client_has_left(reply, older)
 }

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     Address, SCTP, TCP, UDP, mapped,
-    maps::{FlowKey, FragmentKey, Ports},
+    maps::{FlowKey, FragmentKey, Ports, Translation},
 };
 
 use crate::maps::FRAGMENTS;
@@ -167,8 +167,22 @@ pub(crate) enum Stage {
     Opens,
     /// It belongs to one that exists.
     Continues,
-    /// It ends one.
+    /// It ends one direction of one.
     Closes,
+    /// It ends one at once.
+    Resets,
+}
+
+impl Stage {
+    /// What a flow's record keeps of it: `Translation::FLAG_…`.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u16 {
+        match self {
+            Self::Opens | Self::Continues => 0,
+            Self::Closes => Translation::FLAG_CLOSING,
+            Self::Resets => Translation::FLAG_CLOSING | Translation::FLAG_RESET,
+        }
+    }
 }
 
 /// Which end of a packet a translation replaces.
@@ -504,7 +518,9 @@ impl Packet {
 
 #[inline(always)]
 const fn tcp_stage(flags: u8) -> Stage {
-    if flags & (FIN | RST) != 0 {
+    if flags & RST != 0 {
+        Stage::Resets
+    } else if flags & FIN != 0 {
         Stage::Closes
     } else if flags & (SYN | ACK) == SYN {
         Stage::Opens
@@ -517,7 +533,7 @@ const fn tcp_stage(flags: u8) -> Stage {
 const fn sctp_stage(chunk: u8) -> Stage {
     match chunk {
         SCTP_INIT => Stage::Opens,
-        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Closes,
+        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Resets,
         _ => Stage::Continues,
     }
 }

@@ -2,16 +2,13 @@
 //! knows.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use gateway_common::{
-    decide::Reason,
-    maps::{FlowKey, Translation},
-};
+use gateway_common::{decide::Reason, maps::FlowKey};
 
 use crate::{
     forward::{DROP, NEXT},
     icmp,
     maps::{CONNTRACK, Direction, count, now, scratch},
-    packet::{ETHERNET, End, Headers, Stage, Unhandled},
+    packet::{ETHERNET, End, Headers, Unhandled},
 };
 
 #[classifier]
@@ -44,9 +41,7 @@ fn translate(ctx: &TcContext) -> Result<i32, Unhandled> {
     // handle packets of one flow write the same values but for the clock.
     let known = unsafe { &mut *known };
     known.last_seen = now();
-    if packet.stage == Stage::Closes {
-        known.flags |= Translation::FLAG_CLOSING;
-    }
+    known.flags |= packet.stage.flags();
     Ok(
         match packet.rewrite(ctx, End::Source, &known.address, known.port) {
             Ok(()) => NEXT,

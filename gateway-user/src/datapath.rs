@@ -10,6 +10,7 @@
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
 //! | [`expiry`] | when a recorded flow is over |
+//! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
@@ -25,6 +26,7 @@ use gateway_common::{
 };
 
 pub mod attach;
+pub mod cleanup;
 pub mod desired;
 pub mod events;
 pub mod expiry;
@@ -36,7 +38,7 @@ pub mod plan;
 pub mod probe;
 pub mod redirector;
 
-use crate::model::Snapshot;
+use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
 use maps::Maps;
 use node::NodeFacts;
@@ -244,14 +246,18 @@ impl Datapath {
         );
         let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
         let failures = self.maps.execute(plan);
-        let primary = |family: fn(&IpAddr) -> bool| {
-            let address = node.addresses.iter().copied().find(family);
-            address.map_or(UNSPECIFIED, to_map)
+        let primary = |family| {
+            let own = |address: &IpAddr| IpFamily::of(*address) == family;
+            let any = || node.addresses.iter().copied().find(own);
+            node::source(family)
+                .filter(|source| node.addresses.contains(source))
+                .or_else(any)
+                .map_or(UNSPECIFIED, to_map)
         };
         let settings = Settings {
             generation: snapshot.generation,
-            node_v4: primary(IpAddr::is_ipv4),
-            node_v6: primary(IpAddr::is_ipv6),
+            node_v4: primary(IpFamily::V4),
+            node_v6: primary(IpFamily::V6),
             ..self.settings
         };
         if self.settings != settings {
@@ -280,6 +286,11 @@ impl Datapath {
     /// What the kernel programs log. Gives it once.
     pub fn take_logger(&mut self) -> Option<maps::Logger> {
         self.maps.take_logger()
+    }
+
+    /// What the kernel programs decide by: with the decision core, an explanation of any flow.
+    pub fn tables(&self) -> (&Settings, &plan::Mirror) {
+        (&self.settings, self.maps.mirror())
     }
 
     /// Names of the Service ports by id, as events carry them.
@@ -319,37 +330,6 @@ fn flags(options: &Options) -> u32 {
             options.localhost_node_ports,
             Settings::FLAG_LOCALHOST_NODE_PORTS,
         )
-}
-
-/// Removes pinned links and maps: the redirection ends, and connections that it translated break.
-///
-/// Gives the pins that were removed. Fine if there are none.
-pub fn cleanup(pin_dir: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::PinDir {
-        path: pin_dir.to_owned(),
-        source,
-    };
-    let mut removed = Vec::new();
-    let entries = match std::fs::read_dir(pin_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(removed),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
-    // Links first (`link_…`): no program runs on maps that people no longer see.
-    paths.sort_by_key(|path| !attach::is_link(path));
-    for path in paths {
-        std::fs::remove_file(&path).map_err(failed)?;
-        removed.push(path);
-    }
-    std::fs::remove_dir(pin_dir).map_err(failed)?;
-    for tools in [netfilter::V4, netfilter::V6] {
-        netfilter::remove(tools);
-    }
-    Ok(removed)
 }
 
 /// IPv4 as `::ffff:a.b.c.d`, as the maps hold addresses.

@@ -10,9 +10,14 @@ use libtest_mimic::{Arguments, Trial};
 mod durability;
 mod faults;
 mod fft;
+mod kube_proxy;
 mod live;
 mod nodes;
+mod paths;
+mod probe;
+mod restarts;
 mod scene;
+mod services;
 mod simple;
 mod tcp_shifting;
 
@@ -40,6 +45,9 @@ const fn one_node(manifests: &'static str) -> Setting {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = probe::run() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     let binaries = scene::binaries();
     if let Err(obstacle) = &binaries {
@@ -53,9 +61,13 @@ fn main() -> ExitCode {
         faults::CASES,
         durability::CASES,
         nodes::CASES,
+        paths::CASES,
+        restarts::CASES,
+        kube_proxy::CASES,
     ];
+    let cases = cases.iter().chain(services::CASES);
     let trials = cases
-        .into_iter()
+        .copied()
         .flatten()
         .enumerate()
         .map(|(index, (name, setting, test))| {

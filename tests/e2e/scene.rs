@@ -62,6 +62,13 @@ impl Scene {
     /// A failure, with the ends of the logs: the testbed is gone when people read it.
     pub(crate) fn with_logs(&self, error: &anyhow::Error) -> Failed {
         let mut text = format!("{error:#}\n");
+        for node in self.testbed.nodes().unwrap_or_default() {
+            let decisions = self
+                .status(&node.name)
+                .map(|s| s["datapath"]["decisions"].clone());
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "--- decisions on {}: {decisions:?}", node.name);
+        }
         let logs = self.testbed.log(&nodegate_testbed::names::Host::Client);
         let directory = logs.parent().unwrap_or(&logs).to_owned();
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {

@@ -199,8 +199,13 @@ impl<'t> Show<'t> {
             .map(text)
             .collect();
         println!("          {}", self.style.bold(&chains.join(" > ")));
+        let masquerade = match text(&line["masquerade"]) {
+            "elided" => "; it sees the client, there is no need to masquerade",
+            "yes" => "; it sees the node",
+            _ => "",
+        };
         println!(
-            "          DNAT to {}, the gateway pod",
+            "          DNAT to {}, the gateway pod{masquerade}",
             text(&line["backend"])
         );
     }

@@ -495,6 +495,23 @@ fn affinity_keeps_a_client_with_its_backend_while_that_is_in_the_set() {
     assert_eq!((moved.reason, moved.address), (Reason::Chosen, REMOTE));
 }
 
+/// Numbers of backends that went are given to new ones.
+#[test]
+fn affinity_does_not_lead_to_another_services_backend() {
+    let backends = [(LOCAL, true), (REMOTE, false)];
+    let mut tables = node(&Spec {
+        backends: &backends,
+        affinity: 10_800,
+        ..Spec::default()
+    });
+    let first = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(first.address, LOCAL);
+    tables.random.set(u32::MAX);
+    tables.backends.get_mut(&100).expect("LOCAL").service = 8;
+    let moved = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!((moved.reason, moved.address), (Reason::Chosen, REMOTE));
+}
+
 #[test]
 fn a_gap_in_the_tables_drops_rather_than_misdelivers() {
     let mut tables = node(&Spec {

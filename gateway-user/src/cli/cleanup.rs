@@ -1,17 +1,22 @@
 //! `nodegate cleanup`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use crate::datapath;
+use crate::datapath::cleanup::cleanup;
 
-/// Remove the pinned programs and maps of this node.
+/// End the redirection: remove the pinned programs and maps of this node.
 ///
-/// The redirection ends at once: connections that it translated packet by packet break, those that
-/// it redirected at connect() go on. Stop nodegate first, or it will miss them.
+/// New connections are nobody's, or kube-proxy's, at once. Those that are translated packet by packet are
+/// given time to end; those that were redirected at connect() need nothing. Stop nodegate first, or it
+/// will miss them.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  nodegate cleanup --pin-dir /sys/fs/bpf/nodegate")]
+#[command(after_help = "\
+Examples:
+  nodegate cleanup                  wait for connections, at most 30 seconds
+  nodegate cleanup --drain 10m      give them longer
+  nodegate cleanup --drain 0s       break them")]
 pub struct Cleanup {
     /// Where maps and links are pinned
     #[arg(
@@ -21,17 +26,29 @@ pub struct Cleanup {
         value_name = "DIR"
     )]
     pin_dir: PathBuf,
+    /// How long connections may go on. It is over as soon as they are
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = super::duration)]
+    drain: Duration,
 }
 
 impl Cleanup {
     /// Removes the pins and says which.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let removed = datapath::cleanup(&self.pin_dir)?;
-        if removed.is_empty() {
+        let cleaned = cleanup(&self.pin_dir, self.drain)?;
+        if cleaned.removed.is_empty() {
             eprintln!("nothing is pinned in {}", self.pin_dir.display());
         }
-        for pin in removed {
+        for pin in cleaned.removed {
             println!("removed {}", pin.display());
+        }
+        if let Some(error) = cleaned.not_drained {
+            eprintln!("warning: connections were not waited for: {error}");
+        }
+        if cleaned.broken > 0 {
+            eprintln!(
+                "{} flows were not over after {:?} and break (they may have longer: --drain)",
+                cleaned.broken, self.drain
+            );
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -23,7 +23,7 @@ use aya::{
         tc::{self, NlOptions, TcAttachOptions, TcHandle},
     },
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Error, Options};
 
@@ -83,6 +83,41 @@ const FILTER: NlOptions = NlOptions {
 pub fn is_link(pin: &Path) -> bool {
     pin.file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
+}
+
+/// Whether a pin is that of a link to a cgroup.
+pub fn is_socket_link(pin: &Path) -> bool {
+    is_link(pin)
+        && pin
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().contains("_cgroup_"))
+}
+
+/// Whether a pin is that of a link whose program takes packets to backends.
+pub fn is_forward_link(pin: &Path) -> bool {
+    is_link(pin)
+        && pin
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().contains("ingress_"))
+}
+
+/// Detaches the filters of clsact qdiscs that are ours, from all devices.
+pub fn remove_filters() {
+    let devices = match nix::net::if_::if_nameindex() {
+        Ok(devices) => devices,
+        Err(error) => {
+            warn!(%error, "listing the interfaces: filters may be left");
+            return;
+        }
+    };
+    for device in &devices {
+        let device = device.name().to_string_lossy().into_owned();
+        for (name, direction) in UPLINK_PROGRAMS.into_iter().chain(POD_PROGRAMS) {
+            if tc::qdisc_detach_program(&device, direction, name).is_ok() {
+                info!(program = name, device, "detached (clsact)");
+            }
+        }
+    }
 }
 
 /// The devices that packet programs belong on: index and name.

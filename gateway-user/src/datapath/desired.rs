@@ -37,8 +37,8 @@ pub enum ExternalIps {
 pub struct Policy {
     /// Which external IPs are served.
     pub external_ips: ExternalIps,
-    /// The networks in which the node's addresses serve node ports; empty: all of them
-    /// (`--nodeport-addresses`).
+    /// The networks in which the node's addresses serve node ports (`--nodeport-addresses`); all
+    /// addresses of a family that has none do.
     pub node_port_networks: Vec<IpNet>,
     /// The networks that pods have addresses from (`--cluster-cidr`).
     pub pod_networks: Vec<IpNet>,
@@ -149,14 +149,23 @@ impl Desired {
     }
 }
 
-/// Any address serves node ports unless networks are given; loopback is the core's business.
+/// Any address serves node ports unless networks of its family are given, as with kube-proxy
+/// (`NewNodePortAddresses` in pkg/proxy/util/nodeport_addresses.go); loopback is the core's business.
 fn node_port_addresses(node: &NodeFacts, policy: &Policy) -> BTreeSet<Address> {
-    let networks = &policy.node_port_networks;
+    let serves = |address: &&IpAddr| {
+        let family = IpFamily::of(**address);
+        let networks = policy.node_port_networks.iter();
+        let mut networks = networks.filter(|network| IpFamily::of_net(network) == family);
+        match networks.next() {
+            None => true,
+            Some(first) => {
+                first.contains(*address) || networks.any(|network| network.contains(*address))
+            }
+        }
+    };
     node.addresses
         .iter()
-        .filter(|address| {
-            networks.is_empty() || networks.iter().any(|network| network.contains(*address))
-        })
+        .filter(serves)
         .map(|address| to_map(*address))
         .collect()
 }
@@ -409,7 +418,23 @@ mod tests {
         let desired = compile(&[gateway()], &policy);
         assert_eq!(
             desired.node_addresses,
-            BTreeSet::from([mapped([192, 168, 96, 50])])
+            BTreeSet::from([
+                mapped([192, 168, 96, 50]),
+                to_map("fd00::1".parse().unwrap())
+            ])
+        );
+        let policy = Policy {
+            node_port_networks: vec![
+                "10.0.0.0/8".parse().unwrap(),
+                "fd01::/64".parse().unwrap(),
+                "fd00::/64".parse().unwrap(),
+            ],
+            ..Policy::default()
+        };
+        let desired = compile(&[gateway()], &policy);
+        assert_eq!(
+            desired.node_addresses,
+            BTreeSet::from([to_map("fd00::1".parse().unwrap())])
         );
     }
 

@@ -238,7 +238,15 @@ impl fmt::Display for Decision {
             write!(f, "  {}", self.chains.join(" > "))?;
         }
         match self.backend {
-            Some(backend) if self.verdict == "forward" => write!(f, "  => {backend}"),
+            Some(backend) if self.verdict == "forward" => {
+                write!(f, "  => {backend}")?;
+                match self.masquerade {
+                    "yes" => f.write_str(" (masqueraded)"),
+                    // kube-proxy would have hidden the client here.
+                    "elided" => f.write_str(" (masquerade elided)"),
+                    _ => Ok(()),
+                }
+            }
             _ => write!(f, "  {}: {}", self.verdict, self.text),
         }
     }

@@ -64,6 +64,33 @@ pub fn is_over(
     silent > patience
 }
 
+/// After a FIN of each side: the last ACK is under way.
+const LAST_ACK: u64 = SECOND;
+/// After a FIN of one side, or a RST, which looks the same: the other may have more to say.
+const HALF_CLOSED: u64 = 5 * SECOND;
+/// Datagrams, of which nobody says that they are the last.
+const LAST_DATAGRAM: u64 = 10 * SECOND;
+
+/// Whether a flow seems to have ended at `now`: sooner than [`is_over`], for who waits for it.
+pub fn has_ended(
+    key: &FlowKey,
+    translation: &Translation,
+    other: Option<&Translation>,
+    now: u64,
+) -> bool {
+    let Some(other) = other else {
+        return now.saturating_sub(translation.last_seen) > LAST_ACK;
+    };
+    let silent = now.saturating_sub(translation.last_seen.max(other.last_seen));
+    let closed = |side: &Translation| side.flags & Translation::FLAG_CLOSING != 0;
+    match (key.protocol, closed(translation), closed(other)) {
+        (UDP, ..) => silent > LAST_DATAGRAM,
+        (_, true, true) => silent > LAST_ACK,
+        (_, false, false) => false,
+        _ => silent > HALF_CLOSED,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use gateway_common::{TCP, mapped};
@@ -128,5 +155,23 @@ mod tests {
         }
         assert!(is_over(&key(TCP), &seen(121, 0), None, NOW));
         assert!(!is_over(&key(TCP), &seen(1, 0), None, NOW));
+    }
+
+    #[test]
+    fn flows_have_ended_when_both_sides_say_so() {
+        let closing = Translation::FLAG_CLOSING;
+        for (protocol, this, other, ended) in [
+            (TCP, seen(3600, 0), seen(3600, 0), false),
+            (TCP, seen(2, closing), seen(2, closing), true),
+            (TCP, seen(2, closing), seen(0, closing), false),
+            (TCP, seen(2, closing), seen(3, 0), false),
+            (TCP, seen(6, closing), seen(6, 0), true),
+            (UDP, seen(11, 0), seen(11, 0), true),
+            (UDP, seen(11, 0), seen(1, 0), false),
+        ] {
+            let now = has_ended(&key(protocol), &this, Some(&other), NOW);
+            assert_eq!(now, ended, "{protocol} {this:?} {other:?}");
+        }
+        assert!(has_ended(&key(TCP), &seen(2, 0), None, NOW));
     }
 }

@@ -329,15 +329,8 @@ impl Maps {
             name: "conntrack",
             source,
         };
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map(|time| std::time::Duration::from(time).as_nanos() as u64)
-            .map_err(|error| Error::Node {
-                what: "reading the clock",
-                source: error.into(),
-            })?;
-        // The kernel changes the map meanwhile: what goes during the walk is skipped by it.
-        let all: StdHashMap<FlowKey, Translation> =
-            self.conntrack.iter().filter_map(Result::ok).collect();
+        let now = now()?;
+        let all = self.flows();
         let over: Vec<_> = all
             .iter()
             .filter(|(key, translation)| {
@@ -361,6 +354,35 @@ impl Maps {
         })
     }
 
+    /// How many flows have not come to their end, as far as one can tell soon after it.
+    pub fn flows_alive(&self) -> Result<usize, Error> {
+        let now = now()?;
+        let all = self.flows();
+        let alive = all.iter().filter(|(key, translation)| {
+            let other = all.get(&expiry::other(key, translation));
+            key.direction == FlowKey::ORIGINAL && !expiry::has_ended(key, translation, other, now)
+        });
+        Ok(alive.count())
+    }
+
+    /// All recorded flows, by direction. The kernel changes the map meanwhile: what goes during the
+    /// walk is skipped by it.
+    fn flows(&self) -> StdHashMap<FlowKey, Translation> {
+        self.conntrack.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Lets nothing new in: no frontend is served any more. Flows go on.
+    pub fn remove_frontends(&mut self) -> Result<(), Error> {
+        let keys: Vec<_> = self.mirror.services.keys().copied().collect();
+        for key in keys {
+            let step = Step::DeleteService(key);
+            self.step(&step)
+                .map_err(|(name, source)| Error::Map { name, source })?;
+            self.mirror.note(&step);
+        }
+        Ok(())
+    }
+
     /// What the kernel programs log; gives it once.
     pub fn take_logger(&mut self) -> Option<Logger> {
         self.logger.take()
@@ -370,6 +392,16 @@ impl Maps {
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
         self.events.take().ok_or(Error::Missing("events"))
     }
+}
+
+/// The clock of [`Translation::last_seen`]: `CLOCK_MONOTONIC`, nanoseconds.
+fn now() -> Result<u64, Error> {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(|time| std::time::Duration::from(time).as_nanos() as u64)
+        .map_err(|error| Error::Node {
+            what: "reading the clock",
+            source: error.into(),
+        })
 }
 
 /// Waits until every BPF program that runs now has ended. They run under `rcu_read_lock`, and

@@ -1,8 +1,13 @@
 //! What the datapath must know of the node that it runs on.
 
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::Error;
+use crate::model::service::IpFamily;
 
 /// `SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h; Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -33,6 +38,27 @@ impl NodeFacts {
             .collect();
         Ok(Self { addresses })
     }
+}
+
+/// The address that this node's own connections to the outside come from: the one that the kernel
+/// chooses for the default route. None without a route.
+pub fn source(family: IpFamily) -> Option<IpAddr> {
+    // Connecting a datagram socket only looks the route up. Nobody has these addresses (RFC 5737,
+    // RFC 3849).
+    let (any, outside): (IpAddr, IpAddr) = match family {
+        IpFamily::V4 => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        ),
+        IpFamily::V6 => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((outside, 9)).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_loopback()).then_some(source)
 }
 
 /// The kernel's name for this network namespace, as BPF programs see it.

@@ -72,6 +72,11 @@ const BOTH: &[(&str, Test)] = &[
     ),
     ("fragments_follow_their_first_one", fragments),
     (
+        "a_datagram_after_all_backends_went_goes_to_the_new_one",
+        renumbered_datagram,
+    ),
+    ("a_flow_that_its_client_reset_is_over", reset_by_client),
+    (
         "without_endpoints_netfilter_is_asked_to_refuse",
         no_endpoints,
     ),
@@ -83,6 +88,10 @@ const BOTH: &[(&str, Test)] = &[
     ("affinity_keeps_clients_with_their_backend", affinity),
     ("only_remote_backends_are_masqueraded", masquerade),
     ("a_port_used_again_is_a_new_connection", port_reuse),
+    (
+        "a_port_used_again_for_another_translators_connection_is_forgotten",
+        port_reuse_elsewhere,
+    ),
     (
         "a_syn_to_a_backend_that_is_gone_is_decided_anew",
         gone_backend,
@@ -278,6 +287,35 @@ fn stale_datagram(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The numbers of backends that went are given to new ones.
+fn renumbered_datagram(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    let there = Segment::udp(who.from(), who.node_port());
+    serve_udp(bench, who, &[(who.gateway, true)]);
+    assert_eq!(bench.ingress(&there)?.ends().1, (who.gateway, 8080));
+    serve_udp(bench, who, &[]);
+    serve_udp(bench, who, &[(who.second, true)]);
+    assert_eq!(bench.ingress(&there)?.ends().1, (who.second, 8080));
+    Ok(())
+}
+
+fn reset_by_client(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "R"))?;
+    // The same port of the client, through the cluster IP to the same backend.
+    let other = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
+    assert_eq!(
+        bench.ingress(&other)?.ends(),
+        (who.from(), (who.gateway, 8080))
+    );
+    let reply = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    assert_eq!(
+        bench.egress(&reply)?.ends(),
+        ((who.cluster_ip, 80), who.from())
+    );
+    Ok(())
+}
+
 fn fragments(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     serve_udp(bench, who, &[(who.gateway, true)]);
     let datagram = Segment::udp(who.from(), who.node_port()).with_payload(3000);
@@ -388,7 +426,10 @@ fn masquerade(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
     assert_eq!(ran.ends().1, (who.remote, 8080));
     assert_eq!(ran.mark, 0x4000, "KUBE-MARK-MASQ");
-    // The mark is for the first packet.
+    // Should netfilter have lost the first packet, it hears of it again with the next one.
+    let again = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
+    assert_eq!(again.mark, 0x4000, "a retransmission");
+    // For the rest of the flow it remembers.
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "A"))?;
     assert_eq!(ran.mark, 0);
     Ok(())
@@ -407,12 +448,31 @@ fn port_reuse(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The Service is somebody else's by now.
+fn port_reuse_elsewhere(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
+    bench.serve(&[], who.node);
+    for flags in ["S", "A", "FA"] {
+        let segment = Segment::tcp(who.from(), who.node_port(), flags);
+        let ran = bench.ingress(&segment)?;
+        assert_eq!((ran.action, ran.packet), (NEXT, segment.bytes()), "{flags}");
+    }
+    Ok(())
+}
+
 fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
     bench.ingress(&who.syn())?;
     who.serve(bench, &[(who.second, true)]);
     let ran = bench.ingress(&who.syn())?;
     assert_eq!(ran.ends(), (who.from(), (who.second, 8080)));
+    // Only one of the two may answer.
+    let late = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    assert_eq!(bench.egress(&late)?.packet, late.bytes());
+    let reply = bench.egress(&Segment::tcp((who.second, 8080), who.from(), "SA"))?;
+    assert_eq!(reply.ends(), (who.node_port(), who.from()));
     Ok(())
 }
 

@@ -1,0 +1,103 @@
+//! The end of the redirection.
+//!
+//! Connections that were redirected at connect() go on by themselves. Those that are translated packet
+//! by packet need the packet programs to their end: in the hands of the stack, or of kube-proxy,
+//! their next packet would be one of no connection, and be answered with a reset. So cleaning up
+//! has two phases: first nothing new is taken, and when what was taken is over, the programs go.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Error, attach, maps, netfilter};
+
+/// How often the flows are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Cleaned {
+    /// The pins that were removed; none if there was nothing.
+    pub removed: Vec<PathBuf>,
+    /// Flows that were not over in time.
+    pub broken: usize,
+    /// Why flows could not be waited for: maps of another version, or half of them.
+    pub not_drained: Option<Error>,
+}
+
+/// Removes pinned links and maps, filters, and netfilter's rules, after giving flows the time to
+/// end that `drain` is. Fine if there are none.
+///
+/// nodegate must not run: it would not notice.
+///
+/// # Errors
+/// Fails if something cannot be removed.
+pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
+    let mut cleaned = Cleaned::default();
+    if !pin_dir.exists() {
+        return Ok(cleaned);
+    }
+    if !drain.is_zero() {
+        match wait_for_flows(pin_dir, drain, &mut cleaned.removed) {
+            Ok(broken) => cleaned.broken = broken,
+            Err(error) => cleaned.not_drained = Some(error),
+        }
+    }
+    // Links first: no program runs on maps that people no longer see. And first those without which
+    // nothing needs an answer that is translated.
+    remove_pins(pin_dir, attach::is_forward_link, &mut cleaned.removed)?;
+    remove_pins(pin_dir, attach::is_link, &mut cleaned.removed)?;
+    attach::remove_filters();
+    remove_pins(pin_dir, |_| true, &mut cleaned.removed)?;
+    fs::remove_dir(pin_dir).map_err(|source| unusable(pin_dir, source))?;
+    for tools in [netfilter::V4, netfilter::V6] {
+        netfilter::remove(tools);
+    }
+    Ok(cleaned)
+}
+
+/// Lets nothing new in, and waits until the flows that are translated packet by packet are over.
+/// Gives how many are not.
+fn wait_for_flows(
+    pin_dir: &Path,
+    drain: Duration,
+    removed: &mut Vec<PathBuf>,
+) -> Result<usize, Error> {
+    let deadline = Instant::now() + drain;
+    let (_programs, mut maps) = maps::load(pin_dir)?;
+    remove_pins(pin_dir, attach::is_socket_link, removed)?;
+    maps.remove_frontends()?;
+    loop {
+        let alive = maps.flows_alive()?;
+        if alive == 0 || Instant::now() >= deadline {
+            return Ok(alive);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn remove_pins(
+    pin_dir: &Path,
+    which: impl Fn(&Path) -> bool,
+    removed: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
+    let failed = |source| unusable(pin_dir, source);
+    for entry in fs::read_dir(pin_dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if which(&path) {
+            fs::remove_file(&path).map_err(failed)?;
+            removed.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn unusable(pin_dir: &Path, source: io::Error) -> Error {
+    Error::PinDir {
+        path: pin_dir.to_owned(),
+        source,
+    }
+}

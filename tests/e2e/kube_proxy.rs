@@ -1,0 +1,348 @@
+//! Beside kube-proxy: nodegate comes, takes over some of its Services, and goes.
+//!
+//! The rules are those that kube-proxy writes, in the real netfilter; kube-proxy itself would only
+//! write them again.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    Case, Setting,
+    probe::{Running, Task},
+    scene::{Scene, wait},
+    services::{POD1, both_protocols, cluster_ips, one, server, service},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "kube_proxy_nothing_breaks_when_nodegate_comes_and_goes",
+        SETTING,
+        |scene| comes_and_goes(scene, &[]),
+    ),
+    (
+        "kube_proxy_nothing_breaks_when_nodegate_comes_and_goes_with_clsact",
+        SETTING,
+        |scene| comes_and_goes(scene, &["--attach", "clsact"]),
+    ),
+    (
+        "kube_proxy_datagrams_arrive_when_nodegate_comes_and_goes",
+        SETTING,
+        datagrams,
+    ),
+    (
+        "kube_proxy_nothing_is_translated_twice",
+        SETTING,
+        translated_once,
+    ),
+];
+
+/// node1 has no nodegate to begin with; node2 never has one.
+const SETTING: Setting = Setting {
+    manifests: "kube-proxy",
+    namespace: None,
+    nodes: 2,
+};
+
+const NODE_PORT: &str = "192.168.170.11:30080";
+const NODE_PORT_V6: &str = "[fd00:c0::11]:30080";
+const CLUSTER_IP: &str = "10.96.0.1:80";
+
+/// A Service that nodegate takes over, and one that stays kube-proxy's.
+fn manifests() -> String {
+    let spec = |number: u8| {
+        format!(
+            "type: NodePort, {}, selector: {{app: server}}, {}",
+            cluster_ips(number),
+            both_protocols(30079 + u16::from(number))
+        )
+    };
+    service("web", &spec(1)).replace("name: web}", "name: web, labels: {proxy: nodegate}}")
+        + &service("other", &spec(2))
+        + &server("server-1", 1)
+        + &server("server-2", 2)
+}
+
+/// Writes kube-proxy's rules on node1.
+fn kube_proxy(scene: &Scene) -> anyhow::Result<()> {
+    // A node's own connections are routed before netfilter gives them another destination.
+    scene.refuses_freely()?;
+    let manifests = scene.testbed.manifests();
+    for (family, restore) in [("ipv4", "iptables-restore"), ("ipv6", "ip6tables-restore")] {
+        let manifests = manifests.to_string_lossy();
+        let arguments = [
+            "nodegate",
+            "iptables",
+            "render",
+            "--form",
+            "save",
+            "--family",
+            family,
+            "--hostname-override",
+            "node1",
+            "--cluster-cidr",
+            "10.10.0.0/16,fd00:10::/48",
+            "--nfacct=false",
+            &manifests,
+        ];
+        let rules = scene.run("node1", &arguments)?;
+        let mut child = scene.testbed.spawn("node1", [restore])?;
+        child
+            .stdin
+            .take()
+            .context("piped")?
+            .write_all(rules.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{restore}: {told}\n{rules}");
+    }
+    Ok(())
+}
+
+/// A nodegate beside kube-proxy.
+struct Nodegate(Child);
+
+impl Nodegate {
+    fn start(scene: &Scene, more: &[&str]) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(scene.testbed.log(&"node1".parse()?))?;
+        let mut command = scene.testbed.command("node1", "nodegate")?;
+        command
+            .args([
+                "run",
+                "--role",
+                "redirector",
+                "--services",
+                "proxy=nodegate",
+            ])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let nodegate = Self(command.spawn()?);
+        wait(Duration::from_secs(10), || {
+            let status = scene
+                .testbed
+                .exec("node1", ["nodegate", "status", "--sync"])?;
+            Ok(status.status.success().then_some(()))
+        })
+        .context("nodegate has not started")?;
+        Ok(nodegate)
+    }
+}
+
+impl Drop for Nodegate {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Connections that stay open, one for each way to the Service; each has its pod.
+struct Open {
+    connections: Vec<Running>,
+}
+
+impl Open {
+    fn new(scene: &Scene) -> anyhow::Result<Self> {
+        let mut connections = Vec::new();
+        for (host, to) in [
+            ("client", NODE_PORT),
+            ("client", NODE_PORT_V6),
+            (POD1, CLUSTER_IP),
+            ("node1", CLUSTER_IP),
+        ] {
+            let to: SocketAddr = to.parse()?;
+            // Several: they are spread over the pods.
+            for _ in 0..3 {
+                connections.push(scene.start_probe(host, Task::KeepAlive { to })?);
+            }
+        }
+        Ok(Self { connections })
+    }
+
+    /// Fails if a connection has failed since the last time, or is idle.
+    fn go_on(&self) -> anyhow::Result<()> {
+        for connection in &self.connections {
+            let replies = connection.until(|_| true)?;
+            let more = connection.so_far();
+            let failed = replies
+                .iter()
+                .chain(&more)
+                .find(|reply| reply.pod.is_none());
+            ensure!(failed.is_none(), "{failed:?}");
+        }
+        // And after what has happened.
+        for connection in &self.connections {
+            let reply = connection.until(|_| true)?;
+            ensure!(reply[0].pod.is_some(), "{reply:?}");
+        }
+        Ok(())
+    }
+}
+
+fn chosen(scene: &Scene) -> anyhow::Result<u64> {
+    scene.status("node1")?["datapath"]["decisions"]["chosen"]
+        .as_u64()
+        .context("no counter")
+}
+
+fn comes_and_goes(scene: &Scene, more: &[&str]) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let before = Open::new(scene)?;
+    before.go_on().context("with kube-proxy")?;
+    let load = |host, to: &str| -> anyhow::Result<Running> {
+        let to = to.parse()?;
+        scene.start_probe(host, Task::Load { to, threads: 1 })
+    };
+    let loads = [
+        load("client", NODE_PORT)?,
+        load("client", NODE_PORT_V6)?,
+        load(POD1, CLUSTER_IP)?,
+        load("node1", CLUSTER_IP)?,
+        // Of the Service that stays kube-proxy's.
+        load("client", "192.168.170.11:30081")?,
+        load(POD1, "10.96.0.2:80")?,
+    ];
+    let nodegate = Nodegate::start(scene, more)?;
+    before.go_on().context("kube-proxy's, with nodegate")?;
+    let meanwhile = Open::new(scene)?;
+    meanwhile.go_on().context("nodegate's")?;
+    ensure!(chosen(scene)? > 6, "nodegate has decided nothing");
+    drop(nodegate);
+    meanwhile.go_on().context("nodegate's, after its end")?;
+    let mut cleanup = scene
+        .testbed
+        .spawn("node1", ["nodegate", "cleanup", "--drain", "20s"])?;
+    thread::sleep(Duration::from_millis(1500));
+    before.go_on().context("kube-proxy's, during the cleanup")?;
+    meanwhile
+        .go_on()
+        .context("nodegate's, during the cleanup")?;
+    ensure!(cleanup.try_wait()?.is_none(), "the cleanup has not waited");
+    let after = Open::new(scene)?;
+    after.go_on().context("new ones, during the cleanup")?;
+    // nodegate's end, and with them the wait.
+    drop(meanwhile);
+    let output = cleanup.wait_with_output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && told.is_empty(),
+        "cleanup: {told}"
+    );
+    before.go_on().context("kube-proxy's, after the cleanup")?;
+    after.go_on().context("new ones, after the cleanup")?;
+    for load in loads {
+        load.summary()?.is_flawless()?;
+    }
+    nothing_left(scene)
+}
+
+/// A socket's datagrams may go to another pod afterwards, but they are answered.
+fn datagrams(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let mut streams = Vec::new();
+    for (host, to) in [
+        ("client", NODE_PORT),
+        ("client", NODE_PORT_V6),
+        (POD1, CLUSTER_IP),
+        ("node1", CLUSTER_IP),
+    ] {
+        let to = to.parse()?;
+        for connected in [false, true] {
+            streams.push(scene.start_probe(host, Task::UdpStream { to, connected })?);
+        }
+    }
+    let all_answered = |when: &str| -> anyhow::Result<()> {
+        thread::sleep(Duration::from_millis(300));
+        for stream in &streams {
+            let replies = stream.so_far();
+            let failed = replies.iter().find(|reply| reply.pod.is_none());
+            ensure!(failed.is_none(), "{when}: {failed:?}");
+            ensure!(!replies.is_empty(), "{when}: there were none");
+        }
+        Ok(())
+    };
+    all_answered("with kube-proxy")?;
+    let nodegate = Nodegate::start(scene, &[])?;
+    all_answered("with nodegate")?;
+    drop(nodegate);
+    all_answered("after nodegate's end")?;
+    scene.run("node1", &["nodegate", "cleanup", "--drain", "0s"])?;
+    all_answered("after the cleanup")?;
+    nothing_left(scene)
+}
+
+/// No program, no rule, no pin.
+fn nothing_left(scene: &Scene) -> anyhow::Result<()> {
+    ensure!(!scene.testbed.pin_dir("node1").exists(), "pins are left");
+    let programs = scene.run("node1", &["bpftool", "net", "show", "dev", "eth0"])?;
+    ensure!(!programs.contains("gress"), "{programs}");
+    for save in ["iptables-save", "ip6tables-save"] {
+        let rules = scene.run("node1", &[save])?;
+        ensure!(!rules.contains("NODEGATE"), "{rules}");
+        ensure!(rules.contains("KUBE-SERVICES"), "{rules}");
+    }
+    Ok(())
+}
+
+/// What netfilter knows of a flow to a pod that nodegate has translated is the masquerading at most.
+fn translated_once(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let _nodegate = Nodegate::start(scene, &[])?;
+    for tool in ["ipv4", "ipv6"] {
+        // Of the time before.
+        let _ = scene
+            .testbed
+            .exec("node1", ["conntrack", "-F", "-f", tool])?;
+    }
+    for (host, to) in [
+        ("client", NODE_PORT),
+        ("client", NODE_PORT_V6),
+        (POD1, CLUSTER_IP),
+        ("node1", CLUSTER_IP),
+        ("node1", NODE_PORT),
+    ] {
+        for task in [Task::tcp(to.parse()?), Task::udp(to.parse()?)] {
+            scene.answers(host, task, &["server-1", "server-2"])?;
+        }
+    }
+    let pods = ["10.10.", "fd00:10:"];
+    for family in ["ipv4", "ipv6"] {
+        let table = scene.run("node1", &["conntrack", "-L", "-f", family])?;
+        let mut flows = 0;
+        for line in table.lines() {
+            let ends: Vec<&str> = line
+                .split_whitespace()
+                .filter_map(|word| word.strip_prefix("dst="))
+                .collect();
+            let [to, _] = ends[..] else { continue };
+            if line.contains("=30080 ") || line.contains("dport=80 ") {
+                flows += 1;
+                ensure!(
+                    pods.iter().any(|pod| to.starts_with(pod)),
+                    "kube-proxy has translated what is nodegate's: {line}"
+                );
+            }
+        }
+        ensure!(flows > 0, "netfilter has seen nothing: {table}");
+    }
+    // kube-proxy's own: translated by it, and not by nodegate.
+    let decided = chosen(scene)?;
+    for (host, to) in [("client", "192.168.170.11:30081"), (POD1, "10.96.0.2:80")] {
+        let reply = one(scene.probe(host, Task::tcp(to.parse()?))?)?;
+        ensure!(reply.pod.is_some(), "{reply:?}");
+    }
+    crate::same!(chosen(scene)?, decided, "nodegate's decisions");
+    let table = scene.run("node1", &["conntrack", "-L"])?;
+    ensure!(table.contains("dport=30081"), "{table}");
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The redirector is killed and started again and again, and nobody notices.
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::{
+    Case,
+    probe::Task,
+    scene::Scene,
+    services::{POD1, SETTING, both_protocols, cluster_ips, server, service},
+};
+
+pub(crate) const CASES: &[Case] = &[(
+    "restarts_no_connection_fails_while_the_redirector_is_killed_again_and_again",
+    SETTING,
+    kill_loop,
+)];
+
+const ROUNDS: usize = 5;
+
+fn kill_loop(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(
+        &(service(
+            "web",
+            &format!(
+                "type: NodePort, {}, selector: {{app: server}}, {}",
+                cluster_ips(1),
+                both_protocols(30080)
+            ),
+        ) + &server("server-1", 1)
+            + &server("server-2", 2)),
+    )?;
+    let mut loads = Vec::new();
+    let mut streams = Vec::new();
+    for (host, to) in [
+        ("client", "192.168.170.11:30080"),
+        ("client", "[fd00:c0::11]:30080"),
+        (POD1, "10.96.0.1:80"),
+        ("node1", "[fd00:96::1]:80"),
+    ] {
+        let to: SocketAddr = to.parse()?;
+        let load = scene.start_probe(host, Task::Load { to, threads: 2 })?;
+        loads.push((host, to, load));
+        let connected = host == "client";
+        let stream = scene.start_probe(host, Task::UdpStream { to, connected })?;
+        streams.push((host, to, stream));
+    }
+    for _ in 0..ROUNDS {
+        scene.testbed.restart("node1")?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    for (host, to, load) in loads {
+        let summary = load.summary()?;
+        summary
+            .is_flawless()
+            .with_context(|| format!("{host} to {to}"))?;
+        anyhow::ensure!(summary.pods.len() == 2, "{host} to {to}: {summary:?}");
+    }
+    for (host, to, stream) in streams {
+        let replies = stream.so_far();
+        let first = replies.first().and_then(|reply| reply.pod.clone());
+        for reply in &replies {
+            // From one socket, so to one pod.
+            crate::same!(reply.pod, first, "a datagram of {host} to {to}: {reply:?}");
+        }
+        anyhow::ensure!(replies.len() > 50, "{host} to {to}: {}", replies.len());
+    }
+    Ok(())
+}
