@@ -224,11 +224,15 @@ impl Make {
         if self.chance(30) {
             redirect.insert("scheme".into(), json!(self.one(&["http", "https"])));
         }
-        if self.chance(20) {
-            redirect.insert("port".into(), json!(8443));
-        } else if self.chance(20) {
-            let port = self.one(&["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"]);
-            redirect.insert("derivePort".into(), json!(port));
+        match self.0.u8(..6) {
+            0 => {
+                redirect.insert("port".into(), json!(8443));
+            }
+            1 => {
+                let port = self.one(&["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"]);
+                redirect.insert("derivePort".into(), json!(port));
+            }
+            _ => {}
         }
         if self.chance(50) || redirect.is_empty() {
             let status = self.one(&[301, 302, 303, 307, 308]);
@@ -378,25 +382,29 @@ impl Make {
         } else {
             host.to_owned()
         };
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}{port}\r\n");
-        for (name, value) in &want.headers {
-            request += &format!("{name}: {value}\r\n");
-        }
+        let mut lines = vec![
+            format!("{method} {target} HTTP/1.1"),
+            format!("Host: {host}{port}"),
+        ];
+        let headers = want.headers.iter();
+        lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
         if self.chance(20) {
-            request += &format!("origin: {}\r\n", self.one(&ORIGINS));
+            lines.push(format!("origin: {}", self.one(&ORIGINS)));
             if method == "OPTIONS" && self.chance(70) {
-                request += "access-control-request-method: PUT\r\n";
+                lines.push("access-control-request-method: PUT".to_owned());
             }
         }
         if self.chance(10) {
             let status = self.one(&[201, 404, 500, 503]);
-            request += &format!("answer-status: {status}\r\nanswer-header: x-r=endpoint\r\n");
+            lines.push(format!("answer-status: {status}"));
+            lines.push("answer-header: x-r=endpoint".to_owned());
         }
+        let mut body = "";
         if matches!(method, "POST" | "PUT") && self.chance(60) {
-            request += "content-length: 4\r\n\r\nbody";
-            return request;
+            lines.push("content-length: 4".to_owned());
+            body = "body";
         }
-        request + "\r\n"
+        format!("{}\r\n\r\n{body}", lines.join("\r\n"))
     }
 
     /// Changes something, so that it may no longer be what is wanted.

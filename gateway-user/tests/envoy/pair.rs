@@ -40,7 +40,7 @@ const ENVOY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const NODEGATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// How long Envoy may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The two, serving.
 #[derive(Debug)]
@@ -233,10 +233,10 @@ impl Envoy {
         let mut text = String::new();
         fs::File::open(log)?.read_to_string(&mut text)?;
         let config = self.directory.path().join("bootstrap.json");
-        let kept = std::env::temp_dir().join("nodegate-envoy-bootstrap.json");
-        if fs::copy(config, &kept).is_ok() {
-            text += &format!("(its configuration is kept as {})", kept.display());
-        }
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("envoy.json");
+        fs::copy(config, &kept)?;
+        text.push_str("its configuration: ");
+        text.push_str(&kept.to_string_lossy());
         Ok(text)
     }
 }

@@ -109,7 +109,9 @@ impl LocalReply {
 
     /// HTTP/1.0 or older.
     pub(super) fn old_version() -> Self {
-        Self::new(StatusCode::UPGRADE_REQUIRED, "low_version").closing()
+        Self::new(StatusCode::UPGRADE_REQUIRED, "low_version")
+            .with_body("Upgrade Required")
+            .closing()
     }
 
     /// No host, or more than one, or one that can't be read (RFC 9112, section 3.2).
