@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -213,6 +213,7 @@ impl Client {
     /// Notes that there is a request.
     fn begin(self: &Rc<Self>, request: Request<Incoming>) -> (Request<RequestBody>, Box<Exchange>) {
         let mut exchange = Exchange::new(self, request.version());
+        exchange.head_only = request.method() == Method::HEAD;
         if request.version() < Version::HTTP_11 {
             self.handle.set_outdated();
         }

@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
+    /// The port that the client came from.
+    pub(crate) port: u16,
     /// Statuses of interim responses.
     pub(crate) interim: Vec<u16>,
     /// 0 if the connection ended before there was one.
@@ -44,7 +46,10 @@ pub(crate) fn ask(to: SocketAddr, request: &[u8]) -> io::Result<Answer> {
         stream,
         buffer: Vec::new(),
     };
-    let mut answer = Answer::default();
+    let mut answer = Answer {
+        port: reader.stream.local_addr()?.port(),
+        ..Answer::default()
+    };
     loop {
         let Some(head) = reader.head()? else {
             return Ok(answer);

@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{client::Answer, pair::Answers, upstream::Seen};
+use crate::{
+    client::Answer,
+    log::Line,
+    pair::{Answers, Lines},
+    upstream::Seen,
+};
 
 /// Headers of responses whose values are never the same: only that they are there is compared.
 const VARYING: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
@@ -46,6 +51,26 @@ pub(crate) fn compare(answers: &Answers) -> Vec<Divergence> {
             &String::from_utf8_lossy(&envoy.body),
             &String::from_utf8_lossy(&nodegate.body),
         ),
+    }
+    found.0
+}
+
+/// All in which what was written down differs.
+pub(crate) fn compare_lines(lines: &Lines) -> Vec<Divergence> {
+    let mut found = Found::default();
+    let (Some(envoy), Some(nodegate)) = (&lines.envoy, &lines.nodegate) else {
+        found.check("log", &lines.envoy, &lines.nodegate);
+        return found.0;
+    };
+    let fields: [(&str, fn(&Line) -> &String); 5] = [
+        ("log status", |line| &line.status),
+        ("log flags", |line| &line.flags),
+        ("log details", |line| &line.details),
+        ("log route", |line| &line.route),
+        ("log cluster", |line| &line.cluster),
+    ];
+    for (aspect, field) in fields {
+        found.check(aspect, field(envoy), field(nodegate));
     }
     found.0
 }

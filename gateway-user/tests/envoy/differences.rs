@@ -42,7 +42,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "overloaded",
-        aspects: &["upstream header x-envoy-attempt-count"],
+        aspects: &["upstream header x-envoy-attempt-count", "log flags"],
         reason: "an endpoint that says x-envoy-overloaded isn't asked again",
     },
     Difference {
@@ -69,7 +69,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "two-hosts",
-        aspects: &["status"],
+        aspects: &["status", "log status", "log flags", "log details"],
         reason: "two Host headers are a bad request (RFC 9112, section 3.2), and not a host that \
                  no virtual host has",
     },
@@ -80,14 +80,37 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "http-version",
-        aspects: &["status", "body", "header content-length"],
+        aspects: &[
+            "status",
+            "body",
+            "header content-length",
+            "log status",
+            "log details",
+        ],
         reason: "what is neither HTTP/1.0 nor HTTP/1.1 is a bad request; only HTTP/1.0 is told to \
                  upgrade",
     },
     Difference {
         name: "transfer-coding",
-        aspects: &["status", "body", "header content-length"],
+        aspects: &[
+            "status",
+            "body",
+            "header content-length",
+            "log status",
+            "log details",
+        ],
         reason: "a body whose end can't be found is a bad request (RFC 9112, section 6.3)",
+    },
+    Difference {
+        name: "parser-details",
+        aspects: &["log details"],
+        reason: "the log has fewer words for what is wrong with a request that can't be read",
+    },
+    Difference {
+        name: "logged-cluster",
+        aspects: &["log cluster"],
+        reason: "the log has the cluster that a request was meant for also where it doesn't exist, \
+                 and none where CORS answers",
     },
     Difference {
         name: "lenient-syntax",

@@ -13,6 +13,7 @@ mod client;
 mod compare;
 mod differences;
 mod generate;
+mod log;
 mod pair;
 mod script;
 mod upstream;
@@ -28,9 +29,9 @@ use anyhow::Context as _;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{
-    compare::{Divergence, compare, seen},
+    compare::{Divergence, compare, compare_lines, seen},
     differences::{DIFFERENCES, named},
-    pair::{Answers, Pair},
+    pair::{Answers, Lines, Pair},
     script::Step,
 };
 
@@ -145,7 +146,10 @@ fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
     for step in steps {
         let request = pair.places().fill(&step.request);
         match pair.ask(&step.port, &script::bytes(&request)) {
-            Ok(answers) => complaints.extend(judge(step, &answers, &request)),
+            Ok(answers) => {
+                let lines = pair.lines(&answers)?;
+                complaints.extend(judge(step, &answers, &lines, &request));
+            }
             Err(error) => complaints.push(format!("{}: {error:#}\n{request}", step.place)),
         }
     }
@@ -259,7 +263,7 @@ impl Kinds {
 }
 
 /// What is wrong about two answers, if anything is.
-fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
+fn judge(step: &Step, answers: &Answers, lines: &Lines, request: &str) -> Option<String> {
     let mut wrong = Vec::new();
     let envoy = &answers.envoy;
     if envoy.status != step.status {
@@ -287,9 +291,9 @@ fn judge(step: &Step, answers: &Answers, request: &str) -> Option<String> {
         wrong.push(format!("Envoy's endpoint is `{}`", seen.endpoint));
     }
     let known: Vec<_> = step.differs.iter().filter_map(|name| named(name)).collect();
-    let (expected, unknown): (Vec<Divergence>, Vec<Divergence>) = compare(answers)
-        .into_iter()
-        .partition(|found| known.iter().any(|known| known.covers(&found.aspect)));
+    let found = compare(answers).into_iter().chain(compare_lines(lines));
+    let (expected, unknown): (Vec<Divergence>, Vec<Divergence>) =
+        found.partition(|found| known.iter().any(|known| known.covers(&found.aspect)));
     for known in known {
         if !expected.iter().any(|found| known.covers(&found.aspect)) {
             wrong.push(format!("the difference `{}` is gone", known.name));

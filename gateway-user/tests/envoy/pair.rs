@@ -26,11 +26,13 @@ use nodegate::{
     },
     source::directory::Directory,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::{
     client::{self, Answer},
+    log::{self, EnvoyLog, Line, Records},
     upstream::Upstreams,
 };
 
@@ -46,6 +48,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(crate) struct Pair {
     places: Places,
+    log: EnvoyLog,
+    records: Records,
     // Ended in this order.
     _envoy: Envoy,
     proxy: Option<Proxy>,
@@ -67,6 +71,13 @@ pub(crate) struct Answers {
     pub(crate) nodegate: Answer,
 }
 
+/// What both wrote down; none if nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    pub(crate) envoy: Option<Line>,
+    pub(crate) nodegate: Option<Line>,
+}
+
 impl Pair {
     /// Starts both with manifests: names of files and their texts.
     pub(crate) fn start(program: &Path, manifests: &[(String, String)]) -> anyhow::Result<Self> {
@@ -79,7 +90,9 @@ impl Pair {
         for (name, text) in manifests {
             fs::write(directory.path().join(name), places.fill(text))?;
         }
-        let (snapshot, bootstrap) = compiled(directory.path())?;
+        let (snapshot, mut bootstrap) = compiled(directory.path())?;
+        let log = directory.path().join("access.log");
+        log::configure(&mut bootstrap, &log);
         let ports: Vec<u16> = snapshot
             .gateway
             .listeners
@@ -93,9 +106,12 @@ impl Pair {
         })?;
         let applied = runtime.block_on(proxy.apply(&snapshot));
         ensure!(applied.failures.is_empty(), "{:?}", applied.failures);
-        let envoy = Envoy::start(program, directory, &bootstrap, &ports)?;
+        let records = Records::of(proxy.tap());
+        let envoy = Envoy::start(program, directory, &bootstrap.to_string(), &ports)?;
         Ok(Self {
             places,
+            log: EnvoyLog::open(&log)?,
+            records,
             _envoy: envoy,
             proxy: Some(proxy),
             runtime: Some(runtime),
@@ -112,6 +128,15 @@ impl Pair {
         Ok(Answers {
             envoy: client::ask((ENVOY, port).into(), request).context("Envoy")?,
             nodegate: client::ask((NODEGATE, port).into(), request).context("nodegate")?,
+        })
+    }
+
+    /// What both wrote down about a request that they have answered.
+    pub(crate) fn lines(&self, answers: &Answers) -> anyhow::Result<Lines> {
+        let runtime = self.runtime.as_ref().context("not running")?;
+        Ok(Lines {
+            envoy: self.log.take(answers.envoy.port)?,
+            nodegate: self.records.take(runtime, answers.nodegate.port),
         })
     }
 }
@@ -150,7 +175,7 @@ impl Places {
 }
 
 /// What manifests mean for either of the two.
-fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, String)> {
+fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
     let mut source = Directory::new(vec![directory.to_owned()])?;
     let scan = source.scan();
     let mut store = Store::default();
@@ -172,7 +197,7 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, String)> {
         listen: IpAddr::V4(ENVOY),
         admin_port: 0,
     };
-    let bootstrap = serde_json::to_string(&envoy::bootstrap(&compiled.gateway, options))?;
+    let bootstrap = envoy::bootstrap(&compiled.gateway, options);
     let snapshot = Snapshot {
         generation: 1,
         node: compiled.node,
@@ -204,7 +229,7 @@ impl Envoy {
             .arg("--config-path")
             .arg(&config)
             .args(["--concurrency", "1", "--log-level", "error"])
-            .args(["--disable-hot-restart"])
+            .args(["--disable-hot-restart", "--file-flush-interval-msec", "5"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log)?)

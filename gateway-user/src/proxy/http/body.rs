@@ -369,7 +369,8 @@ impl ResponseBody {
 
     /// A body of our own.
     pub(super) fn fixed(body: Bytes, mut exchange: Box<Exchange>) -> Self {
-        if body.is_empty() {
+        // Nobody asks for the body of an answer to HEAD.
+        if body.is_empty() || exchange.head_only {
             exchange.complete();
         }
         Self {

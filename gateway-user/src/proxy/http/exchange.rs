@@ -28,6 +28,8 @@ use crate::{
 pub(in crate::proxy) struct Exchange {
     pub(super) client: Rc<Client>,
     version: Version,
+    /// Whether the client wants a head and no body.
+    pub(super) head_only: bool,
     /// When the head of the request had come.
     pub(super) started: Instant,
     upstream: Option<Upstream>,
@@ -58,6 +60,7 @@ impl Exchange {
         Box::new(Self {
             client: Rc::clone(client),
             version,
+            head_only: false,
             started: Instant::now(),
             upstream: None,
             engaged: None,
@@ -243,6 +246,10 @@ impl Exchange {
         self.upstream = None;
         let (flag, reason) = match super::failure::reset_reason(error) {
             Some(_) => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
+            // It ended before the length that it had announced.
+            None if super::failure::ends_early(error) => {
+                (ResponseFlag::UpstreamProtocolError, "protocol_error")
+            }
             None => (
                 ResponseFlag::UpstreamConnectionTermination,
                 "connection_termination",

@@ -81,6 +81,12 @@ fn broken_body(error: &hyper::Error) -> bool {
     error.is_user() && matches!(cause, Some(BodyError::Hyper(_)))
 }
 
+/// Whether a body has ended before its end: before the length that was announced, or the last chunk.
+pub(super) fn ends_early(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &io::Error| cause.kind() == io::ErrorKind::UnexpectedEof)
+}
+
 /// Why the other side reset the stream, if that is what it did.
 pub(super) fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag, Tap},
+    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap},
     proxy::connections::Rejection,
 };
 
@@ -68,8 +68,13 @@ impl<'a> Refusal<'a> {
             }
             (None, _) => (reason, "http1.codec_error"),
         };
+        let flag = ResponseFlag::DownstreamProtocolError;
         record(RefusalRecord {
             status: status.as_u16(),
+            // That is no matter of the protocol, but of the path.
+            flags: Some(flag)
+                .filter(|_| rejection != Some(Rejection::Fragment))
+                .into(),
             details,
             bytes: body.len() as u64,
         });
@@ -94,6 +99,7 @@ impl<'a> Refusal<'a> {
 #[derive(Debug)]
 pub(super) struct RefusalRecord {
     status: u16,
+    flags: ResponseFlags,
     details: &'static str,
     bytes: u64,
 }
@@ -123,7 +129,7 @@ impl RefusalRecord {
             upstream_service_time: None,
             transport_failure: None,
             status: self.status,
-            flags: ResponseFlag::DownstreamProtocolError.into(),
+            flags: self.flags,
             details: Cow::Borrowed(self.details),
             duration: Duration::ZERO,
             bytes_received: 0,

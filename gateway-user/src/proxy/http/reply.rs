@@ -109,9 +109,7 @@ impl LocalReply {
 
     /// HTTP/1.0 or older.
     pub(super) fn old_version() -> Self {
-        Self::new(StatusCode::UPGRADE_REQUIRED, "low_version")
-            .with_body("Upgrade Required")
-            .closing()
+        Self::codec_error(StatusCode::UPGRADE_REQUIRED, "low_version")
     }
 
     /// No host, or more than one, or one that can't be read (RFC 9112, section 3.2).
@@ -120,8 +118,8 @@ impl LocalReply {
     }
 
     /// What no HTTP/1.1 request looks like. Most of it never comes so far.
-    pub(super) fn malformed() -> Self {
-        Self::codec_error(StatusCode::BAD_REQUEST, "http1.codec_error")
+    pub(super) fn malformed(details: &'static str) -> Self {
+        Self::codec_error(StatusCode::BAD_REQUEST, details)
     }
 
     /// A transfer coding that can't be undone.
@@ -134,7 +132,10 @@ impl LocalReply {
 
     /// A target for TLS, on a connection without.
     pub(super) fn wrong_scheme() -> Self {
-        Self::codec_error(StatusCode::FORBIDDEN, "http1.invalid_scheme")
+        Self::codec_error(
+            StatusCode::FORBIDDEN,
+            "http1.https_url_on_plaintext_connection",
+        )
     }
 
     // Envoy: Http1::ServerConnectionImpl::sendProtocolError.
@@ -151,6 +152,11 @@ impl LocalReply {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "http2.too_many_headers",
         )
+    }
+
+    /// The target is no path (Envoy: ConnectionManagerImpl::ActiveStream::decodeHeaders).
+    pub(super) fn no_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "absolute_path_rejected")
     }
 
     /// The path has no normal form.
@@ -221,7 +227,7 @@ impl LocalReply {
                 ResponseFlag::UpstreamProtocolError,
                 "protocol error",
             ),
-            Failure::BadBody => Self::malformed(),
+            Failure::BadBody => Self::malformed("http1.codec_error"),
             Failure::TryTimeout => Self::timeout("upstream_per_try_timeout"),
             Failure::Timeout => Self::timeout("response_timeout"),
         }

@@ -92,23 +92,28 @@ fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
     }
     match parts.uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => return Err(LocalReply::wrong_scheme()),
-        Some(scheme) if *scheme != Scheme::HTTP => return Err(LocalReply::malformed()),
+        Some(scheme) if *scheme != Scheme::HTTP => {
+            return Err(LocalReply::malformed("http1.invalid_scheme"));
+        }
         _ => {}
     }
-    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let in_form = match target.as_bytes() {
-        [b'/' | b'?', ..] => target.is_ascii(),
-        b"*" => parts.method == Method::OPTIONS,
-        _ => parts.method == Method::CONNECT,
-    };
     let host = parts
         .headers
         .get(HOST)
         .map_or(&[][..], HeaderValue::as_bytes);
-    if in_form && is_known_method(&parts.method) && host.iter().all(|&byte| is_of_authority(byte)) {
-        Ok(())
-    } else {
-        Err(LocalReply::malformed())
+    if !is_known_method(&parts.method) {
+        return Err(LocalReply::malformed("http1.codec_error"));
+    }
+    if !host.iter().all(|&byte| is_of_authority(byte)) {
+        return Err(LocalReply::malformed("http.invalid_authority"));
+    }
+    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    match target.as_bytes() {
+        [b'/' | b'?', ..] if target.is_ascii() => Ok(()),
+        [b'/' | b'?', ..] => Err(LocalReply::malformed("http1.codec_error")),
+        b"*" if parts.method == Method::OPTIONS => Err(LocalReply::no_path()),
+        _ if parts.method == Method::CONNECT => Ok(()),
+        _ => Err(LocalReply::malformed("http1.invalid_url")),
     }
 }
 

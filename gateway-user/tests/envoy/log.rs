@@ -1,0 +1,153 @@
+//! What both write down about a request: flags, details, route, cluster.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufRead as _, BufReader},
+    path::Path,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nodegate::observe::{Record, Subscription, Tap};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// How long a line may take to be written.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Room for records that nobody has asked for yet.
+const BUFFER: usize = 1 << 12;
+
+/// A line of an access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) status: String,
+    /// Letters, sorted: Envoy has them in the order in which they came up.
+    pub(crate) flags: String,
+    pub(crate) details: String,
+    pub(crate) route: String,
+    pub(crate) cluster: String,
+}
+
+/// Envoy's access log, read as it is written.
+#[derive(Debug)]
+pub(crate) struct EnvoyLog(Mutex<(BufReader<File>, Lines)>);
+
+/// The proxy's records.
+#[derive(Debug)]
+pub(crate) struct Records(Mutex<(Subscription, Lines)>);
+
+/// Lines by the port that the client came from.
+type Lines = HashMap<u16, Line>;
+
+/// Sets Envoy's log up.
+pub(crate) fn configure(bootstrap: &mut Value, path: &Path) {
+    let fields = [
+        "DOWNSTREAM_DIRECT_REMOTE_PORT",
+        "RESPONSE_CODE",
+        "RESPONSE_FLAGS",
+        "RESPONSE_CODE_DETAILS",
+        "ROUTE_NAME",
+        "UPSTREAM_CLUSTER",
+    ];
+    let format = fields.map(|field| format!("%{field}%")).join("\t") + "\n";
+    let log = json!([{
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": path,
+            "log_format": {"text_format_source": {"inline_string": format}},
+        },
+    }]);
+    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut();
+    for listener in listeners.into_iter().flatten() {
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = log.clone();
+    }
+}
+
+impl EnvoyLog {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let reader = BufReader::new(File::open(path)?);
+        Ok(Self(Mutex::new((reader, Lines::new()))))
+    }
+
+    /// The line about the request from a port, once it is there.
+    pub(crate) fn take(&self, port: u16) -> io::Result<Option<Line>> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let mut locked = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+            let (reader, lines) = &mut *locked;
+            let mut text = String::new();
+            // Envoy writes whole lines.
+            while reader.read_line(&mut text)? > 0 {
+                lines.extend(parse(&text));
+                text.clear();
+            }
+            if let Some(line) = lines.remove(&port) {
+                return Ok(Some(line));
+            }
+            drop(locked);
+            thread::sleep(PAUSE);
+        }
+        Ok(None)
+    }
+}
+
+fn parse(text: &str) -> Option<(u16, Line)> {
+    let mut fields = text.trim_end_matches('\n').split('\t');
+    let port = fields.next()?.parse().ok()?;
+    let mut next = || Some(fields.next()?.trim_matches('-').to_owned());
+    Some((
+        port,
+        Line {
+            status: next()?,
+            flags: sorted(&next()?),
+            details: next()?,
+            route: next()?,
+            cluster: next()?,
+        },
+    ))
+}
+
+fn sorted(flags: &str) -> String {
+    let mut flags: Vec<_> = flags.split(',').collect();
+    flags.sort_unstable();
+    flags.join(",")
+}
+
+impl Records {
+    pub(crate) fn of(tap: &Tap) -> Self {
+        Self(Mutex::new((tap.subscribe(BUFFER), Lines::new())))
+    }
+
+    /// The record of the request from a port, once it is there.
+    pub(crate) fn take(&self, runtime: &Runtime, port: u16) -> Option<Line> {
+        let mut locked = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        let (subscription, lines) = &mut *locked;
+        runtime.block_on(async {
+            loop {
+                if let Some(line) = lines.remove(&port) {
+                    return Some(line);
+                }
+                let received = tokio::time::timeout(PATIENCE, subscription.recv());
+                let Record::Request(record) = &*received.await.ok()? else {
+                    continue;
+                };
+                let decision = &record.decision;
+                let line = Line {
+                    status: record.status.to_string(),
+                    flags: sorted(&record.flags.to_string()),
+                    details: record.details.to_string(),
+                    route: decision.route.clone().unwrap_or_default(),
+                    cluster: decision.cluster.clone().unwrap_or_default(),
+                };
+                lines.insert(record.client.port(), line);
+            }
+        })
+    }
+}
