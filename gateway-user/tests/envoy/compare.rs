@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     client::Answer,
-    log::Line,
     pair::{Answers, Lines},
     upstream::Seen,
 };
@@ -62,16 +61,11 @@ pub(crate) fn compare_lines(lines: &Lines) -> Vec<Divergence> {
         found.check("log", &lines.envoy, &lines.nodegate);
         return found.0;
     };
-    let fields: [(&str, fn(&Line) -> &String); 5] = [
-        ("log status", |line| &line.status),
-        ("log flags", |line| &line.flags),
-        ("log details", |line| &line.details),
-        ("log route", |line| &line.route),
-        ("log cluster", |line| &line.cluster),
-    ];
-    for (aspect, field) in fields {
-        found.check(aspect, field(envoy), field(nodegate));
-    }
+    found.check("log status", &envoy.status, &nodegate.status);
+    found.check("log flags", &envoy.flags, &nodegate.flags);
+    found.check("log details", &envoy.details, &nodegate.details);
+    found.check("log route", &envoy.route, &nodegate.route);
+    found.check("log cluster", &envoy.cluster, &nodegate.cluster);
     found.0
 }
 

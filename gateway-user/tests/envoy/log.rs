@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader},
     path::Path,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -80,7 +80,7 @@ impl EnvoyLog {
     pub(crate) fn take(&self, port: u16) -> io::Result<Option<Line>> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let mut locked = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+            let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let (reader, lines) = &mut *locked;
             let mut text = String::new();
             // Envoy writes whole lines.
@@ -127,7 +127,7 @@ impl Records {
 
     /// The record of the request from a port, once it is there.
     pub(crate) fn take(&self, runtime: &Runtime, port: u16) -> Option<Line> {
-        let mut locked = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (subscription, lines) = &mut *locked;
         runtime.block_on(async {
             loop {

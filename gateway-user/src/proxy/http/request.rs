@@ -110,10 +110,10 @@ fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     match target.as_bytes() {
         [b'/' | b'?', ..] if target.is_ascii() => Ok(()),
-        [b'/' | b'?', ..] => Err(LocalReply::malformed("http1.codec_error")),
         b"*" if parts.method == Method::OPTIONS => Err(LocalReply::no_path()),
+        b"*" => Err(LocalReply::malformed("http1.invalid_url")),
         _ if parts.method == Method::CONNECT => Ok(()),
-        _ => Err(LocalReply::malformed("http1.invalid_url")),
+        _ => Err(LocalReply::malformed("http1.codec_error")),
     }
 }
 
