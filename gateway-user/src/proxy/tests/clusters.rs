@@ -249,3 +249,51 @@ async fn connecting_has_its_own_limit() {
     assert_eq!(status(&head), "HTTP/1.1 503 Service Unavailable");
     assert!(body.ends_with("reset reason: connection timeout"), "{body}");
 }
+
+#[tokio::test]
+async fn a_client_s_broken_body_is_not_the_endpoint_s_fault() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        while let Some(head) = peer.head().await {
+            if status(&head).starts_with("GET") {
+                peer.send(ok("hi")).await;
+            }
+        }
+    })
+    .await;
+    let (fixture, port) = proxy(&[&endpoint], |cluster| {
+        cluster.policy.outliers = Some(OutlierDetection {
+            consecutive_5xx: Some(1),
+            max_ejection_percent: 100,
+            ..OutlierDetection::default()
+        });
+    })
+    .await;
+    let mut records = fixture.proxy.tap().subscribe(1);
+    let mut client = Peer::connect(port).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        .await;
+    let head = client.head().await.unwrap();
+    assert_eq!(status(&head), "HTTP/1.1 400 Bad Request");
+    let Record::Request(record) = &*records.recv().await else {
+        panic!("HTTP");
+    };
+    assert_eq!(record.flags, ResponseFlag::DownstreamProtocolError.into());
+    let mut client = Peer::connect(port).await;
+    assert_eq!(client.get("a", "/").await.1, "hi");
+}
+
+#[tokio::test]
+async fn own_answers_to_head_are_whole() {
+    let (fixture, port) = proxy(&[], |_| {}).await;
+    let mut records = fixture.proxy.tap().subscribe(1);
+    let mut client = Peer::connect(port).await;
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = client.head().await.unwrap();
+    assert_eq!(header(&head, "content-length"), Some("19"));
+    let Record::Request(record) = &*records.recv().await else {
+        panic!("HTTP");
+    };
+    assert_eq!(record.flags, ResponseFlag::NoHealthyUpstream.into());
+    assert_eq!(record.details, "no_healthy_upstream");
+}
