@@ -57,7 +57,8 @@ pub(crate) struct Pair {
 }
 
 /// Numbers that manifests and requests name as `{{name}}`: `port`, the port of Gateways; `tls-port`,
-/// that of a Gateway that sends clients to https; and the endpoints' ports, by their names.
+/// that of a Gateway that sends clients to https; and the endpoints' ports, by their names. Long texts
+/// are `{{a*20000}}` and `{{a*70000}}`.
 #[derive(Debug)]
 pub(crate) struct Places {
     numbers: BTreeMap<&'static str, u16>,
@@ -169,6 +170,9 @@ impl Places {
         let mut text = text.to_owned();
         for (name, number) in &self.numbers {
             text = text.replace(&format!("{{{{{name}}}}}"), &number.to_string());
+        }
+        for length in [20_000, 70_000] {
+            text = text.replace(&format!("{{{{a*{length}}}}}"), &"a".repeat(length));
         }
         text
     }

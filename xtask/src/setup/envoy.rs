@@ -37,6 +37,7 @@ pub(crate) fn prepare() -> anyhow::Result<PathBuf> {
         "install",
         "--quiet",
         "--disable-pip-version-check",
+        "--retries=1",
         &package,
     ];
     run(&place.join("bin/pip"), &install.map(OsString::from))?;
