@@ -13,6 +13,7 @@
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
+//! | [`tables`] | what the maps would decide, without a kernel |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
@@ -35,6 +36,7 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod redirector;
+pub mod tables;
 
 use crate::model::Snapshot;
 use desired::{Desired, Policy, PortKey};
