@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod explain;
 pub mod iptables;
 pub mod preflight;
 pub mod run;
@@ -35,6 +36,8 @@ pub enum Command {
     Trace(trace::Trace),
     /// Show what a running nodegate serves, and whether it is up to date
     Status(status::StatusCommand),
+    /// Explain what becomes of a connection or a request, and why
+    Explain(Box<explain::Explain>),
     /// Look for mistakes in manifests, without running anything
     Check(check::Args),
     /// Check whether this machine has what nodegate needs
@@ -66,6 +69,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Check(command) => check::run(command),
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),

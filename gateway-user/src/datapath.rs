@@ -82,6 +82,17 @@ pub enum MasqueradeMode {
     All,
 }
 
+impl MasqueradeMode {
+    /// As [`Settings::flags`] has it.
+    pub fn flags(self) -> u32 {
+        match self {
+            Self::Needed => 0,
+            Self::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
+            Self::All => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL,
+        }
+    }
+}
+
 /// Why the datapath cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -308,14 +319,7 @@ impl Datapath {
 
 fn flags(options: &Options) -> u32 {
     let flag = |condition, flag| if condition { flag } else { 0 };
-    let masquerade = match options.masquerade {
-        MasqueradeMode::Needed => 0,
-        MasqueradeMode::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
-        MasqueradeMode::All => {
-            Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL
-        }
-    };
-    masquerade
+    options.masquerade.flags()
         | flag(options.knows_pods, Settings::FLAG_KNOWS_PODS)
         | flag(
             options.localhost_node_ports,

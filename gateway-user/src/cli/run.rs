@@ -158,7 +158,7 @@ struct ProxyArgs {
 
 type Labels = BTreeMap<String, String>;
 
-fn scope(text: &str) -> Result<ServiceScope, String> {
+pub(super) fn scope(text: &str) -> Result<ServiceScope, String> {
     match text {
         "all" => Ok(ServiceScope::All),
         "gateway" => Ok(ServiceScope::Gateway),

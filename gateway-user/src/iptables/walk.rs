@@ -38,7 +38,7 @@ pub type OwnAddresses = [IpAddr];
 pub struct Way {
     /// How likely it is.
     pub probability: f64,
-    /// The rules that match, in order.
+    /// The rules that match, in order; without jumps to chains where none does.
     pub steps: Vec<Step>,
     /// Where the packet is sent, if it is translated.
     pub translated: Option<SocketAddr>,
@@ -66,6 +66,9 @@ pub struct Step {
     pub jump: Option<String>,
     /// How many rules of the chain were looked at before.
     pub passed: usize,
+    /// It ends the chain, and the one before goes on.
+    #[serde(skip)]
+    pub returns: bool,
 }
 
 /// What becomes of a packet.
@@ -191,6 +194,7 @@ impl Walker<'_> {
                     why,
                     jump: rule.jump().map(str::to_owned),
                     passed,
+                    returns: rule.target == Some(Target::Return),
                 });
                 next.extend(self.target(table, rule, progress, depth, &mut left));
             }
@@ -227,8 +231,15 @@ impl Walker<'_> {
                 return vec![progress];
             }
             Some(Target::Jump(chain)) if depth < DEPTH => {
-                let beyond = self.chain(table, chain, progress, depth + 1);
+                let before = progress.way.steps.len();
+                let mut beyond = self.chain(table, chain, progress, depth + 1);
                 left.done.extend(beyond.done);
+                for progress in &mut beyond.back {
+                    // Nothing in that chain was for the packet: not worth a word.
+                    if progress.way.steps[before..].iter().all(|step| step.returns) {
+                        progress.way.steps.truncate(before - 1);
+                    }
+                }
                 return beyond.back;
             }
             Some(Target::Goto(chain)) if depth < DEPTH => {
