@@ -9,6 +9,7 @@ pub mod cleanup;
 pub mod completions;
 pub mod explain;
 pub mod iptables;
+pub mod maps;
 pub mod preflight;
 pub mod run;
 pub mod status;
@@ -38,6 +39,8 @@ pub enum Command {
     Status(status::StatusCommand),
     /// Explain what becomes of a connection or a request, and why
     Explain(Box<explain::Explain>),
+    /// Show what the loaded maps hold
+    Maps(maps::Maps),
     /// Look for mistakes in manifests, without running anything
     Check(check::Args),
     /// Check whether this machine has what nodegate needs
@@ -70,6 +73,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Trace(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Maps(command) => command.run(),
         Command::Check(command) => check::run(command),
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),

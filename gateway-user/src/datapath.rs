@@ -6,6 +6,7 @@
 //! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
+//! | [`contents`] | what the pinned maps hold, for people |
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
@@ -26,6 +27,7 @@ use gateway_common::{
 };
 
 pub mod attach;
+pub mod contents;
 pub mod desired;
 pub mod events;
 pub mod expiry;
@@ -118,6 +120,16 @@ pub enum Error {
         path: PathBuf,
         /// The version that was found.
         found: u32,
+    },
+    /// A map is not there.
+    #[error(
+        "{} is not there: nodegate has loaded nothing here (fix: `nodegate run`, or --pin-dir if it \
+         pins elsewhere)",
+        pin.display()
+    )]
+    NotPinned {
+        /// The pin.
+        pin: PathBuf,
     },
     /// The kernel refuses the maps or programs.
     #[error(

@@ -23,7 +23,7 @@ use gateway_common::{
 };
 
 use super::{
-    Error, Failure,
+    Error, Failure, contents,
     desired::{Network, PortKey},
     expiry,
     plan::{Mirror, Plan, Step},
@@ -329,12 +329,7 @@ impl Maps {
             name: "conntrack",
             source,
         };
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map(|time| std::time::Duration::from(time).as_nanos() as u64)
-            .map_err(|error| Error::Node {
-                what: "reading the clock",
-                source: error.into(),
-            })?;
+        let now = contents::now()?;
         // The kernel changes the map meanwhile: what goes during the walk is skipped by it.
         let all: StdHashMap<FlowKey, Translation> =
             self.conntrack.iter().filter_map(Result::ok).collect();
@@ -432,7 +427,7 @@ fn label(text: &str) -> [u8; LABEL_BYTES] {
     bytes
 }
 
-fn decode(name: &ServiceName) -> PortKey {
+pub(super) fn decode(name: &ServiceName) -> PortKey {
     let text = |bytes: &[u8; LABEL_BYTES]| {
         let end = bytes
             .iter()
