@@ -32,6 +32,9 @@ pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
 /// 120 s; a little more, so that netfilter's entry goes first).
 const UDP_TIMEOUT: u64 = 180 * 1_000_000_000;
 
+/// A UDP flow that pauses for so long may make way for another one with the same replies.
+const DATAGRAM_PAUSE: u64 = 1_000_000_000;
+
 /// From outside, on an uplink.
 #[classifier]
 pub(crate) fn ingress(ctx: TcContext) -> i32 {
@@ -142,6 +145,31 @@ fn forget(scratch: &mut Scratch, known: &Translation) {
     let _ = CONNTRACK.remove(key);
 }
 
+/// Makes way for a flow that goes to an endpoint directly, from the same port as one did through a
+/// Service: its replies look like the other one's, and must not be translated as those were.
+/// Netfilter finds such a clash when it confirms a flow (`__nf_conntrack_confirm`).
+#[inline(always)]
+fn supersede(scratch: &mut Scratch) {
+    let (key, reply) = (&scratch.key, &mut scratch.reply);
+    reply.source = key.destination;
+    reply.destination = key.source;
+    reply.source_port = key.destination_port;
+    reply.destination_port = key.source_port;
+    reply.protocol = key.protocol;
+    reply.direction = FlowKey::REPLY;
+    reply.reserved = 0;
+    // SAFETY: elements of an LRU map stay allocated; a racing reuse reads as another flow.
+    let Some(older) = (unsafe { CONNTRACK.get(&*reply) }) else {
+        return;
+    };
+    // Of datagrams nobody says which is the last. While a flow's are under way, one from the same
+    // port to the same endpoint may well be a stray.
+    let over = key.protocol != UDP || now().wrapping_sub(older.last_seen) > DATAGRAM_PAUSE;
+    if over {
+        let _ = CONNTRACK.remove(&*reply);
+    }
+}
+
 #[inline(always)]
 fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) -> i32 {
     let flow = &mut scratch.flow;
@@ -152,6 +180,7 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
     flow.origin = origin;
     let mut decision = decide(&KernelTables, flow);
     if matches!(decision.reason, Reason::NoService) {
+        supersede(scratch);
         return NEXT;
     }
     if matches!(decision.verdict, Verdict::Forward)

@@ -162,6 +162,7 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
     let attaching = Attaching {
         pin_dir: &options.pin_dir,
         maps: super::maps::pinned(&options.pin_dir),
+        programs: loaded_programs().filter_map(Result::ok).collect(),
         tcx: uses_tcx(options.mode),
     };
     let mut wanted = BTreeSet::new();
@@ -199,6 +200,8 @@ struct Attaching<'o> {
     pin_dir: &'o Path,
     /// Ids of the pinned maps.
     maps: BTreeSet<u32>,
+    /// All programs in the kernel: asked for once, there may be thousands.
+    programs: Vec<ProgramInfo>,
     tcx: bool,
 }
 
@@ -314,9 +317,7 @@ impl Attaching<'_> {
         let Some(id) = link_program(pin)? else {
             return Ok(false);
         };
-        let old = loaded_programs()
-            .filter_map(Result::ok)
-            .find(|info| info.id() == id);
+        let old = self.programs.iter().find(|info| info.id() == id);
         let Some(old) = old else {
             return Ok(false);
         };
@@ -329,7 +330,7 @@ impl Attaching<'_> {
                 .filter(|id| self.maps.contains(id))
                 .collect())
         };
-        Ok(old.tag() == new.tag() && pinned(&old)? == pinned(new)?)
+        Ok(old.tag() == new.tag() && pinned(old)? == pinned(new)?)
     }
 }
 

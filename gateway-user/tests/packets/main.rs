@@ -97,6 +97,10 @@ const BOTH: &[(&str, Test)] = &[
         gone_backend,
     ),
     ("two_flows_with_one_reply_cannot_be_told_apart", clash),
+    (
+        "a_direct_connection_supersedes_one_through_a_service",
+        direct_connection,
+    ),
     ("packets_from_pods_are_translated", pod_packets),
     ("sctp_keeps_its_crc", sctp),
     ("an_error_about_a_reply_finds_the_backend", error_to_backend),
@@ -496,6 +500,23 @@ fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
         bench.egress(&reply)?.ends(),
         ((who.cluster_ip, 80), who.from())
     );
+    Ok(())
+}
+
+/// The same client port, first through the Service, then to its backend directly: what the backend
+/// answers then is for itself.
+fn direct_connection(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    let reply = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    assert_eq!(bench.egress(&reply)?.ends().0, who.node_port());
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
+    let direct = Segment::tcp(who.from(), (who.gateway, 8080), "S");
+    assert_eq!(bench.ingress(&direct)?.packet, direct.bytes());
+    assert_eq!(bench.egress(&reply)?.packet, reply.bytes());
+    // And through the Service again.
+    bench.ingress(&who.syn())?;
+    assert_eq!(bench.egress(&reply)?.ends().0, who.node_port());
     Ok(())
 }
 
