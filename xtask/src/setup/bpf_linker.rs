@@ -141,7 +141,7 @@ fn install(places: &Places, prefix: &Path) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "building bpf-linker: {}: is there a C linker (build-essential) and a way to crates.io?",
+        "building bpf-linker: {}: is there a C linker (build-essential) and a way to the crates' registry?",
         said.trim().lines().last().unwrap_or_default()
     );
     let built = Command::new(places.install.join("bin/bpf-linker"))
