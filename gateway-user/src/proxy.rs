@@ -25,6 +25,7 @@ mod pool;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod worker;
 
 pub use bind::BindError;
