@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::A
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
@@ -126,7 +126,7 @@ fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
         let line = lines.recv().await?;
         Some((Ok(Frame::data(Bytes::from(line))), lines))
     });
-    let mut response = Response::new(StreamBody::new(frames.fuse()).boxed());
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames.fuse())));
     let kind = match format {
         Format::Text => "text/plain; charset=utf-8",
         Format::Json => "application/x-ndjson",
