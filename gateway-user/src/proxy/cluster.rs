@@ -23,6 +23,7 @@ mod warmup;
 pub(super) use hash::key_hash;
 pub(super) use limits::{Overflow, Permit, RetryPermit};
 
+use super::tls::ClientTls;
 use crate::model::gateway::{Cluster, OutlierDetection};
 use balance::Balancer;
 use limits::Limits;
@@ -40,6 +41,8 @@ pub(super) struct ClusterState {
     /// How many endpoints are avoided.
     ejected: Arc<AtomicU32>,
     limits: Arc<Limits>,
+    /// How endpoints are spoken to; none: in the clear.
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// An endpoint and how it is doing.
@@ -100,6 +103,9 @@ impl ClusterState {
                 &model.policy.limits,
                 previous.map(|previous| &previous.limits),
             ),
+            tls: model.policy.tls.as_ref().map(|policy| {
+                ClientTls::new(policy, previous.and_then(|previous| previous.tls.as_ref()))
+            }),
             model: Arc::clone(model),
             endpoints,
         }
@@ -124,6 +130,11 @@ impl ClusterState {
     /// Counts a request in.
     pub(super) fn limits(&self) -> &Arc<Limits> {
         &self.limits
+    }
+
+    /// How endpoints are spoken to; none: in the clear.
+    pub(super) fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
     }
 
     /// Addresses of the endpoints.

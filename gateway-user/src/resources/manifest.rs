@@ -40,6 +40,7 @@ enum Kind {
     Pod,
     Node,
     Namespace,
+    Secret,
     EndpointSlice,
     Gateway,
     VirtualService,
@@ -221,6 +222,7 @@ impl Manifest {
             Kind::Pod => decode(value, Body::Pod),
             Kind::Node => decode(value, Body::Node),
             Kind::Namespace => decode(value, Body::Namespace),
+            Kind::Secret => decode(value, Body::Secret),
             Kind::EndpointSlice => decode(value, Body::EndpointSlice),
             Kind::Gateway => decode(value, Body::Gateway),
             Kind::VirtualService => decode(value, Body::VirtualService),
@@ -310,11 +312,12 @@ fn group_name(group: &str) -> &str {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [(&'static str, &'static str, Self); 9] = [
+    const ALL: [(&'static str, &'static str, Self); 10] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
         ("", "Namespace", Self::Namespace),
+        ("", "Secret", Self::Secret),
         ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
         ("networking.istio.io", "Gateway", Self::Gateway),
         (
@@ -356,9 +359,12 @@ impl Kind {
 
     const fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Service | Self::Pod | Self::Node | Self::Namespace | Self::EndpointSlice => {
-                &["v1"]
-            }
+            Self::Service
+            | Self::Pod
+            | Self::Node
+            | Self::Namespace
+            | Self::Secret
+            | Self::EndpointSlice => &["v1"],
             Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
                 &["v1", "v1beta1", "v1alpha3"]
             }

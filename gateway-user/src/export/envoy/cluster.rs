@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{address, duration, kind};
+use super::{address, duration, kind, tls};
 use crate::model::gateway::{
     Balancing, Cluster, ConnectionLimits, HashTable, Locality, OutlierDetection, Warmup,
 };
@@ -52,6 +52,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
         "load_assignment": (kind != "ORIGINAL_DST").then(|| load_assignment(cluster)),
         "circuit_breakers": {"thresholds": [thresholds(&policy.limits)]},
         "outlier_detection": policy.outliers.as_ref().map(outlier_detection),
+        "transport_socket": policy.tls.as_ref().map(|tls| tls::socket(tls, speaks_http2(cluster))),
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol(cluster),
         },
@@ -131,13 +132,17 @@ fn slow_start(warmup: Warmup) -> Value {
     }})
 }
 
+fn speaks_http2(cluster: &Cluster) -> bool {
+    cluster.http2 || cluster.policy.limits.upgrade_to_http2
+}
+
 fn protocol(cluster: &Cluster) -> Value {
     let limits = &cluster.policy.limits;
     let http2 = json!({"max_concurrent_streams": limits.max_concurrent_streams});
     let (explicit, client) = if limits.use_client_protocol {
         let both = json!({"http_protocol_options": {}, "http2_protocol_options": http2});
         (Value::Null, both)
-    } else if cluster.http2 || limits.upgrade_to_http2 {
+    } else if speaks_http2(cluster) {
         (json!({"http2_protocol_options": http2}), Value::Null)
     } else {
         (json!({"http_protocol_options": {}}), Value::Null)
@@ -149,6 +154,7 @@ fn protocol(cluster: &Cluster) -> Value {
             "max_connection_duration": limits.max_connection_duration.map(duration),
             "max_requests_per_connection": limits.max_requests_per_connection,
         },
+        "upstream_http_protocol_options": cluster.policy.tls.as_ref().and_then(tls::from_the_host),
         "explicit_http_config": explicit,
         "use_downstream_protocol_config": client,
     })

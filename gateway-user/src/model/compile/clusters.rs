@@ -2,6 +2,7 @@
 
 mod entry;
 mod policy;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ use crate::{
         service::Protocol,
     },
     resources::{
+        Resources,
         istio::{self, RouteDestination, Subset},
         lookup::{Client, Destinations, MergedRule, full_host, selects, service_of},
     },
@@ -27,6 +29,7 @@ use crate::{
 
 /// The clusters that routes have asked for.
 pub(super) struct Clusters<'r> {
+    resources: &'r Resources,
     known: Destinations<'r>,
     endpoints: &'r Endpoints<'r>,
     /// The gateway pod, for the choice of DestinationRules.
@@ -48,11 +51,13 @@ struct Members {
 
 impl<'r> Clusters<'r> {
     pub(super) fn new(
+        resources: &'r Resources,
         known: Destinations<'r>,
         endpoints: &'r Endpoints<'r>,
         identity: &'r GatewayIdentity,
     ) -> Self {
         Self {
+            resources,
             known,
             endpoints,
             identity,
@@ -151,9 +156,14 @@ impl<'r> Clusters<'r> {
             "" => None,
             subset => Some(rule.as_ref()?.subset(subset)?),
         };
-        let members = match self.known.service(host) {
-            Some(service) => self.behind_service(service, host, port, subset)?,
-            None => entry::members(self.entry(host)?, host, port, subset)?,
+        let service = self.known.service(host);
+        let entry = match service {
+            Some(_) => None,
+            None => Some(self.entry(host)?),
+        };
+        let members = match (service, entry) {
+            (Some(service), _) => self.behind_service(service, host, port, subset)?,
+            (None, entry) => entry::members(entry?, host, port, subset)?,
         };
         let Members {
             mut endpoints,
@@ -166,6 +176,15 @@ impl<'r> Clusters<'r> {
             rule.as_ref().and_then(MergedRule::policy),
             subset.and_then(|subset| subset.traffic_policy.as_ref()),
             port,
+            |given| {
+                let subject = tls::Subject {
+                    resources: self.resources,
+                    namespace: &self.identity.namespace,
+                    cluster: &name,
+                    entry_names: entry.map_or(&[], |entry| &entry.spec.subject_alt_names),
+                };
+                tls::of(given, &subject)
+            },
         );
         let rule = rule.map(|rule| {
             let key = &rule.object.key;
