@@ -56,12 +56,13 @@ pub enum Finding {
 }
 
 /// Chains that may be idle: whoever made some of them only watches whether they still are there, and
-/// the last is for Services.
-const IDLE: [&str; 4] = [
+/// the last two are for Services.
+const IDLE: [&str; 5] = [
     "KUBE-PROXY-CANARY",
     "KUBE-KUBELET-CANARY",
     "KUBE-IPTABLES-HINT",
     "KUBE-MARK-MASQ",
+    "KUBE-MARK-DROP",
 ];
 
 /// Looks the rules over; `services` is what they implement.
