@@ -56,7 +56,7 @@ pub(super) fn compile(
             continue;
         };
         let is_gateway = gateways.behind(object, spec);
-        if !in_scope(wanted.scope, service, is_gateway) {
+        if !in_scope(wanted.scope, object, service, is_gateway) {
             continue;
         }
         report_ranges(object, spec, diagnostics);
@@ -309,9 +309,11 @@ impl<'r> ExternalIps<'r> {
     }
 }
 
-fn in_scope(scope: &ServiceScope, service: &Service, is_gateway: bool) -> bool {
+fn in_scope(scope: &ServiceScope, object: &Object, service: &Service, is_gateway: bool) -> bool {
     match scope {
-        ServiceScope::All => true,
+        ServiceScope::All | ServiceScope::Names(_) => {
+            scope.has_name(&object.key.namespace, &object.key.name) == Some(true)
+        }
         ServiceScope::Selector(selector) => selects(selector, service.metadata.labels.as_ref()),
         ServiceScope::Gateway => is_gateway,
     }
