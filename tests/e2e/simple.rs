@@ -35,6 +35,16 @@ pub(crate) const CASES: &[Case] = &[
         traced,
     ),
     (
+        "simple_requests_have_the_number_of_their_decision",
+        one_node("s1"),
+        joined,
+    ),
+    (
+        "simple_traces_show_what_is_asked_for",
+        one_node("s1"),
+        filtered,
+    ),
+    (
         "simple_processes_see_the_service_address",
         one_node("s1"),
         peer_name,
@@ -220,6 +230,117 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
     let refused = node.wait_for(|line| line["verdict"] == "reject")?;
     same!(refused["reason"], "no-such-port", "the reason");
     same!(refused["backend"], serde_json::Value::Null, "no backend");
+    Ok(())
+}
+
+fn joined(scene: &Scene) -> anyhow::Result<()> {
+    let gateway = scene.testbed.admin_socket(&scene.gateway()?)?;
+    let gateway = gateway.to_str().unwrap_or_default();
+    let trace = scene.trace_only("node1", &["--gateway-admin", gateway])?;
+    let (client, _) = scene.pod("simple", "nginx")?;
+    let url = |address: &str, path: &str| format!("http://{address}{path}");
+    // A packet's decision, one of a socket on the node, and one of a socket in a pod.
+    for (host, address, path) in [
+        ("client", NODE_PORT, "/simple/nginx/a"),
+        ("node1", CLUSTER_IP, "/simple/nginx/b"),
+        (client.as_str(), CLUSTER_IP, "/simple/nginx/c"),
+    ] {
+        scene.get(host, HOST, &url(address, path))?;
+        let request = trace.wait_for(|line| line["path"] == path)?;
+        let number = &request["connection"];
+        anyhow::ensure!(number.is_u64(), "of no decision: {request}");
+        let decision =
+            trace.wait_for(|line| line["connection"] == *number && line["hook"].is_string())?;
+        let asked = if address == CLUSTER_IP {
+            "10.96.190.18:80"
+        } else {
+            NODE_PORT
+        };
+        same!(decision["destination"], asked, "what {host} asked for");
+        same!(request["status"], 200, "the answer to {host}");
+    }
+    // Two requests on one connection have one number.
+    let first = url(NODE_PORT, "/simple/nginx/1");
+    let second = url(NODE_PORT, "/simple/nginx/2");
+    scene.get("client", HOST, &first)?;
+    let host = format!("Host: {HOST}");
+    scene.run("client", &["curl", "-s", "-H", &host, &first, &second])?;
+    let later = trace.wait_for(|line| line["path"] == "/simple/nginx/2")?;
+    let all = trace.decisions()?;
+    let both = all
+        .iter()
+        .filter(|line| line["connection"] == later["connection"] && line["path"].is_string());
+    same!(both.count(), 2, "requests of the second connection");
+    Ok(())
+}
+
+fn filtered(scene: &Scene) -> anyhow::Result<()> {
+    let gateway = scene.testbed.admin_socket(&scene.gateway()?)?;
+    let gateway = gateway.to_str().unwrap_or_default();
+    let service = "istio-system/istio-ingressgateway";
+    let outside = scene.trace_only(
+        "node1",
+        &[
+            "--from",
+            "192.168.170.1",
+            "--service",
+            service,
+            "--gateway-admin",
+            gateway,
+        ],
+    )?;
+    let node = scene.trace_only("node1", &["--from", "node", "--to", "10.96.190.18:80"])?;
+    let refused = scene.trace_only("node1", &["--verdict", "reject,drop"])?;
+    let missing = scene.trace_only(&scene.gateway()?, &["--status", "4xx"])?;
+    let get = |host, url: &str| scene.get(host, HOST, url);
+    get("node1", "http://10.96.190.18:81/")?;
+    get("node1", "http://10.96.190.18/simple/nginx")?;
+    get("client", &format!("http://{NODE_PORT}/simple/nginx"))?;
+    get("client", &format!("http://{NODE_PORT}/nothing"))?;
+
+    outside.wait_for(|line| line["path"] == "/nothing")?;
+    let lines = outside.decisions()?;
+    let of = |key: &str| lines.iter().filter(|line| line[key].is_string()).count();
+    same!(
+        (of("hook"), of("path")),
+        (2, 2),
+        "lines about the client: {lines:?}"
+    );
+    node.wait_for(|line| line["destination"] == "10.96.190.18:80")?;
+    same!(
+        node.decisions()?.len(),
+        1,
+        "decisions about the node's process"
+    );
+    refused.wait_for(|line| line["verdict"] == "reject")?;
+    same!(refused.decisions()?.len(), 1, "refusals");
+    let missed = missing.wait_for(|line| line["path"] == "/nothing")?;
+    same!(missed["status"], 404, "the status");
+    same!(missing.decisions()?.len(), 1, "requests that missed");
+
+    let gateway = scene.gateway()?;
+    for (host, options, message) in [
+        (
+            gateway.as_str(),
+            "--service simple/nginx",
+            "this nodegate is a proxy only: --service is known where the redirector runs",
+        ),
+        (
+            "node1",
+            "--from nobody",
+            "`nobody` is nobody (fix: `node`, an address",
+        ),
+        (
+            "node1",
+            "--verdict no",
+            "`no` is no verdict (fix: one of pass, forward",
+        ),
+    ] {
+        let output = scene.shell(host, &format!("nodegate trace --for 1s {options}"))?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(told.contains(message), "{options}: {told}");
+        same!(output.status.code(), Some(2), "{options}: the status");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::A
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -17,8 +17,12 @@ use tracing::debug;
 
 use super::{
     status::Status,
-    trace::{Format, Traces},
+    trace::{TraceError, Traces},
+    wanted::{Format, Wanted},
 };
+
+/// On answers of `/trace`: the kernel's decisions are among the lines.
+pub const TRACES_KERNEL: HeaderName = HeaderName::from_static("nodegate-traces-kernel");
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -113,27 +117,33 @@ fn status(subject: &impl Subject) -> Response<Body> {
 }
 
 fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
-    let format = if query.split('&').any(|pair| pair == "output=json") {
-        Format::Json
-    } else {
-        Format::Text
+    let wanted = match Wanted::parse(query) {
+        Ok(wanted) => wanted,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let lines = match subject.traces().listen(format) {
+    let lines = match subject.traces().listen(&wanted) {
         Ok(lines) => lines,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error @ TraceError::NoRedirector(_)) => {
+            return text(StatusCode::BAD_REQUEST, error.to_string());
+        }
+        Err(error @ TraceError::Datapath(_)) => {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        }
     };
     let frames = futures_util::stream::unfold(lines, |mut lines| async move {
         let line = lines.recv().await?;
         Some((Ok(Frame::data(Bytes::from(line))), lines))
     });
     let mut response = Response::new(StreamBody::new(frames.fuse()).boxed());
-    let kind = match format {
-        Format::Text => "text/plain; charset=utf-8",
-        Format::Json => "application/x-ndjson",
+    let kind = match wanted.format {
+        Format::Text if !wanted.joinable => "text/plain; charset=utf-8",
+        Format::Text | Format::Json => "application/x-ndjson",
     };
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if subject.traces().kernel.is_some() {
+        headers.insert(TRACES_KERNEL, HeaderValue::from_static("true"));
+    }
     response
 }
 
@@ -146,6 +156,6 @@ fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> R
     *response.status_mut() = status;
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
