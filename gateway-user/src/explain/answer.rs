@@ -133,10 +133,7 @@ pub fn explain(
         &question.from,
         target.socket.ip(),
     )?;
-    let mut world = World::new(resources, setup, &name)?;
-    if let Some(loaded) = loaded {
-        world.node = world.node.with(loaded);
-    }
+    let world = World::new(resources, setup, loaded, &name)?;
     let own = world.node.addresses();
     let (from, client) = question
         .from
@@ -187,7 +184,12 @@ struct World<'w> {
 // === impl World ===
 
 impl<'w> World<'w> {
-    fn new(resources: &'w Resources, setup: &Setup, name: &str) -> Result<Self, ExplainError> {
+    fn new(
+        resources: &'w Resources,
+        setup: &Setup,
+        mut loaded: Option<Loaded>,
+        name: &str,
+    ) -> Result<Self, ExplainError> {
         if resources.node(name).is_none() && setup.kube_proxy.node_addresses.is_empty() {
             return Err(ExplainError::NoNode(name.to_owned()));
         }
@@ -200,9 +202,15 @@ impl<'w> World<'w> {
             ..setup.kube_proxy.clone()
         };
         let config = Config::new(&args, resources)?;
-        let by_kube_proxy = kube_proxy(resources, &identity, &mut Vec::new());
-        let programmed = compile(resources, &identity, None, &setup.services).services;
-        let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
+        let services = loaded.as_mut().and_then(|loaded| loaded.services.take());
+        let by_kube_proxy =
+            services.unwrap_or_else(|| kube_proxy(resources, &identity, &mut Vec::new()));
+        let node = if let Some(loaded) = loaded {
+            Node::new(&by_kube_proxy, &[], config, &setup.choices).with(loaded)
+        } else {
+            let programmed = compile(resources, &identity, None, &setup.services).services;
+            Node::new(&by_kube_proxy, &programmed, config, &setup.choices)
+        };
         Ok(Self {
             resources,
             services: by_kube_proxy,

@@ -1,0 +1,23 @@
+//! A node's live rules: kube-proxy's Services without the API server.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`save`] | which `iptables-save` has kube-proxy's rules, and what it prints |
+//! | [`reader`] | texts → Services; the last good ones stay where rules make no sense |
+//! | [`events`] | nf_tables tells of changes |
+//! | [`follow`] | a thread that reads again when something has changed |
+//!
+//! nf_tables says when a table changes. The older x_tables say nothing, so their rules are read over and
+//! over; how often goes by how long it takes.
+
+mod events;
+mod follow;
+mod reader;
+mod save;
+#[cfg(test)]
+mod tests;
+
+pub use follow::RulesWatcher;
+pub use reader::Rules;
+
+use super::SourceError;
