@@ -20,6 +20,7 @@ mod scene;
 mod services;
 mod simple;
 mod tcp_shifting;
+mod workshop;
 
 use scene::Scene;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         simple::CASES,
         fft::CASES,
         tcp_shifting::CASES,
+        workshop::CASES,
         live::CASES,
         faults::CASES,
         durability::CASES,
