@@ -79,6 +79,7 @@ impl Answers {
                 address: (*address, target.port).into(),
                 weight: target.weight,
                 locality: target.locality.clone(),
+                priority: target.priority,
             });
             resolved.endpoints.extend(endpoints);
         }
@@ -298,6 +299,7 @@ mod tests {
             weight: 3,
             all,
             locality: Locality::default(),
+            priority: 0,
         };
         let mut cluster = Cluster::new("c", ["192.0.2.9:80".parse().unwrap()]);
         cluster.names = vec![

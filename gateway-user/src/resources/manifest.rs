@@ -96,7 +96,7 @@ impl Manifest {
         let lines = match Lines::of(document.text, document.line) {
             Ok(lines) => lines,
             Err(BadDocument { line, message, fix }) => {
-                return self.broken(line, String::new(), message, fix);
+                return self.broken(line.min(document.last()), String::new(), message, fix);
             }
         };
         let value = serde_yaml::from_str(document.text).and_then(|mut value: Value| {
@@ -110,7 +110,7 @@ impl Manifest {
                 let line = error.location().map_or(1, |location| location.line());
                 let message = format!("not YAML: {error}");
                 self.broken(
-                    document.line + line - 1,
+                    (document.line + line - 1).min(document.last()),
                     String::new(),
                     message,
                     Some(SYNTAX_FIX.into()),
@@ -375,6 +375,23 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_at_the_end_is_told_of_the_last_line() {
+        let line = |text| {
+            parse(text)
+                .diagnostics
+                .last()
+                .unwrap()
+                .location
+                .as_ref()
+                .unwrap()
+                .line
+        };
+        assert_eq!(line("kind: Gateway\nme "), 2);
+        assert_eq!(line("kind: Gateway\na: [\n"), 2);
+        assert_eq!(line("a: 1\n---\nkind: Gateway\nme "), 4);
+    }
 
     fn parse(text: &str) -> Manifest {
         Manifest::parse("web.yaml".into(), text)

@@ -23,6 +23,9 @@ pub struct Cluster {
     /// Names to be resolved to further endpoints, again and again. Empty for most clusters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<DnsTarget>,
+    /// What goes to the endpoints of each locality, in proportion; empty: what they weigh together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<(Locality, u32)>,
     /// Whether endpoints speak HTTP/2 without being asked: a port named or of the `appProtocol`
     /// `http2`, `grpc` or `h2c`.
     pub http2: bool,
@@ -44,6 +47,9 @@ pub struct Endpoint {
     /// Where in the world it is, if that is known.
     #[serde(skip_serializing_if = "Locality::is_empty")]
     pub locality: Locality,
+    /// Those with the lowest number are asked, as long as enough of them are healthy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: u32,
 }
 
 /// Region, zone and sub-zone; each empty if unknown.
@@ -74,6 +80,9 @@ pub struct DnsTarget {
     /// Where the endpoints are, if that is known.
     #[serde(skip_serializing_if = "Locality::is_empty")]
     pub locality: Locality,
+    /// As that of endpoints.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: u32,
 }
 
 /// How to treat the endpoints of a cluster (`TrafficPolicy`, with nothing left open).
@@ -338,6 +347,14 @@ pub struct Distribution {
     pub to: Vec<(String, u32)>,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields over by reference"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -347,6 +364,7 @@ impl Cluster {
             name: name.into(),
             endpoints: endpoints.into_iter().map(Endpoint::new).collect(),
             names: Vec::new(),
+            shares: Vec::new(),
             http2: false,
             rule: None,
             policy: ClusterPolicy::default(),
@@ -363,6 +381,7 @@ impl Endpoint {
             address,
             weight: 1,
             locality: Locality::default(),
+            priority: 0,
         }
     }
 }
@@ -370,6 +389,27 @@ impl Endpoint {
 // === impl Locality ===
 
 impl Locality {
+    /// Of `region/zone/subzone`, of which the last may be missing.
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.splitn(3, '/').map(ToOwned::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self {
+            region: next(),
+            zone: next(),
+            subzone: next(),
+        }
+    }
+
+    /// Whether it is what `pattern` says: `*` or nothing stands for any zone and sub-zone, `*` for any
+    /// region (`LocalityMatch` of istio's pilot/pkg/networking/util).
+    pub fn is_within(&self, pattern: &str) -> bool {
+        let wanted = Self::parse(pattern);
+        let any = |text: &str| matches!(text, "" | "*");
+        (wanted.region == "*" || wanted.region == self.region)
+            && (any(&wanted.zone) || wanted.zone == self.zone)
+            && (any(&wanted.subzone) || wanted.subzone == self.subzone)
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.region.is_empty() && self.zone.is_empty() && self.subzone.is_empty()

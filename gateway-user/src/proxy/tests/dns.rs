@@ -140,6 +140,7 @@ fn named(host: &str, port: u16, all: bool) -> Cluster {
         weight: 1,
         all,
         locality: Locality::default(),
+        priority: 0,
     }];
     cluster
 }

@@ -137,10 +137,6 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_
         one_warmup(warmup, &format!("{path}.warmup"), findings);
     }
     if let Some(locality) = &balancer.locality_lb_setting {
-        findings.ignored(
-            format!("{path}.localityLbSetting"),
-            locality.enabled != Some(false),
-        );
         locality_lb(locality, &format!("{path}.localityLbSetting"), findings);
     }
 }
