@@ -61,7 +61,10 @@ fn cluster() -> (Vec<ServicePort>, Config) {
         name: "node-a".into(),
     };
     let services = kube_proxy(&resources, &node, &mut Vec::new());
-    (services, Config::new(&args, &resources).expect("a configuration"))
+    (
+        services,
+        Config::new(&args, &resources).expect("a configuration"),
+    )
 }
 
 #[test]
