@@ -770,7 +770,7 @@ fn internal_external_masquerade() {
                 let m = if masqueraded { " m" } else { "" };
                 let mut expected = format!("10.180.0.{number}:80{m}");
                 if !local {
-                    expected += &format!(", 10.180.1.{number}:80{m}");
+                    expected = format!("{expected}, 10.180.1.{number}:80{m}");
                 }
                 let frontend = match who {
                     "localhost" => FRONTENDS[column].replace("192.168.0.2", "127.0.0.1"),
