@@ -6,6 +6,7 @@
 //! | `GET /status` | [`status::Status`] as JSON |
 //! | `POST /sync` | reads the source again, waits until all of it is applied, answers as `/status` |
 //! | `GET /trace` | one line per decision for as long as the client stays; which and how: [`wanted::Wanted`] |
+//! | `POST /explain` | what becomes of an [`Ask`](crate::explain::ask::Ask) as JSON; `?output=json` for JSON |
 
 pub mod client;
 pub mod server;

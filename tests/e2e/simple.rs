@@ -44,6 +44,7 @@ pub(crate) const CASES: &[Case] = &[
         one_node("s1"),
         filtered,
     ),
+    ("simple_a_running_node_explains", one_node("s1"), explained),
     (
         "simple_processes_see_the_service_address",
         one_node("s1"),
@@ -341,6 +342,77 @@ fn filtered(scene: &Scene) -> anyhow::Result<()> {
         anyhow::ensure!(told.contains(message), "{options}: {told}");
         same!(output.status.code(), Some(2), "{options}: the status");
     }
+    Ok(())
+}
+
+fn explained(scene: &Scene) -> anyhow::Result<()> {
+    let explain = |host: &str, words: &str| -> anyhow::Result<(Option<i32>, String, String)> {
+        let output = scene.shell(host, &format!("nodegate explain {words}"))?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok((
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        ))
+    };
+    // What is explained and what happens are the same, from the node's port to the pod.
+    let url = format!("http://{NODE_PORT}/simple/nginx");
+    let (status, text, told) = explain("node1", &format!("external {url} --host {HOST}"))?;
+    same!(status, Some(0), "{text}{told}");
+    let chains = "KUBE-EXT-G6D3V5KS3PXPUEDS > KUBE-MARK-MASQ > KUBE-SVC-G6D3V5KS3PXPUEDS";
+    anyhow::ensure!(text.contains(chains), "{text}");
+    let end = text.lines().last().unwrap_or_default();
+    same!(end, "result      reaches 10.10.1.14:80", "the end");
+    let (nginx, pod) = scene.pod("simple", "nginx")?;
+    same!(
+        pod.address.to_string(),
+        "10.10.1.14",
+        "the address of {nginx}"
+    );
+    let answer = scene.get("client", HOST, &url)?;
+    same!(answer.status, 200, "what the client gets");
+
+    let question = format!("external http://{NODE_PORT}/nothing --host {HOST} -o json");
+    let (status, text, _) = explain("node1", &question)?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    same!(
+        (status, &json["gateway"]["end"]["status"]),
+        (Some(1), &404.into()),
+        "{text}"
+    );
+    same!(json["node"], "node1", "the node");
+
+    // The maps answer, not the manifests: without the daemon's knowledge there is nothing to ask.
+    for (host, words, message) in [
+        (
+            "node1",
+            "external 192.168.170.137",
+            "`192.168.170.137` has no port",
+        ),
+        (
+            "node1",
+            "external 10.96.190.18:80 --node node9",
+            "this is node node1, and knows nothing of node9's maps",
+        ),
+        (
+            "node1",
+            "external 10.96.190.18:80 --services all",
+            "--services is about manifests, and there are none",
+        ),
+        (
+            "client",
+            "external 10.96.190.18:80",
+            "is nodegate running here?",
+        ),
+    ] {
+        let (status, _, told) = explain(host, words)?;
+        anyhow::ensure!(told.contains(message), "{words}: {told}");
+        same!(status, Some(2), "{words}: the status");
+    }
+    let gateway = scene.gateway()?;
+    let (status, _, told) = explain(&gateway, "external 10.96.190.18:80")?;
+    anyhow::ensure!(told.contains("this nodegate is a proxy only"), "{told}");
+    same!(status, Some(2), "the status");
     Ok(())
 }
 

@@ -231,7 +231,7 @@ async fn follow(
     lines: mpsc::Sender<anyhow::Result<Line>>,
 ) -> anyhow::Result<bool> {
     let path = format!("/trace?{}", wanted.query());
-    let response = client::request(socket, Method::GET, &path, PATIENCE).await?;
+    let response = client::request(socket, Method::GET, &path, "", PATIENCE).await?;
     let has_kernel = response.headers().contains_key(TRACES_KERNEL);
     tokio::spawn(async move {
         let error = match read(response.into_body(), &lines).await {

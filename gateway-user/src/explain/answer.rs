@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     cluster::{Cluster, PodFacts, PodName},
     connection::{Attempt, Client, Connection, connection},
-    node::{Choices, Node},
+    node::{Choices, Loaded, Node},
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
     request::{End, Known, Request, Routed, route},
 };
@@ -61,6 +61,8 @@ pub struct Setup {
     pub choices: Choices,
     /// Which Services nodegate redirects.
     pub services: ServiceScope,
+    /// kube-proxy's Services, where they are known from its rules and not from the objects.
+    pub by_kube_proxy: Option<Vec<ServicePort>>,
 }
 
 /// Why there is no answer.
@@ -117,10 +119,12 @@ pub struct Outcome {
     pub text: String,
 }
 
-/// Answers a question.
+/// Answers a question; with `loaded`, by what the maps of a running nodegate hold, else by what they
+/// would.
 pub fn explain(
     resources: &Resources,
     setup: &Setup,
+    loaded: Option<Loaded>,
     question: &Question,
 ) -> Result<Answer, ExplainError> {
     let cluster = Cluster::new(resources);
@@ -131,7 +135,10 @@ pub fn explain(
         &question.from,
         target.socket.ip(),
     )?;
-    let world = World::new(resources, setup, &name)?;
+    let mut world = World::new(resources, setup, &name)?;
+    if let Some(loaded) = loaded {
+        world.node = world.node.with(loaded);
+    }
     let own = world.node.addresses();
     let (from, client) = question
         .from
@@ -195,8 +202,17 @@ impl<'w> World<'w> {
             ..setup.kube_proxy.clone()
         };
         let config = Config::new(&args, resources)?;
-        let by_kube_proxy = kube_proxy(resources, &identity, &mut Vec::new());
-        let programmed = compile(resources, &identity, None, &setup.services).services;
+        let compiled = compile(resources, &identity, None, &setup.services);
+        let (by_kube_proxy, programmed) = match &setup.by_kube_proxy {
+            Some(services) => {
+                let compiled = compiled.with_services(services, &[], &setup.services);
+                (services.clone(), compiled.services)
+            }
+            None => {
+                let services = kube_proxy(resources, &identity, &mut Vec::new());
+                (services, compiled.services)
+            }
+        };
         let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
         Ok(Self {
             resources,
