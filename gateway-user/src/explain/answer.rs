@@ -203,15 +203,12 @@ impl<'w> World<'w> {
         };
         let config = Config::new(&args, resources)?;
         let compiled = compile(resources, &identity, None, &setup.services);
-        let (by_kube_proxy, programmed) = match &setup.by_kube_proxy {
-            Some(services) => {
-                let compiled = compiled.with_services(services, &[], &setup.services);
-                (services.clone(), compiled.services)
-            }
-            None => {
-                let services = kube_proxy(resources, &identity, &mut Vec::new());
-                (services, compiled.services)
-            }
+        let (by_kube_proxy, programmed) = if let Some(services) = &setup.by_kube_proxy {
+            let compiled = compiled.with_services(services, &[], &setup.services);
+            (services.clone(), compiled.services)
+        } else {
+            let services = kube_proxy(resources, &identity, &mut Vec::new());
+            (services, compiled.services)
         };
         let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
         Ok(Self {
