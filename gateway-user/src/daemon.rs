@@ -360,13 +360,12 @@ impl admin::server::Subject for Speaker {
             let (settings, mirror) = datapath.tables();
             (*settings, mirror.clone())
         };
-        let setup = setup(options, self.services.clone()).map_err(|error| error.to_string())?;
         let (resources, rules) = self.sources.inputs().take();
-        let loaded = Loaded {
-            settings,
-            mirror,
-            services: rules.map(|rules| rules.services.clone()),
+        let setup = Setup {
+            by_kube_proxy: rules.map(|rules| rules.services.clone()),
+            ..setup(options, self.services.clone()).map_err(|error| error.to_string())?
         };
+        let loaded = Loaded { settings, mirror };
         explain(&resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
     }
 }
@@ -391,6 +390,7 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
             knows_pods: options.knows_pods,
         },
         services,
+        by_kube_proxy: None,
     })
 }
 

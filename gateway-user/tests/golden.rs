@@ -1,6 +1,8 @@
 //! What a real kube-proxy wrote, against what is rendered, predicted and read here. The recordings
 //! and how they were made: `golden/README.md`.
 
+#[path = "support/own.rs"]
+mod own;
 #[path = "support/golden.rs"]
 mod support;
 
@@ -15,10 +17,11 @@ use nodegate::{
         ports::ports,
         render::render,
         rules::{Dialect, Ruleset},
-        services::{Frontend, Services, of_model, of_rules},
+        services::{of_model, of_rules},
     },
     model::service::{IpFamily, ServicePort},
 };
+use own::without_own;
 use support::{Recording, folders, sets};
 
 /// The lines of each table, without comments and counters.
@@ -233,27 +236,6 @@ fn ruleset(text: &str) -> Ruleset {
     let mut dump = parse(text);
     assert_eq!(dump.errors, []);
     dump.rulesets.remove(0)
-}
-
-/// Without the load balancer IPs that kube-proxy lets in beside the source ranges, where the node is
-/// among those.
-fn without_own(mut services: Services) -> Services {
-    for service in services.values_mut() {
-        let own = service
-            .frontends
-            .keys()
-            .filter_map(|frontend| match frontend {
-                Frontend::External { address } => Some(ipnet::IpNet::from(address.ip())),
-                _ => None,
-            });
-        let own: Vec<_> = own.collect();
-        for path in service.frontends.values_mut() {
-            if let Some(sources) = &mut path.sources {
-                sources.retain(|source| !own.contains(source));
-            }
-        }
-    }
-    services
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
     scene.refuses_freely()?;
     scene.apply(&manifests())?;
     restore_rules(scene, restore, Sync::First)?;
-    let _nodegate = Nodegate::run(scene, &SOURCE)?;
+    let nodegate = Nodegate::run(scene, &SOURCE)?;
     leads_to(scene, &["server-1", "server-2"])?;
     ensure!(chosen(scene)? > 20, "nodegate has decided nothing");
     let status = scene.status("node1")?;
@@ -100,6 +100,8 @@ fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
     let save = restore.map(|name| format!("{:?}", name.replace("restore", "save")));
     ensure!(programs == format!("[{}]", save.join(",")), "{programs}");
     ensure!(status["diagnostics"] == serde_json::json!([]), "{status}");
+    let told = scene.run("node1", &["nodegate", "iptables", "diff", "--maps"])?;
+    ensure!(told == "IPv4: equal\nIPv6: equal\n", "{told}");
 
     // Endpoints go: the rules have as many lines as a moment before where one comes in its place, so it is
     // the text that counts.
@@ -140,6 +142,39 @@ fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
     for (host, to) in [(POD1, "10.96.0.1:80"), ("client", "192.168.170.11:30080")] {
         scene.is_refused(host, Task::tcp(to.parse()?))?;
     }
+    told_apart(scene, nodegate, restore)
+}
+
+/// With nobody to follow, what has changed shows.
+fn told_apart(scene: &Scene, nodegate: Nodegate, restore: [&str; 2]) -> anyhow::Result<()> {
+    drop(nodegate);
+    scene.apply(&server("server-3", 2))?;
+    restore_rules(scene, restore, Sync::Later)?;
+    let output = scene
+        .testbed
+        .exec("node1", ["nodegate", "iptables", "diff", "--maps"])?;
+    let told = String::from_utf8(output.stdout)?;
+    let what = "  cluster IP 10.96.0.2:80: rules: to all endpoints; maps: refused (no endpoints)\n";
+    ensure!(
+        output.status.code() == Some(1) && told.contains(what),
+        "{told}"
+    );
+    let names = [
+        "nodegate",
+        "iptables",
+        "diff",
+        "--maps",
+        "--services",
+        "nobody/*",
+    ];
+    let told = scene.testbed.exec("node1", names)?;
+    // What the maps have, and should not.
+    let what = "the maps have it, but there are no rules for it";
+    ensure!(
+        String::from_utf8(told.stdout)?.contains(what),
+        "{:?}",
+        told.stderr
+    );
     Ok(())
 }
 

@@ -61,6 +61,8 @@ pub struct Setup {
     pub choices: Choices,
     /// Which Services nodegate redirects.
     pub services: ServiceScope,
+    /// kube-proxy's Services, where they are known from its rules and not from the objects.
+    pub by_kube_proxy: Option<Vec<ServicePort>>,
 }
 
 /// Why there is no answer.
@@ -133,7 +135,10 @@ pub fn explain(
         &question.from,
         target.socket.ip(),
     )?;
-    let world = World::new(resources, setup, loaded, &name)?;
+    let mut world = World::new(resources, setup, &name)?;
+    if let Some(loaded) = loaded {
+        world.node = world.node.with(loaded);
+    }
     let own = world.node.addresses();
     let (from, client) = question
         .from
@@ -184,12 +189,7 @@ struct World<'w> {
 // === impl World ===
 
 impl<'w> World<'w> {
-    fn new(
-        resources: &'w Resources,
-        setup: &Setup,
-        mut loaded: Option<Loaded>,
-        name: &str,
-    ) -> Result<Self, ExplainError> {
+    fn new(resources: &'w Resources, setup: &Setup, name: &str) -> Result<Self, ExplainError> {
         if resources.node(name).is_none() && setup.kube_proxy.node_addresses.is_empty() {
             return Err(ExplainError::NoNode(name.to_owned()));
         }
@@ -202,15 +202,15 @@ impl<'w> World<'w> {
             ..setup.kube_proxy.clone()
         };
         let config = Config::new(&args, resources)?;
-        let services = loaded.as_mut().and_then(|loaded| loaded.services.take());
-        let by_kube_proxy =
-            services.unwrap_or_else(|| kube_proxy(resources, &identity, &mut Vec::new()));
-        let node = if let Some(loaded) = loaded {
-            Node::new(&by_kube_proxy, &[], config, &setup.choices).with(loaded)
+        let compiled = compile(resources, &identity, None, &setup.services);
+        let (by_kube_proxy, programmed) = if let Some(services) = &setup.by_kube_proxy {
+            let compiled = compiled.with_services(services, &[], &setup.services);
+            (services.clone(), compiled.services)
         } else {
-            let programmed = compile(resources, &identity, None, &setup.services).services;
-            Node::new(&by_kube_proxy, &programmed, config, &setup.choices)
+            let services = kube_proxy(resources, &identity, &mut Vec::new());
+            (services, compiled.services)
         };
+        let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
         Ok(Self {
             resources,
             services: by_kube_proxy,

@@ -56,8 +56,6 @@ pub struct Loaded {
     pub settings: Settings,
     /// All other maps that decide.
     pub mirror: Mirror,
-    /// The Services, where they are not those of the objects.
-    pub services: Option<Vec<ServicePort>>,
 }
 
 /// A node.

@@ -21,3 +21,16 @@ pub use follow::RulesWatcher;
 pub use reader::Rules;
 
 use super::SourceError;
+
+/// What the programs that have kube-proxy's rules print now, each with its name.
+///
+/// # Errors
+/// Fails if there are no such rules, or nothing can read them.
+pub fn dumps() -> Result<Vec<(&'static str, String)>, SourceError> {
+    let choice = save::choose()?;
+    let reading = save::read(&choice).map_err(|told| SourceError::Save { told })?;
+    let texts = reading.texts.into_iter();
+    Ok(texts
+        .map(|saved| (saved.program.name, saved.text))
+        .collect())
+}
