@@ -96,7 +96,7 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
         Sync::Later => ("restore", &["--noflush", "--counters"]),
     };
     let manifests = scene.testbed.manifests();
-    for (family, restore) in ["ipv4", "ipv6"].into_iter().zip(programs) {
+    for (family, restore) in ["4", "6"].into_iter().zip(programs) {
         let manifests = manifests.to_string_lossy();
         let arguments = [
             "nodegate",
@@ -111,6 +111,7 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
             "--cluster-cidr",
             "10.10.0.0/16,fd00:10::/48",
             "--nfacct=false",
+            "--manifests",
             &manifests,
         ];
         let rules = scene.run("node1", &arguments)?;

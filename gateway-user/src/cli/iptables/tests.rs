@@ -31,7 +31,7 @@ fn run(words: &[&str]) -> anyhow::Result<(u8, String)> {
 /// The manifests, with kube-proxy's flags of the recording.
 fn with_manifests<'w>(command: &'w str, more: &[&'w str], objects: &'w str) -> Vec<&'w str> {
     let flags = ["--hostname-override=node-a", "--cluster-cidr=10.0.0.0/8"];
-    [&[command], &flags[..], more, &[objects]].concat()
+    [&[command], &flags[..], more, &["--manifests", objects]].concat()
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn render_prints_what_iptables_restore_is_given() {
     };
     let recorded = fs::read_to_string(golden("restore-input")).unwrap();
     assert_eq!(sorted(&text), sorted(&recorded));
-    let v6 = run(&with_manifests("render", &["--family", "ipv6"], &objects)).unwrap();
+    let v6 = run(&with_manifests("render", &["--family", "6"], &objects)).unwrap();
     assert_eq!(v6.1, fs::read_to_string(golden("restore6-input")).unwrap());
 }
 
@@ -133,7 +133,12 @@ fn what_cannot_be_compared_is_an_error() {
     assert_eq!(run(&["show", &dump]).unwrap().0, 2);
     fs::write(&dump, "").unwrap();
     assert!(message(&diff).contains("has no tables"));
-    let elsewhere = ["render", "--hostname-override=node-x", &objects];
+    let elsewhere = [
+        "render",
+        "--hostname-override=node-x",
+        "--manifests",
+        &objects,
+    ];
     assert!(message(&elsewhere).starts_with("no Node node-x among the manifests"));
     let bridge = with_manifests("render", &["--detect-local-mode=BridgeInterface"], &objects);
     assert_eq!(
@@ -147,5 +152,8 @@ fn what_cannot_be_compared_is_an_error() {
     )
     .unwrap();
     let bad = bad.display().to_string();
-    assert!(message(&["render", "--hostname-override=node-a", &bad]).contains("0 is not a port"));
+    assert!(
+        message(&["render", "--hostname-override=node-a", "--manifests", &bad])
+            .contains("0 is not a port")
+    );
 }
