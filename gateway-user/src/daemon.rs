@@ -3,7 +3,7 @@
 //! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
 //! each in a task of its own, and [`admin`](crate::admin) beside them. Nothing here decides anything.
 
-use std::{fmt, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -93,6 +93,8 @@ pub struct ProxyOptions {
     pub workers: Option<NonZero<usize>>,
     /// How long requests may go on after the signal to end.
     pub drain: Duration,
+    /// Who is asked for the names of ServiceEntries; none: whom the system asks.
+    pub dns: Option<SocketAddr>,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -237,6 +239,7 @@ fn start_proxy(
     let defaults = proxy::Options::default();
     let proxy = Proxy::start(proxy::Options {
         workers: options.workers.unwrap_or(defaults.workers),
+        dns: options.dns,
         ..defaults
     })
     .context("starting the proxy's workers")?;

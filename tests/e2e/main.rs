@@ -21,6 +21,7 @@ mod scene;
 mod services;
 mod simple;
 mod tcp_shifting;
+mod workshop;
 
 use scene::Scene;
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         simple::CASES,
         fft::CASES,
         tcp_shifting::CASES,
+        workshop::CASES,
         live::CASES,
         faults::CASES,
         durability::CASES,

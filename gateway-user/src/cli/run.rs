@@ -161,6 +161,9 @@ struct ProxyArgs {
     /// How long requests may go on after the signal to end
     #[arg(long, env = "NODEGATE_DRAIN", default_value = "5s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
+    /// Ask this server for the names of ServiceEntries [default: those of /etc/resolv.conf]
+    #[arg(long, env = "NODEGATE_DNS_SERVER", value_name = "ADDRESS:PORT")]
+    dns_server: Option<std::net::SocketAddr>,
     /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
     /// SIGHUP opens it again [default: no log]
     #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
@@ -362,6 +365,7 @@ impl ProxyArgs {
             },
             workers: self.workers,
             drain: self.drain,
+            dns: self.dns_server,
             access_log: self.access_log()?,
         })
     }
