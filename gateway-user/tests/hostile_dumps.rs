@@ -222,10 +222,10 @@ fn very_many_of_everything() {
     let missing = (0..MANY).map(|n| format!("-A PREROUTING -j KUBE-SEP-{n}"));
     use_up(&table(missing));
     // Tables, most of them twice.
-    let tables: String = (0..MANY)
+    let tables: Vec<_> = (0..MANY)
         .map(|n| format!("*t{}\nCOMMIT\n", n % 100))
         .collect();
-    let dump = use_up(&tables);
+    let dump = use_up(&tables.concat());
     assert_eq!(dump.rulesets[0].tables.len(), 100);
     assert_eq!(dump.errors.len(), MANY - 100);
     // Claimants of one node port.
