@@ -157,3 +157,42 @@ fn what_cannot_be_compared_is_an_error() {
             .contains("0 is not a port")
     );
 }
+
+#[test]
+fn what_is_no_dump_is_told_by_its_lines() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("dump");
+    fs::write(&file, b"*nat\n\xff\xfe\x00\n-A KUBE-SEP-A -j DNAT\n").unwrap();
+    let file = file.display().to_string();
+    let (status, text) = run(&["show", &file]).unwrap();
+    assert_eq!(status, 2);
+    assert!(text.contains("0 Service ports"), "{text}");
+    let whole = [(file.clone(), parse(&fs_text(&file)))];
+    let lines: Vec<_> = whole[0].1.errors.iter().map(|error| error.line).collect();
+    assert_eq!(lines, [2, 3]);
+    // What cannot be read as a whole is not compared.
+    let error = run(&[
+        "diff",
+        "--dump",
+        &file,
+        "--hostname-override=node-a",
+        &golden("objects.yaml"),
+    ]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("is not a whole dump"), "{error}");
+}
+
+fn fs_text(file: &str) -> String {
+    text(Path::new(file)).unwrap()
+}
+
+#[test]
+fn a_comparison_needs_to_know_which_node() {
+    let error = run(&["render", &golden("objects.yaml")]).unwrap_err();
+    assert!(error.to_string().contains("--hostname-override"), "{error}");
+    let error = run(&["diff", "--maps", "--services", "gateway"]).unwrap_err();
+    assert!(error.to_string().contains("by their names only"), "{error}");
+    // Either the one or the other.
+    assert!(run(&["diff", "--maps", &golden("objects.yaml")]).is_err());
+    assert!(run(&["diff"]).is_err());
+}
