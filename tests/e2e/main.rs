@@ -16,6 +16,7 @@ mod nodes;
 mod paths;
 mod probe;
 mod restarts;
+mod rules;
 mod scene;
 mod services;
 mod simple;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         paths::CASES,
         restarts::CASES,
         kube_proxy::CASES,
+        rules::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
     let trials = cases
