@@ -12,8 +12,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use gateway_common::{
-    Address, SCTP, TCP, UDP, mapped,
-    maps::{FlowKey, FragmentKey, Ports, Translation},
+    Address, SCTP, TCP, UDP,
+    conntrack::Ends,
+    mapped,
+    maps::{FragmentKey, Ports, Record},
 };
 
 use crate::maps::FRAGMENTS;
@@ -174,13 +176,13 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// What a flow's record keeps of it: `Translation::FLAG_…`.
+    /// What a flow's record keeps of it, for the side that has sent it.
     #[inline(always)]
-    pub(crate) fn flags(self) -> u16 {
+    pub(crate) fn state(self) -> u8 {
         match self {
             Self::Opens | Self::Continues => 0,
-            Self::Closes => Translation::FLAG_CLOSING,
-            Self::Resets => Translation::FLAG_CLOSING | Translation::FLAG_RESET,
+            Self::Closes => Record::CLOSED,
+            Self::Resets => Record::CLOSED | Record::RESET,
         }
     }
 }
@@ -196,9 +198,10 @@ pub(crate) enum End {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Headers {
-    pub(crate) v6: bool,
+    // First, so that they are aligned and copied in two pieces each.
     pub(crate) source: Address,
     pub(crate) destination: Address,
+    pub(crate) v6: bool,
     pub(crate) protocol: u8,
     /// Where the IP header starts.
     pub(crate) network: usize,
@@ -478,16 +481,24 @@ impl Packet {
         Ok(())
     }
 
-    /// Writes the packet's flow as a key of `conntrack`.
+    /// Writes the ends of a client's packet.
     #[inline(always)]
-    pub(crate) fn flow(&self, direction: u8, key: &mut FlowKey) {
-        key.source = self.headers.source;
-        key.destination = self.headers.destination;
-        key.source_port = self.source_port;
-        key.destination_port = self.destination_port;
-        key.protocol = self.headers.protocol;
-        key.direction = direction;
-        key.reserved = 0;
+    pub(crate) fn from_client(&self, ends: &mut Ends) {
+        ends.client = self.headers.source;
+        ends.peer = self.headers.destination;
+        ends.client_port = self.source_port;
+        ends.peer_port = self.destination_port;
+        ends.protocol = self.headers.protocol;
+    }
+
+    /// Writes the ends of a packet to a client.
+    #[inline(always)]
+    pub(crate) fn to_client(&self, ends: &mut Ends) {
+        ends.client = self.headers.destination;
+        ends.peer = self.headers.source;
+        ends.client_port = self.destination_port;
+        ends.peer_port = self.source_port;
+        ends.protocol = self.headers.protocol;
     }
 
     /// Writes an address and a port over one end, and mends the checksums.
@@ -500,6 +511,12 @@ impl Packet {
         port: u16,
     ) -> Result<(), i64> {
         self.headers.set_address(ctx, end, address)?;
+        self.set_port(ctx, end, port)
+    }
+
+    /// Writes a port over one end, and mends the checksum.
+    #[inline(always)]
+    pub(crate) fn set_port(&self, ctx: &TcContext, end: End, port: u16) -> Result<(), i64> {
         let (at, old) = match end {
             End::Source => (offset_of!(PortsHeader, source), self.source_port),
             End::Destination => (offset_of!(PortsHeader, destination), self.destination_port),

@@ -9,7 +9,6 @@
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
-//! | [`expiry`] | when a recorded flow is over |
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
@@ -29,7 +28,6 @@ pub mod attach;
 pub mod cleanup;
 pub mod desired;
 pub mod events;
-pub mod expiry;
 pub mod health;
 pub mod maps;
 pub mod netfilter;
@@ -191,15 +189,21 @@ impl Datapath {
     /// were written by a nodegate with another layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let (ebpf, maps) = maps::load(&options.pin_dir)?;
+        let earlier = maps.settings()?;
         let settings = Settings {
             schema: SCHEMA,
             trace: 0,
             flags: flags(options),
             reserved: 0,
             host_netns: node::netns_cookie()?,
-            generation: maps.settings()?.generation,
+            generation: earlier.generation,
             node_v4: UNSPECIFIED,
             node_v6: UNSPECIFIED,
+            // Flows are found by it, so that it stays.
+            seed: match earlier.seed {
+                0 => seed()?,
+                seed => seed,
+            },
         };
         let mut datapath = Self {
             ebpf,
@@ -267,11 +271,6 @@ impl Datapath {
         Ok(failures)
     }
 
-    /// Removes recorded flows that are over.
-    pub fn collect_flows(&mut self) -> Result<maps::Flows, Error> {
-        self.maps.collect_flows()
-    }
-
     /// Whether the kernel reports its decisions.
     pub fn set_tracing(&mut self, on: bool) -> Result<(), Error> {
         self.settings.trace = u32::from(on);
@@ -313,6 +312,21 @@ impl Datapath {
             ("backends", mirror.backends.len()),
         ])
     }
+}
+
+/// What strangers cannot guess.
+fn seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    // SAFETY: the kernel writes at most so many bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 8 {
+        return Err(Error::Node {
+            what: "random numbers",
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    // 0 stands for none.
+    Ok(u64::from_ne_bytes(bytes).max(1))
 }
 
 fn flags(options: &Options) -> u32 {

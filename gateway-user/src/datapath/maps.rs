@@ -1,7 +1,7 @@
 //! The pinned maps, and a mirror of their content.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
 };
@@ -17,15 +17,14 @@ use aya_log::EbpfLogger;
 use gateway_common::{
     decide::Reason,
     maps::{
-        AddressKey, Backend, FlowKey, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SourceRange, Translation,
+        AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
+        ServiceName, Settings, Slot, SlotKey, SourceRange,
     },
 };
 
 use super::{
     Error, Failure,
     desired::{Network, PortKey},
-    expiry,
     plan::{Mirror, Plan, Step},
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
@@ -67,20 +66,11 @@ pub struct Maps {
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
-    conntrack: HashMap<MapData, FlowKey, Translation>,
+    conntrack: Array<MapData, Bucket>,
     counters: PerCpuArray<MapData, u64>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
-}
-
-/// Entries of `conntrack`, two for each flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flows {
-    /// Alive.
-    pub kept: usize,
-    /// Over.
-    pub removed: usize,
 }
 
 /// Reads what the kernel programs log, and logs it.
@@ -323,52 +313,19 @@ impl Maps {
             .collect()
     }
 
-    /// Removes flows that are over, and says how many there were and are.
-    pub fn collect_flows(&mut self) -> Result<Flows, Error> {
-        let wrap = |source| Error::Map {
-            name: "conntrack",
-            source,
-        };
-        let now = now()?;
-        let all = self.flows();
-        let over: Vec<_> = all
-            .iter()
-            .filter(|(key, translation)| {
-                let other = all.get(&expiry::other(key, translation));
-                expiry::is_over(key, translation, other, now)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in &over {
-            match self.conntrack.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                // The LRU was faster.
-                Err(MapError::SyscallError(error))
-                    if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(wrap(error)),
-            }
-        }
-        Ok(Flows {
-            kept: all.len() - over.len(),
-            removed: over.len(),
-        })
-    }
-
     /// How many flows have not come to their end, as far as one can tell soon after it.
     pub fn flows_alive(&self) -> Result<usize, Error> {
         let now = now()?;
-        let all = self.flows();
-        let alive = all.iter().filter(|(key, translation)| {
-            let other = all.get(&expiry::other(key, translation));
-            key.direction == FlowKey::ORIGINAL && !expiry::has_ended(key, translation, other, now)
+        let alive = |flow: &&Record| !flow.has_ended(now);
+        let buckets = self.conntrack.iter().map(|bucket| {
+            bucket
+                .map(|bucket| bucket.flows().filter(alive).count())
+                .map_err(|source| Error::Map {
+                    name: "conntrack",
+                    source,
+                })
         });
-        Ok(alive.count())
-    }
-
-    /// All recorded flows, by direction. The kernel changes the map meanwhile: what goes during the
-    /// walk is skipped by it.
-    fn flows(&self) -> StdHashMap<FlowKey, Translation> {
-        self.conntrack.iter().filter_map(Result::ok).collect()
+        buckets.sum()
     }
 
     /// Lets nothing new in: no frontend is served any more. Flows go on.
@@ -394,7 +351,7 @@ impl Maps {
     }
 }
 
-/// The clock of [`Translation::last_seen`]: `CLOCK_MONOTONIC`, nanoseconds.
+/// The clock of [`Record::client_seen`]: `CLOCK_MONOTONIC`, nanoseconds.
 fn now() -> Result<u64, Error> {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|time| std::time::Duration::from(time).as_nanos() as u64)

@@ -94,10 +94,7 @@ impl Bench {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let pins = format!("/sys/fs/bpf/nodegate-test-{}-{number}", std::process::id());
         let pins = PathBuf::from(pins);
-        let (mut ebpf, mut maps) = maps::load(&pins)?;
-        for name in ["ingress", "egress", "pod_ingress"] {
-            classifier(&mut ebpf, name).load()?;
-        }
+        let (ebpf, mut maps) = maps::load(&pins)?;
         let settings = Settings {
             flags: Settings::FLAG_KNOWS_PODS,
             ..maps.settings()?
@@ -125,7 +122,11 @@ impl Bench {
         let mut out = vec![0; packet.len() + 64];
         // `struct __sk_buff`: len, pkt_type, mark, … (include/uapi/linux/bpf.h)
         let mut context = [0; 192];
-        let result = classifier(&mut self.ebpf, program).test_run(TestRunOptions {
+        let classifier = classifier(&mut self.ebpf, program);
+        if classifier.fd().is_err() {
+            classifier.load()?;
+        }
+        let result = classifier.test_run(TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_out: Some(&mut context),

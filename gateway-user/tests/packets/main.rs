@@ -96,7 +96,8 @@ const BOTH: &[(&str, Test)] = &[
         "a_syn_to_a_backend_that_is_gone_is_decided_anew",
         gone_backend,
     ),
-    ("two_flows_with_one_reply_cannot_be_told_apart", clash),
+    ("two_flows_with_one_reply_get_two_ports", clash),
+    ("five_flows_with_one_reply_are_too_many", more_clashes),
     (
         "a_direct_connection_supersedes_one_through_a_service",
         direct_connection,
@@ -483,23 +484,77 @@ fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
 fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
     bench.ingress(&who.syn())?;
-    // The same port of the client, through the cluster IP to the same backend.
-    let clash = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
-    assert_eq!(bench.ingress(&clash)?.action, DROP);
+    // The same port of the client, through the cluster IP to the same backend: for that one it is
+    // another port.
+    let second = (who.cluster_ip, 80);
+    let syn = Segment::tcp(who.from(), second, "S");
+    let (from, to) = bench.ingress(&syn)?.ends();
+    assert_eq!(to, (who.gateway, 8080));
+    assert_eq!(from.0, who.client);
+    assert_ne!(from.1, who.from().1);
+    // The same for the rest of both connections.
+    for flags in ["S", "A", "FA"] {
+        let ran = bench.ingress(&Segment::tcp(who.from(), second, flags))?;
+        assert_eq!(ran.ends(), (from, (who.gateway, 8080)), "{flags}");
+        let ran = bench.ingress(&Segment::tcp(who.from(), who.node_port(), "A"))?;
+        assert_eq!(ran.ends(), (who.from(), (who.gateway, 8080)), "{flags}");
+    }
+    // And the client sees each answer from whom it has asked.
+    for (seen, frontend) in [(who.from(), who.node_port()), (from, second)] {
+        let answer = Segment::tcp((who.gateway, 8080), seen, "SA");
+        assert_eq!(bench.egress(&answer)?.ends(), (frontend, who.from()));
+        let error = answer.reply().with_payload(1400);
+        let error = error.too_big(who.gateway, who.client, 1280);
+        let (from, to, quoted) = bench.run("egress", &error)?.icmp_error();
+        assert_eq!((from, to), (frontend.0, who.client));
+        assert_eq!(quoted, (who.from(), frontend));
+        let reply = Segment::tcp(frontend, who.from(), "A").with_payload(1400);
+        let error = reply.too_big(who.router, who.node, 1280);
+        let (_, to, quoted) = bench.run("ingress", &error)?.icmp_error();
+        assert_eq!(to, who.gateway);
+        assert_eq!(quoted, ((who.gateway, 8080), seen));
+    }
+    assert_eq!(bench.count("clash"), 0);
+    // Who has that port from now on, on the way to the backend itself, must not get those answers.
+    let direct = Segment::tcp(from, (who.gateway, 8080), "S");
+    assert_eq!(bench.ingress(&direct)?.action, DROP);
     assert_eq!(bench.count("clash"), 1);
-    let reply = Segment::tcp((who.gateway, 8080), who.from(), "A");
-    assert_eq!(bench.egress(&reply)?.ends(), (who.node_port(), who.from()));
-    // Once the first connection has ended on both sides, there is room.
-    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
-    bench.egress(&Segment::tcp((who.gateway, 8080), who.from(), "FA"))?;
-    assert_eq!(
-        bench.ingress(&clash)?.ends(),
-        (who.from(), (who.gateway, 8080))
-    );
-    assert_eq!(
-        bench.egress(&reply)?.ends(),
-        ((who.cluster_ip, 80), who.from())
-    );
+    Ok(())
+}
+
+/// There are four ports for the four.
+fn more_clashes(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    let frontends = [
+        (who.cluster_ip, 80),
+        (who.node, 31373),
+        (who.balancer, 80),
+        (who.second, 80),
+        (who.remote, 80),
+    ];
+    who.serve_with(bench, &[(who.gateway, true)], |service| {
+        service.load_balancer_ips = vec![who.balancer, who.second, who.remote];
+    });
+    // Its lower 14 bits are enough for a port that may be given.
+    let client = (who.client, 52_000);
+    let mut seen = std::collections::BTreeSet::new();
+    for frontend in &frontends[..4] {
+        let ran = bench.ingress(&Segment::tcp(client, *frontend, "S"))?;
+        assert_eq!(ran.action, NEXT);
+        seen.insert(ran.ends().0.1);
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    // No port of which a program may think that only the client's administrator has it.
+    assert!(seen.first() >= Some(&1024));
+    let fifth = Segment::tcp(client, frontends[4], "S");
+    assert_eq!(bench.ingress(&fifth)?.action, DROP);
+    assert_eq!(bench.count("clash"), 1);
+    // Once one connection has ended on both sides, there is room.
+    bench.ingress(&Segment::tcp(client, frontends[0], "FA"))?;
+    bench.egress(&Segment::tcp((who.gateway, 8080), client, "FA"))?;
+    let ran = bench.ingress(&fifth)?;
+    assert_eq!(ran.ends(), (client, (who.gateway, 8080)));
+    let reply = Segment::tcp((who.gateway, 8080), client, "A");
+    assert_eq!(bench.egress(&reply)?.ends(), (frontends[4], client));
     Ok(())
 }
 
