@@ -2,6 +2,7 @@
 //!
 //! - [`maps`]: keys and values of the pinned maps (the ABI, versioned by [`maps::SCHEMA`]);
 //! - [`conntrack`]: the table of translated flows, and how it is searched and changed;
+//! - [`crc32c`]: SCTP's checksum after a change of ports;
 //! - [`event`]: the record that the kernel emits for a decision when somebody traces;
 //! - [`decide`]: the decision core. The function that decides a flow's fate in the kernel is this
 //!   source, compiled for BPF; the tests and the explanations on the host call the same function.
@@ -26,6 +27,7 @@
 
 mod atomic;
 pub mod conntrack;
+pub mod crc32c;
 pub mod decide;
 pub mod event;
 pub mod maps;

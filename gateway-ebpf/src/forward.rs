@@ -9,11 +9,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use gateway_common::{
-    SCTP,
     conntrack::{Found, Opened, Record, Shared},
     decide::{Decision, Masquerade, Origin, Reason, Verdict, decide},
     event::Hook,
-    maps::{ACCEPT_MARK, MASQUERADE_MARK, REJECT_MARK},
+    maps::{ACCEPT_MARK, MASQUERADE_MARK, Ports, REJECT_MARK},
 };
 
 use crate::{
@@ -73,34 +72,35 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
     let what = (opens, packet.stage.state());
     let now = now();
     let (ends, record) = (&scratch.ends, &mut scratch.record);
-    let mut found = bucket.follow(place.tag, ends, what, now, record);
-    if found == Found::Known {
-        if !opens {
-            return Ok(send(ctx, packet, record));
-        }
-        if is_still_served(record) {
-            // Netfilter may have forgotten the first packet, or not have liked it.
-            mark(ctx, mark_of(record));
-            return Ok(send(ctx, packet, record));
-        }
-        found = Found::Stale;
-    }
+    let found = bucket.follow(place.tag, ends, what, now, record);
     if found == Found::Busy {
         // It may be of a flow that is known. Its sender sends it again.
         count(Reason::TableFull);
         return Ok(DROP);
     }
-    if !opens {
+    let known = found == Found::Known;
+    if !opens && !known {
         // Of no flow that began here: the stack, or another translator, knows it or refuses it.
         return Ok(NEXT);
     }
-    let table = Table {
-        bucket,
-        tag: place.tag,
-        found: forgotten(&mut scratch.found, found),
-        now,
-    };
-    Ok(new_flow(ctx, scratch, origin, hook, &table))
+    if opens && !(known && is_still_served(record)) {
+        let found = if known { Found::Stale } else { found };
+        let table = Table {
+            bucket,
+            tag: place.tag,
+            found: forgotten(&mut scratch.found, found),
+            now,
+        };
+        if let Err(action) = new_flow(ctx, scratch, origin, hook, &table) {
+            return Ok(action);
+        }
+    }
+    if opens {
+        // Also of a flow that is known: netfilter may have forgotten the first packet, or not have
+        // liked it.
+        mark(ctx, mark_of(&scratch.record));
+    }
+    Ok(send(ctx, &scratch.packet, &scratch.record))
 }
 
 /// The same, of which the verifier knows nothing after it has been in memory: it would follow all that
@@ -126,9 +126,11 @@ struct Table {
 /// Sends a client's packet to its backend.
 #[inline(always)]
 fn send(ctx: &TcContext, packet: &Packet, record: &Record) -> i32 {
-    let rewritten = packet
-        .rewrite(ctx, End::Destination, &record.backend, record.backend_port)
-        .and_then(|()| packet.set_port(ctx, End::Source, record.source_port));
+    let ports = Ports {
+        source: record.source_port,
+        destination: record.backend_port,
+    };
+    let rewritten = packet.rewrite(ctx, End::Destination, &record.backend, &ports);
     if rewritten.is_ok() { NEXT } else { DROP }
 }
 
@@ -147,6 +149,8 @@ fn is_still_served(record: &Record) -> bool {
     }
 }
 
+/// Decides and records a new flow. If it is not to be sent to a backend, gives what is to be done with
+/// the packet.
 #[inline(always)]
 fn new_flow(
     ctx: &TcContext,
@@ -154,7 +158,7 @@ fn new_flow(
     origin: Origin,
     hook: Hook,
     table: &Table,
-) -> i32 {
+) -> Result<(), i32> {
     let (flow, ends) = (&mut scratch.flow, &scratch.ends);
     flow.client = ends.client;
     flow.destination = ends.peer;
@@ -166,7 +170,7 @@ fn new_flow(
         table.bucket.forget(table.tag, ends, &mut scratch.record);
     }
     if matches!(decision.reason, Reason::NoService) {
-        return pass(scratch, table);
+        return Err(pass(scratch, table));
     }
     if matches!(decision.verdict, Verdict::Forward)
         && let Err(reason) = record(scratch, &decision, table)
@@ -186,16 +190,13 @@ fn new_flow(
     trace::emit(client, &scratch.flow, &decision);
     trace::fault(ctx, &decision);
     match decision.verdict {
-        Verdict::Forward => {
-            mark(ctx, mark_of(&scratch.record));
-            send(ctx, &scratch.packet, &scratch.record)
-        }
-        Verdict::Pass => NEXT,
+        Verdict::Forward => Ok(()),
+        Verdict::Pass => Err(NEXT),
         Verdict::Reject => {
             mark(ctx, REJECT_MARK);
-            NEXT
+            Err(NEXT)
         }
-        Verdict::Drop => DROP,
+        Verdict::Drop => Err(DROP),
     }
 }
 
@@ -232,8 +233,7 @@ fn mark(ctx: &TcContext, mark: u32) {
 #[inline(always)]
 fn record(scratch: &mut Scratch, decision: &Decision, table: &Table) -> Result<(), Reason> {
     let (ends, record) = (&scratch.ends, &mut scratch.record);
-    if ends.protocol == SCTP && ends.peer_port != decision.port {
-        // The CRC covers the ports and would have to be computed anew over the whole packet.
+    if ends.peer_port != decision.port && !scratch.packet.can_change_ports() {
         return Err(Reason::Unparsed);
     }
     record.client = ends.client;

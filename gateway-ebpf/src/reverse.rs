@@ -2,7 +2,7 @@
 //! knows.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use gateway_common::{conntrack::Found, decide::Reason};
+use gateway_common::{conntrack::Found, decide::Reason, maps::Ports};
 
 use crate::{
     forward::{DROP, NEXT},
@@ -46,9 +46,11 @@ fn translate(ctx: &TcContext) -> Result<i32, Unhandled> {
         }
         Found::Nothing | Found::Others | Found::Stale => return Ok(NEXT),
     }
-    let rewritten = packet
-        .rewrite(ctx, End::Source, &record.frontend, record.frontend_port)
-        .and_then(|()| packet.set_port(ctx, End::Destination, record.client_port));
+    let ports = Ports {
+        source: record.frontend_port,
+        destination: record.client_port,
+    };
+    let rewritten = packet.rewrite(ctx, End::Source, &record.frontend, &ports);
     // Half-written headers would reach the client as another flow's.
     Ok(if rewritten.is_ok() { NEXT } else { DROP })
 }

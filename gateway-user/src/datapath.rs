@@ -12,16 +12,21 @@
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
+//! | [`sockets`] | the end of connected datagram sockets whose backend is gone |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use gateway_common::{
-    UNSPECIFIED,
-    maps::{SCHEMA, Settings},
+    UDP, UNSPECIFIED,
+    maps::{Backend, SCHEMA, Settings},
 };
 
 pub mod attach;
@@ -35,6 +40,7 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod redirector;
+pub mod sockets;
 
 use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
@@ -177,6 +183,8 @@ pub struct Datapath {
     settings: Settings,
     /// Devices that the packet programs are attached to; `None` before the first time.
     devices: Option<attach::Devices>,
+    /// Whether a Snapshot was applied.
+    applied: bool,
 }
 
 impl Datapath {
@@ -211,6 +219,7 @@ impl Datapath {
             options: options.clone(),
             settings,
             devices: None,
+            applied: false,
         };
         datapath.maps.set_settings(&settings)?;
         datapath.refresh_devices()?;
@@ -248,8 +257,14 @@ impl Datapath {
             node,
             &self.options.policy,
         );
+        let before = self.datagram_backends();
         let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
         let failures = self.maps.execute(plan);
+        // An earlier daemon may not have come to it.
+        let first = !std::mem::replace(&mut self.applied, true);
+        if first || !before.is_subset(&self.datagram_backends()) {
+            self.end_stale_sockets();
+        }
         let primary = |family| {
             let own = |address: &IpAddr| IpFamily::of(*address) == family;
             let any = || node.addresses.iter().copied().find(own);
@@ -269,6 +284,49 @@ impl Datapath {
             self.maps.set_settings(&settings)?;
         }
         Ok(failures)
+    }
+
+    fn datagram_backends(&self) -> HashSet<(u32, Backend)> {
+        let all = self.maps.mirror().backends.iter();
+        all.filter(|(_, backend)| backend.protocol == UDP)
+            .map(|(id, backend)| {
+                (
+                    *id,
+                    Backend {
+                        flags: 0,
+                        ..*backend
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// Connected datagram sockets stay with their peer, whatever becomes of it.
+    fn end_stale_sockets(&self) {
+        let stale = self.maps.stale_sockets();
+        match sockets::end(&stale) {
+            Ok(ended) => {
+                if !ended.sockets.is_empty() {
+                    tracing::info!(
+                        sockets = ended.sockets.len(),
+                        "ended datagram sockets that were connected to endpoints that are gone"
+                    );
+                }
+                if let (count, Some(error)) = ended.closed {
+                    tracing::warn!(
+                        namespaces = count,
+                        error,
+                        "datagram sockets there stay connected to endpoints that are gone (needs \
+                         CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "datagram sockets stay connected to endpoints that are gone (needs a kernel with \
+                 CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG)"
+            ),
+        }
     }
 
     /// Whether the kernel reports its decisions.

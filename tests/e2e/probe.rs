@@ -25,6 +25,8 @@ const VARIABLE: &str = "E2E_PROBE";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for what must not come. Less than a second: then TCP tries again.
 const SILENCE: Duration = Duration::from_millis(600);
+/// The error of a socket that somebody else has ended.
+const ABORTED: &str = "aborted";
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -64,7 +66,7 @@ pub(crate) enum Task {
 pub(crate) struct Reply {
     /// The pod that has answered.
     pub(crate) pod: Option<String>,
-    /// How it failed: `refused`, `silence`, `unreachable`, or what the system says.
+    /// How it failed: `refused`, `silence`, `unreachable`, `aborted`, or what the system says.
     pub(crate) error: Option<String>,
     /// Whom the socket talks to, as it is told (getpeername; of a datagram, recvmsg).
     pub(crate) peer: Option<SocketAddr>,
@@ -158,6 +160,9 @@ impl Reply {
         let text = match error.kind() {
             ErrorKind::ConnectionRefused => "refused".into(),
             ErrorKind::TimedOut | ErrorKind::WouldBlock => "silence".into(),
+            ErrorKind::ConnectionAborted => ABORTED.into(),
+            // What sending says, where receiving says the former.
+            _ if error.raw_os_error() == Some(nix::libc::EDESTADDRREQ) => ABORTED.into(),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable".into(),
             _ => error.to_string(),
         };
@@ -239,9 +244,14 @@ fn perform(task: Task) -> anyhow::Result<()> {
             }
         }
         Task::UdpStream { to, connected } => {
-            let socket = socket(to, connected, SILENCE)?;
+            let mut stream = socket(to, connected, SILENCE)?;
             loop {
-                say(&timed(|| datagram(&socket, to, connected, 4)))?;
+                let reply = timed(|| datagram(&stream, to, connected, 4));
+                let ended = reply.error.as_deref() == Some(ABORTED);
+                say(&reply)?;
+                if ended {
+                    stream = again(to)?;
+                }
                 thread::sleep(PACE);
             }
         }
@@ -361,6 +371,17 @@ fn socket(to: SocketAddr, connected: bool, patience: Duration) -> io::Result<Udp
         socket.connect(to)?;
     }
     Ok(socket)
+}
+
+/// A connected socket, as soon as there is somebody to connect to; a line for each attempt.
+fn again(to: SocketAddr) -> anyhow::Result<UdpSocket> {
+    loop {
+        match socket(to, true, SILENCE) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => say(&Reply::failed(&error))?,
+        }
+        thread::sleep(PACE);
+    }
 }
 
 /// A datagram and its answer: the pod's name, and what it was sent.

@@ -15,17 +15,20 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use gateway_common::{
+    UDP,
     decide::Reason,
     maps::{
         AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SourceRange,
+        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 
 use super::{
     Error, Failure,
     desired::{Network, PortKey},
+    from_map,
     plan::{Mirror, Plan, Step},
+    sockets::Connected,
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
@@ -67,6 +70,7 @@ pub struct Maps {
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
     conntrack: Array<MapData, Bucket>,
+    sockets: HashMap<MapData, SocketKey, SocketPeer>,
     counters: PerCpuArray<MapData, u64>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
@@ -98,6 +102,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
         conntrack: take(&mut ebpf, "conntrack")?,
+        sockets: take(&mut ebpf, "sockets")?,
         counters: take(&mut ebpf, "counters")?,
         events: Some(take(&mut ebpf, "events")?),
         logger: EbpfLogger::init(&mut ebpf)
@@ -326,6 +331,24 @@ impl Maps {
                 })
         });
         buckets.sum()
+    }
+
+    /// Sockets that are recorded as connected to a backend that is not their Service's any more, of
+    /// datagrams. Those that are not connected but have heard from it are among them.
+    pub fn stale_sockets(&self) -> Connected {
+        let entries = self.sockets.iter().filter_map(Result::ok);
+        entries
+            .filter(|(key, _)| key.direction == SocketKey::REPLY && key.protocol == UDP)
+            .filter(|(key, peer)| {
+                let backend = self.mirror.backends.get(&peer.backend);
+                !backend.is_some_and(|backend| {
+                    backend.service == peer.service
+                        && backend.address == key.address
+                        && backend.port == key.port
+                })
+            })
+            .map(|(key, _)| (key.cookie, (from_map(key.address), key.port)))
+            .collect()
     }
 
     /// Lets nothing new in: no frontend is served any more. Flows go on.

@@ -299,7 +299,7 @@ enum Transport {
     /// Flags: S, A, F, R.
     Tcp(&'static str),
     Udp,
-    /// Type of the first chunk.
+    /// Type of the first chunk, which holds the payload.
     Sctp(u8),
 }
 
@@ -427,12 +427,16 @@ impl Segment {
                 tcp.write(&mut bytes, &payload)
             }
             Transport::Sctp(chunk) => {
-                // RFC 9260 §3: ports, verification tag, CRC (of what does not matter here), chunk.
-                let mut header = Vec::new();
-                header.extend(self.from.1.to_be_bytes());
-                header.extend(self.to.1.to_be_bytes());
-                header.extend([1, 2, 3, 4, 0xaa, 0xbb, 0xcc, 0xdd, chunk, 0, 0, 4]);
-                ip.write(&mut bytes, IpNumber::SCTP, &header)
+                // RFC 9260 §3: ports, verification tag, CRC, chunk.
+                let mut packet = Vec::new();
+                packet.extend(self.from.1.to_be_bytes());
+                packet.extend(self.to.1.to_be_bytes());
+                packet.extend([1, 2, 3, 4, 0, 0, 0, 0, chunk, 0]);
+                packet.extend((4 + payload.len() as u16).to_be_bytes());
+                packet.extend(&payload);
+                let crc = crc32c(&packet).to_le_bytes();
+                packet[8..12].copy_from_slice(&crc);
+                ip.write(&mut bytes, IpNumber::SCTP, &packet)
             }
         };
         written.expect("writing to memory");
@@ -507,6 +511,20 @@ impl Segment {
         written.expect("writing to memory");
         bytes
     }
+}
+
+/// RFC 9260, appendix A.
+fn crc32c(message: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in message {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            let carry = crc & 1;
+            crc >>= 1;
+            crc ^= 0x82f6_3b78 * carry;
+        }
+    }
+    !crc
 }
 
 /// What comes after the IP headers.

@@ -103,7 +103,7 @@ const BOTH: &[(&str, Test)] = &[
         direct_connection,
     ),
     ("packets_from_pods_are_translated", pod_packets),
-    ("sctp_keeps_its_crc", sctp),
+    ("sctp_gets_a_crc_for_its_ports", sctp),
     ("an_error_about_a_reply_finds_the_backend", error_to_backend),
     ("an_error_about_a_request_finds_the_client", error_to_client),
     ("damaged_packets_are_left_alone", damaged),
@@ -599,29 +599,36 @@ fn pod_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
 const INIT: u8 = 1;
 const DATA: u8 = 0;
 
-/// Addresses are not covered by SCTP's CRC (RFC 9260 §6.8), ports are; so a Service whose target
-/// port is its port needs no new one.
+/// SCTP's CRC covers ports and no addresses (RFC 9260 §6.8). What comes out is what would have been
+/// sent to the backend in the first place, byte for byte.
 fn sctp(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
-    let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
-    service.port = 8080;
-    bench.serve(&[service], who.node);
-    let to = (who.cluster_ip, 8080);
-    let init = Segment::sctp(who.from(), to, INIT);
-    let ran = bench.ingress(&init)?;
-    assert_eq!(
-        ran.packet,
-        Segment::sctp(who.from(), (who.gateway, 8080), INIT).bytes()
-    );
-    let data = bench.ingress(&Segment::sctp(who.from(), to, DATA))?;
-    assert_eq!(
-        data.packet,
-        Segment::sctp(who.from(), (who.gateway, 8080), DATA).bytes()
-    );
-    let reply = bench.egress(&Segment::sctp((who.gateway, 8080), who.from(), DATA))?;
-    assert_eq!(reply.packet, Segment::sctp(to, who.from(), DATA).bytes());
-    // With another port, it is thrown away rather than spoiled.
-    let spoiled = bench.ingress(&Segment::sctp((who.client, 50_001), who.node_port(), INIT))?;
-    assert_eq!(spoiled.action, DROP);
+    for port in [8080, 80] {
+        let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
+        service.port = port;
+        bench.serve(&[service], who.node);
+        for (to, number) in [((who.cluster_ip, port), 50_000), (who.node_port(), 50_001)] {
+            let from = (who.client, number + port);
+            for (chunk, length) in [(INIT, 4), (DATA, 4), (DATA, 5), (DATA, 1400)] {
+                let sent = Segment::sctp(from, to, chunk).with_payload(length);
+                let ran = bench.ingress(&sent)?;
+                assert_eq!(ran.action, NEXT);
+                assert_eq!(ran.packet, sent.to((who.gateway, 8080)).bytes());
+            }
+            let answer = Segment::sctp((who.gateway, 8080), from, DATA).with_payload(100);
+            let expected = Segment::sctp(to, from, DATA).with_payload(100);
+            assert_eq!(bench.egress(&answer)?.packet, expected.bytes());
+        }
+    }
+    // One that the network card has yet to compute stays empty.
+    let from = (who.client, 40_000);
+    let empty = |to| {
+        let mut bytes = Segment::sctp(from, to, INIT).bytes();
+        let at = bytes.len() - 8;
+        bytes[at..at + 4].fill(0);
+        bytes
+    };
+    let ran = bench.run("ingress", &empty(who.node_port()))?;
+    assert_eq!(ran.packet, empty((who.gateway, 8080)));
     Ok(())
 }
 
