@@ -46,12 +46,13 @@ pub const MAX_SOCKETS: u32 = 65_536;
 /// Size of the event ring in bytes; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
-/// The packet mark that asks KUBE-POSTROUTING to masquerade: bit 14, kube-proxy's default
-/// (`--iptables-masquerade-bit`).
+/// The packet mark that asks to masquerade: bit 14, kube-proxy's default
+/// (`--iptables-masquerade-bit`), so that its KUBE-FORWARD lets the packet pass.
 pub const MASQUERADE_MARK: u32 = 1 << 14;
 
-/// The packet mark of a packet that was translated and keeps its source: our chain in FORWARD lets
-/// it pass, as KUBE-FORWARD lets pass what is marked for masquerading.
+/// The packet mark of a packet that was translated: our chain in FORWARD lets it pass, as KUBE-FORWARD
+/// lets pass what is marked for masquerading. With [`MASQUERADE_MARK`] it says that the mark is ours, and
+/// our chain in POSTROUTING masquerades.
 pub const ACCEPT_MARK: u32 = 1 << 13;
 
 /// The packet mark that asks our chains in INPUT and FORWARD to refuse: netfilter's REJECT sends the

@@ -216,7 +216,7 @@ fn pass(scratch: &mut Scratch, table: &Table) -> i32 {
 #[inline(always)]
 const fn mark_of(flow: &Record) -> u32 {
     if flow.flags & Record::FLAG_MASQUERADE != 0 {
-        MASQUERADE_MARK
+        MASQUERADE_MARK | ACCEPT_MARK
     } else {
         ACCEPT_MARK
     }

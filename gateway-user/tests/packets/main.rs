@@ -430,10 +430,10 @@ fn masquerade(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.remote, false)]);
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
     assert_eq!(ran.ends().1, (who.remote, 8080));
-    assert_eq!(ran.mark, 0x4000, "KUBE-MARK-MASQ");
+    assert_eq!(ran.mark, 0x6000, "KUBE-MARK-MASQ, and whose it is");
     // Should netfilter have lost the first packet, it hears of it again with the next one.
     let again = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
-    assert_eq!(again.mark, 0x4000, "a retransmission");
+    assert_eq!(again.mark, 0x6000, "a retransmission");
     // For the rest of the flow it remembers.
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "A"))?;
     assert_eq!(ran.mark, 0);
@@ -591,7 +591,7 @@ fn pod_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     assert_eq!(reply.ends(), ((who.cluster_ip, 80), pod));
     // A pod that reaches itself has to see another source.
     let hairpin = Segment::tcp((who.gateway, 40_000), (who.cluster_ip, 80), "S");
-    assert_eq!(bench.run("pod_ingress", &hairpin.bytes())?.mark, 0x4000);
+    assert_eq!(bench.run("pod_ingress", &hairpin.bytes())?.mark, 0x6000);
     Ok(())
 }
 
