@@ -182,6 +182,7 @@ fn new_flow(
     let client = &mut scratch.client;
     client.hook = hook;
     client.netns = 0;
+    client.cookie = 0;
     client.address = scratch.ends.client;
     client.port = scratch.ends.client_port;
     client.pid = 0;

@@ -6,6 +6,7 @@
 //! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
+//! | [`contents`] | what the pinned maps hold, for people |
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
@@ -14,6 +15,7 @@
 //! | [`probe`] | what this kernel and machine can do |
 //! | [`sockets`] | the end of connected datagram sockets whose backend is gone |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
+//! | [`tables`] | what the maps would decide, without a kernel |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
@@ -24,6 +26,7 @@ use std::{
     path::PathBuf,
 };
 
+use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
     UDP, UNSPECIFIED,
     maps::{Backend, SCHEMA, Settings},
@@ -31,8 +34,10 @@ use gateway_common::{
 
 pub mod attach;
 pub mod cleanup;
+pub mod contents;
 pub mod desired;
 pub mod events;
+pub mod filter;
 pub mod health;
 pub mod maps;
 pub mod netfilter;
@@ -41,9 +46,11 @@ pub mod plan;
 pub mod probe;
 pub mod redirector;
 pub mod sockets;
+pub mod tables;
 
 use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
+use filter::Filter;
 use maps::Maps;
 use node::NodeFacts;
 
@@ -86,6 +93,17 @@ pub enum MasqueradeMode {
     All,
 }
 
+impl MasqueradeMode {
+    /// As [`Settings::flags`] has it.
+    pub fn flags(self) -> u32 {
+        match self {
+            Self::Needed => 0,
+            Self::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
+            Self::All => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL,
+        }
+    }
+}
+
 /// Why the datapath cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -111,6 +129,16 @@ pub enum Error {
         path: PathBuf,
         /// The version that was found.
         found: u32,
+    },
+    /// A map is not there.
+    #[error(
+        "{} is not there: nodegate has loaded nothing here (fix: `nodegate run`, or --pin-dir if it \
+         pins elsewhere)",
+        pin.display()
+    )]
+    NotPinned {
+        /// The pin.
+        pin: PathBuf,
     },
     /// The kernel refuses the maps or programs.
     #[error(
@@ -185,6 +213,8 @@ pub struct Datapath {
     devices: Option<attach::Devices>,
     /// Whether a Snapshot was applied.
     applied: bool,
+    /// Tells from where sockets connect, while somebody traces.
+    connected: Option<SockOpsLink>,
 }
 
 impl Datapath {
@@ -220,6 +250,7 @@ impl Datapath {
             settings,
             devices: None,
             applied: false,
+            connected: None,
         };
         datapath.maps.set_settings(&settings)?;
         datapath.refresh_devices()?;
@@ -329,10 +360,38 @@ impl Datapath {
         }
     }
 
-    /// Whether the kernel reports its decisions.
-    pub fn set_tracing(&mut self, on: bool) -> Result<(), Error> {
-        self.settings.trace = u32::from(on);
+    /// Makes the kernel report what those who trace want to see; of several at least that.
+    pub fn set_tracing<'f>(
+        &mut self,
+        filters: impl Iterator<Item = &'f Filter>,
+    ) -> Result<(), Error> {
+        let names = &self.maps.mirror().names;
+        let cover = filter::cover(filters, self.settings.host_netns, names);
+        match (&cover, &self.connected) {
+            (None, Some(_)) => self.connected = None,
+            (Some(_), None) => self.connected = self.watch_connections(),
+            _ => {}
+        }
+        if let Some((filter, services)) = &cover {
+            self.maps.set_trace_filter(filter, services)?;
+        }
+        self.settings.trace = u32::from(cover.is_some());
         self.maps.set_settings(&self.settings)
+    }
+
+    /// Attaches the program that reports from where sockets connect. Without it, requests are not
+    /// joined to decisions about sockets, and all else works.
+    fn watch_connections(&mut self) -> Option<SockOpsLink> {
+        attach::connected(&mut self.ebpf, &self.options)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "which request came over which socket is not known");
+            })
+            .ok()
+    }
+
+    /// Cookie of the node's own network namespace.
+    pub fn host_netns(&self) -> u64 {
+        self.settings.host_netns
     }
 
     /// The ring from which the kernel's reports are read. Gives it once.
@@ -389,14 +448,7 @@ fn seed() -> Result<u64, Error> {
 
 fn flags(options: &Options) -> u32 {
     let flag = |condition, flag| if condition { flag } else { 0 };
-    let masquerade = match options.masquerade {
-        MasqueradeMode::Needed => 0,
-        MasqueradeMode::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
-        MasqueradeMode::All => {
-            Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL
-        }
-    };
-    masquerade
+    options.masquerade.flags()
         | flag(options.knows_pods, Settings::FLAG_KNOWS_PODS)
         | flag(
             options.localhost_node_ports,

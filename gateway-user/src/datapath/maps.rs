@@ -17,6 +17,7 @@ use aya_log::EbpfLogger;
 use gateway_common::{
     UDP,
     decide::Reason,
+    event::TraceFilter,
     maps::{
         AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
         ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
@@ -24,7 +25,7 @@ use gateway_common::{
 };
 
 use super::{
-    Error, Failure,
+    Error, Failure, contents,
     desired::{Network, PortKey},
     from_map,
     plan::{Mirror, Plan, Step},
@@ -38,7 +39,7 @@ pub(super) static OBJECT: &[u8] =
 
 /// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
 /// packet.
-const NAMES: [(&str, &str); 15] = [
+const NAMES: [(&str, &str); 17] = [
     ("settings", "settings"),
     ("services", "services"),
     ("slots", "slots"),
@@ -53,6 +54,8 @@ const NAMES: [(&str, &str); 15] = [
     ("sockets", "sockets"),
     ("counters", "counters"),
     ("events", "events"),
+    ("trace_filter", "trace_filter"),
+    ("trace_services", "trace_services"),
     // The name that aya-log gives its ring. Adopted programs go on writing to it.
     ("AYA_LOGS", "log"),
 ];
@@ -72,6 +75,8 @@ pub struct Maps {
     conntrack: Array<MapData, Bucket>,
     sockets: HashMap<MapData, SocketKey, SocketPeer>,
     counters: PerCpuArray<MapData, u64>,
+    trace_filter: Array<MapData, TraceFilter>,
+    trace_services: HashMap<MapData, u32, u32>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
@@ -104,6 +109,8 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         conntrack: take(&mut ebpf, "conntrack")?,
         sockets: take(&mut ebpf, "sockets")?,
         counters: take(&mut ebpf, "counters")?,
+        trace_filter: take(&mut ebpf, "trace_filter")?,
+        trace_services: take(&mut ebpf, "trace_services")?,
         events: Some(take(&mut ebpf, "events")?),
         logger: EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
@@ -320,7 +327,7 @@ impl Maps {
 
     /// How many flows have not come to their end, as far as one can tell soon after it.
     pub fn flows_alive(&self) -> Result<usize, Error> {
-        let now = now()?;
+        let now = contents::now()?;
         let alive = |flow: &&Record| !flow.has_ended(now);
         let buckets = self.conntrack.iter().map(|bucket| {
             bucket
@@ -368,20 +375,32 @@ impl Maps {
         self.logger.take()
     }
 
+    /// Writes what whoever traces wants to see, and the numbers of the Service ports that are asked
+    /// for, if only some are.
+    pub fn set_trace_filter(
+        &mut self,
+        filter: &TraceFilter,
+        services: &BTreeSet<u32>,
+    ) -> Result<(), Error> {
+        let wrap = |name| move |source| Error::Map { name, source };
+        let known: Vec<_> = self.trace_services.keys().filter_map(Result::ok).collect();
+        for id in services.iter().filter(|id| !known.contains(id)) {
+            let added = self.trace_services.insert(id, 1, 0);
+            added.map_err(wrap("trace_services"))?;
+        }
+        let set = self.trace_filter.set(0, filter, 0);
+        set.map_err(wrap("trace_filter"))?;
+        for id in known.iter().filter(|id| !services.contains(id)) {
+            let removed = self.trace_services.remove(id);
+            removed.map_err(wrap("trace_services"))?;
+        }
+        Ok(())
+    }
+
     /// The event ring; gives it once.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
         self.events.take().ok_or(Error::Missing("events"))
     }
-}
-
-/// The clock of [`Record::client_seen`]: `CLOCK_MONOTONIC`, nanoseconds.
-fn now() -> Result<u64, Error> {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(|time| std::time::Duration::from(time).as_nanos() as u64)
-        .map_err(|error| Error::Node {
-            what: "reading the clock",
-            source: error.into(),
-        })
 }
 
 /// Waits until every BPF program that runs now has ended. They run under `rcu_read_lock`, and
@@ -444,7 +463,7 @@ fn label(text: &str) -> [u8; LABEL_BYTES] {
     bytes
 }
 
-fn decode(name: &ServiceName) -> PortKey {
+pub(super) fn decode(name: &ServiceName) -> PortKey {
     let text = |bytes: &[u8; LABEL_BYTES]| {
         let end = bytes
             .iter()

@@ -1,0 +1,322 @@
+//! `nodegate explain`: what would become of a connection and of a request, and why.
+
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use http::Method;
+use http_body_util::BodyExt as _;
+use ipnet::IpNet;
+
+use super::Admin;
+use crate::{
+    admin::{client, server::ANSWER_IS_GOOD},
+    datapath::{MasqueradeMode, desired::ExternalIps},
+    explain::{
+        answer::{Setup, explain},
+        ask::Ask,
+        node::Choices,
+        question::{ClientSpec, TargetSpec},
+    },
+    iptables::config::{KubeProxyArgs, NodePortAddresses},
+    model::{compile::ServiceScope, service::Protocol},
+    resources::{
+        Resources,
+        admission::Store,
+        diagnostic::{Diagnostic, Severity},
+    },
+    source::directory::Directory,
+};
+
+/// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const EXAMPLES: &str = "\
+Examples:
+  nodegate explain external 192.168.170.137:31373                    a node port, from outside
+  nodegate explain node istio-system/istio-ingressgateway:http2      a cluster IP, from the node itself
+  nodegate explain pod/simple/nginx-0 10.96.190.18:80                from a pod
+  nodegate explain external http://192.168.170.137:31373/simple/nginx --host simple.baihl.io
+                                                                     a request, to the pod that answers it
+  nodegate explain external 192.168.170.137:31373 -o json
+  nodegate explain external 192.168.170.137:31373 --manifests m/     offline: nothing is asked of a node
+
+Nothing is sent. The nodegate that runs here answers, by what its maps hold; with --manifests, the answer
+is what follows from the manifests (Services, EndpointSlices, Nodes, Pods, Gateways, VirtualServices,
+DestinationRules). Beside what nodegate does stands the way through the rules that kube-proxy would have
+written.
+
+Exit status: 0 it reaches a pod, 1 it does not (refused, dropped, 404, 503), 2 the question cannot be
+answered.";
+
+/// Explain what becomes of a connection or a request, and why.
+///
+/// FROM is `external` (a client outside the cluster), `node` (a process on the node), `pod/NS/NAME`, or
+/// an address. TO is ADDRESS:PORT, http://ADDRESS:PORT/PATH, or NS/NAME:PORT, a Service's cluster IP.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Explain {
+    /// Who connects: external, node, pod/NS/NAME, or an address
+    #[arg(value_parser = client)]
+    from: String,
+    /// To what: ADDRESS:PORT, http://ADDRESS:PORT/PATH, or NS/NAME:PORT
+    #[arg(value_parser = target)]
+    to: String,
+    /// Files or directories of manifests [default: ask the nodegate that runs here]
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    admin: Admin,
+    /// Transport protocol [default: that of the Service's port, else TCP]
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    protocol: Option<ProtocolArg>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Request")]
+struct RequestArgs {
+    /// Method of the request [default: GET]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Host header [default: that of the URL]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Path, with the query [default: that of the URL]
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    path: Option<String>,
+    /// Another header; may be given several times
+    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Node (of manifests; a running nodegate knows its own)")]
+struct NodeArgs {
+    /// The node that it is about [default: the pod's, the one with the address, or the only one]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: Option<String>,
+    /// The node's addresses [default: those of its Node object]
+    #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
+    node_addresses: Vec<IpAddr>,
+    /// Networks that pods have addresses from [default for kube-proxy's part: the Node's podCIDRs]
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',')]
+    cluster_cidrs: Vec<IpNet>,
+    /// Where node ports are served [default: on all addresses]
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    nodeport_addresses: Vec<IpNet>,
+    /// Which external IPs nodegate serves [default: owned]
+    #[arg(long, value_enum)]
+    external_ips: Option<ExternalIps>,
+    /// For which connections nodegate masquerades [default: needed]
+    #[arg(long, value_enum)]
+    masquerade: Option<MasqueradeMode>,
+    /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web` [default: all]
+    #[arg(long, value_name = "WHICH", value_parser = super::run::scope)]
+    services: Option<ServiceScope>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProtocolArg {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+impl From<ProtocolArg> for Protocol {
+    fn from(protocol: ProtocolArg) -> Self {
+        match protocol {
+            ProtocolArg::Tcp => Self::Tcp,
+            ProtocolArg::Udp => Self::Udp,
+            ProtocolArg::Sctp => Self::Sctp,
+        }
+    }
+}
+
+fn client(text: &str) -> Result<String, String> {
+    text.parse::<ClientSpec>().map(|_| text.to_owned())
+}
+
+fn target(text: &str) -> Result<String, String> {
+    text.parse::<TargetSpec>().map(|_| text.to_owned())
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("a path begins with a slash (fix: /{text})"))
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .filter(|(name, _)| http::HeaderName::try_from(*name).is_ok())
+        .ok_or_else(|| format!("`{text}` is no header (fix: NAME:VALUE, such as x-user:jason)"))?;
+    Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+impl Explain {
+    /// Answers.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let status = self.write(&mut out)?;
+        match out.flush() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            // Whoever read it has read enough, as in `… | head`.
+            _ => Ok(status),
+        }
+    }
+
+    fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let (good, answer) = if self.manifests.is_empty() {
+            self.asked()?
+        } else {
+            self.answered()?
+        };
+        match out.write_all(answer.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn ask(&self) -> Ask {
+        let protocol = self.protocol.map(Protocol::from);
+        Ask {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            protocol: protocol.map(|protocol| protocol.lowercase().to_owned()),
+            node: self.node.node.clone(),
+            method: self.request.method.clone(),
+            host: self.request.host.clone(),
+            path: self.request.path.clone(),
+            headers: self.request.headers.clone(),
+        }
+    }
+
+    /// Asks the nodegate that runs here.
+    fn asked(&self) -> anyhow::Result<(bool, String)> {
+        if let Some(option) = self.node.of_manifests() {
+            bail!("{option} is about manifests, and there are none (fix: --manifests PATH)");
+        }
+        let path = match self.output {
+            Output::Text => "/explain",
+            Output::Json => "/explain?output=json",
+        };
+        let question = serde_json::to_vec(&self.ask())?;
+        let socket = &self.admin.admin;
+        super::block_on(async {
+            let response = client::request(socket, Method::POST, path, question, PATIENCE)
+                .await
+                .context("asking the nodegate that runs here (--manifests PATH asks none)")?;
+            let good = response.headers().get(ANSWER_IS_GOOD);
+            let good = good.is_some_and(|good| good == "true");
+            let answer = response.into_body().collect().await?.to_bytes();
+            Ok((good, String::from_utf8(answer.into())?))
+        })
+    }
+
+    /// Answers by the manifests.
+    fn answered(self) -> anyhow::Result<(bool, String)> {
+        let question = self.ask().question().map_err(anyhow::Error::msg)?;
+        let output = self.output;
+        let resources = manifests(self.manifests)?;
+        let answer = explain(&resources, &self.node.setup(), None, &question)?;
+        let written = match output {
+            Output::Text => answer.to_string(),
+            Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+        };
+        Ok((answer.result.good, written))
+    }
+}
+
+/// The objects of manifests. What is wrong with some of them does not keep the others from being
+/// explained, but is told.
+fn manifests(paths: Vec<PathBuf>) -> anyhow::Result<Resources> {
+    let mut directory = Directory::new(paths)?;
+    let scan = directory.scan();
+    let resources = Store::default().admit(directory.manifests(), scan.diagnostics);
+    let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
+    for error in resources.diagnostics.iter().filter(is_error) {
+        eprintln!("{error}");
+    }
+    if resources.objects.is_empty() {
+        bail!("the manifests hold no objects (fix: --manifests)");
+    }
+    Ok((*resources).clone())
+}
+
+impl NodeArgs {
+    /// An option that says nothing to a running nodegate.
+    fn of_manifests(&self) -> Option<&'static str> {
+        let given = [
+            ("--node-address", !self.node_addresses.is_empty()),
+            ("--cluster-cidr", !self.cluster_cidrs.is_empty()),
+            ("--nodeport-addresses", !self.nodeport_addresses.is_empty()),
+            ("--external-ips", self.external_ips.is_some()),
+            ("--masquerade", self.masquerade.is_some()),
+            ("--services", self.services.is_some()),
+        ];
+        let (option, _) = given.into_iter().find(|(_, given)| *given)?;
+        Some(option)
+    }
+
+    fn setup(&self) -> Setup {
+        let nodeport_addresses = self.nodeport_addresses.iter().copied();
+        let masquerade = self.masquerade.unwrap_or_default();
+        Setup {
+            kube_proxy: KubeProxyArgs {
+                cluster_cidr: self.cluster_cidrs.clone(),
+                masquerade_all: masquerade == MasqueradeMode::All,
+                nodeport_addresses: nodeport_addresses.map(NodePortAddresses::In).collect(),
+                node_addresses: self.node_addresses.clone(),
+                ..KubeProxyArgs::default()
+            },
+            choices: Choices {
+                external_ips: self.external_ips.unwrap_or_default(),
+                masquerade,
+                pod_networks: self.cluster_cidrs.clone(),
+                // As `nodegate run`: sockets in pods are known by their network namespace.
+                knows_pods: true,
+            },
+            services: self.services.clone().unwrap_or(ServiceScope::All),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
