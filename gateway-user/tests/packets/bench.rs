@@ -152,6 +152,15 @@ impl Bench {
         })
     }
 
+    /// Runs a program that has run before, for what it leaves in the maps.
+    pub(crate) fn pass(&mut self, program: &str, packet: &[u8]) -> Result<(), Failed> {
+        classifier(&mut self.ebpf, program).test_run(TestRunOptions {
+            data_in: Some(packet),
+            ..TestRunOptions::default()
+        })?;
+        Ok(())
+    }
+
     pub(crate) fn ingress(&mut self, segment: &Segment) -> Result<Ran, Failed> {
         self.run("ingress", &segment.bytes())
     }

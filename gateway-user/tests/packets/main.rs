@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aya::programs::CgroupSockAddr;
 use bench::{Bench, DROP, NEXT, Ran, Segment};
 use etherparse::{Icmpv4Header, Icmpv4Type, PacketBuilder};
+use gateway_common::conntrack::{BUCKETS, WAYS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate::model::service::{Protocol, SourceRanges, TrafficPolicy};
 
@@ -97,6 +98,7 @@ const BOTH: &[(&str, Test)] = &[
         "a_syn_to_a_backend_that_is_gone_is_decided_anew",
         gone_backend,
     ),
+    ("fault_a_flood_of_syns_displaces_only_itself", flood),
     ("two_flows_with_one_reply_get_two_ports", clash),
     ("five_flows_with_one_reply_are_too_many", more_clashes),
     (
@@ -480,6 +482,39 @@ fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     assert_eq!(bench.egress(&late)?.packet, late.bytes());
     let reply = bench.egress(&Segment::tcp((who.second, 8080), who.from(), "SA"))?;
     assert_eq!(reply.ends(), (who.node_port(), who.from()));
+    Ok(())
+}
+
+/// Twice as many as the table holds, by clients that never hear the answer.
+fn flood(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let ports = 50_000..50_200;
+    for port in ports.clone() {
+        let from = (who.client, port);
+        bench.ingress(&Segment::tcp(from, who.node_port(), "S"))?;
+        bench.egress(&Segment::tcp((who.gateway, 8080), from, "SA"))?;
+        bench.ingress(&Segment::tcp(from, who.node_port(), "A"))?;
+    }
+    let flows = 2 * BUCKETS * WAYS as u32;
+    let mut bytes = who.syn().bytes();
+    // The last three bytes of the source address, and the port's last.
+    let address = if who.client.is_ipv4() {
+        27
+    } else {
+        14 + 8 + 13
+    };
+    for number in 0..flows {
+        let [_, a, b, c] = number.to_be_bytes();
+        bytes[address..address + 3].copy_from_slice(&[a | 0x40, b, c]);
+        bench.pass("ingress", &bytes)?;
+    }
+    assert_eq!(bench.count("chosen"), u64::from(flows) + 200);
+    for port in ports {
+        let from = (who.client, port);
+        let ran = bench.ingress(&Segment::tcp(from, who.node_port(), "A"))?;
+        assert_eq!(ran.ends(), (from, (who.gateway, 8080)), "{port}");
+    }
+    assert_eq!(bench.count("table-full"), 0);
     Ok(())
 }
 
