@@ -217,7 +217,6 @@ fn start_redirector(
     let redirector = Redirector::new(datapath);
     tasks.push(tokio::spawn(datapath::health::serve(published.clone())));
     tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));
-    tasks.push(tokio::spawn(Arc::clone(&redirector).collect()));
     let reporter = Arc::clone(&redirector);
     tasks.push(tokio::spawn(async move {
         if let Err(error) = reporter.report(events).await {
