@@ -176,6 +176,7 @@ fn what_is_no_dump_is_told_by_its_lines() {
         "--dump",
         &file,
         "--hostname-override=node-a",
+        "--manifests",
         &golden("objects.yaml"),
     ]);
     let error = error.unwrap_err().to_string();
@@ -188,11 +189,15 @@ fn fs_text(file: &str) -> String {
 
 #[test]
 fn a_comparison_needs_to_know_which_node() {
-    let error = run(&["render", &golden("objects.yaml")]).unwrap_err();
+    let error = run(&["render", "--manifests", &golden("objects.yaml")]).unwrap_err();
     assert!(error.to_string().contains("--hostname-override"), "{error}");
     let error = run(&["diff", "--maps", "--services", "gateway"]).unwrap_err();
     assert!(error.to_string().contains("by their names only"), "{error}");
     // Either the one or the other.
-    assert!(run(&["diff", "--maps", &golden("objects.yaml")]).is_err());
-    assert!(run(&["diff"]).is_err());
+    assert!(run(&["diff", "--maps", "--manifests", &golden("objects.yaml")]).is_err());
+    let error = run(&["diff", "--admin", "/nowhere/admin.sock"]).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("--manifests PATH"),
+        "{error:#}"
+    );
 }
