@@ -7,6 +7,7 @@ use nodegate_testbed::environment::Unmet;
 
 mod binaries;
 mod demo;
+mod fuzz;
 mod setup;
 mod table;
 mod test;
@@ -36,6 +37,9 @@ enum Command {
     /// Run all tests, unit and end to end.
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
+    /// Feed parsers and the matcher with arbitrary input.
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Fuzz),
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
+        Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Testbed(command) => testbed::run(command),
     };
     match result {

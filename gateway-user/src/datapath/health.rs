@@ -327,6 +327,7 @@ mod tests {
             };
             sender.send_replace(Published {
                 version: 1,
+                rules: 0,
                 snapshot: Some(Arc::new(snapshot)),
             });
         };
