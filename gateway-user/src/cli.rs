@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+mod attachment;
 pub mod check;
 pub mod cleanup;
 pub mod completions;

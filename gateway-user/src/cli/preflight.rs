@@ -1,13 +1,11 @@
 //! `nodegate preflight`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::datapath::{
-    node,
-    probe::{self, Check, Outcome},
-};
+use super::attachment::Attachment;
+use crate::datapath::probe::{self, Check, Outcome};
 
 /// Check whether nodegate can do its work on this machine, and how.
 ///
@@ -18,25 +16,8 @@ Examples:
   nodegate preflight
   nodegate preflight --uplink eth0 -o json | jq '.[] | select(.outcome != \"ok\")'")]
 pub struct Preflight {
-    /// Interfaces on which packets from outside arrive [default: those with a default route]
-    #[arg(
-        long = "uplink",
-        env = "NODEGATE_UPLINKS",
-        value_name = "INTERFACE",
-        value_delimiter = ','
-    )]
-    uplinks: Vec<String>,
-    /// Where maps and links would be pinned
-    #[arg(
-        long,
-        env = "NODEGATE_PIN_DIR",
-        default_value = "/sys/fs/bpf/nodegate",
-        value_name = "DIR"
-    )]
-    pin_dir: PathBuf,
-    /// Directory of the cgroup [default: the root of cgroup2]
-    #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
-    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    attachment: Attachment,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -54,13 +35,9 @@ enum Output {
 impl Preflight {
     /// Checks and prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let cgroup = self.cgroup.or_else(|| super::run::cgroup2_root().ok());
-        let uplinks = if self.uplinks.is_empty() {
-            node::default_uplinks().unwrap_or_default()
-        } else {
-            self.uplinks
-        };
-        let checks = probe::all(&self.pin_dir, cgroup.as_deref(), &uplinks);
+        let cgroup = self.attachment.cgroup().ok();
+        let uplinks = self.attachment.uplinks().unwrap_or_default();
+        let checks = probe::all(&self.attachment.pin_dir, cgroup.as_deref(), &uplinks);
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
             Output::Text => print(&checks),

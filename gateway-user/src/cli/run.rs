@@ -1,24 +1,19 @@
 //! `nodegate run`: the daemon.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::Admin;
+use super::attachment::Attachment;
 use crate::{
     daemon::{self, Daemon, Role, SourceOptions},
     datapath::{
         self, MasqueradeMode,
         attach::Mode,
         desired::{ExternalIps, Policy},
-        node,
     },
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     observe::{AccessLogOptions, Encoding, LineFormat},
@@ -66,14 +61,6 @@ struct RedirectorArgs {
     /// `istio-system/istio-ingressgateway,shop/*`
     #[arg(long, default_value = "gateway", env = "NODEGATE_SERVICES", value_name = "WHICH", value_parser = scope)]
     services: ServiceScope,
-    /// Interfaces on which packets from outside arrive [default: those with a default route]
-    #[arg(
-        long = "uplink",
-        env = "NODEGATE_UPLINKS",
-        value_name = "INTERFACE",
-        value_delimiter = ','
-    )]
-    uplinks: Vec<String>,
     /// Which external IPs to serve: `owned` (addresses of this node) or `any` (as kube-proxy does)
     #[arg(
         long,
@@ -119,17 +106,8 @@ struct RedirectorArgs {
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: Mode,
-    /// Where to pin maps and links
-    #[arg(
-        long,
-        env = "NODEGATE_PIN_DIR",
-        default_value = "/sys/fs/bpf/nodegate",
-        value_name = "DIR"
-    )]
-    pin_dir: PathBuf,
-    /// Directory of the cgroup whose processes are redirected [default: the root of cgroup2]
-    #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
-    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    attachment: Attachment,
 }
 
 #[derive(Debug, Args)]
@@ -321,26 +299,10 @@ impl Run {
 
 impl RedirectorArgs {
     fn options(&self) -> anyhow::Result<datapath::Options> {
-        let cgroup = match &self.cgroup {
-            Some(cgroup) => cgroup.clone(),
-            None => cgroup2_root()?,
-        };
-        let uplinks = if self.uplinks.is_empty() {
-            let uplinks = node::default_uplinks()?;
-            if uplinks.is_empty() {
-                bail!(
-                    "no interface has a default route (fix: --uplink INTERFACE, for each one on \
-                       which packets from outside arrive)"
-                );
-            }
-            uplinks
-        } else {
-            self.uplinks.clone()
-        };
         Ok(datapath::Options {
-            pin_dir: self.pin_dir.clone(),
-            cgroup,
-            uplinks,
+            pin_dir: self.attachment.pin_dir.clone(),
+            cgroup: self.attachment.cgroup()?,
+            uplinks: self.attachment.uplinks()?,
             mode: self.attach,
             localhost_node_ports: localhost_node_ports(&self.nodeport_addresses),
             policy: Policy {
@@ -391,23 +353,6 @@ fn localhost_node_ports(networks: &[IpNet]) -> bool {
     networks.is_empty() || networks.iter().any(|network| network.contains(&localhost))
 }
 
-/// The root of the cgroup2 hierarchy, wherever it is mounted.
-pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
-    let mounts =
-        std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
-    cgroup2_of(&mounts).context(
-        "no cgroup2 hierarchy is mounted (fix: mount -t cgroup2 none /sys/fs/cgroup, or --cgroup)",
-    )
-}
-
-fn cgroup2_of(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (path, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| Path::new(path).to_owned())
-    })
-}
-
 /// Every connection takes a descriptor, and the usual soft limit is 1024.
 fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -434,17 +379,6 @@ fn init_log() {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cgroup2_is_found_wherever_it_is() {
-        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_of(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_of(unified), Some("/sys/fs/cgroup".into()));
-        assert_eq!(cgroup2_of("proc /proc proc rw 0 0\n"), None);
-    }
 
     #[test]
     fn labels_are_pairs() {
