@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nodegate_testbed::environment::Unmet;
 
+mod bench;
 mod binaries;
 mod demo;
 mod setup;
@@ -36,6 +37,9 @@ enum Command {
     /// Run all tests, unit and end to end.
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
+    /// Measure: what the proxy costs, beside HAProxy and Envoy.
+    #[command(subcommand, after_help = bench::EXAMPLES)]
+    Bench(bench::Bench),
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Testbed(command) => testbed::run(command),
     };
     match result {
