@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand};
 pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod explain;
 pub mod export;
 pub mod iptables;
+pub mod maps;
 pub mod preflight;
 pub mod run;
 pub mod status;
@@ -36,6 +38,10 @@ pub enum Command {
     Trace(trace::Trace),
     /// Show what a running nodegate serves, and whether it is up to date
     Status(status::StatusCommand),
+    /// Explain what becomes of a connection or a request, and why
+    Explain(Box<explain::Explain>),
+    /// Show what the loaded maps hold
+    Maps(maps::Maps),
     /// Look for mistakes in manifests, without running anything
     Check(check::Args),
     /// Check whether this machine has what nodegate needs
@@ -69,6 +75,8 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::Maps(command) => command.run(),
         Command::Check(command) => check::run(command),
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),

@@ -6,6 +6,7 @@
 //! | [`plan`] | the steps from what they hold to that, in an order that no packet notices (pure) |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | [`attach`] | programs to hooks: pinned links, adopted after a restart |
+//! | [`contents`] | what the pinned maps hold, for people |
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
@@ -14,6 +15,7 @@
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
+//! | [`tables`] | what the maps would decide, without a kernel |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
@@ -27,6 +29,7 @@ use gateway_common::{
 
 pub mod attach;
 pub mod cleanup;
+pub mod contents;
 pub mod desired;
 pub mod events;
 pub mod expiry;
@@ -37,6 +40,7 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod redirector;
+pub mod tables;
 
 use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
@@ -82,6 +86,17 @@ pub enum MasqueradeMode {
     All,
 }
 
+impl MasqueradeMode {
+    /// As [`Settings::flags`] has it.
+    pub fn flags(self) -> u32 {
+        match self {
+            Self::Needed => 0,
+            Self::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
+            Self::All => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL,
+        }
+    }
+}
+
 /// Why the datapath cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -107,6 +122,16 @@ pub enum Error {
         path: PathBuf,
         /// The version that was found.
         found: u32,
+    },
+    /// A map is not there.
+    #[error(
+        "{} is not there: nodegate has loaded nothing here (fix: `nodegate run`, or --pin-dir if it \
+         pins elsewhere)",
+        pin.display()
+    )]
+    NotPinned {
+        /// The pin.
+        pin: PathBuf,
     },
     /// The kernel refuses the maps or programs.
     #[error(
@@ -317,14 +342,7 @@ impl Datapath {
 
 fn flags(options: &Options) -> u32 {
     let flag = |condition, flag| if condition { flag } else { 0 };
-    let masquerade = match options.masquerade {
-        MasqueradeMode::Needed => 0,
-        MasqueradeMode::KubeProxy => Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
-        MasqueradeMode::All => {
-            Settings::FLAG_MASQUERADE_AS_KUBE_PROXY | Settings::FLAG_MASQUERADE_ALL
-        }
-    };
-    masquerade
+    options.masquerade.flags()
         | flag(options.knows_pods, Settings::FLAG_KNOWS_PODS)
         | flag(
             options.localhost_node_ports,

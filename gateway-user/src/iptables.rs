@@ -11,6 +11,7 @@
 //! | [`services`] | rules → the Services that they implement |
 //! | [`diff`](mod@diff) | what rules and Services do not agree about |
 //! | [`lint`](mod@lint) | what is wrong with rules, whatever the Services |
+//! | [`walk`](mod@walk) | the way of a packet through rules |
 
 pub mod chains;
 pub mod config;
@@ -21,3 +22,4 @@ pub mod parse;
 pub mod render;
 pub mod rules;
 pub mod services;
+pub mod walk;

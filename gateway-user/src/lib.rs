@@ -16,6 +16,7 @@
 //! | [`proxy`] | listeners, HTTP and TCP, upstream pools |
 //! | [`observe`] | decision records |
 //! | [`admin`] | status and trace endpoints on a Unix socket |
+//! | [`explain`] | what would become of a connection and a request, and why |
 //! | [`daemon`] | a running nodegate: the rooms wired together |
 //! | [`cli`] | one file per subcommand |
 
@@ -23,6 +24,7 @@ pub mod admin;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
+pub mod explain;
 pub mod export;
 pub mod iptables;
 pub mod model;

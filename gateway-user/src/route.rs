@@ -6,6 +6,7 @@
 //! | [`Table`] | virtual host and route of a request |
 //! | [`Split`] | whose turn it is among weighted destinations |
 //! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
+//! | [`path`] | the form in which a path is matched |
 //! | [`redirect`] | where a redirection leads |
 //! | [`cors`] | what a browser is told |
 //! | [`fault`], [`retry`], [`timeout`] | when to fail, to try again and to give up |
@@ -17,6 +18,7 @@ mod fixture;
 pub mod headers;
 mod host;
 mod index;
+pub mod path;
 mod predicate;
 pub mod redirect;
 pub mod retry;

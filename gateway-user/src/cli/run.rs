@@ -186,7 +186,7 @@ enum LogEncoding {
 
 type Labels = BTreeMap<String, String>;
 
-fn scope(text: &str) -> Result<ServiceScope, String> {
+pub(super) fn scope(text: &str) -> Result<ServiceScope, String> {
     match text {
         "all" => Ok(ServiceScope::All),
         "gateway" => Ok(ServiceScope::Gateway),

@@ -23,7 +23,7 @@ use gateway_common::{
 };
 
 use super::{
-    Error, Failure,
+    Error, Failure, contents,
     desired::{Network, PortKey},
     expiry,
     plan::{Mirror, Plan, Step},
@@ -329,7 +329,7 @@ impl Maps {
             name: "conntrack",
             source,
         };
-        let now = now()?;
+        let now = contents::now()?;
         let all = self.flows();
         let over: Vec<_> = all
             .iter()
@@ -464,7 +464,7 @@ fn label(text: &str) -> [u8; LABEL_BYTES] {
     bytes
 }
 
-fn decode(name: &ServiceName) -> PortKey {
+pub(super) fn decode(name: &ServiceName) -> PortKey {
     let text = |bytes: &[u8; LABEL_BYTES]| {
         let end = bytes
             .iter()

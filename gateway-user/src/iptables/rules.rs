@@ -519,6 +519,11 @@ impl Probability {
         Self((((kernel * one) + (1 << 30)) >> 31) as u64)
     }
 
+    /// Between 0 and 1.
+    pub fn value(self) -> f64 {
+        self.0 as f64 / Self::ONE as f64
+    }
+
     const ONE: u64 = 100_000_000_000;
 
     fn write(self, out: &mut String, dialect: Dialect) {

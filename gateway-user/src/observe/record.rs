@@ -233,6 +233,13 @@ impl fmt::Display for ResponseFlag {
     }
 }
 
+/// Envoy's letters.
+impl Serialize for ResponseFlag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl ResponseFlags {
     /// Whether nothing went wrong.
     pub const fn is_empty(&self) -> bool {

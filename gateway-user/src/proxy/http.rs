@@ -37,7 +37,6 @@ mod grpc;
 mod hashing;
 mod headers;
 mod mirror;
-mod path;
 mod refusal;
 mod reply;
 mod request;

@@ -19,14 +19,13 @@ use super::{
         X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR,
         X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
     },
-    path,
     reply::LocalReply,
 };
 use crate::{
     model::gateway::Forward,
     proxy::config::{HttpListener, Routed},
     route::{
-        Miss, Query,
+        Miss, Query, path,
         redirect::{self, Requested},
         timeout,
     },

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use http::{Uri, uri::PathAndQuery};
 
 /// The path has no such form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Abnormal;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the path has no normal form")]
+pub struct Abnormal;
 
 /// Brings the path of a target into normal form; none if it is in it already, which is the rule.
 ///
@@ -15,7 +16,7 @@ pub(super) struct Abnormal;
 /// Slashes are not merged, and `%2F` and other escapes stay. An encoded NUL has no normal form.
 // Istio's default BASE (mesh config `pathNormalization`) is Envoy's `normalize_path`:
 // PathUtil::canonicalPath.
-pub(super) fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {
+pub fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {
     let Some(target) = uri.path_and_query() else {
         return Ok(None);
     };

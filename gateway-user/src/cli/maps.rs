@@ -1,0 +1,345 @@
+//! `nodegate maps`: what the loaded maps hold.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use serde::Serialize;
+
+use crate::datapath::contents::{
+    AffinityRow, BackendRow, CounterRow, FlowRow, Pins, ServiceRow, SocketRow, now,
+};
+
+/// Show what the loaded maps hold: names of Services, addresses as text.
+///
+/// Reads the pins and nothing else: it works while no nodegate runs. Needs root, or CAP_BPF and a way
+/// into the BPF file system.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nodegate maps                       frontends, backends and counters
+  nodegate maps conntrack             the flows that are translated packet by packet
+  nodegate maps services -o json | jq '.services[] | select(.kind == \"node port\")'
+  nodegate maps --pin-dir /sys/fs/bpf/nodegate
+
+Exit status: 0 success, 2 nothing is pinned there or it cannot be read.")]
+pub struct Maps {
+    /// Which map [default: services, backends and counters]
+    #[arg(value_enum)]
+    map: Option<Which>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Where the maps are pinned
+    #[arg(
+        long,
+        env = "NODEGATE_PIN_DIR",
+        default_value = "/sys/fs/bpf/nodegate",
+        value_name = "DIR"
+    )]
+    pin_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// Frontends: cluster IPs, node ports, external and load balancer IPs
+    Services,
+    /// Endpoints behind them
+    Backends,
+    /// Flows that are translated packet by packet
+    Conntrack,
+    /// Clients that stay with a backend
+    Affinity,
+    /// Sockets that were redirected
+    Sockets,
+    /// Decisions by reason
+    Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What is shown of the maps.
+#[derive(Debug, Default, Serialize)]
+struct Shown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    services: Option<Vec<ServiceRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backends: Option<Vec<BackendRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conntrack: Option<Vec<FlowRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    affinity: Option<Vec<AffinityRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<Vec<SocketRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counters: Option<Vec<CounterRow>>,
+}
+
+/// A row of a table.
+trait Row {
+    /// The columns' names.
+    const HEADER: &'static [&'static str];
+
+    /// As many as there are columns.
+    fn cells(&self) -> Vec<String>;
+}
+
+impl Maps {
+    /// Reads and prints.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let shown = Shown::read(&Pins::open(&self.pin_dir)?, self.map)?;
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let written = match self.output {
+            Output::Json => serde_json::to_writer_pretty(&mut out, &shown)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out)),
+            Output::Text => out.write_all(shown.text().as_bytes()),
+        };
+        match written.and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            // Whoever read it has read enough, as in `… | head`.
+            _ => Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+impl Shown {
+    fn read(pins: &Pins, map: Option<Which>) -> anyhow::Result<Self> {
+        let now = now()?;
+        let wanted = match map {
+            Some(map) => vec![map],
+            None => vec![Which::Services, Which::Backends, Which::Counters],
+        };
+        let mut shown = Self::default();
+        for map in wanted {
+            match map {
+                Which::Services => shown.services = Some(pins.services()?),
+                Which::Backends => shown.backends = Some(pins.backends()),
+                Which::Conntrack => shown.conntrack = Some(pins.conntrack(now)?),
+                Which::Affinity => shown.affinity = Some(pins.affinity(now)?),
+                Which::Sockets => shown.sockets = Some(pins.sockets()?),
+                Which::Counters => shown.counters = Some(pins.counters()?),
+            }
+        }
+        Ok(shown)
+    }
+
+    fn text(&self) -> String {
+        let tables = [
+            self.services.as_deref().map(table),
+            self.backends.as_deref().map(table),
+            self.conntrack.as_deref().map(table),
+            self.affinity.as_deref().map(table),
+            self.sockets.as_deref().map(table),
+            self.counters.as_deref().map(table),
+        ];
+        let tables: Vec<_> = tables.into_iter().flatten().collect();
+        tables.join("\n")
+    }
+}
+
+fn table<R: Row>(rows: &[R]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(R::HEADER)
+        .add_rows(rows.iter().map(Row::cells));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// What is empty shows as a dash.
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}
+
+fn mark(is_so: bool) -> String {
+    if is_so { "yes" } else { "-" }.to_owned()
+}
+
+impl Row for ServiceRow {
+    const HEADER: &'static [&'static str] = &[
+        "SERVICE",
+        "KIND",
+        "FRONTEND",
+        "PROTO",
+        "POLICY",
+        "CLUSTER",
+        "LOCAL",
+        "AFFINITY",
+        "RANGES",
+        "ID",
+        "GENERATION",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let affinity = match self.affinity {
+            0 => String::new(),
+            seconds => format!("{seconds}s"),
+        };
+        vec![
+            dash(&self.service),
+            self.kind.to_owned(),
+            self.frontend.clone(),
+            dash(&self.protocol),
+            self.policy.to_owned(),
+            self.cluster.to_string(),
+            self.local.to_string(),
+            dash(&affinity),
+            mark(self.source_ranges),
+            self.id.to_string(),
+            self.generation.to_string(),
+        ]
+    }
+}
+
+impl Row for BackendRow {
+    const HEADER: &'static [&'static str] = &[
+        "SERVICE", "BACKEND", "PROTO", "HERE", "CLUSTER", "LOCAL", "ID",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            dash(&self.service),
+            self.address.to_string(),
+            self.protocol.clone(),
+            mark(self.on_this_node),
+            mark(self.cluster),
+            mark(self.local),
+            self.id.to_string(),
+        ]
+    }
+}
+
+impl Row for FlowRow {
+    const HEADER: &'static [&'static str] = &[
+        "PROTO",
+        "DIRECTION",
+        "SOURCE",
+        "DESTINATION",
+        "TRANSLATED",
+        "SERVICE",
+        "IDLE",
+        "CLOSING",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.protocol.clone(),
+            self.direction.to_owned(),
+            self.source.to_string(),
+            self.destination.to_string(),
+            self.translated.to_string(),
+            dash(&self.service),
+            format!("{}s", self.idle),
+            mark(self.closing),
+        ]
+    }
+}
+
+impl Row for AffinityRow {
+    const HEADER: &'static [&'static str] = &["SERVICE", "CLIENT", "BACKEND", "IDLE"];
+
+    fn cells(&self) -> Vec<String> {
+        let gone = || "gone".to_owned();
+        vec![
+            dash(&self.service),
+            self.client.clone(),
+            self.backend
+                .map_or_else(gone, |backend| backend.to_string()),
+            format!("{}s", self.idle),
+        ]
+    }
+}
+
+impl Row for SocketRow {
+    const HEADER: &'static [&'static str] = &[
+        "SOCKET",
+        "PROTO",
+        "FRONTEND",
+        "BACKEND",
+        "DIRECTION",
+        "SERVICE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.socket.to_string(),
+            self.protocol.clone(),
+            self.frontend.to_string(),
+            self.backend.to_string(),
+            self.direction.to_owned(),
+            dash(&self.service),
+        ]
+    }
+}
+
+impl Row for CounterRow {
+    const HEADER: &'static [&'static str] = &["REASON", "COUNT", "MEANING"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.reason.to_owned(),
+            self.count.to_string(),
+            self.text.to_owned(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_as_many_cells_as_columns() {
+        let counter = CounterRow {
+            reason: "chosen",
+            count: 12,
+            text: "backend chosen",
+        };
+        assert_eq!(
+            table(&[counter]),
+            "REASON   COUNT   MEANING\nchosen   12      backend chosen\n"
+        );
+        let affinity = AffinityRow {
+            service: String::new(),
+            client: "192.0.2.1".into(),
+            backend: None,
+            idle: 3,
+        };
+        assert_eq!(
+            table(&[affinity]),
+            "SERVICE   CLIENT      BACKEND   IDLE\n-         192.0.2.1   gone      3s\n"
+        );
+    }
+
+    #[test]
+    fn maps_that_were_not_asked_for_are_left_out() {
+        let shown = Shown {
+            counters: Some(Vec::new()),
+            ..Shown::default()
+        };
+        let json = serde_json::to_value(&shown).unwrap();
+        assert_eq!(json, serde_json::json!({"counters": []}));
+        assert_eq!(shown.text(), "REASON   COUNT   MEANING\n");
+    }
+}

@@ -1,0 +1,466 @@
+//! All that is to be said about a question.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use gateway_common::decide::Verdict;
+use serde::Serialize;
+
+use super::{
+    cluster::{Cluster, PodFacts, PodName},
+    connection::{Attempt, Client, Connection, connection},
+    node::{Choices, Node},
+    question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
+    request::{End, Known, Request, Routed, route},
+};
+use crate::{
+    iptables::config::{Config, ConfigError, DetectLocalMode, KubeProxyArgs},
+    model::{
+        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, kube_proxy},
+        gateway::Gateway,
+        service::{Protocol, ServicePort},
+    },
+    resources::{Resources, lookup::selects},
+};
+
+mod text;
+
+/// What is asked, as it is written.
+#[derive(Debug)]
+pub struct Question {
+    /// Who asks.
+    pub from: ClientSpec,
+    /// What for.
+    pub to: TargetSpec,
+    /// Transport protocol; none for that of the Service's port, else TCP.
+    pub protocol: Option<Protocol>,
+    /// Which node it is about.
+    pub node: Option<String>,
+    /// What is asked of a gateway; none for that of the URL.
+    pub request: RequestParts,
+}
+
+/// What is said about a request; the rest is that of the URL, or what clients usually send.
+#[derive(Clone, Debug, Default)]
+pub struct RequestParts {
+    /// `GET`, …
+    pub method: Option<String>,
+    /// The `Host` header.
+    pub host: Option<String>,
+    /// Path and query.
+    pub path: Option<String>,
+    /// Other headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// How the node is set up, beside what manifests say.
+#[derive(Debug)]
+pub struct Setup {
+    /// kube-proxy's flags, but for the node's name.
+    pub kube_proxy: KubeProxyArgs,
+    /// nodegate's.
+    pub choices: Choices,
+    /// Which Services nodegate redirects.
+    pub services: ServiceScope,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The question makes no sense.
+    #[error(transparent)]
+    Question(#[from] QuestionError),
+    /// Nothing says what the node's addresses are.
+    #[error(
+        "there is no Node {0} among the manifests, so nothing says what its addresses are (fix: add \
+         the Node object, or --node-address IP)"
+    )]
+    NoNode(String),
+    /// The node is not known well enough.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// The node that it is about.
+    pub node: String,
+    /// Who asks.
+    pub from: Asker,
+    /// What becomes of the connection.
+    pub connection: Connection,
+    /// The pods behind the addresses that occur.
+    pub pods: BTreeMap<SocketAddr, PodAt>,
+    /// What the gateway does, if it leads to one.
+    pub gateway: Option<Routed>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+    /// How it ends.
+    pub result: Outcome,
+}
+
+/// A pod, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodAt {
+    /// Which.
+    pub pod: PodName,
+    /// The node that it is on.
+    pub node: Option<String>,
+}
+
+/// How it ends.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// Whether it gets where it should.
+    pub good: bool,
+    /// In words.
+    pub text: String,
+}
+
+/// Answers a question.
+pub fn explain(
+    resources: &Resources,
+    setup: &Setup,
+    question: &Question,
+) -> Result<Answer, ExplainError> {
+    let cluster = Cluster::new(resources);
+    let target = question.to.resolve(resources)?;
+    let name = node(
+        &cluster,
+        question.node.as_deref(),
+        &question.from,
+        target.socket.ip(),
+    )?;
+    let world = World::new(resources, setup, &name)?;
+    let own = world.node.addresses();
+    let (from, client) = question
+        .from
+        .resolve(&cluster, &name, own, target.socket.ip())?;
+    let attempt = Attempt {
+        client,
+        destination: target.socket,
+        protocol: question
+            .protocol
+            .or(target.protocol)
+            .unwrap_or(Protocol::Tcp),
+    };
+    let connection = connection(&world.node, &attempt);
+    let ends = ends(&connection);
+    let request = question.request(attempt.destination);
+    let gateway = ends.first().and_then(|end| {
+        (attempt.protocol == Protocol::Tcp)
+            .then(|| world.gateway(&cluster, *end, request.as_ref()))?
+    });
+    let mut notes = world.node.refused().to_vec();
+    notes.extend(notes_on(&world, &attempt, &connection));
+    if gateway.is_none() && request.is_some() && !ends.is_empty() {
+        let end = ends[0];
+        notes.push(format!(
+            "{end} is no listener of a gateway: the request goes to whatever is there"
+        ));
+    }
+    let result = outcome(&connection, &cluster, &ends, gateway.as_ref());
+    Ok(Answer {
+        node: name,
+        from,
+        pods: pods(&cluster, &ends, gateway.as_ref()),
+        connection,
+        gateway,
+        notes,
+        result,
+    })
+}
+
+/// What is made of the manifests.
+struct World<'w> {
+    resources: &'w Resources,
+    services: Vec<ServicePort>,
+    node: Node,
+    identity: NodeIdentity,
+}
+
+// === impl World ===
+
+impl<'w> World<'w> {
+    fn new(resources: &'w Resources, setup: &Setup, name: &str) -> Result<Self, ExplainError> {
+        if resources.node(name).is_none() && setup.kube_proxy.node_addresses.is_empty() {
+            return Err(ExplainError::NoNode(name.to_owned()));
+        }
+        let identity = NodeIdentity {
+            name: name.to_owned(),
+        };
+        let args = KubeProxyArgs {
+            hostname_override: name.to_owned(),
+            detect_local_mode: detect_local_mode(resources, setup, name),
+            ..setup.kube_proxy.clone()
+        };
+        let config = Config::new(&args, resources)?;
+        let by_kube_proxy = kube_proxy(resources, &identity, &mut Vec::new());
+        let programmed = compile(resources, &identity, None, &setup.services).services;
+        let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
+        Ok(Self {
+            resources,
+            services: by_kube_proxy,
+            node,
+            identity,
+        })
+    }
+
+    /// What the gateway pod at this address does, if there is one and it listens there.
+    fn gateway(
+        &self,
+        cluster: &Cluster,
+        at: SocketAddr,
+        request: Option<&Request>,
+    ) -> Option<Routed> {
+        let gateway = self.compiled(&identity(self.resources, cluster, &self.services, at)?);
+        let known = Known {
+            gateway: &gateway,
+            resources: self.resources,
+            services: &self.services,
+        };
+        route(&known, at.port(), request)
+    }
+
+    fn compiled(&self, identity: &GatewayIdentity) -> Arc<Gateway> {
+        let scope = ServiceScope::Gateway;
+        compile(self.resources, &self.identity, Some(identity), &scope).gateway
+    }
+}
+
+/// Without `--cluster-cidr`, the Node's own networks are the best that is known of pods' addresses.
+fn detect_local_mode(resources: &Resources, setup: &Setup, name: &str) -> DetectLocalMode {
+    let spec = resources.node(name).and_then(|node| node.spec.as_ref());
+    let has_networks = spec.is_some_and(|spec| {
+        spec.pod_cidr.is_some() || spec.pod_cidrs.as_ref().is_some_and(|nets| !nets.is_empty())
+    });
+    if setup.kube_proxy.cluster_cidr.is_empty() && has_networks {
+        DetectLocalMode::NodeCidr
+    } else {
+        setup.kube_proxy.detect_local_mode
+    }
+}
+
+/// The pod at an address, as a gateway. Of a pod whose object is not among the manifests, the labels
+/// are those that its Service wants.
+fn identity(
+    resources: &Resources,
+    cluster: &Cluster,
+    services: &[ServicePort],
+    at: SocketAddr,
+) -> Option<GatewayIdentity> {
+    let pod = cluster.pod_with(at.ip());
+    if let Some((pod, facts)) = pod
+        && let Some(labels) = &facts.labels
+    {
+        return Some(GatewayIdentity {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            labels: labels.clone(),
+        });
+    }
+    let leads_here = |service: &&ServicePort| {
+        service
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.socket() == at)
+    };
+    services.iter().filter(leads_here).find_map(|service| {
+        let name = &service.name;
+        let spec = resources
+            .service(&name.namespace, &name.name)?
+            .spec
+            .as_ref()?;
+        let labels = spec.selector.as_ref().filter(|labels| !labels.is_empty())?;
+        let chosen = |selector| selects(selector, Some(labels));
+        resources
+            .gateways()
+            .any(|(_, gateway)| chosen(&gateway.spec.selector))
+            .then(|| GatewayIdentity {
+                namespace: name.namespace.clone(),
+                name: pod.map_or_else(|| name.name.clone(), |(pod, _)| pod.name.clone()),
+                labels: labels.clone(),
+            })
+    })
+}
+
+// === impl Question ===
+
+impl Question {
+    /// The request, if there is anything to say about one.
+    fn request(&self, destination: SocketAddr) -> Option<Request> {
+        let RequestParts {
+            method,
+            host,
+            path,
+            headers,
+        } = &self.request;
+        let url = self.to.url();
+        let asked = method.is_some() || host.is_some() || path.is_some() || !headers.is_empty();
+        if url.is_none() && !asked {
+            return None;
+        }
+        let (authority, url_path) = url.unzip();
+        let of_target = || authority.unwrap_or_else(|| destination.to_string());
+        Some(Request {
+            method: method.clone().unwrap_or_else(|| "GET".to_owned()),
+            host: host.clone().unwrap_or_else(of_target),
+            path: path.clone().or(url_path).unwrap_or_else(|| "/".to_owned()),
+            headers: headers.clone(),
+        })
+    }
+}
+
+/// Where the connection may go.
+fn ends(connection: &Connection) -> Vec<SocketAddr> {
+    match connection.nodegate.verdict {
+        Verdict::Forward => {
+            let taken = connection.backends.iter().filter(|b| b.probability > 0.0);
+            taken.map(|backend| backend.address).collect()
+        }
+        Verdict::Pass => vec![connection.destination],
+        Verdict::Reject | Verdict::Drop => Vec::new(),
+    }
+}
+
+fn pods(
+    cluster: &Cluster,
+    ends: &[SocketAddr],
+    gateway: Option<&Routed>,
+) -> BTreeMap<SocketAddr, PodAt> {
+    let shares = gateway.into_iter().flat_map(|routed| &routed.destinations);
+    let endpoints = shares.flat_map(|share| &share.endpoints);
+    let all = ends.iter().chain(endpoints);
+    let pods = all.filter_map(|address| {
+        let (pod, PodFacts { node, .. }) = cluster.pod_with(address.ip())?;
+        let at = PodAt {
+            pod: pod.clone(),
+            node: node.clone(),
+        };
+        Some((*address, at))
+    });
+    pods.collect()
+}
+
+/// What an address is that leads nowhere.
+fn notes_on(world: &World<'_>, attempt: &Attempt, connection: &Connection) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (ip, port) = (attempt.destination.ip(), attempt.destination.port());
+    let is_cluster_ip = |service: &&ServicePort| service.cluster_ips.contains(&ip);
+    if matches!(attempt.client, Client::Network(_))
+        && world.services.iter().any(|s| is_cluster_ip(&s))
+    {
+        notes.push(format!(
+            "{ip} is a cluster IP: outside the cluster there is no route to it, unless somebody has \
+             made one"
+        ));
+    }
+    if connection.nodegate.service.is_some() || connection.kube_proxy.verdict == Verdict::Forward {
+        return notes;
+    }
+    let here = world.services.iter().filter(|service| {
+        is_cluster_ip(service)
+            || service.external_ips.contains(&ip)
+            || service.load_balancer_ips.contains(&ip)
+    });
+    let mut here = here.peekable();
+    if let Some(first) = here.peek() {
+        let service = format!("{}/{}", first.name.namespace, first.name.name);
+        let ports: Vec<_> = here
+            .map(|service| format!("{} {}", service.port, service.protocol.lowercase()))
+            .collect();
+        notes.push(format!(
+            "{ip} is an address of Service {service}, whose ports are {}",
+            ports.join(", ")
+        ));
+    } else if world.node.addresses().contains(&ip) || ip.is_loopback() {
+        let ports: Vec<_> = world
+            .services
+            .iter()
+            .filter_map(|service| Some(format!("{} ({})", service.node_port?, service.name)))
+            .collect();
+        let list = if ports.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("they are {}", ports.join(", "))
+        };
+        notes.push(format!("{port} is no node port: {list}"));
+    }
+    notes
+}
+
+fn outcome(
+    connection: &Connection,
+    cluster: &Cluster,
+    ends: &[SocketAddr],
+    gateway: Option<&Routed>,
+) -> Outcome {
+    let decided = &connection.nodegate;
+    let good = |good, text| Outcome { good, text };
+    match decided.verdict {
+        Verdict::Reject => return good(false, format!("refused: {}", decided.text)),
+        Verdict::Drop => return good(false, format!("dropped: {}", decided.text)),
+        Verdict::Pass if ends.iter().all(|end| cluster.pod_with(end.ip()).is_none()) => {
+            let text = format!(
+                "goes on to {} as it is: {}",
+                connection.destination, decided.text
+            );
+            return good(false, text);
+        }
+        Verdict::Pass | Verdict::Forward => {}
+    }
+    let Some(routed) = gateway else {
+        return good(true, format!("reaches {}", list(ends)));
+    };
+    let partly = |share: &f64| match share {
+        1.0 => String::new(),
+        share => format!(" for {:.1} % of it", share * 100.0),
+    };
+    match &routed.end {
+        End::Unasked => good(true, format!("reaches {}", list(ends))),
+        End::Endpoint => {
+            let shares = routed.destinations.iter().filter(|share| share.share > 0.0);
+            let (mut endpoints, mut names) = (Vec::new(), Vec::new());
+            for share in shares {
+                endpoints.extend(share.endpoints.iter().copied());
+                names.extend(share.names.iter().cloned());
+            }
+            match names.as_slice() {
+                [] => good(true, format!("reaches {}", list(&endpoints))),
+                names => good(true, format!("reaches addresses of {}", names.join(" or "))),
+            }
+        }
+        End::Answer { status, text } => good(true, format!("{status}: {text}")),
+        End::Status {
+            status,
+            flag,
+            text,
+            share,
+        } => {
+            let flag = flag.map(|flag| format!(" {flag}")).unwrap_or_default();
+            good(false, format!("{status}{flag}{}: {text}", partly(share)))
+        }
+        End::Closed { flag, text, share } => {
+            good(false, format!("closed ({flag}){}: {text}", partly(share)))
+        }
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    match addresses {
+        [] => "nothing".to_owned(),
+        [one] => one.to_string(),
+        [first, rest @ ..] if rest.len() > 4 => format!("{first} or one of {} others", rest.len()),
+        several => {
+            let several: Vec<_> = several.iter().map(ToString::to_string).collect();
+            several.join(" or ")
+        }
+    }
+}
+
+impl PodAt {
+    /// Whether it is on the node.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.node.as_deref() == Some(node)
+    }
+}

@@ -1,0 +1,514 @@
+//! Who asks, and what for: what people write, and what it means in a cluster.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use http::Uri;
+use serde::Serialize;
+
+use super::{
+    cluster::{Cluster, PodName},
+    connection::Client,
+};
+use crate::{
+    model::service::{IpFamily, Protocol},
+    resources::{Resources, lookup::service_of},
+};
+
+/// Whom `external` stands for: addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
+const OUTSIDE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientSpec {
+    /// `external`: a machine outside the cluster.
+    External,
+    /// `node`: a process on the node.
+    Node,
+    /// `pod/NS/NAME`: a process in a pod.
+    Pod(PodName),
+    /// Whoever has this address.
+    Address(IpAddr),
+}
+
+/// What for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetSpec {
+    /// An address and a port.
+    Address(SocketAddr),
+    /// `http://HOST:PORT/PATH`
+    Url {
+        /// An address, or a name of a Service.
+        host: String,
+        /// 80 if the URL has none.
+        port: u16,
+        /// Host and port as the URL has them.
+        authority: String,
+        /// Path and query.
+        path: String,
+    },
+    /// `NS/NAME:PORT`: the cluster IP of a Service.
+    Service {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// Number or name of the port; none if there is only one.
+        port: Option<String>,
+    },
+}
+
+/// What cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionError {
+    /// There is no such Service.
+    #[error("there is no Service {namespace}/{name} among the manifests{hint}")]
+    NoService {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// What may be meant.
+        hint: String,
+    },
+    /// The Service has no address of its own.
+    #[error(
+        "Service {0} has no cluster IP: its clients connect to its pods themselves (fix: give a \
+         pod's address)"
+    )]
+    NoClusterIp(String),
+    /// The Service's port is not given, or it has no such port.
+    #[error("Service {service} has {what} (fix: one of {ports})")]
+    Port {
+        /// Which Service.
+        service: String,
+        /// What is wrong.
+        what: String,
+        /// Those that it has.
+        ports: String,
+    },
+    /// A name that means nothing here.
+    #[error(
+        "`{0}` is neither an address nor a Service's name: names are not looked up (fix: \
+         http://ADDRESS:PORT/PATH --host {0})"
+    )]
+    Name(String),
+    /// There is no such pod.
+    #[error("there is no Pod {0} among the manifests{1}")]
+    NoPod(PodName, String),
+    /// Nothing says what the pod's address is.
+    #[error(
+        "Pod {0} has no {1} address: neither its status.podIPs nor an EndpointSlice has one (fix: \
+         add it, or give the address in place of the pod)"
+    )]
+    NoPodAddress(PodName, IpFamily),
+    /// Nothing says which node it is about.
+    #[error("{what} (fix: --node NAME{candidates})")]
+    Node {
+        /// Why that is not clear.
+        what: String,
+        /// Those that there are.
+        candidates: String,
+    },
+    /// A client's own loopback address.
+    #[error(
+        "{0} is the client's own machine: nothing comes here (fix: `node` in place of FROM, for a \
+         process on the node)"
+    )]
+    Loopback(IpAddr),
+    /// Two families.
+    #[error("{0} cannot send to {1}: one is IPv4, the other IPv6")]
+    Families(IpAddr, IpAddr),
+}
+
+/// Who asks, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Asker {
+    /// A machine outside the cluster.
+    External,
+    /// A process on the node.
+    Node,
+    /// A process in a pod.
+    Pod {
+        /// Which.
+        pod: PodName,
+        /// The node that it is on, if that is known.
+        node: Option<String>,
+    },
+}
+
+/// Where `to` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Address and port.
+    pub socket: SocketAddr,
+    /// The protocol of the Service's port, if one was named.
+    pub protocol: Option<Protocol>,
+}
+
+// === impl ClientSpec ===
+
+impl FromStr for ClientSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "external" {
+            return Ok(Self::External);
+        }
+        if text == "node" {
+            return Ok(Self::Node);
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Address(address.to_canonical()));
+        }
+        let parts: Vec<_> = text.split('/').collect();
+        match parts[..] {
+            ["pod", namespace, name] if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self::Pod(PodName {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                }))
+            }
+            ["pod", ..] => Err("a pod is written pod/NAMESPACE/NAME".to_owned()),
+            _ => Err(format!(
+                "`{text}` is nobody (fix: `external`, `node`, `pod/NAMESPACE/NAME` or an address)"
+            )),
+        }
+    }
+}
+
+impl ClientSpec {
+    /// Resolves it for a client on, or a packet that arrives at, the node `node`.
+    pub fn resolve(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        own: &[IpAddr],
+        destination: IpAddr,
+    ) -> Result<(Asker, Client), QuestionError> {
+        let family = IpFamily::of(destination);
+        let (asker, client) = match self {
+            Self::Node => (Asker::Node, Client::Node),
+            Self::External => {
+                let outside = OUTSIDE.iter().filter_map(|text| text.parse().ok());
+                let address = outside.into_iter().find(|a| IpFamily::of(*a) == family);
+                let client = address.map_or(Client::Node, Client::Network);
+                (Asker::External, client)
+            }
+            Self::Address(address) if address.is_loopback() || own.contains(address) => {
+                (Asker::Node, Client::Node)
+            }
+            Self::Address(address) => match cluster.pod_with(*address) {
+                Some((pod, _)) => in_pod(cluster, pod, node, Some(*address), family)?,
+                None => (Asker::External, Client::Network(*address)),
+            },
+            Self::Pod(pod) => in_pod(cluster, pod, node, None, family)?,
+        };
+        match client {
+            Client::Node => {}
+            Client::Pod(_) | Client::Network(_) if destination.is_loopback() => {
+                return Err(QuestionError::Loopback(destination));
+            }
+            Client::Pod(address) | Client::Network(address) => {
+                if IpFamily::of(address) != family {
+                    return Err(QuestionError::Families(address, destination));
+                }
+            }
+        }
+        Ok((asker, client))
+    }
+}
+
+fn in_pod(
+    cluster: &Cluster,
+    pod: &PodName,
+    node: &str,
+    address: Option<IpAddr>,
+    family: IpFamily,
+) -> Result<(Asker, Client), QuestionError> {
+    let Some(facts) = cluster.pods().get(pod) else {
+        let like = cluster.pods().keys().filter(|other| {
+            other.namespace == pod.namespace && other.name.starts_with(pod.name.as_str())
+        });
+        let hint = one_of(like.map(|pod| format!("pod/{pod}")));
+        return Err(QuestionError::NoPod(pod.clone(), hint));
+    };
+    let mut addresses = facts.addresses.iter().copied();
+    let address = address.or_else(|| addresses.find(|address| IpFamily::of(*address) == family));
+    let address = address.ok_or_else(|| QuestionError::NoPodAddress(pod.clone(), family))?;
+    let here = facts.node.as_deref().is_none_or(|its| its == node);
+    let asker = Asker::Pod {
+        pod: pod.clone(),
+        node: facts.node.clone(),
+    };
+    let client = if here {
+        Client::Pod(address)
+    } else {
+        // On its own node it may have been translated already; what is asked here is what this node
+        // does with what arrives.
+        Client::Network(address)
+    };
+    Ok((asker, client))
+}
+
+/// ` (fix: …)`, or nothing.
+fn one_of(candidates: impl Iterator<Item = String>) -> String {
+    let mut candidates: Vec<_> = candidates.take(4).collect();
+    let more = if candidates.len() > 3 { ", …" } else { "" };
+    candidates.truncate(3);
+    if candidates.is_empty() {
+        String::new()
+    } else {
+        format!(" (fix: {}{more})", candidates.join(", "))
+    }
+}
+
+// === impl TargetSpec ===
+
+impl FromStr for TargetSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            let address = socket.ip().to_canonical();
+            return Ok(Self::Address(SocketAddr::new(address, socket.port())));
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            let example = SocketAddr::new(address, 80);
+            return Err(format!(
+                "`{text}` has no port (fix: {example}, or another port)"
+            ));
+        }
+        if text.contains("://") {
+            return url(text);
+        }
+        service(text).ok_or_else(|| {
+            format!(
+                "`{text}` is nothing to connect to (fix: ADDRESS:PORT such as 10.96.0.1:80 or \
+                 [fd00::1]:80, http://ADDRESS:PORT/PATH, or a Service as NAMESPACE/NAME:PORT)"
+            )
+        })
+    }
+}
+
+fn url(text: &str) -> Result<TargetSpec, String> {
+    let uri: Uri = text
+        .parse()
+        .map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(format!(
+            "`{text}`: only http:// is understood (fix: ADDRESS:PORT, for the connection)"
+        ));
+    }
+    let (host, authority) = match (uri.host(), uri.authority()) {
+        (Some(host), Some(authority)) if !host.is_empty() => (host, authority.as_str()),
+        _ => {
+            return Err(format!(
+                "`{text}` has no host (fix: http://ADDRESS:PORT/PATH)"
+            ));
+        }
+    };
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok(TargetSpec::Url {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: uri.port_u16().unwrap_or(80),
+        authority: authority.to_owned(),
+        path: path.to_owned(),
+    })
+}
+
+/// `NS/NAME` or `NS/NAME:PORT`
+fn service(text: &str) -> Option<TargetSpec> {
+    let (namespace, rest) = text.split_once('/')?;
+    let (name, port) = match rest.split_once(':') {
+        Some((name, port)) => (name, Some(port.to_owned())),
+        None => (rest, None),
+    };
+    let is_name = |name: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        !name.is_empty() && name.bytes().all(plain)
+    };
+    let port_is_sound = port.as_deref().is_none_or(is_name);
+    (is_name(namespace) && is_name(name) && port_is_sound).then(|| TargetSpec::Service {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        port,
+    })
+}
+
+impl TargetSpec {
+    /// Resolves it.
+    pub fn resolve(&self, resources: &Resources) -> Result<Target, QuestionError> {
+        match self {
+            Self::Address(socket) => Ok(Target {
+                socket: *socket,
+                protocol: None,
+            }),
+            Self::Url { host, port, .. } => {
+                if let Ok(address) = host.parse::<IpAddr>() {
+                    let socket = SocketAddr::new(address.to_canonical(), *port);
+                    return Ok(Target {
+                        socket,
+                        protocol: Some(Protocol::Tcp),
+                    });
+                }
+                let (namespace, name) =
+                    named(resources, host).ok_or_else(|| QuestionError::Name(host.clone()))?;
+                cluster_ip(resources, &namespace, &name, Some(&port.to_string()))
+            }
+            Self::Service {
+                namespace,
+                name,
+                port,
+            } => cluster_ip(resources, namespace, name, port.as_deref()),
+        }
+    }
+
+    /// Host and path, if it is a URL.
+    pub fn url(&self) -> Option<(String, String)> {
+        match self {
+            Self::Url {
+                authority, path, ..
+            } => Some((authority.clone(), path.clone())),
+            Self::Address(_) | Self::Service { .. } => None,
+        }
+    }
+}
+
+/// The Service that a host name is about: `name.namespace`, and so on up to `.svc.cluster.local`.
+fn named(resources: &Resources, host: &str) -> Option<(String, String)> {
+    let full = match host.strip_suffix(".svc") {
+        Some(short) => format!("{short}.svc.cluster.local"),
+        None if service_of(host).is_some() => host.to_owned(),
+        None => format!("{host}.svc.cluster.local"),
+    };
+    let (namespace, name) = service_of(&full)?;
+    resources.service(namespace, name)?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+fn cluster_ip(
+    resources: &Resources,
+    namespace: &str,
+    name: &str,
+    port: Option<&str>,
+) -> Result<Target, QuestionError> {
+    let Some(service) = resources.service(namespace, name) else {
+        let like = resources
+            .services()
+            .filter(|(object, _)| object.key.name == name);
+        return Err(QuestionError::NoService {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            hint: one_of(like.map(|(object, _)| format!("{}/{name}", object.key.namespace))),
+        });
+    };
+    let service_name = format!("{namespace}/{name}");
+    let spec = service.spec.as_ref();
+    let ports: Vec<_> = spec
+        .and_then(|spec| spec.ports.as_ref())
+        .into_iter()
+        .flatten()
+        .collect();
+    let wrong = |what: String| QuestionError::Port {
+        service: service_name.clone(),
+        what,
+        ports: ports
+            .iter()
+            .map(|port| format!("{service_name}:{}", port.port))
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    let found = match (port, &ports[..]) {
+        (None, [only]) => Some(only),
+        (None, _) => return Err(wrong("several ports".to_owned())),
+        (Some(wanted), _) => ports
+            .iter()
+            .find(|port| port.name.as_deref() == Some(wanted) || port.port.to_string() == *wanted),
+    };
+    let found = found.ok_or_else(|| wrong(format!("no port {}", port.unwrap_or_default())))?;
+    let number = u16::try_from(found.port)
+        .map_err(|_| wrong(format!("the port {}, which is none", found.port)))?;
+    let several = spec.and_then(|spec| spec.cluster_ips.as_ref());
+    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let mut addresses = several.into_iter().flatten().chain(one);
+    let address = addresses.find_map(|address| address.parse().ok());
+    let address: IpAddr = address.ok_or(QuestionError::NoClusterIp(service_name.clone()))?;
+    Ok(Target {
+        socket: SocketAddr::new(address, number),
+        protocol: Some(match found.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        }),
+    })
+}
+
+/// Which node it is about: the one that is named, that of the pod which asks, the one that has the
+/// address, or the only one.
+pub fn node(
+    cluster: &Cluster,
+    named: Option<&str>,
+    from: &ClientSpec,
+    destination: IpAddr,
+) -> Result<String, QuestionError> {
+    let nodes = cluster.nodes();
+    let candidates = || {
+        let names: Vec<_> = nodes.keys().map(String::as_str).collect();
+        if names.is_empty() {
+            String::new()
+        } else {
+            format!("; there are {}", names.join(", "))
+        }
+    };
+    if let Some(name) = named {
+        if nodes.is_empty() || nodes.contains_key(name) {
+            return Ok(name.to_owned());
+        }
+        return Err(QuestionError::Node {
+            what: format!("there is no node {name}: neither a Node nor an endpoint names it"),
+            candidates: candidates(),
+        });
+    }
+    let pod = match from {
+        ClientSpec::Pod(pod) => cluster.pods().get(pod),
+        ClientSpec::Address(address) => cluster.pod_with(*address).map(|(_, facts)| facts),
+        ClientSpec::External | ClientSpec::Node => None,
+    };
+    let of_pod = pod.and_then(|facts| facts.node.as_deref());
+    let only = || (nodes.len() == 1).then(|| nodes.keys().next().map(String::as_str));
+    let found = of_pod
+        .or_else(|| cluster.node_with(destination))
+        .or_else(|| only().flatten());
+    match found {
+        Some(name) => Ok(name.to_owned()),
+        None if nodes.is_empty() => Err(QuestionError::Node {
+            what: "the manifests name no node, neither in Nodes nor in EndpointSlices".to_owned(),
+            candidates: String::new(),
+        }),
+        None => Err(QuestionError::Node {
+            what: "there are several nodes, and each may decide otherwise".to_owned(),
+            candidates: candidates(),
+        }),
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::External => f.write_str("a client outside the cluster"),
+            Self::Node => f.write_str("a process on the node"),
+            Self::Pod { pod, node } => {
+                write!(f, "Pod {pod}")?;
+                match node {
+                    Some(node) => write!(f, " on {node}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
