@@ -18,6 +18,7 @@ mod bind;
 mod cluster;
 mod config;
 mod connections;
+mod deadlines;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod http;
