@@ -16,6 +16,8 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde::{Deserialize, Serialize};
 
+pub mod table;
+
 /// How long nothing may happen while answers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What clients call themselves.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
@@ -13,17 +14,17 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use nodegate_testbed::{
     environment, measure,
-    traffic::{Questions, Tally},
+    traffic::{Questions, Tally, table},
 };
 use serde_json::{Value, json};
 
-mod config;
+mod haproxy;
 mod instructions;
 mod proxies;
 
 use proxies::{Kind, Programs, Proxy, Table};
 
-use crate::{binaries, setup, table};
+use crate::{binaries, setup, table as printed};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -133,7 +134,7 @@ impl ProxyBench {
         let table = Table {
             directory: directory.path().to_owned(),
             endpoints: traffic.ports()?,
-            hosts: config::hosts(self.hosts),
+            hosts: table::hosts(self.hosts),
         };
         let mut result = json!({});
         let mut ok = true;
@@ -150,7 +151,7 @@ impl ProxyBench {
             let costs = self.compare(&programs, &table, &mut traffic)?;
             ok = self.within_bounds(&costs)?;
             result["requestsPerRound"] = self.requests.into();
-            result["cpuSecondsPer100kRequests"] = self.described(&costs);
+            result["cpuSecondsPer100kRequests"] = Self::described(&costs);
         }
         self.print(&result);
         Ok(if ok {
@@ -209,8 +210,8 @@ impl ProxyBench {
             clients: self.clients,
             at_once: self.clients,
             requests,
-            hosts: config::hosts(self.hosts),
-            path: config::PATH.into(),
+            hosts: table::hosts(self.hosts),
+            path: table::PATH.into(),
         }
     }
 
@@ -235,10 +236,11 @@ impl ProxyBench {
             for (kind, proxy) in &proxies {
                 let before = proxy.cpu_time()?;
                 traffic.verified(&self.questions(proxy, self.requests), kind.name())?;
-                let took = (proxy.cpu_time()? - before).as_secs_f64();
+                let took = proxy.cpu_time()?.saturating_sub(before).as_secs_f64();
                 let cost = took * 100_000.0 / self.requests as f64;
                 costs.entry(*kind).or_default().push(cost);
-                line += &format!(" {} {cost:.2}", kind.name());
+                // Writing to a String doesn't fail.
+                let _ = write!(line, " {} {cost:.2}", kind.name());
             }
             eprintln!("{line}");
             // The next one's turn to be first: what comes after whom makes a difference, too.
@@ -290,7 +292,7 @@ impl ProxyBench {
         Ok(ok)
     }
 
-    fn described(&self, costs: &Costs) -> Value {
+    fn described(costs: &Costs) -> Value {
         let entries = costs.iter().map(|(kind, rounds)| {
             let described = json!({
                 "median": median(rounds.clone()),
@@ -316,7 +318,7 @@ impl ProxyBench {
                 let ratio = number(&cost["nodegateRatio"], 3);
                 vec![name.clone(), number(&cost["median"], 3), ratio]
             });
-            table::print(&["PROXY", "CPU-S/100K", "NODEGATE'S SHARE"], rows);
+            printed::print(&["PROXY", "CPU-S/100K", "NODEGATE'S SHARE"], rows);
         }
         if let Some(count) = result["instructionsPerRequest"].as_u64() {
             println!("{count} instructions of its own per request");
@@ -331,7 +333,10 @@ impl ProxyBench {
 fn ratio(costs: &Costs, other: Kind) -> Option<f64> {
     let (own, others) = (costs.get(&Kind::Nodegate)?, costs.get(&other)?);
     Some(median(
-        own.iter().zip(others).map(|(own, other)| own / other).collect(),
+        own.iter()
+            .zip(others)
+            .map(|(own, other)| own / other)
+            .collect(),
     ))
 }
 

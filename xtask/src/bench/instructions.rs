@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::Context as _;
 
-use super::{ProxyBench, Programs, Proxy, Table, Traffic, tool};
+use super::{Programs, Proxy, ProxyBench, Table, Traffic, tool};
 use crate::setup;
 
 /// Requests of the two runs.

@@ -11,9 +11,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
-use nodegate_testbed::measure;
+use nodegate_testbed::{measure, traffic::table};
 
-use super::config;
+use super::haproxy;
 
 /// How long one may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -70,17 +70,17 @@ impl Proxy {
     pub(super) fn start(
         kind: Kind,
         programs: &Programs,
-        table: &Table,
+        served: &Table,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        let directory = table.directory.join(kind.name());
+        let directory = served.directory.join(kind.name());
         fs::create_dir_all(&directory)?;
         let address = free_address()?;
         let command = match kind {
-            Kind::Nodegate => nodegate(&programs.nodegate, &directory, address, table)?,
-            Kind::Baseline => nodegate(&programs.baseline, &directory, address, table)?,
-            Kind::Haproxy => haproxy(&programs.haproxy, &directory, address, table)?,
-            Kind::Envoy => envoy(programs, &directory, address, table)?,
+            Kind::Nodegate => run_nodegate(&programs.nodegate, &directory, address, served)?,
+            Kind::Baseline => run_nodegate(&programs.baseline, &directory, address, served)?,
+            Kind::Haproxy => run_haproxy(&programs.haproxy, &directory, address, served)?,
+            Kind::Envoy => run_envoy(programs, &directory, address, served)?,
         };
         Self::run(command, &directory, address, cpu)
     }
@@ -89,13 +89,13 @@ impl Proxy {
     pub(super) fn start_under(
         wrapper: Command,
         programs: &Programs,
-        table: &Table,
+        served: &Table,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        let directory = table.directory.join("under");
+        let directory = served.directory.join("under");
         fs::create_dir_all(&directory)?;
         let address = free_address()?;
-        let inner = nodegate(&programs.nodegate, &directory, address, table)?;
+        let inner = run_nodegate(&programs.nodegate, &directory, address, served)?;
         let mut command = wrapper;
         command.arg(inner.get_program()).args(inner.get_args());
         Self::run(command, &directory, address, cpu)
@@ -173,13 +173,13 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn nodegate(
+fn run_nodegate(
     program: &Path,
     directory: &Path,
     address: SocketAddr,
-    table: &Table,
+    served: &Table,
 ) -> anyhow::Result<Command> {
-    let manifests = write_manifests(directory, address.port(), table)?;
+    let manifests = write_manifests(directory, address.port(), served)?;
     let mut command = Command::new(program);
     command
         .args(["run", "--role", "proxy", "--workers", "1", "--manifests"])
@@ -190,29 +190,29 @@ fn nodegate(
     Ok(command)
 }
 
-fn haproxy(
+fn run_haproxy(
     program: &Path,
     directory: &Path,
     address: SocketAddr,
-    table: &Table,
+    served: &Table,
 ) -> anyhow::Result<Command> {
     let hosts = directory.join("hosts.map");
-    fs::write(&hosts, config::haproxy_hosts(&table.hosts))?;
+    fs::write(&hosts, haproxy::table(&served.hosts))?;
     let file = directory.join("haproxy.cfg");
-    let text = config::haproxy(address, &table.endpoints, &hosts.to_string_lossy());
+    let text = haproxy::configuration(address, &served.endpoints, &hosts.to_string_lossy());
     fs::write(&file, text)?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);
     Ok(command)
 }
 
-fn envoy(
+fn run_envoy(
     programs: &Programs,
     directory: &Path,
     address: SocketAddr,
-    table: &Table,
+    served: &Table,
 ) -> anyhow::Result<Command> {
-    let manifests = write_manifests(directory, address.port(), table)?;
+    let manifests = write_manifests(directory, address.port(), served)?;
     let exported = Command::new(&programs.nodegate)
         .args(["export", "envoy", "--admin-port", "0", "--listen"])
         .arg(address.ip().to_string())
@@ -232,10 +232,10 @@ fn envoy(
     Ok(command)
 }
 
-fn write_manifests(directory: &Path, port: u16, table: &Table) -> anyhow::Result<PathBuf> {
+fn write_manifests(directory: &Path, port: u16, served: &Table) -> anyhow::Result<PathBuf> {
     let manifests = directory.join("manifests");
     fs::create_dir_all(&manifests)?;
-    let text = config::manifests(port, &table.endpoints, &table.hosts);
+    let text = table::manifests(port, &served.endpoints, &served.hosts);
     fs::write(manifests.join("table.yaml"), text)?;
     Ok(manifests)
 }
