@@ -16,6 +16,8 @@
 //! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
 //! | `events` | – | [`Event`](crate::event::Event) ring | kernel |
+//! | `trace_filter` | 0 | [`TraceFilter`](crate::event::TraceFilter) | daemon |
+//! | `trace_services` | service id: u32 | 1: u32 | daemon |
 //!
 //! A change of any layout here changes [`SCHEMA`].
 
@@ -44,6 +46,8 @@ pub const MAX_FLOWS: u32 = 262_144;
 pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Capacity of `sockets`; an LRU map.
 pub const MAX_SOCKETS: u32 = 65_536;
+/// Capacity of `trace_services`.
+pub const MAX_TRACE_SERVICES: u32 = 16_384;
 /// Size of the event ring in bytes; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
@@ -65,7 +69,7 @@ pub const REJECT_MARK: u32 = 1 << 12;
 pub struct Settings {
     /// [`SCHEMA`] of the daemon that wrote the maps.
     pub schema: u32,
-    /// Not 0: emit events (somebody traces).
+    /// Not 0: emit the events that `trace_filter` wants (somebody traces).
     pub trace: u32,
     /// A set of the `FLAG_…` bits.
     pub flags: u32,

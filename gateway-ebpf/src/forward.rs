@@ -193,6 +193,7 @@ fn new_flow(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, hook: Hook) 
     let client = &mut scratch.client;
     client.hook = hook;
     client.netns = 0;
+    client.cookie = 0;
     client.address = scratch.key.source;
     client.port = scratch.key.source_port;
     client.pid = 0;

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`connect`] | cgroup/connect4, connect6 | a process connects: its destination becomes the backend |
 //! | [`datagram`] | cgroup/sendmsg4, sendmsg6, recvmsg4, recvmsg6 | the same for sockets that are not connected |
+//! | [`connected`] | sockops, while somebody traces | tells from which port a process connects |
 //! | [`peername`] | cgroup/getpeername4, getpeername6 | the process still sees the Service's address |
 //! | [`forward`] | tcx or tc ingress of uplinks and pods' devices | DNAT of packets, with conntrack |
 //! | [`reverse`] | tcx or tc egress of the same devices | their replies: the reverse translation |
@@ -19,6 +20,7 @@
 )]
 
 mod connect;
+mod connected;
 mod datagram;
 mod forward;
 mod icmp;

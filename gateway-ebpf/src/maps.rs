@@ -9,13 +9,13 @@ use aya_ebpf::{
 use gateway_common::{
     Address,
     decide::{Flow, Reason, Tables},
-    event::Event,
+    event::{Event, TraceFilter},
     maps::{
         AddressKey, Affinity, AffinityKey, Backend, EVENT_RING_BYTES, FlowKey, FragmentKey,
         MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES,
-        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES, NodeAddress,
-        Ports, Service, ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer,
-        SourceRange, Translation,
+        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
+        MAX_TRACE_SERVICES, NodeAddress, Ports, Service, ServiceKey, ServiceName, Settings, Slot,
+        SlotKey, SocketKey, SocketPeer, SourceRange, Translation,
     },
 };
 
@@ -80,6 +80,13 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCp
 
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "trace_filter")]
+pub(crate) static TRACE_FILTER: Array<TraceFilter, 1> = Array::new();
+
+#[btf_map(name = "trace_services")]
+pub(crate) static TRACE_SERVICES: HashMap<u32, u32, { MAX_TRACE_SERVICES as usize }, ON_DEMAND> =
+    HashMap::new();
 
 /// What a packet program works on. The stack is 512 bytes, and addresses are 16.
 #[repr(C)]

@@ -89,7 +89,7 @@ pub(crate) fn set_peer(ctx: &SockAddrContext, family: Family, address: &Address,
 }
 
 #[inline(always)]
-fn join(words: [u32; 4]) -> Address {
+pub(crate) fn join(words: [u32; 4]) -> Address {
     // SAFETY: both are 16 bytes in which any value is valid.
     unsafe { core::mem::transmute(words) }
 }
@@ -156,6 +156,7 @@ pub(crate) fn decide_call(
     let client = Client {
         hook,
         netns,
+        cookie: if trace::is_on() { cookie(ctx) } else { 0 },
         address: UNSPECIFIED,
         port: 0,
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,

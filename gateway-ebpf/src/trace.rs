@@ -8,32 +8,33 @@ use gateway_common::{
     event::{Event, Hook},
 };
 
-use crate::maps::{EVENTS, settings};
+use crate::maps::{EVENTS, TRACE_FILTER, TRACE_SERVICES, settings};
 
 /// What a hook knows about the client, beyond the [`Flow`].
 #[derive(Clone, Copy)]
 pub(crate) struct Client {
     pub(crate) hook: Hook,
     pub(crate) netns: u64,
+    pub(crate) cookie: u64,
     pub(crate) address: Address,
     pub(crate) port: u16,
     pub(crate) pid: u32,
     pub(crate) interface: u32,
 }
 
-/// Emits the decision if somebody traces. A full ring loses the event, never the packet.
+/// Emits the decision if somebody traces and wants it. A full ring loses the event, never the packet.
 #[inline(always)]
 pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
-    if !settings().is_some_and(|settings| settings.trace != 0) {
+    if !is_on() {
         return;
     }
     let Some(mut event) = EVENTS.reserve(0) else {
         return;
     };
-    event.write(Event {
-        // SAFETY: the helper only reads the clock.
-        time: unsafe { bpf_ktime_get_ns() },
+    let written = event.write(Event {
+        time: clock(),
         netns: client.netns,
+        cookie: client.cookie,
         source: client.address,
         destination: flow.destination,
         backend_address: decision.address,
@@ -52,7 +53,35 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
         pid: client.pid,
         interface: client.interface,
     });
-    event.submit(0);
+    if is_wanted(written) {
+        event.submit(0);
+    } else {
+        event.discard(0);
+    }
+}
+
+/// Whether somebody traces.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    settings().is_some_and(|settings| settings.trace != 0)
+}
+
+/// Whether somebody who traces wants to see it. A function of its own to the verifier too: what is
+/// inlined would not fit the stack of those who call it.
+#[inline(never)]
+pub(crate) fn is_wanted(event: &Event) -> bool {
+    // SAFETY: only the daemon writes the map, whole elements at a time.
+    let of_service = unsafe { TRACE_SERVICES.get(event.service) }.is_some();
+    TRACE_FILTER
+        .get(0)
+        .is_some_and(|filter| filter.matches(event, of_service))
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+pub(crate) fn clock() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Logs what must not happen.

@@ -5,9 +5,11 @@
 //! | `GET /ready` | 200 once the first Snapshot is applied, else 503 |
 //! | `GET /status` | [`status::Status`] as JSON |
 //! | `POST /sync` | reads the source again, waits until all of it is applied, answers as `/status` |
-//! | `GET /trace` | one line per decision for as long as the client stays; `?output=json` for JSON |
+//! | `GET /trace` | one line per decision for as long as the client stays; which and how: [`wanted::Wanted`] |
+//! | `POST /explain` | what becomes of an [`Ask`](crate::explain::ask::Ask) as JSON; `?output=json` for JSON |
 
 pub mod client;
 pub mod server;
 pub mod status;
 pub mod trace;
+pub mod wanted;

@@ -20,7 +20,13 @@ use crate::{
         status::{DatapathStatus, ProxyStatus, SnapshotStatus, SourceStatus, Status},
         trace::Traces,
     },
-    datapath::{self, Datapath, redirector::Redirector},
+    datapath::{self, Datapath, MasqueradeMode, node::NodeFacts, redirector::Redirector},
+    explain::{
+        answer::{Answer, Setup, explain},
+        ask::Ask,
+        node::{Choices, Loaded},
+    },
+    iptables::config::{KubeProxyArgs, NodePortAddresses},
     model::{
         Published,
         compile::{GatewayIdentity, NodeIdentity, ServiceScope},
@@ -115,7 +121,7 @@ impl Daemon {
         let compiler = Compiler {
             node: options.node.clone(),
             gateway: options.proxy.as_ref().map(|proxy| proxy.identity.clone()),
-            services: options.services,
+            services: options.services.clone(),
         };
         tasks.push(tokio::spawn(publisher::publish(
             compiler,
@@ -145,6 +151,7 @@ impl Daemon {
                 role: options.role,
                 node: options.node.name,
                 manifests: options.manifests,
+                services: options.services,
                 watcher,
                 published,
                 traces: Traces {
@@ -256,6 +263,7 @@ struct Speaker {
     role: Role,
     node: String,
     manifests: PathBuf,
+    services: ServiceScope,
     watcher: Watcher,
     published: watch::Receiver<Published>,
     traces: Traces,
@@ -322,6 +330,59 @@ impl admin::server::Subject for Speaker {
     fn traces(&self) -> &Traces {
         &self.traces
     }
+
+    fn explain(&self, ask: Ask) -> Result<Answer, String> {
+        let Some((redirector, options)) = &self.datapath else {
+            return Err(
+                "this nodegate is a proxy only: where connections go is known where the redirector \
+                 runs (fix: ask there, or --manifests)"
+                    .to_owned(),
+            );
+        };
+        let mut question = ask.question()?;
+        match &question.node {
+            Some(other) if *other != self.node => {
+                return Err(format!(
+                    "this is node {}, and knows nothing of {other}'s maps (fix: ask there, or \
+                     --manifests)",
+                    self.node
+                ));
+            }
+            _ => question.node = Some(self.node.clone()),
+        }
+        let (settings, mirror) = {
+            let datapath = redirector.datapath();
+            let (settings, mirror) = datapath.tables();
+            (*settings, mirror.clone())
+        };
+        let setup = setup(options, self.services.clone()).map_err(|error| error.to_string())?;
+        let resources = Arc::clone(&self.watcher.subscribe().borrow());
+        let loaded = Loaded { settings, mirror };
+        explain(&resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
+    }
+}
+
+/// How this node is set up: with the addresses that it has, whatever its Node object says.
+fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, datapath::Error> {
+    let policy = &options.policy;
+    let node_ports = policy.node_port_networks.iter().copied();
+    Ok(Setup {
+        kube_proxy: KubeProxyArgs {
+            cluster_cidr: policy.pod_networks.clone(),
+            masquerade_all: options.masquerade == MasqueradeMode::All,
+            nodeport_addresses: node_ports.map(NodePortAddresses::In).collect(),
+            iptables_localhost_nodeports: options.localhost_node_ports,
+            node_addresses: NodeFacts::gather()?.addresses.into_iter().collect(),
+            ..KubeProxyArgs::default()
+        },
+        choices: Choices {
+            external_ips: policy.external_ips,
+            masquerade: options.masquerade,
+            pod_networks: policy.pod_networks.clone(),
+            knows_pods: options.knows_pods,
+        },
+        services,
+    })
 }
 
 impl Speaker {

@@ -22,6 +22,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
     UNSPECIFIED,
     maps::{SCHEMA, Settings},
@@ -33,6 +34,7 @@ pub mod contents;
 pub mod desired;
 pub mod events;
 pub mod expiry;
+pub mod filter;
 pub mod health;
 pub mod maps;
 pub mod netfilter;
@@ -44,6 +46,7 @@ pub mod tables;
 
 use crate::model::{Snapshot, service::IpFamily};
 use desired::{Desired, Policy, PortKey};
+use filter::Filter;
 use maps::Maps;
 use node::NodeFacts;
 
@@ -204,6 +207,8 @@ pub struct Datapath {
     settings: Settings,
     /// Devices that the packet programs are attached to; `None` before the first time.
     devices: Option<attach::Devices>,
+    /// Tells from where sockets connect, while somebody traces.
+    connected: Option<SockOpsLink>,
 }
 
 impl Datapath {
@@ -232,6 +237,7 @@ impl Datapath {
             options: options.clone(),
             settings,
             devices: None,
+            connected: None,
         };
         datapath.maps.set_settings(&settings)?;
         datapath.refresh_devices()?;
@@ -297,10 +303,38 @@ impl Datapath {
         self.maps.collect_flows()
     }
 
-    /// Whether the kernel reports its decisions.
-    pub fn set_tracing(&mut self, on: bool) -> Result<(), Error> {
-        self.settings.trace = u32::from(on);
+    /// Makes the kernel report what those who trace want to see; of several at least that.
+    pub fn set_tracing<'f>(
+        &mut self,
+        filters: impl Iterator<Item = &'f Filter>,
+    ) -> Result<(), Error> {
+        let names = &self.maps.mirror().names;
+        let cover = filter::cover(filters, self.settings.host_netns, names);
+        match (&cover, &self.connected) {
+            (None, Some(_)) => self.connected = None,
+            (Some(_), None) => self.connected = self.watch_connections(),
+            _ => {}
+        }
+        if let Some((filter, services)) = &cover {
+            self.maps.set_trace_filter(filter, services)?;
+        }
+        self.settings.trace = u32::from(cover.is_some());
         self.maps.set_settings(&self.settings)
+    }
+
+    /// Attaches the program that reports from where sockets connect. Without it, requests are not
+    /// joined to decisions about sockets, and all else works.
+    fn watch_connections(&mut self) -> Option<SockOpsLink> {
+        attach::connected(&mut self.ebpf, &self.options)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "which request came over which socket is not known");
+            })
+            .ok()
+    }
+
+    /// Cookie of the node's own network namespace.
+    pub fn host_netns(&self) -> u64 {
+        self.settings.host_netns
     }
 
     /// The ring from which the kernel's reports are read. Gives it once.

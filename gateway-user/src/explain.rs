@@ -8,12 +8,14 @@
 //! | [`question`] | who asks, and what for |
 //! | [`request`] | what a gateway does with a request |
 //! | [`answer`] | all of it together |
+//! | [`ask`] | a question on its way to a running nodegate |
 //!
 //! The decision is that of the function that the kernel programs are made of, on the content that the
-//! daemon would write to the maps. The rules are those that kube-proxy would write. Where the two do
+//! daemon would write to the maps, or that a running one has written. The rules are those that kube-proxy would write. Where the two do
 //! not lead to the same end, the answer says so.
 
 pub mod answer;
+pub mod ask;
 pub mod cluster;
 pub mod connection;
 pub mod node;

@@ -1,10 +1,12 @@
 //! What happened and why: one record per decision, for whoever listens.
 
 mod access_log;
+mod filter;
 mod record;
 mod tap;
 
 pub use access_log::{AccessLog, AccessLogOptions, Encoding, FormatError, LineFormat};
+pub use filter::{NoStatus, RecordFilter, Status, ends};
 #[cfg(test)]
 pub(crate) use record::fixture;
 pub use record::{

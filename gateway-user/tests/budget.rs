@@ -21,7 +21,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData},
-    programs::{CgroupSockAddr, Program, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{CgroupSockAddr, Program, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
 };
 use etherparse::PacketBuilder;
 use gateway_common::maps::Backend;
@@ -156,7 +156,8 @@ fn sizes(ebpf: &mut Ebpf) -> Result<(), Box<dyn std::error::Error>> {
         match program {
             Program::SchedClassifier(program) => SchedClassifier::load(program)?,
             Program::CgroupSockAddr(program) => CgroupSockAddr::load(program)?,
-            other => return Err(format!("{name}: {other:?} is of an unexpected type").into()),
+            Program::SockOps(program) => SockOps::load(program)?,
+            other => return Err(format!("{name}: {:?} is unexpected", other.prog_type()).into()),
         }
         let info = program.info()?;
         println!(

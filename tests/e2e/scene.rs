@@ -155,10 +155,16 @@ impl Scene {
 
     /// Follows the decisions on a host from now on.
     pub(crate) fn trace(&self, host: &str) -> anyhow::Result<Trace> {
+        self.trace_only(host, &[])
+    }
+
+    /// As [`Self::trace`], with further options of `nodegate trace`.
+    pub(crate) fn trace_only(&self, host: &str, options: &[&str]) -> anyhow::Result<Trace> {
         let file = tempfile::NamedTempFile::new()?;
         let told = tempfile::NamedTempFile::new()?;
         let mut command = self.testbed.command(host, "nodegate")?;
         command.args(["trace", "-o", "json", "--for", "60s"]);
+        command.args(options);
         command.stdin(std::process::Stdio::null());
         command.stdout(file.reopen()?).stderr(told.reopen()?);
         let mut process = command.spawn()?;

@@ -35,6 +35,17 @@ pub(crate) const CASES: &[Case] = &[
         traced,
     ),
     (
+        "simple_requests_have_the_number_of_their_decision",
+        one_node("s1"),
+        joined,
+    ),
+    (
+        "simple_traces_show_what_is_asked_for",
+        one_node("s1"),
+        filtered,
+    ),
+    ("simple_a_running_node_explains", one_node("s1"), explained),
+    (
         "simple_processes_see_the_service_address",
         one_node("s1"),
         peer_name,
@@ -220,6 +231,188 @@ fn traced(scene: &Scene) -> anyhow::Result<()> {
     let refused = node.wait_for(|line| line["verdict"] == "reject")?;
     same!(refused["reason"], "no-such-port", "the reason");
     same!(refused["backend"], serde_json::Value::Null, "no backend");
+    Ok(())
+}
+
+fn joined(scene: &Scene) -> anyhow::Result<()> {
+    let gateway = scene.testbed.admin_socket(&scene.gateway()?)?;
+    let gateway = gateway.to_str().unwrap_or_default();
+    let trace = scene.trace_only("node1", &["--gateway-admin", gateway])?;
+    let (client, _) = scene.pod("simple", "nginx")?;
+    let url = |address: &str, path: &str| format!("http://{address}{path}");
+    // A packet's decision, one of a socket on the node, and one of a socket in a pod.
+    for (host, address, path) in [
+        ("client", NODE_PORT, "/simple/nginx/a"),
+        ("node1", CLUSTER_IP, "/simple/nginx/b"),
+        (client.as_str(), CLUSTER_IP, "/simple/nginx/c"),
+    ] {
+        scene.get(host, HOST, &url(address, path))?;
+        let request = trace.wait_for(|line| line["path"] == path)?;
+        let number = &request["connection"];
+        anyhow::ensure!(number.is_u64(), "of no decision: {request}");
+        let decision =
+            trace.wait_for(|line| line["connection"] == *number && line["hook"].is_string())?;
+        let asked = if address == CLUSTER_IP {
+            "10.96.190.18:80"
+        } else {
+            NODE_PORT
+        };
+        same!(decision["destination"], asked, "what {host} asked for");
+        same!(request["status"], 200, "the answer to {host}");
+    }
+    // Two requests on one connection have one number.
+    let first = url(NODE_PORT, "/simple/nginx/1");
+    let second = url(NODE_PORT, "/simple/nginx/2");
+    scene.get("client", HOST, &first)?;
+    let host = format!("Host: {HOST}");
+    scene.run("client", &["curl", "-s", "-H", &host, &first, &second])?;
+    let later = trace.wait_for(|line| line["path"] == "/simple/nginx/2")?;
+    let all = trace.decisions()?;
+    let both = all
+        .iter()
+        .filter(|line| line["connection"] == later["connection"] && line["path"].is_string());
+    same!(both.count(), 2, "requests of the second connection");
+    Ok(())
+}
+
+fn filtered(scene: &Scene) -> anyhow::Result<()> {
+    let gateway = scene.testbed.admin_socket(&scene.gateway()?)?;
+    let gateway = gateway.to_str().unwrap_or_default();
+    let service = "istio-system/istio-ingressgateway";
+    let outside = scene.trace_only(
+        "node1",
+        &[
+            "--from",
+            "192.168.170.1",
+            "--service",
+            service,
+            "--gateway-admin",
+            gateway,
+        ],
+    )?;
+    let node = scene.trace_only("node1", &["--from", "node", "--to", "10.96.190.18:80"])?;
+    let refused = scene.trace_only("node1", &["--verdict", "reject,drop"])?;
+    let missing = scene.trace_only(&scene.gateway()?, &["--status", "4xx"])?;
+    let get = |host, url: &str| scene.get(host, HOST, url);
+    get("node1", "http://10.96.190.18:81/")?;
+    get("node1", "http://10.96.190.18/simple/nginx")?;
+    get("client", &format!("http://{NODE_PORT}/simple/nginx"))?;
+    get("client", &format!("http://{NODE_PORT}/nothing"))?;
+
+    outside.wait_for(|line| line["path"] == "/nothing")?;
+    let lines = outside.decisions()?;
+    let of = |key: &str| lines.iter().filter(|line| line[key].is_string()).count();
+    same!(
+        (of("hook"), of("path")),
+        (2, 2),
+        "lines about the client: {lines:?}"
+    );
+    node.wait_for(|line| line["destination"] == "10.96.190.18:80")?;
+    same!(
+        node.decisions()?.len(),
+        1,
+        "decisions about the node's process"
+    );
+    refused.wait_for(|line| line["verdict"] == "reject")?;
+    same!(refused.decisions()?.len(), 1, "refusals");
+    let missed = missing.wait_for(|line| line["path"] == "/nothing")?;
+    same!(missed["status"], 404, "the status");
+    same!(missing.decisions()?.len(), 1, "requests that missed");
+
+    let gateway = scene.gateway()?;
+    for (host, options, message) in [
+        (
+            gateway.as_str(),
+            "--service simple/nginx",
+            "this nodegate is a proxy only: --service is known where the redirector runs",
+        ),
+        (
+            "node1",
+            "--from nobody",
+            "`nobody` is nobody (fix: `node`, an address",
+        ),
+        (
+            "node1",
+            "--verdict no",
+            "`no` is no verdict (fix: one of pass, forward",
+        ),
+    ] {
+        let output = scene.shell(host, &format!("nodegate trace --for 1s {options}"))?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(told.contains(message), "{options}: {told}");
+        same!(output.status.code(), Some(2), "{options}: the status");
+    }
+    Ok(())
+}
+
+fn explained(scene: &Scene) -> anyhow::Result<()> {
+    let explain = |host: &str, words: &str| -> anyhow::Result<(Option<i32>, String, String)> {
+        let output = scene.shell(host, &format!("nodegate explain {words}"))?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok((
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        ))
+    };
+    // What is explained and what happens are the same, from the node's port to the pod.
+    let url = format!("http://{NODE_PORT}/simple/nginx");
+    let (status, text, told) = explain("node1", &format!("external {url} --host {HOST}"))?;
+    same!(status, Some(0), "{text}{told}");
+    let chains = "KUBE-EXT-G6D3V5KS3PXPUEDS > KUBE-MARK-MASQ > KUBE-SVC-G6D3V5KS3PXPUEDS";
+    anyhow::ensure!(text.contains(chains), "{text}");
+    let end = text.lines().last().unwrap_or_default();
+    same!(end, "result      reaches 10.10.1.14:80", "the end");
+    let (nginx, pod) = scene.pod("simple", "nginx")?;
+    same!(
+        pod.address.to_string(),
+        "10.10.1.14",
+        "the address of {nginx}"
+    );
+    let answer = scene.get("client", HOST, &url)?;
+    same!(answer.status, 200, "what the client gets");
+
+    let question = format!("external http://{NODE_PORT}/nothing --host {HOST} -o json");
+    let (status, text, _) = explain("node1", &question)?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    same!(
+        (status, &json["gateway"]["end"]["status"]),
+        (Some(1), &404.into()),
+        "{text}"
+    );
+    same!(json["node"], "node1", "the node");
+
+    // The maps answer, not the manifests: without the daemon's knowledge there is nothing to ask.
+    for (host, words, message) in [
+        (
+            "node1",
+            "external 192.168.170.137",
+            "`192.168.170.137` has no port",
+        ),
+        (
+            "node1",
+            "external 10.96.190.18:80 --node node9",
+            "this is node node1, and knows nothing of node9's maps",
+        ),
+        (
+            "node1",
+            "external 10.96.190.18:80 --services all",
+            "--services is about manifests, and there are none",
+        ),
+        (
+            "client",
+            "external 10.96.190.18:80",
+            "is nodegate running here?",
+        ),
+    ] {
+        let (status, _, told) = explain(host, words)?;
+        anyhow::ensure!(told.contains(message), "{words}: {told}");
+        same!(status, Some(2), "{words}: the status");
+    }
+    let gateway = scene.gateway()?;
+    let (status, _, told) = explain(&gateway, "external 10.96.190.18:80")?;
+    anyhow::ensure!(told.contains("this nodegate is a proxy only"), "{told}");
+    same!(status, Some(2), "the status");
     Ok(())
 }
 

@@ -179,6 +179,11 @@ impl Testbed {
         self.names.pin_dir(node)
     }
 
+    /// The admin socket of the nodegate of a host.
+    pub fn admin_socket(&self, host: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.names.admin_socket(&self.host(host)?))
+    }
+
     /// A host's log.
     pub fn log(&self, host: &Host) -> PathBuf {
         self.names.log(host)

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -18,6 +18,7 @@ pub async fn request(
     socket: &Path,
     method: Method,
     path: &str,
+    body: impl Into<Bytes>,
     patience: Duration,
 ) -> anyhow::Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
@@ -33,7 +34,7 @@ pub async fn request(
         .method(method)
         .uri(path)
         .header(http::header::HOST, "nodegate")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::new(body.into()))?;
     let response = tokio::time::timeout(patience, sender.send_request(request))
         .await
         .with_context(|| format!("no answer from {} within {patience:?}", socket.display()))??;
@@ -42,5 +43,9 @@ pub async fn request(
     }
     let status = response.status();
     let text = response.into_body().collect().await?.to_bytes();
+    if status == StatusCode::BAD_REQUEST {
+        // The question is at fault, and nothing is to be said about the answer.
+        bail!("{}", String::from_utf8_lossy(&text).trim_end());
+    }
     bail!("{status}: {}", String::from_utf8_lossy(&text).trim_end());
 }

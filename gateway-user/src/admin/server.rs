@@ -4,8 +4,8 @@ use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::A
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Collected, Full, Limited, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
@@ -17,8 +17,19 @@ use tracing::debug;
 
 use super::{
     status::Status,
-    trace::{Format, Traces},
+    trace::{TraceError, Traces},
+    wanted::{Format, Wanted},
 };
+use crate::explain::{answer::Answer, ask::Ask};
+
+/// On answers of `/explain`: whether the connection or request gets where it should.
+pub const ANSWER_IS_GOOD: HeaderName = HeaderName::from_static("nodegate-good");
+
+/// Largest body of a request, in bytes.
+const MAX_QUESTION: usize = 64 << 10;
+
+/// On answers of `/trace`: the kernel's decisions are among the lines.
+pub const TRACES_KERNEL: HeaderName = HeaderName::from_static("nodegate-traces-kernel");
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -30,6 +41,12 @@ pub trait Subject: Send + Sync + 'static {
     fn sync(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
     /// Its decisions.
     fn traces(&self) -> &Traces;
+    /// What becomes of a connection or a request here, and why. Takes a while where there are many
+    /// Services.
+    ///
+    /// # Errors
+    /// Says what cannot be asked, and what is not known here.
+    fn explain(&self, ask: Ask) -> Result<Answer, String>;
 }
 
 /// Binds the socket, in place of one that a process left that is gone.
@@ -69,7 +86,7 @@ pub async fn serve(listener: UnixListener, subject: Arc<impl Subject>) {
 async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
     let service = service_fn(move |request| {
         let subject = Arc::clone(&subject);
-        async move { Ok::<_, Infallible>(answer(&*subject, &request).await) }
+        async move { Ok::<_, Infallible>(answer(&subject, request).await) }
     });
     let connection = http1::Builder::new()
         // A trace's client may close its sending side and go on reading.
@@ -80,7 +97,7 @@ async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
     }
 }
 
-async fn answer(subject: &impl Subject, request: &Request<Incoming>) -> Response<Body> {
+async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/ready") => {
             if subject.status().ready {
@@ -92,15 +109,16 @@ async fn answer(subject: &impl Subject, request: &Request<Incoming>) -> Response
                 )
             }
         }
-        (&Method::GET, "/status") => status(subject),
+        (&Method::GET, "/status") => status(&**subject),
         (&Method::POST, "/sync") => match subject.sync().await {
-            Ok(()) => status(subject),
+            Ok(()) => status(&**subject),
             Err(message) => text(StatusCode::GATEWAY_TIMEOUT, format!("{message}\n")),
         },
-        (&Method::GET, "/trace") => trace(subject, request.uri().query().unwrap_or_default()),
+        (&Method::GET, "/trace") => trace(&**subject, request.uri().query().unwrap_or_default()),
+        (&Method::POST, "/explain") => explain(subject, request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are GET /ready, GET /status, POST /sync and GET /trace\n",
+            "there are GET /ready, GET /status, POST /sync, GET /trace and POST /explain\n",
         ),
     }
 }
@@ -112,28 +130,70 @@ fn status(subject: &impl Subject) -> Response<Body> {
     }
 }
 
-fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
-    let format = if query.split('&').any(|pair| pair == "output=json") {
-        Format::Json
-    } else {
-        Format::Text
+async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
+    let is_json = request.uri().query() == Some("output=json");
+    let body = Limited::new(request.into_body(), MAX_QUESTION);
+    let ask: Ask = match body.collect().await.map(Collected::to_bytes) {
+        Ok(body) => match serde_json::from_slice(&body) {
+            Ok(ask) => ask,
+            Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+        },
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    let lines = match subject.traces().listen(format) {
-        Ok(lines) => lines,
+    let subject = Arc::clone(subject);
+    let answered = tokio::task::spawn_blocking(move || {
+        let answer = subject.explain(ask)?;
+        let written = if is_json {
+            serde_json::to_string_pretty(&answer).map_err(|error| error.to_string())? + "\n"
+        } else {
+            answer.to_string()
+        };
+        Ok::<_, String>((answer.result.good, written))
+    });
+    let (good, written) = match answered.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(message)) => return text(StatusCode::BAD_REQUEST, message),
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let kind = if is_json {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    let mut response = response(StatusCode::OK, kind, written);
+    let good = HeaderValue::from_static(if good { "true" } else { "false" });
+    response.headers_mut().insert(ANSWER_IS_GOOD, good);
+    response
+}
+
+fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
+    let wanted = match Wanted::parse(query) {
+        Ok(wanted) => wanted,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let lines = match subject.traces().listen(&wanted) {
+        Ok(lines) => lines,
+        Err(error @ TraceError::NoRedirector(_)) => {
+            return text(StatusCode::BAD_REQUEST, error.to_string());
+        }
+        Err(error @ TraceError::Datapath(_)) => {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        }
     };
     let frames = futures_util::stream::unfold(lines, |mut lines| async move {
         let line = lines.recv().await?;
         Some((Ok(Frame::data(Bytes::from(line))), lines))
     });
     let mut response = Response::new(StreamBody::new(frames.fuse()).boxed());
-    let kind = match format {
-        Format::Text => "text/plain; charset=utf-8",
-        Format::Json => "application/x-ndjson",
+    let kind = match wanted.format {
+        Format::Text if !wanted.joinable => "text/plain; charset=utf-8",
+        Format::Text | Format::Json => "application/x-ndjson",
     };
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if subject.traces().kernel.is_some() {
+        headers.insert(TRACES_KERNEL, HeaderValue::from_static("true"));
+    }
     response
 }
 
@@ -146,6 +206,6 @@ fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> R
     *response.status_mut() = status;
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -5,20 +5,26 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use http::Method;
+use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 
+use super::Admin;
 use crate::{
+    admin::{client, server::ANSWER_IS_GOOD},
     datapath::{MasqueradeMode, desired::ExternalIps},
     explain::{
-        answer::{Answer, Question, RequestParts, Setup, explain},
+        answer::{Setup, explain},
+        ask::Ask,
         node::Choices,
         question::{ClientSpec, TargetSpec},
     },
-    iptables::config::{DetectLocalMode, KubeProxyArgs, NodePortAddresses},
+    iptables::config::{KubeProxyArgs, NodePortAddresses},
     model::{compile::ServiceScope, service::Protocol},
     resources::{
         Resources,
@@ -28,19 +34,23 @@ use crate::{
     source::directory::Directory,
 };
 
+/// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 const EXAMPLES: &str = "\
 Examples:
-  nodegate explain external 192.168.170.137:31373 --manifests m/     a node port, from outside
-  nodegate explain node istio-system/istio-ingressgateway:http2 --manifests m/
-                                                                     a cluster IP, from the node itself
-  nodegate explain pod/simple/nginx-0 10.96.190.18:80 --manifests m/ from a pod
-  nodegate explain external http://192.168.170.137:31373/simple/nginx --host simple.baihl.io \\
-      --manifests m/                                                 a request, to the pod that answers it
-  nodegate explain external 192.168.170.137:31373 -o json --manifests m/
+  nodegate explain external 192.168.170.137:31373                    a node port, from outside
+  nodegate explain node istio-system/istio-ingressgateway:http2      a cluster IP, from the node itself
+  nodegate explain pod/simple/nginx-0 10.96.190.18:80                from a pod
+  nodegate explain external http://192.168.170.137:31373/simple/nginx --host simple.baihl.io
+                                                                     a request, to the pod that answers it
+  nodegate explain external 192.168.170.137:31373 -o json
+  nodegate explain external 192.168.170.137:31373 --manifests m/     offline: nothing is asked of a node
 
-Nothing is sent and nothing is asked of the kernel: the answer is what follows from the manifests
-(Services, EndpointSlices, Nodes, Pods, Gateways, VirtualServices, DestinationRules). Beside what
-nodegate does stands the way through the rules that kube-proxy would have written.
+Nothing is sent. The nodegate that runs here answers, by what its maps hold; with --manifests, the answer
+is what follows from the manifests (Services, EndpointSlices, Nodes, Pods, Gateways, VirtualServices,
+DestinationRules). Beside what nodegate does stands the way through the rules that kube-proxy would have
+written.
 
 Exit status: 0 it reaches a pod, 1 it does not (refused, dropped, 404, 503), 2 the question cannot be
 answered.";
@@ -53,18 +63,16 @@ answered.";
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
     /// Who connects: external, node, pod/NS/NAME, or an address
-    from: ClientSpec,
+    #[arg(value_parser = client)]
+    from: String,
     /// To what: ADDRESS:PORT, http://ADDRESS:PORT/PATH, or NS/NAME:PORT
-    to: TargetSpec,
-    /// Files or directories of manifests
-    #[arg(
-        long,
-        env = "NODEGATE_MANIFESTS",
-        value_name = "PATH",
-        required = true,
-        value_delimiter = ','
-    )]
+    #[arg(value_parser = target)]
+    to: String,
+    /// Files or directories of manifests [default: ask the nodegate that runs here]
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
     manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    admin: Admin,
     /// Transport protocol [default: that of the Service's port, else TCP]
     #[arg(long, value_enum, value_name = "PROTOCOL")]
     protocol: Option<ProtocolArg>,
@@ -95,7 +103,7 @@ struct RequestArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Node")]
+#[command(next_help_heading = "Node (of manifests; a running nodegate knows its own)")]
 struct NodeArgs {
     /// The node that it is about [default: the pod's, the one with the address, or the only one]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
@@ -104,40 +112,24 @@ struct NodeArgs {
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
     node_addresses: Vec<IpAddr>,
     /// Networks that pods have addresses from [default for kube-proxy's part: the Node's podCIDRs]
-    #[arg(
-        long = "cluster-cidr",
-        env = "NODEGATE_CLUSTER_CIDR",
-        value_name = "CIDR",
-        value_delimiter = ','
-    )]
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',')]
     cluster_cidrs: Vec<IpNet>,
     /// Where node ports are served [default: on all addresses]
     #[arg(
         long = "nodeport-addresses",
-        env = "NODEGATE_NODEPORT_ADDRESSES",
         value_name = "CIDR",
         value_delimiter = ','
     )]
     nodeport_addresses: Vec<IpNet>,
-    /// Which external IPs nodegate serves
-    #[arg(
-        long,
-        value_enum,
-        default_value = "owned",
-        env = "NODEGATE_EXTERNAL_IPS"
-    )]
-    external_ips: ExternalIps,
-    /// For which connections nodegate masquerades
-    #[arg(
-        long,
-        value_enum,
-        default_value = "needed",
-        env = "NODEGATE_MASQUERADE"
-    )]
-    masquerade: MasqueradeMode,
-    /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web`
-    #[arg(long, default_value = "all", env = "NODEGATE_SERVICES", value_name = "WHICH", value_parser = super::run::scope)]
-    services: ServiceScope,
+    /// Which external IPs nodegate serves [default: owned]
+    #[arg(long, value_enum)]
+    external_ips: Option<ExternalIps>,
+    /// For which connections nodegate masquerades [default: needed]
+    #[arg(long, value_enum)]
+    masquerade: Option<MasqueradeMode>,
+    /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web` [default: all]
+    #[arg(long, value_name = "WHICH", value_parser = super::run::scope)]
+    services: Option<ServiceScope>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -169,6 +161,14 @@ impl From<ProtocolArg> for Protocol {
     }
 }
 
+fn client(text: &str) -> Result<String, String> {
+    text.parse::<ClientSpec>().map(|_| text.to_owned())
+}
+
+fn target(text: &str) -> Result<String, String> {
+    text.parse::<TargetSpec>().map(|_| text.to_owned())
+}
+
 fn path(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
         Ok(text.to_owned())
@@ -198,41 +198,69 @@ impl Explain {
     }
 
     fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let output = self.output;
-        let answer = self.answer()?;
-        let written = match output {
-            Output::Text => write!(out, "{answer}"),
-            Output::Json => serde_json::to_writer_pretty(&mut *out, &answer)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
+        let (good, answer) = if self.manifests.is_empty() {
+            self.asked()?
+        } else {
+            self.answered()?
         };
-        match written {
+        match out.write_all(answer.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }
-        Ok(if answer.result.good {
+        Ok(if good {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         })
     }
 
-    fn answer(self) -> anyhow::Result<Answer> {
-        let resources = manifests(self.manifests)?;
-        let setup = self.node.setup();
-        let question = Question {
-            from: self.from,
-            to: self.to,
-            protocol: self.protocol.map(Protocol::from),
-            node: self.node.node,
-            request: RequestParts {
-                method: self.request.method,
-                host: self.request.host,
-                path: self.request.path,
-                headers: self.request.headers,
-            },
+    fn ask(&self) -> Ask {
+        let protocol = self.protocol.map(Protocol::from);
+        Ask {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            protocol: protocol.map(|protocol| protocol.lowercase().to_owned()),
+            node: self.node.node.clone(),
+            method: self.request.method.clone(),
+            host: self.request.host.clone(),
+            path: self.request.path.clone(),
+            headers: self.request.headers.clone(),
+        }
+    }
+
+    /// Asks the nodegate that runs here.
+    fn asked(&self) -> anyhow::Result<(bool, String)> {
+        if let Some(option) = self.node.of_manifests() {
+            bail!("{option} is about manifests, and there are none (fix: --manifests PATH)");
+        }
+        let path = match self.output {
+            Output::Text => "/explain",
+            Output::Json => "/explain?output=json",
         };
-        Ok(explain(&resources, &setup, &question)?)
+        let question = serde_json::to_vec(&self.ask())?;
+        let socket = &self.admin.admin;
+        super::block_on(async {
+            let response = client::request(socket, Method::POST, path, question, PATIENCE)
+                .await
+                .context("asking the nodegate that runs here (--manifests PATH asks none)")?;
+            let good = response.headers().get(ANSWER_IS_GOOD);
+            let good = good.is_some_and(|good| good == "true");
+            let answer = response.into_body().collect().await?.to_bytes();
+            Ok((good, String::from_utf8(answer.into())?))
+        })
+    }
+
+    /// Answers by the manifests.
+    fn answered(self) -> anyhow::Result<(bool, String)> {
+        let question = self.ask().question().map_err(anyhow::Error::msg)?;
+        let output = self.output;
+        let resources = manifests(self.manifests)?;
+        let answer = explain(&resources, &self.node.setup(), None, &question)?;
+        let written = match output {
+            Output::Text => answer.to_string(),
+            Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+        };
+        Ok((answer.result.good, written))
     }
 }
 
@@ -253,32 +281,39 @@ fn manifests(paths: Vec<PathBuf>) -> anyhow::Result<Resources> {
 }
 
 impl NodeArgs {
+    /// An option that says nothing to a running nodegate.
+    fn of_manifests(&self) -> Option<&'static str> {
+        let given = [
+            ("--node-address", !self.node_addresses.is_empty()),
+            ("--cluster-cidr", !self.cluster_cidrs.is_empty()),
+            ("--nodeport-addresses", !self.nodeport_addresses.is_empty()),
+            ("--external-ips", self.external_ips.is_some()),
+            ("--masquerade", self.masquerade.is_some()),
+            ("--services", self.services.is_some()),
+        ];
+        let (option, _) = given.into_iter().find(|(_, given)| *given)?;
+        Some(option)
+    }
+
     fn setup(&self) -> Setup {
         let nodeport_addresses = self.nodeport_addresses.iter().copied();
+        let masquerade = self.masquerade.unwrap_or_default();
         Setup {
             kube_proxy: KubeProxyArgs {
-                hostname_override: String::new(),
                 cluster_cidr: self.cluster_cidrs.clone(),
-                detect_local_mode: DetectLocalMode::default(),
-                pod_bridge_interface: String::new(),
-                pod_interface_name_prefix: String::new(),
-                masquerade_all: self.masquerade == MasqueradeMode::All,
+                masquerade_all: masquerade == MasqueradeMode::All,
                 nodeport_addresses: nodeport_addresses.map(NodePortAddresses::In).collect(),
-                iptables_localhost_nodeports: true,
-                iptables_masquerade_bit: 14,
                 node_addresses: self.node_addresses.clone(),
-                conntrack_tcp_be_liberal: false,
-                nfacct: false,
-                random_fully: true,
+                ..KubeProxyArgs::default()
             },
             choices: Choices {
-                external_ips: self.external_ips,
-                masquerade: self.masquerade,
+                external_ips: self.external_ips.unwrap_or_default(),
+                masquerade,
                 pod_networks: self.cluster_cidrs.clone(),
                 // As `nodegate run`: sockets in pods are known by their network namespace.
                 knows_pods: true,
             },
-            services: self.services.clone(),
+            services: self.services.clone().unwrap_or(ServiceScope::All),
         }
     }
 }

@@ -51,7 +51,8 @@ impl StatusCommand {
             } else {
                 (Method::GET, "/status")
             };
-            let response = client::request(&self.admin.admin, method, path, self.timeout).await?;
+            let response =
+                client::request(&self.admin.admin, method, path, "", self.timeout).await?;
             Ok(response.into_body().collect().await?.to_bytes())
         })?;
         let status: Status = serde_json::from_slice(&json)?;

@@ -17,9 +17,10 @@ use aya::{
     Ebpf,
     programs::{
         CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, ProgramInfo, SchedClassifier,
-        TcAttachType,
+        SockOps, TcAttachType,
         links::{FdLink, PinnedLink},
         loaded_programs,
+        sock_ops::SockOpsLink,
         tc::{self, NlOptions, TcAttachOptions, TcHandle},
     },
 };
@@ -193,6 +194,19 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
         }
     }
     remove_others(&options.pin_dir, &wanted)
+}
+
+/// Attaches the program that reports from where sockets connect, for as long as the link lives.
+pub fn connected(ebpf: &mut Ebpf, options: &Options) -> Result<SockOpsLink, Error> {
+    let name = "connected";
+    let wrap = |source| Error::Program { name, source };
+    let cgroup = fs::File::open(&options.cgroup).map_err(|source| cgroup_error(options, source))?;
+    let program: &mut SockOps = program(ebpf, name)?;
+    loaded(program.load()).map_err(wrap)?;
+    let id = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(wrap)?;
+    program.take_link(id).map_err(wrap)
 }
 
 /// What all attaching goes by.

@@ -71,11 +71,23 @@ pub async fn log(mut logger: Logger) -> io::Result<()> {
     }
 }
 
+/// What the kernel reports, with names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// As it came.
+    pub event: Event,
+    /// The same with names.
+    pub decision: Decision,
+}
+
 /// One decision, with names: what `nodegate trace` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
     /// Seconds since the machine started (`CLOCK_MONOTONIC`).
     pub time: f64,
+    /// The socket's cookie, at the socket hooks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
     /// Where in the kernel.
     pub hook: &'static str,
     /// The client, where it is known: the address of a packet's sender; of a process the address
@@ -87,6 +99,9 @@ pub struct Decision {
     pub destination: SocketAddr,
     /// The Service port, as kube-proxy writes it: `ns/name:port`.
     pub service: Option<String>,
+    /// The same in its parts.
+    #[serde(skip)]
+    pub port: Option<ServicePortName>,
     /// The chains that the packet would pass in kube-proxy's rules, from KUBE-SERVICES or
     /// KUBE-NODEPORTS on.
     pub chains: Vec<String>,
@@ -113,6 +128,21 @@ pub struct Process {
     pub command: Option<String>,
 }
 
+impl Report {
+    /// Puts names to an event. Looks into /proc for the process, so call it soon.
+    pub fn new(event: Event, names: &BTreeMap<u32, PortKey>) -> Self {
+        Self {
+            event,
+            decision: Decision::new(&event, names),
+        }
+    }
+
+    /// Whether it is no decision, but tells from where the socket of an earlier one connects.
+    pub fn is_connected(&self) -> bool {
+        self.event.hook == Hook::Connected as u8
+    }
+}
+
 impl Decision {
     /// Puts names to an event. Looks into /proc for the process, so call it soon.
     pub fn new(event: &Event, names: &BTreeMap<u32, PortKey>) -> Self {
@@ -126,7 +156,7 @@ impl Decision {
             command: command(event.pid),
         });
         let client = match hook {
-            Some(Hook::Ingress | Hook::Pod) => {
+            Some(Hook::Ingress | Hook::Pod | Hook::Connected) => {
                 Some(SocketAddr::new(from_map(event.source), event.source_port))
             }
             _ => namespace_address(event.pid).map(|ip| SocketAddr::new(ip, 0)),
@@ -134,11 +164,13 @@ impl Decision {
         let service = names.get(&event.service);
         Self {
             time: event.time as f64 / 1e9,
+            cookie: (event.cookie != 0).then_some(event.cookie),
             hook: hook.map_or("unknown", Hook::name),
             client,
             process,
             destination,
             service: service.map(|(name, ..)| name.to_string()),
+            port: service.map(|(name, ..)| name.clone()),
             chains: service.map_or_else(Vec::new, |(name, protocol, _)| {
                 walk(name, *protocol, event, backend)
             }),
@@ -272,6 +304,7 @@ mod tests {
         Event {
             time: 1_500_000_000,
             netns: 0,
+            cookie: 0,
             source: mapped([192, 168, 170, 1]),
             destination: mapped([192, 168, 170, 137]),
             backend_address: mapped([10, 10, 1, 4]),

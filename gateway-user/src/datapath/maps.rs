@@ -16,6 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use gateway_common::{
     decide::Reason,
+    event::TraceFilter,
     maps::{
         AddressKey, Backend, FlowKey, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey,
         ServiceName, Settings, Slot, SlotKey, SourceRange, Translation,
@@ -36,7 +37,7 @@ pub(super) static OBJECT: &[u8] =
 
 /// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
 /// packet.
-const NAMES: [(&str, &str); 15] = [
+const NAMES: [(&str, &str); 17] = [
     ("settings", "settings"),
     ("services", "services"),
     ("slots", "slots"),
@@ -51,6 +52,8 @@ const NAMES: [(&str, &str); 15] = [
     ("sockets", "sockets"),
     ("counters", "counters"),
     ("events", "events"),
+    ("trace_filter", "trace_filter"),
+    ("trace_services", "trace_services"),
     // The name that aya-log gives its ring. Adopted programs go on writing to it.
     ("AYA_LOGS", "log"),
 ];
@@ -69,6 +72,8 @@ pub struct Maps {
     service_names: HashMap<MapData, u32, ServiceName>,
     conntrack: HashMap<MapData, FlowKey, Translation>,
     counters: PerCpuArray<MapData, u64>,
+    trace_filter: Array<MapData, TraceFilter>,
+    trace_services: HashMap<MapData, u32, u32>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
@@ -109,6 +114,8 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         service_names: take(&mut ebpf, "service_names")?,
         conntrack: take(&mut ebpf, "conntrack")?,
         counters: take(&mut ebpf, "counters")?,
+        trace_filter: take(&mut ebpf, "trace_filter")?,
+        trace_services: take(&mut ebpf, "trace_services")?,
         events: Some(take(&mut ebpf, "events")?),
         logger: EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
@@ -386,6 +393,28 @@ impl Maps {
     /// What the kernel programs log; gives it once.
     pub fn take_logger(&mut self) -> Option<Logger> {
         self.logger.take()
+    }
+
+    /// Writes what whoever traces wants to see, and the numbers of the Service ports that are asked
+    /// for, if only some are.
+    pub fn set_trace_filter(
+        &mut self,
+        filter: &TraceFilter,
+        services: &BTreeSet<u32>,
+    ) -> Result<(), Error> {
+        let wrap = |name| move |source| Error::Map { name, source };
+        let known: Vec<_> = self.trace_services.keys().filter_map(Result::ok).collect();
+        for id in services.iter().filter(|id| !known.contains(id)) {
+            let added = self.trace_services.insert(id, 1, 0);
+            added.map_err(wrap("trace_services"))?;
+        }
+        let set = self.trace_filter.set(0, filter, 0);
+        set.map_err(wrap("trace_filter"))?;
+        for id in known.iter().filter(|id| !services.contains(id)) {
+            let removed = self.trace_services.remove(id);
+            removed.map_err(wrap("trace_services"))?;
+        }
+        Ok(())
     }
 
     /// The event ring; gives it once.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use gateway_common::event::Event;
+use gateway_common::event::{Event, TraceFilter};
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 use tracing::{debug, error, info, warn};
@@ -15,7 +15,8 @@ use tracing::{debug, error, info, warn};
 use super::{
     Datapath, Error, Failure,
     desired::PortKey,
-    events::{Decision, Ring},
+    events::{Report, Ring},
+    filter::Filter,
     node::NodeFacts,
 };
 use crate::model::{Published, Snapshot};
@@ -28,6 +29,8 @@ const COLLECT: Duration = Duration::from_secs(30);
 const TRACE_BACKLOG: usize = 4096;
 
 type Names = BTreeMap<u32, PortKey>;
+/// What those who trace want to see. Locked before the datapath, where both are.
+type Traces = BTreeMap<u64, Filter>;
 
 /// How far the datapath is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,8 +47,8 @@ pub struct Redirector {
     datapath: Mutex<Datapath>,
     names: ArcSwap<Names>,
     progress: watch::Sender<Progress>,
-    decisions: broadcast::Sender<Arc<Decision>>,
-    listeners: Mutex<usize>,
+    reports: broadcast::Sender<Arc<Report>>,
+    traces: Mutex<Traces>,
 }
 
 impl Redirector {
@@ -55,8 +58,8 @@ impl Redirector {
             names: ArcSwap::from_pointee(datapath.names()),
             datapath: Mutex::new(datapath),
             progress: watch::Sender::default(),
-            decisions: broadcast::Sender::new(TRACE_BACKLOG),
-            listeners: Mutex::new(0),
+            reports: broadcast::Sender::new(TRACE_BACKLOG),
+            traces: Mutex::default(),
         })
     }
 
@@ -141,6 +144,7 @@ impl Redirector {
         };
         self.names.store(Arc::new(datapath.names()));
         drop(datapath);
+        self.renew_filters();
         let progress = Progress {
             applied: snapshot.generation,
             failures,
@@ -165,27 +169,44 @@ impl Redirector {
     /// Reads the kernel's reports for as long as it is polled.
     pub async fn report(self: Arc<Self>, ring: Ring) -> std::io::Result<()> {
         let handle = |event: &Event| {
-            let decision = Decision::new(event, &self.names.load());
+            let report = Report::new(*event, &self.names.load());
             // Nobody listening is no error.
-            let _ = self.decisions.send(Arc::new(decision));
+            let _ = self.reports.send(Arc::new(report));
         };
         ring.read(handle).await
     }
 
-    /// Listens to decisions from now on. The kernel reports while at least one listens.
-    pub fn listen(self: &Arc<Self>) -> Result<Listener, Error> {
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *listeners == 0 {
-            self.datapath().set_tracing(true)?;
-        }
-        *listeners += 1;
+    /// Listens to decisions from now on. The kernel reports while at least one listens, and what
+    /// somebody who does wants to see.
+    pub fn listen(self: &Arc<Self>, filter: Filter) -> Result<Listener, Error> {
+        let reports = self.reports.subscribe();
+        let mut traces = self.traces();
+        let number = traces.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut datapath = self.datapath();
+        datapath.set_tracing(traces.values().chain([&filter]))?;
+        traces.insert(number, filter.clone());
         Ok(Listener {
-            decisions: self.decisions.subscribe(),
+            reports,
             redirector: Arc::clone(self),
+            number,
+            compiled: filter.compile(datapath.host_netns()),
+            filter,
         })
+    }
+
+    fn traces(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the kernel the numbers that Services have now.
+    fn renew_filters(&self) {
+        let traces = self.traces();
+        if traces.values().all(|filter| filter.service.is_none()) {
+            return;
+        }
+        if let Err(error) = self.datapath().set_tracing(traces.values()) {
+            warn!(%error, "traces go by Services as they were");
+        }
     }
 }
 
@@ -205,17 +226,22 @@ fn describe(failure: &Failure) -> String {
 /// Somebody who traces.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Listener {
-    decisions: broadcast::Receiver<Arc<Decision>>,
+    reports: broadcast::Receiver<Arc<Report>>,
     redirector: Arc<Redirector>,
+    number: u64,
+    filter: Filter,
+    compiled: TraceFilter,
 }
 
 impl Listener {
-    /// The next decision. Those that were lost because the listener was slow are passed over;
-    /// `None` when the redirector ends.
-    pub async fn next(&mut self) -> Option<Arc<Decision>> {
+    /// The next report that is wanted. Those that were lost because the listener was slow are passed
+    /// over; `None` when the redirector ends.
+    pub async fn next(&mut self) -> Option<Arc<Report>> {
         loop {
-            match self.decisions.recv().await {
-                Ok(decision) => return Some(decision),
+            match self.reports.recv().await {
+                // It may be for another who listens.
+                Ok(report) if self.wants(&report) => return Some(report),
+                Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     warn!(lost, "a trace was too slow");
                 }
@@ -223,19 +249,19 @@ impl Listener {
             }
         }
     }
+
+    fn wants(&self, report: &Report) -> bool {
+        let Report { event, decision } = report;
+        self.filter.matches(&self.compiled, event, decision)
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut listeners = self
-            .redirector
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *listeners -= 1;
-        if *listeners == 0
-            && let Err(error) = self.redirector.datapath().set_tracing(false)
-        {
+        let mut traces = self.redirector.traces();
+        traces.remove(&self.number);
+        let changed = self.redirector.datapath().set_tracing(traces.values());
+        if let Err(error) = changed {
             warn!(%error, "the kernel goes on reporting to nobody");
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     cluster::{Cluster, PodFacts, PodName},
     connection::{Attempt, Client, Connection, connection},
-    node::{Choices, Node},
+    node::{Choices, Loaded, Node},
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
     request::{End, Known, Request, Routed, route},
 };
@@ -117,10 +117,12 @@ pub struct Outcome {
     pub text: String,
 }
 
-/// Answers a question.
+/// Answers a question; with `loaded`, by what the maps of a running nodegate hold, else by what they
+/// would.
 pub fn explain(
     resources: &Resources,
     setup: &Setup,
+    loaded: Option<Loaded>,
     question: &Question,
 ) -> Result<Answer, ExplainError> {
     let cluster = Cluster::new(resources);
@@ -131,7 +133,10 @@ pub fn explain(
         &question.from,
         target.socket.ip(),
     )?;
-    let world = World::new(resources, setup, &name)?;
+    let mut world = World::new(resources, setup, &name)?;
+    if let Some(loaded) = loaded {
+        world.node = world.node.with(loaded);
+    }
     let own = world.node.addresses();
     let (from, client) = question
         .from

@@ -49,6 +49,15 @@ pub struct Choices {
     pub knows_pods: bool,
 }
 
+/// What the maps of a running nodegate hold.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// For the whole node.
+    pub settings: Settings,
+    /// All other maps that decide.
+    pub mirror: Mirror,
+}
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
@@ -93,6 +102,17 @@ impl Node {
             mirror,
             settings,
             refused,
+        }
+    }
+
+    /// The same node, but for what the maps really hold.
+    #[must_use]
+    pub fn with(self, loaded: Loaded) -> Self {
+        Self {
+            mirror: loaded.mirror,
+            settings: loaded.settings,
+            refused: Vec::new(),
+            ..self
         }
     }
 

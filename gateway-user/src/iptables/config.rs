@@ -64,6 +64,27 @@ pub struct KubeProxyArgs {
     pub random_fully: bool,
 }
 
+impl Default for KubeProxyArgs {
+    /// kube-proxy's own, for a node without a name.
+    fn default() -> Self {
+        Self {
+            hostname_override: String::new(),
+            cluster_cidr: Vec::new(),
+            detect_local_mode: DetectLocalMode::default(),
+            pod_bridge_interface: String::new(),
+            pod_interface_name_prefix: String::new(),
+            masquerade_all: false,
+            nodeport_addresses: Vec::new(),
+            iptables_localhost_nodeports: true,
+            iptables_masquerade_bit: 14,
+            node_addresses: Vec::new(),
+            conntrack_tcp_be_liberal: false,
+            nfacct: true,
+            random_fully: true,
+        }
+    }
+}
+
 /// `--detect-local-mode`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DetectLocalMode {

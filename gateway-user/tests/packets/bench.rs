@@ -9,6 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::{MapData, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use etherparse::{
@@ -16,11 +17,12 @@ use etherparse::{
     Ipv4Options, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, LaxSlicedPacket, NetSlice,
     PacketBuilder, SlicedPacket, TransportSlice,
 };
-use gateway_common::maps::Settings;
+use gateway_common::{event::Event, maps::Settings};
 use libtest_mimic::Failed;
 use nodegate::{
     datapath::{
         desired::{Desired, Policy},
+        filter::{self, Filter},
         maps::{self, Maps},
         node::NodeFacts,
         plan,
@@ -72,6 +74,7 @@ pub(crate) fn service(
 pub(crate) struct Bench {
     pub(crate) ebpf: Ebpf,
     maps: Maps,
+    events: RingBuf<MapData>,
     pins: PathBuf,
 }
 
@@ -103,7 +106,13 @@ impl Bench {
             ..maps.settings()?
         };
         maps.set_settings(&settings)?;
-        Ok(Self { ebpf, maps, pins })
+        let events = maps.take_events()?;
+        Ok(Self {
+            ebpf,
+            maps,
+            events,
+            pins,
+        })
     }
 
     /// Makes these Services the only ones.
@@ -148,6 +157,30 @@ impl Bench {
 
     pub(crate) fn egress(&mut self, segment: &Segment) -> Result<Ran, Failed> {
         self.run("egress", &segment.bytes())
+    }
+
+    /// These trace, and nobody else.
+    pub(crate) fn trace(&mut self, filters: &[Filter]) -> Result<(), Failed> {
+        let cover = filter::cover(filters.iter(), 1, &self.maps.mirror().names);
+        if let Some((filter, services)) = &cover {
+            self.maps.set_trace_filter(filter, services)?;
+        }
+        let settings = Settings {
+            trace: u32::from(cover.is_some()),
+            ..self.maps.settings()?
+        };
+        Ok(self.maps.set_settings(&settings)?)
+    }
+
+    /// What the programs have told since the last time.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<Event>());
+            // SAFETY: the kernel wrote an `Event`, which any bytes are.
+            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        events
     }
 
     pub(crate) fn count(&self, reason: &str) -> u64 {

@@ -4,6 +4,7 @@
 //! Needs root and a BPF file system; without, every test is reported as ignored.
 
 mod bench;
+mod traces;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -106,6 +107,7 @@ const BOTH: &[(&str, Test)] = &[
     ("an_error_about_a_reply_finds_the_backend", error_to_backend),
     ("an_error_about_a_request_finds_the_client", error_to_client),
     ("damaged_packets_are_left_alone", damaged),
+    ("traces_are_told_what_they_want", traces::filtered),
 ];
 
 /// Runs once.

@@ -1,0 +1,237 @@
+//! What a client of `GET /trace` wants: the query of the request.
+
+use std::{fmt::Display, str::FromStr};
+
+use gateway_common::{decide::Verdict, event::Hook};
+
+use crate::{
+    datapath::filter::Filter,
+    model::service::Protocol,
+    observe::{RecordFilter, Status},
+};
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What to trace, and how to write it.
+///
+/// | parameter | of | value |
+/// |---|---|---|
+/// | `output` | all | `text` or `json` |
+/// | `joinable` | all | `true`: every line is a [`Line`](super::trace::Line) |
+/// | `from`, `to` | all | see [`Filter`] |
+/// | `service`, `verdict`, `hook`, `protocol` | the kernel's decisions | see [`Filter`]; several with commas |
+/// | `host`, `status` | requests | see [`RecordFilter`]; several statuses with commas |
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// How lines are written.
+    pub format: Format,
+    /// Whether lines say what joins them.
+    pub joinable: bool,
+    /// Which decisions of the kernel.
+    pub kernel: Filter,
+    /// Which records of the proxy.
+    pub records: RecordFilter,
+}
+
+const VERDICTS: [Verdict; 4] = [
+    Verdict::Pass,
+    Verdict::Forward,
+    Verdict::Reject,
+    Verdict::Drop,
+];
+
+/// Reads a verdict by its name.
+pub fn verdict(text: &str) -> Result<Verdict, String> {
+    named(text, "verdict", VERDICTS, Verdict::name)
+}
+
+/// Reads a hook by its name.
+pub fn hook(text: &str) -> Result<Hook, String> {
+    let hooks = (1..).map_while(Hook::from_number);
+    // No decision is made there.
+    let hooks = hooks.filter(|hook| *hook != Hook::Connected);
+    named(text, "hook", hooks, Hook::name)
+}
+
+/// Reads a protocol by its name.
+pub fn protocol(text: &str) -> Result<Protocol, String> {
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    named(text, "protocol", all, Protocol::lowercase)
+}
+
+fn named<T: Copy>(
+    text: &str,
+    what: &str,
+    all: impl IntoIterator<Item = T>,
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    let mut names = Vec::new();
+    for one in all {
+        if name(one) == text {
+            return Ok(one);
+        }
+        names.push(name(one));
+    }
+    Err(format!(
+        "`{text}` is no {what} (fix: one of {})",
+        names.join(", ")
+    ))
+}
+
+impl Wanted {
+    /// Reads the query of a request.
+    ///
+    /// # Errors
+    /// Says which parameter is wrong, and what would be right.
+    pub fn parse(query: &str) -> Result<Self, String> {
+        let mut wanted = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            wanted
+                .set(&name, &value)
+                .map_err(|error| format!("{name}: {error}"))?;
+        }
+        Ok(wanted)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let Self { kernel, .. } = self;
+        match name {
+            "output" => {
+                self.format = match value {
+                    "text" => Format::Text,
+                    "json" => Format::Json,
+                    _ => return Err(format!("`{value}` is no output (fix: text or json)")),
+                }
+            }
+            "joinable" => self.joinable = parse(value)?,
+            "from" => kernel.from = Some(parse(value)?),
+            "to" => kernel.to = Some(parse(value)?),
+            "service" => kernel.service = Some(parse(value)?),
+            "verdict" => kernel.verdicts = list(value, verdict)?,
+            "hook" => kernel.hooks = list(value, hook)?,
+            "protocol" => kernel.protocol = Some(protocol(value)?),
+            "host" => self.records.host = Some(value.to_owned()),
+            "status" => self.records.statuses = list(value, parse::<Status>)?,
+            _ => return Err("there is no such parameter".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The query that [`Self::parse`] makes the same of.
+    pub fn query(&self) -> String {
+        let Self {
+            format,
+            joinable,
+            kernel,
+            records,
+        } = self;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let mut put = |name: &str, value: Option<String>| {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                query.append_pair(name, &value);
+            }
+        };
+        put("output", (*format == Format::Json).then(|| "json".into()));
+        put("joinable", joinable.then(|| "true".into()));
+        put("from", kernel.from.as_ref().map(ToString::to_string));
+        put("to", kernel.to.as_ref().map(ToString::to_string));
+        put("service", kernel.service.as_ref().map(ToString::to_string));
+        put(
+            "verdict",
+            Some(join(kernel.verdicts.iter().map(|v| v.name()))),
+        );
+        put("hook", Some(join(kernel.hooks.iter().map(|h| h.name()))));
+        put(
+            "protocol",
+            kernel.protocol.map(|p| p.lowercase().to_owned()),
+        );
+        put("host", records.host.clone());
+        put("status", Some(join(&records.statuses)));
+        query.finish()
+    }
+
+    /// Whether it is about decisions of the kernel: then requests count only with theirs.
+    pub fn asks_the_kernel(&self) -> bool {
+        self.kernel != Filter::default()
+    }
+}
+
+fn parse<T: FromStr>(text: &str) -> Result<T, String>
+where
+    T::Err: Display,
+{
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn list<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.split(',').map(one).collect()
+}
+
+fn join(texts: impl IntoIterator<Item = impl ToString>) -> String {
+    let texts: Vec<_> = texts.into_iter().map(|text| text.to_string()).collect();
+    texts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_says_all_of_it() {
+        let wanted = Wanted {
+            format: Format::Json,
+            joinable: true,
+            kernel: Filter {
+                from: Some("10.10.0.0/16".parse().unwrap()),
+                to: Some("[fd00::1]:80".parse().unwrap()),
+                service: Some("default/web:http".parse().unwrap()),
+                verdicts: vec![Verdict::Reject, Verdict::Drop],
+                hooks: vec![Hook::Connect4],
+                protocol: Some(Protocol::Udp),
+            },
+            records: RecordFilter {
+                host: Some("a&b".into()),
+                statuses: vec![Status::Exact(404), Status::Class(5)],
+                ..RecordFilter::default()
+            },
+        };
+        assert_eq!(Wanted::parse(&wanted.query()), Ok(wanted));
+        assert_eq!(Wanted::parse(""), Ok(Wanted::default()));
+        assert_eq!(Wanted::default().query(), "");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, message) in [
+            (
+                "verdict=dropped",
+                "verdict: `dropped` is no verdict (fix: one of pass, forward, reject, drop)",
+            ),
+            (
+                "protocol=icmp",
+                "protocol: `icmp` is no protocol (fix: one of tcp, udp, sctp)",
+            ),
+            (
+                "status=teapot",
+                "status: `teapot` is no status (fix: 404, or 4xx)",
+            ),
+            ("fro=node", "fro: there is no such parameter"),
+            (
+                "output=yaml",
+                "output: `yaml` is no output (fix: text or json)",
+            ),
+        ] {
+            assert_eq!(Wanted::parse(query).unwrap_err(), message);
+        }
+        let error = Wanted::parse("hook=connected").unwrap_err();
+        assert!(error.contains("connect4, ingress"), "{error}");
+    }
+}
