@@ -5,6 +5,7 @@ use std::{fs, io, os::unix::process::CommandExt as _, process::Command, time::Du
 use anyhow::Context as _;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
+    sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Pid,
 };
 
@@ -15,6 +16,12 @@ pub fn pin(command: &mut Command, cpu: usize) -> anyhow::Result<()> {
     // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
     unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &set)?)) };
     Ok(())
+}
+
+/// Lets this process have as many files open as it may: every connection is one.
+pub fn raise_file_limit() -> anyhow::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 /// CPU time that a process's threads have had, in and out of the kernel.
@@ -71,6 +78,13 @@ mod tests {
         let after = memory(process::id()).unwrap();
         assert!(after >= before + (30 << 20), "{before} {after}");
         drop(block);
+    }
+
+    #[test]
+    fn the_file_limit_is_raised() {
+        raise_file_limit().unwrap();
+        let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(now, most);
     }
 
     #[test]

@@ -4,12 +4,16 @@
 use std::io::{BufRead as _, Write as _};
 
 use anyhow::{Context as _, ensure};
-use nodegate_testbed::traffic::{Questions, Traffic};
+use nodegate_testbed::{
+    measure,
+    traffic::{Questions, Traffic},
+};
 use serde::Serialize;
 
 fn main() -> anyhow::Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
     ensure!(!names.is_empty(), "usage: testbed-traffic NAME...");
+    measure::raise_file_limit()?;
     let mut traffic = Traffic::new(&names)?;
     say(&traffic.ports()?)?;
     for line in std::io::stdin().lock().lines() {

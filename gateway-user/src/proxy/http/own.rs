@@ -21,6 +21,10 @@ const SCHEME: HeaderValue = HeaderValue::from_static("http");
 
 /// What is among the headers of a request, seen in one look at all of their names, which is cheaper
 /// than to look for each of them.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something else about the request"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
     /// Some that belong to one connection only.
