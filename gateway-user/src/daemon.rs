@@ -3,7 +3,7 @@
 //! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
 //! each in a task of its own, and [`admin`](crate::admin) beside them. Nothing here decides anything.
 
-use std::{fmt, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -13,11 +13,12 @@ use tracing::info;
 
 mod gateway;
 mod publisher;
+mod sources;
 
 use crate::{
     admin::{
         self,
-        status::{DatapathStatus, ProxyStatus, SnapshotStatus, SourceStatus, Status},
+        status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
         trace::Traces,
     },
     datapath::{self, Datapath, MasqueradeMode, node::NodeFacts, redirector::Redirector},
@@ -33,9 +34,11 @@ use crate::{
     },
     observe::{AccessLog, AccessLogOptions, Tap},
     proxy::{self, Proxy},
-    source::Watcher,
 };
 use publisher::Compiler;
+use sources::Sources;
+
+pub use sources::SourceOptions;
 
 /// How long [`admin::server::Subject::sync`] waits; clients may give up sooner.
 const SYNC_PATIENCE: Duration = Duration::from_mins(1);
@@ -67,8 +70,8 @@ impl fmt::Display for Role {
 pub struct Options {
     /// Which half.
     pub role: Role,
-    /// The directory of manifests.
-    pub manifests: PathBuf,
+    /// Where Services and all else come from.
+    pub sources: SourceOptions,
     /// The admin socket.
     pub admin: PathBuf,
     /// This node.
@@ -90,6 +93,8 @@ pub struct ProxyOptions {
     pub workers: Option<NonZero<usize>>,
     /// How long requests may go on after the signal to end.
     pub drain: Duration,
+    /// Who is asked for the names of ServiceEntries; none: whom the system asks.
+    pub dns: Option<SocketAddr>,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -110,10 +115,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts everything; call it within a tokio runtime. Fails before anything is changed on the
     /// node, as far as that can be.
-    pub fn start(options: Options) -> anyhow::Result<Self> {
+    pub fn start(mut options: Options) -> anyhow::Result<Self> {
         let admin = admin::server::bind(&options.admin)
             .with_context(|| format!("admin socket {}", options.admin.display()))?;
-        let watcher = Watcher::start(vec![options.manifests.clone()])?;
+        let sources = Sources::start(options.sources, &options.node.name)?;
+        if let (Some(rules), Some(datapath)) = (sources.rules(), &mut options.datapath) {
+            datapath.go_by(&rules.facts);
+        }
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
 
@@ -125,7 +133,7 @@ impl Daemon {
         };
         tasks.push(tokio::spawn(publisher::publish(
             compiler,
-            watcher.subscribe(),
+            sources.inputs(),
             snapshots,
         )));
 
@@ -150,9 +158,8 @@ impl Daemon {
             speaker: Arc::new(Speaker {
                 role: options.role,
                 node: options.node.name,
-                manifests: options.manifests,
+                sources,
                 services: options.services,
-                watcher,
                 published,
                 traces: Traces {
                     kernel: redirector.clone(),
@@ -232,6 +239,7 @@ fn start_proxy(
     let defaults = proxy::Options::default();
     let proxy = Proxy::start(proxy::Options {
         workers: options.workers.unwrap_or(defaults.workers),
+        dns: options.dns,
         ..defaults
     })
     .context("starting the proxy's workers")?;
@@ -262,9 +270,8 @@ fn start_proxy(
 struct Speaker {
     role: Role,
     node: String,
-    manifests: PathBuf,
+    sources: Sources,
     services: ServiceScope,
-    watcher: Watcher,
     published: watch::Receiver<Published>,
     traces: Traces,
     datapath: Option<(Arc<Redirector>, datapath::Options)>,
@@ -295,9 +302,7 @@ impl admin::server::Subject for Speaker {
             pid: std::process::id(),
             ready: applied(datapath.as_ref().map(|d| d.applied))
                 && applied(proxy.as_ref().map(|p| p.applied)),
-            source: SourceStatus {
-                directory: self.manifests.clone(),
-            },
+            source: self.sources.status(),
             snapshot: SnapshotStatus {
                 generation: snapshot.map_or(0, |snapshot| snapshot.generation),
                 services: snapshot.map_or(0, |snapshot| snapshot.services.len()),
@@ -355,8 +360,11 @@ impl admin::server::Subject for Speaker {
             let (settings, mirror) = datapath.tables();
             (*settings, mirror.clone())
         };
-        let setup = setup(options, self.services.clone()).map_err(|error| error.to_string())?;
-        let resources = Arc::clone(&self.watcher.subscribe().borrow());
+        let (resources, rules) = self.sources.inputs().take();
+        let setup = Setup {
+            by_kube_proxy: rules.map(|rules| rules.services.clone()),
+            ..setup(options, self.services.clone()).map_err(|error| error.to_string())?
+        };
         let loaded = Loaded { settings, mirror };
         explain(&resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
     }
@@ -382,21 +390,18 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
             knows_pods: options.knows_pods,
         },
         services,
+        by_kube_proxy: None,
     })
 }
 
 impl Speaker {
     async fn catch_up(&self) -> Result<(), String> {
-        let version = self
-            .watcher
-            .reload()
-            .await
-            .map_err(|error| error.to_string())?
-            .version;
+        let versions = self.sources.reload().await;
+        let versions = versions.map_err(|error| error.to_string())?;
         let stopped = |_| "nodegate is ending".to_owned();
         let mut published = self.published.clone();
         let generation = published
-            .wait_for(|published| published.version >= version)
+            .wait_for(|published| versions.are_in(published))
             .await
             .map_err(stopped)?
             .snapshot

@@ -44,7 +44,10 @@ pub mod probe;
 pub mod redirector;
 pub mod tables;
 
-use crate::model::{Snapshot, service::IpFamily};
+use crate::{
+    iptables::ports::Facts,
+    model::{Snapshot, service::IpFamily},
+};
 use desired::{Desired, Policy, PortKey};
 use filter::Filter;
 use maps::Maps;
@@ -74,6 +77,27 @@ pub struct Options {
     /// Devices that pods are behind, by the beginnings of their names; none: pods are served by
     /// the socket hooks alone.
     pub pod_devices: Vec<String>,
+}
+
+impl Options {
+    /// Takes over what kube-proxy's rules tell of its flags, but for what is chosen already.
+    pub fn go_by(&mut self, facts: &Facts) {
+        let Policy {
+            node_port_networks,
+            pod_networks,
+            ..
+        } = &mut self.policy;
+        if pod_networks.is_empty() {
+            pod_networks.extend(&facts.pod_networks);
+        }
+        if node_port_networks.is_empty() {
+            node_port_networks.extend(&facts.node_port_networks);
+            self.localhost_node_ports = facts.localhost_node_ports;
+        }
+        if facts.masquerade_all && self.masquerade == MasqueradeMode::KubeProxy {
+            self.masquerade = MasqueradeMode::All;
+        }
+    }
 }
 
 /// For which connections the source becomes this node's.

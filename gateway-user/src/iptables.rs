@@ -9,6 +9,7 @@
 //! | [`normal`] | that → what `iptables-save` then prints |
 //! | [`parse`](mod@parse) | what `iptables-save` prints → rules |
 //! | [`services`] | rules → the Services that they implement |
+//! | [`ports`](mod@ports) | rules → Service ports, as the compiler makes them of objects |
 //! | [`diff`](mod@diff) | what rules and Services do not agree about |
 //! | [`lint`](mod@lint) | what is wrong with rules, whatever the Services |
 //! | [`walk`](mod@walk) | the way of a packet through rules |
@@ -19,6 +20,7 @@ pub mod diff;
 pub mod lint;
 pub mod normal;
 pub mod parse;
+pub mod ports;
 pub mod render;
 pub mod rules;
 pub mod services;

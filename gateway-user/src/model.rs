@@ -32,6 +32,9 @@ pub struct Snapshot {
 pub struct Published {
     /// [`Resources::version`](crate::resources::Resources::version); 0 before the first.
     pub version: u64,
+    /// [`Rules::version`](crate::source::iptables::Rules::version), of the rules that the Services were
+    /// made of; 0 if they were made of resources.
+    pub rules: u64,
     /// None before the first.
     pub snapshot: Option<Arc<Snapshot>>,
 }

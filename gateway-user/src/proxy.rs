@@ -4,7 +4,13 @@
 //! [`Snapshot`](crate::model::Snapshot), again and again while they serve.
 
 use std::{
-    collections::BTreeSet, io, net::IpAddr, num::NonZero, sync::Arc, thread, time::Duration,
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -19,6 +25,7 @@ mod cluster;
 mod config;
 mod connections;
 mod deadlines;
+mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod http;
@@ -26,12 +33,17 @@ mod pool;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod worker;
 
 pub use bind::BindError;
 
-use crate::{model::Snapshot, observe::Tap};
+use crate::{
+    model::{Snapshot, gateway::Gateway},
+    observe::Tap,
+};
 use config::{Config, Protocol};
+use dns::{Answers, Resolver};
 use worker::Command;
 
 /// How a proxy runs.
@@ -45,16 +57,20 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long the head of a request may take to come, counted in whole seconds.
     pub header_timeout: Duration,
+    /// Who is asked for the names of endpoints; none: whom the system asks.
+    pub dns: Option<SocketAddr>,
 }
+
+/// How long a Snapshot waits for names that are asked for with it. Until they are known, their
+/// clusters have no endpoints.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// The workers.
 #[derive(Debug)]
 pub struct Proxy {
     options: Arc<Options>,
-    config: Arc<ArcSwap<Config>>,
-    workers: Vec<Worker>,
-    /// Ports that are listened on. Held while a Snapshot is applied.
-    ports: Mutex<BTreeSet<u16>>,
+    shared: Arc<Shared>,
+    workers: Vec<thread::JoinHandle<()>>,
     applied: watch::Sender<u64>,
     tap: Tap,
 }
@@ -69,10 +85,24 @@ pub struct Applied {
     pub failures: Vec<BindError>,
 }
 
+/// What it takes to put a configuration in force.
 #[derive(Debug)]
-struct Worker {
-    commands: mpsc::UnboundedSender<Command>,
-    thread: thread::JoinHandle<()>,
+struct Shared {
+    config: Arc<ArcSwap<Config>>,
+    /// To each worker.
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    /// Held while a configuration is put in force.
+    applying: Mutex<Applying>,
+}
+
+#[derive(Debug, Default)]
+struct Applying {
+    /// Ports that are listened on.
+    ports: BTreeSet<u16>,
+    /// What was applied last.
+    gateway: Arc<Gateway>,
+    /// Once there are names.
+    resolver: Option<Resolver>,
 }
 
 impl Default for Options {
@@ -85,6 +115,7 @@ impl Default for Options {
             // Envoy's `request_headers_timeout` is off by default: a client that sends a byte an hour
             // keeps its connection. This is far above what any honest client needs.
             header_timeout: Duration::from_mins(1),
+            dns: None,
         }
     }
 }
@@ -95,24 +126,27 @@ impl Proxy {
         let options = Arc::new(options);
         let config = Arc::new(ArcSwap::from_pointee(Config::default()));
         let tap = Tap::default();
-        let workers = (0..options.workers.get())
-            .map(|index| {
-                let (commands, receiver) = mpsc::unbounded_channel();
-                let thread = worker::spawn(
-                    index,
-                    Arc::clone(&config),
-                    Arc::clone(&options),
-                    tap.clone(),
-                    receiver,
-                )?;
-                Ok(Worker { commands, thread })
-            })
-            .collect::<io::Result<_>>()?;
+        let mut workers = Vec::new();
+        let mut commands = Vec::new();
+        for index in 0..options.workers.get() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            workers.push(worker::spawn(
+                index,
+                Arc::clone(&config),
+                Arc::clone(&options),
+                tap.clone(),
+                receiver,
+            )?);
+            commands.push(sender);
+        }
         Ok(Self {
             options,
-            config,
+            shared: Arc::new(Shared {
+                config,
+                commands,
+                applying: Mutex::default(),
+            }),
             workers,
-            ports: Mutex::default(),
             applied: watch::Sender::new(0),
             tap,
         })
@@ -134,7 +168,10 @@ impl Proxy {
     /// are their connections: HTTP requests obey the new routes from the next one on, TCP
     /// connections stay with their endpoints. A port that can't be bound doesn't hold up the others.
     pub async fn apply(&self, snapshot: &Snapshot) -> Applied {
-        let mut ports = self.ports.lock().await;
+        let mut applying = self.shared.applying.lock().await;
+        self.resolve(&mut applying, &snapshot.gateway).await;
+        let answers = applying.answers();
+        let ports = &mut applying.ports;
         let wanted: BTreeSet<u16> = snapshot
             .gateway
             .listeners
@@ -144,7 +181,7 @@ impl Proxy {
 
         let mut failures = Vec::new();
         let mut bound = Vec::new();
-        for &port in wanted.difference(&ports) {
+        for &port in wanted.difference(ports) {
             match bind::listen(self.options.address, port, self.workers.len()) {
                 Ok(sockets) => bound.push((port, sockets)),
                 Err(error) => {
@@ -155,26 +192,29 @@ impl Proxy {
         }
         let closed: Vec<u16> = ports.difference(&wanted).copied().collect();
         for &port in &closed {
-            self.ask(|done| Command::Unlisten(port, done)).await;
+            let unlisten = |done| Command::Unlisten(port, done);
+            self.shared.ask(unlisten).await;
             ports.remove(&port);
             tracing::info!(port, "listener closed");
         }
 
-        let previous = self.config.load_full();
-        let next = Arc::new(Config::new(&snapshot.gateway, &previous));
-        self.config.store(Arc::clone(&next));
+        let config = &self.shared.config;
+        let previous = config.load_full();
+        let next = Arc::new(Config::new(&snapshot.gateway, &answers, &previous));
+        config.store(Arc::clone(&next));
         for (port, sockets) in bound {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
+            for (worker, socket) in self.shared.commands.iter().zip(sockets) {
                 // A worker that has ended serves nothing; the others go on.
-                let _ = worker.commands.send(Command::Listen(port, socket));
+                let _ = worker.send(Command::Listen(port, socket));
             }
             ports.insert(port);
             let protocol = next.listener(port).map(|new| new.protocol.name());
             tracing::info!(port, protocol, "listener opened");
         }
+        applying.gateway = Arc::clone(&snapshot.gateway);
         let changed = changed_to_tcp(&previous, &next);
-        self.ask(|done| Command::Applied(changed.clone(), done))
-            .await;
+        let applied = |done| Command::Applied(changed.clone(), done);
+        self.shared.ask(applied).await;
         self.applied.send_replace(snapshot.generation);
         Applied {
             generation: snapshot.generation,
@@ -186,13 +226,13 @@ impl Proxy {
     /// latest, cutting off what is left.
     pub async fn shutdown(self, deadline: Duration) {
         let deadline = Instant::now() + deadline;
-        for worker in &self.workers {
+        for worker in &self.shared.commands {
             // One that has ended needs no telling.
-            let _ = worker.commands.send(Command::Drain(deadline));
+            let _ = worker.send(Command::Drain(deadline));
         }
         let threads = task::spawn_blocking(move || {
             for worker in self.workers {
-                if worker.thread.join().is_err() {
+                if worker.join().is_err() {
                     tracing::error!("a worker had panicked");
                 }
             }
@@ -202,14 +242,38 @@ impl Proxy {
         }
     }
 
+    /// Has the names of a Gateway's endpoints resolved from now on.
+    async fn resolve(&self, applying: &mut Applying, gateway: &Gateway) {
+        let names: BTreeSet<String> = gateway
+            .clusters
+            .values()
+            .flat_map(|cluster| &cluster.names)
+            .map(|target| target.host.clone())
+            .collect();
+        if names.is_empty() {
+            applying.resolver = None;
+            return;
+        }
+        let resolver = applying.resolver.get_or_insert_with(|| {
+            let resolver = Resolver::start(self.options.dns);
+            task::spawn(follow(Arc::downgrade(&self.shared), resolver.answers()));
+            resolver
+        });
+        if resolver.want(names) {
+            resolver.settle(FIRST_ANSWER).await;
+        }
+    }
+}
+
+impl Shared {
     /// Tells all workers and waits for all answers.
     async fn ask(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
         let answers: Vec<_> = self
-            .workers
+            .commands
             .iter()
             .filter_map(|worker| {
                 let (done, answer) = oneshot::channel();
-                worker.commands.send(command(done)).ok()?;
+                worker.send(command(done)).ok()?;
                 Some(answer)
             })
             .collect();
@@ -217,6 +281,36 @@ impl Proxy {
             // No answer: the worker has ended, and serves nothing.
             let _ = answer.await;
         }
+    }
+}
+
+impl Applying {
+    /// What names lead to now.
+    fn answers(&self) -> Arc<Answers> {
+        let resolver = self.resolver.as_ref();
+        resolver.map_or_else(Arc::default, |resolver| {
+            let answers = resolver.answers();
+            let answers = answers.borrow();
+            Arc::clone(&answers)
+        })
+    }
+}
+
+/// Puts other answers in force as they come, for as long as there are workers and somebody asks.
+async fn follow(shared: Weak<Shared>, mut answers: watch::Receiver<Arc<Answers>>) {
+    while answers.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let applying = shared.applying.lock().await;
+        let known = Arc::clone(&answers.borrow_and_update());
+        let previous = shared.config.load_full();
+        if !previous.is_resolved_otherwise(&applying.gateway, &known) {
+            continue;
+        }
+        let next = Config::new(&applying.gateway, &known, &previous);
+        shared.config.store(Arc::new(next));
+        shared.ask(|done| Command::Applied(Vec::new(), done)).await;
     }
 }
 

@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use diagnostic::{Diagnostic, ObjectKey};
 use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
 use object::{Body, Object};
@@ -93,6 +93,14 @@ impl Resources {
     pub fn node(&self, name: &str) -> Option<&Node> {
         match &self.get("Node", "", name)?.body {
             Body::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// One Secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        match &self.get("Secret", namespace, name)?.body {
+            Body::Secret(secret) => Some(secret),
             _ => None,
         }
     }

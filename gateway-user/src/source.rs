@@ -1,6 +1,9 @@
-//! Where resources come from: a directory of manifests, or files, and what changes there.
+//! Where Services and all else come from, and what changes there: a directory of manifests, or files
+//! ([`Watcher`]); and, for Services alone, the rules that kube-proxy writes on this node
+//! ([`iptables`]).
 
 pub mod directory;
+pub mod iptables;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -23,10 +26,40 @@ pub enum SourceError {
         /// What the system says.
         source: io::Error,
     },
+    /// There is no program that reads rules.
+    #[error(
+        "cannot read this node's rules: there is no {missing} (fix: install iptables, the package that \
+         kube-proxy's image has too, or use --source manifests)"
+    )]
+    NoIptables {
+        /// The programs that were looked for.
+        missing: String,
+    },
+    /// The programs that read rules fail.
+    #[error(
+        "cannot read this node's rules (it needs root, in the node's network namespace): {told}"
+    )]
+    Save {
+        /// What each of them says.
+        told: String,
+    },
+    /// kube-proxy has written nothing.
+    #[error(
+        "there are no rules of kube-proxy here: {tried} print no chain KUBE-SERVICES (fix: run on a node \
+         where kube-proxy runs in iptables mode, and after its start; its nftables and ipvs modes \
+         have no such chains)"
+    )]
+    NoRules {
+        /// The programs that were tried.
+        tried: String,
+    },
+    /// The rules make no sense.
+    #[error("kube-proxy's rules cannot be used: {0}")]
+    Rules(String),
     /// The thread that watches cannot be started.
     #[error("cannot start watching for changes: {0}")]
     Thread(#[source] io::Error),
     /// The thread that watches has ended.
-    #[error("the manifests are no longer watched: the watcher has stopped")]
+    #[error("changes are no longer watched: the watcher has stopped")]
     Stopped,
 }

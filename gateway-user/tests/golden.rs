@@ -1,6 +1,8 @@
 //! What a real kube-proxy wrote, against what is rendered, predicted and read here. The recordings
 //! and how they were made: `golden/README.md`.
 
+#[path = "support/own.rs"]
+mod own;
 #[path = "support/golden.rs"]
 mod support;
 
@@ -12,12 +14,14 @@ use nodegate::{
         lint::lint,
         normal,
         parse::parse,
+        ports::ports,
         render::render,
         rules::{Dialect, Ruleset},
-        services::{Frontend, Services, of_model, of_rules},
+        services::{of_model, of_rules},
     },
     model::service::{IpFamily, ServicePort},
 };
+use own::without_own;
 use support::{Recording, folders, sets};
 
 /// The lines of each table, without comments and counters.
@@ -234,27 +238,6 @@ fn ruleset(text: &str) -> Ruleset {
     dump.rulesets.remove(0)
 }
 
-/// Without the load balancer IPs that kube-proxy lets in beside the source ranges, where the node is
-/// among those.
-fn without_own(mut services: Services) -> Services {
-    for service in services.values_mut() {
-        let own = service
-            .frontends
-            .keys()
-            .filter_map(|frontend| match frontend {
-                Frontend::External { address } => Some(ipnet::IpNet::from(address.ip())),
-                _ => None,
-            });
-        let own: Vec<_> = own.collect();
-        for path in service.frontends.values_mut() {
-            if let Some(sources) = &mut path.sources {
-                sources.retain(|source| !own.contains(source));
-            }
-        }
-    }
-    services
-}
-
 #[test]
 fn dumps_are_read_back_to_the_services_that_they_came_from() {
     for set in sets() {
@@ -282,6 +265,44 @@ fn dumps_are_read_back_to_the_services_that_they_came_from() {
                 "{} {file}: {difference:#?}",
                 set.name
             );
+        }
+    }
+}
+
+/// Addresses that one Service names twice.
+const TWICE: [&str; 2] = [
+    "ns18/ext-dup-self:web external IP",
+    "ns18/lb-eq-ext:web loadbalancer IP",
+];
+
+/// Services that are made of rules lead to the same rules again, but for what the rules do not say.
+#[test]
+fn what_is_made_of_dumps_is_what_the_dumps_came_from() {
+    for set in sets() {
+        let config = Recording::of(&set).config;
+        for files in [["save.legacy", "save6.legacy"], ["save.nft", "save6.nft"]] {
+            let Some(texts) = files.map(|file| set.try_read(file)).into_iter().collect() else {
+                continue;
+            };
+            let texts: Vec<String> = texts;
+            let rulesets: Vec<_> = texts.iter().map(|text| ruleset(text)).collect();
+            let made = ports(&rulesets, "node-a");
+            assert_eq!(made.broken, BTreeMap::new(), "{}", set.name);
+            for found in &rulesets {
+                let difference = diff(&made.services, &config, found);
+                // Of two rules for one address the second has no effect, so it is not made again.
+                let second = difference.rules.iter().flat_map(|chain| {
+                    assert!(chain.missing.is_empty(), "{chain}");
+                    &chain.unexpected
+                });
+                let second: Vec<_> = second.filter_map(|rule| rule.split('"').nth(1)).collect();
+                let expected = match (set.name.as_str(), found.family) {
+                    ("18-odd", IpFamily::V4) => &TWICE[..],
+                    _ => &[],
+                };
+                assert_eq!(second, expected, "{} {:?}", set.name, found.family);
+                assert_eq!(difference.services, BTreeMap::new(), "{}", set.name);
+            }
         }
     }
 }

@@ -1,9 +1,15 @@
 //! What is rendered, given to the real `iptables-restore`, against what is predicted that
-//! `iptables-save` prints: legacy and nft, both families, for every recorded set of Services.
+//! `iptables-save` prints: legacy and nft, both families, for every recorded set of Services. And random
+//! sets of Services, there and back: the rules that the kernel has say the same Services again.
 //!
 //! Each test has a network namespace of its own, which goes away with it. Needs root and both
-//! iptables; without, every test is reported as ignored.
+//! iptables; without, every test is reported as ignored. `NODEGATE_ROUND_TRIPS=500` is for so many random
+//! sets in place of 50, `NODEGATE_ROUND_TRIPS_SEED` for others.
 
+#[path = "support/own.rs"]
+mod own;
+#[path = "support/random.rs"]
+mod random;
 #[path = "support/golden.rs"]
 mod support;
 
@@ -22,11 +28,15 @@ use nodegate::{
         diff::diff,
         normal,
         parse::parse,
+        ports::ports,
         render::render,
         rules::{Dialect, Ruleset},
+        services::{Services, of_model, of_rules},
     },
-    model::service::IpFamily,
+    model::service::{IpFamily, ServicePort},
 };
+use own::without_own;
+use random::Generator;
 use support::{Recording, Set, sets};
 
 /// The programs of a family.
@@ -78,7 +88,94 @@ fn main() -> ExitCode {
             trials.push(trial.with_ignored_flag(!possible));
         }
     }
+    let (sets, seed) = (
+        number("NODEGATE_ROUND_TRIPS", 50),
+        number("NODEGATE_ROUND_TRIPS_SEED", 0x6e6f_6465),
+    );
+    for (kind, both) in [("legacy", [0, 2]), ("nft", [1, 3])] {
+        // Several, so that all cores have something to do.
+        for share in 0..SHARES {
+            let name = format!("random sets {kind} {share}");
+            let programs = both.map(|index| PROGRAMS[index]);
+            let trial = Trial::test(name, move || round_trips(programs, sets, share, seed));
+            trials.push(trial.with_ignored_flag(!possible));
+        }
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Into so many tests the random sets are divided.
+const SHARES: u64 = 5;
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}: `{text}` is no number")),
+        Err(_) => default,
+    }
+}
+
+/// A share of the random sets, each in a namespace of its own.
+fn round_trips(programs: [Programs; 2], sets: u64, share: u64, seed: u64) -> Result<(), Failed> {
+    let of_share = |number: &u64| number % SHARES == share;
+    for number in (0..sets).filter(of_share) {
+        let mut generator = Generator::new(seed.wrapping_add(number));
+        let services = generator.set();
+        let config = generator.config();
+        in_namespace(move || round_trip(programs, &services, &config)).map_err(|failed| {
+            let message = failed.message().unwrap_or("no message");
+            format!("set {number} of seed {seed}: {message}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Services, rules, the kernel, rules, Services.
+fn round_trip(
+    programs: [Programs; 2],
+    services: &[ServicePort],
+    config: &Config,
+) -> Result<(), Failed> {
+    let mut found = Vec::new();
+    for programs in programs {
+        let rendered = render(services, programs.family, config);
+        restore(programs, &rendered.text(Dialect::Restore))?;
+        restore(programs, &rest(&rendered))?;
+        let text = String::from_utf8(run(programs.save, &[], "")?.stdout)?;
+        let mut dump = parse(&text);
+        if !dump.errors.is_empty() || dump.rulesets.len() != 1 {
+            return Err(format!("{:?}", dump.errors).into());
+        }
+        found.push(dump.rulesets.remove(0));
+    }
+    let made = ports(&found, &config.node.name);
+    if !made.broken.is_empty() {
+        return Err(format!("not whole: {:#?}", made.broken).into());
+    }
+    for ruleset in &found {
+        let expected = of_model(services, ruleset.family, config);
+        let shown = without_own(of_rules(ruleset));
+        same("what is shown", &expected, &shown)?;
+        // As the source of Services, they lead to the same again.
+        let again = of_model(&made.services, ruleset.family, config);
+        same("what is made of it", &expected, &again)?;
+        let difference = diff(services, config, ruleset);
+        if !difference.is_empty() {
+            return Err(format!("{difference:#?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn same(what: &str, expected: &Services, found: &Services) -> Result<(), Failed> {
+    for key in expected.keys().chain(found.keys()) {
+        let (expected, found) = (expected.get(key), found.get(key));
+        if expected != found {
+            return Err(format!("{what}: {key}: {expected:#?}\nnot {found:#?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// Runs in a thread with a network namespace that ends with it.

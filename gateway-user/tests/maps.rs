@@ -8,20 +8,29 @@ use std::{
     process::ExitCode,
 };
 
+#[path = "support/random.rs"]
+mod random;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate::{
     datapath::{
         contents::Pins,
-        desired::{Desired, Policy},
+        desired::{Desired, ExternalIps, Policy},
         maps,
         node::NodeFacts,
         plan::{Capacity, plan},
     },
+    iptables::{
+        config::Config,
+        diff::{Words, changes},
+        services::of_model,
+    },
     model::{
         selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
+        service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName},
     },
 };
+use random::{ALTERNATIVE, Generator, NODE, address};
 
 const BPF: &str = "/sys/fs/bpf";
 
@@ -33,8 +42,12 @@ fn main() -> ExitCode {
     if !possible {
         eprintln!("ignored: needs root and a BPF file system in {BPF}");
     }
-    let trial = Trial::test("pinned maps are read with names", pinned);
-    libtest_mimic::run(&arguments, vec![trial.with_ignored_flag(!possible)]).exit_code()
+    let trials = [
+        Trial::test("pinned maps are read with names", pinned),
+        Trial::test("pinned maps implement what rules would", implemented),
+    ];
+    let trials = trials.map(|trial| trial.with_ignored_flag(!possible));
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
 
 /// A directory for pins that goes away.
@@ -126,4 +139,88 @@ fn pinned() -> Result<(), Failed> {
     assert!(counters.iter().all(|row| row.count == 0));
     assert!(counters.iter().any(|row| row.reason == "chosen"));
     Ok(())
+}
+
+/// Random Services, planned for the maps and as kube-proxy's rules would have them.
+fn implemented() -> Result<(), Failed> {
+    let path = Path::new(BPF).join(format!("nodegate-implemented-{}", std::process::id()));
+    let directory = Directory(path);
+    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let mut generator = Generator::new(0x6d61_7073);
+    let mut compared = 0;
+    for number in 0..60 {
+        let services = generator.set();
+        let config = generator.config();
+        let failures = maps.execute(plan(
+            maps.mirror(),
+            &desired(&services, &config),
+            Capacity::MAPS,
+        ));
+        assert!(failures.is_empty(), "{failures:?}");
+        let pins = Pins::open(&directory.0)?;
+        for family in IpFamily::ALL {
+            let mut expected = of_model(&services, family, &config);
+            for service in expected.values_mut() {
+                service.health_check_node_port = None;
+            }
+            let found = pins.implemented(family)?;
+            let difference = changes(&expected, &found);
+            assert!(
+                difference.is_empty(),
+                "set {number} {family}: {difference:#?}"
+            );
+            compared += expected.len();
+        }
+    }
+    assert!(compared > 100, "{compared} Service ports");
+    // One thing after the other.
+    let services = vec![service()];
+    let config = random::config(true, false);
+    let other = ServicePort {
+        endpoints: vec![Endpoint::ready([10, 10, 1, 5].into(), 8080, true)],
+        node_port: None,
+        ..service()
+    };
+    maps.execute(plan(
+        maps.mirror(),
+        &desired(&[other], &config),
+        Capacity::MAPS,
+    ));
+    let rules = of_model(&services, IpFamily::V4, &config);
+    let maps = Pins::open(&directory.0)?.implemented(IpFamily::V4)?;
+    let told: Vec<_> = changes(&rules, &maps)
+        .values()
+        .flatten()
+        .map(|change| change.told(Words::MAPS).to_string())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "node port 31373: rules: to all endpoints; maps: nothing",
+            "endpoints only in the rules: 10.10.1.4:8080, 10.10.2.4:8080; only in the maps: \
+             10.10.1.5:8080",
+        ]
+    );
+    Ok(())
+}
+
+fn desired(services: &[ServicePort], config: &Config) -> Desired {
+    let facts = NodeFacts {
+        addresses: [NODE, ALTERNATIVE]
+            .into_iter()
+            .flat_map(|pair| IpFamily::ALL.map(|family| address(pair, family)))
+            .collect(),
+    };
+    let served = [&config.v4, &config.v6].map(|family| family.node_port_addresses.clone());
+    let policy = Policy {
+        external_ips: ExternalIps::Any,
+        node_port_networks: served
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(Into::into)
+            .collect(),
+        ..Policy::default()
+    };
+    Desired::new(services, &config.node, &facts, &policy)
 }

@@ -73,15 +73,37 @@ fn manifests() -> String {
 fn kube_proxy(scene: &Scene) -> anyhow::Result<()> {
     // A node's own connections are routed before netfilter gives them another destination.
     scene.refuses_freely()?;
+    restore_rules(
+        scene,
+        ["iptables-restore", "ip6tables-restore"],
+        Sync::First,
+    )
+}
+
+/// What kube-proxy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// It starts: all of its rules, and the way to them.
+    First,
+    /// It writes its chains again, and leaves all others alone.
+    Later,
+}
+
+/// Writes kube-proxy's rules for the manifests as they are now on node1, with these programs.
+pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> anyhow::Result<()> {
+    let (form, flush): (_, &[&str]) = match sync {
+        Sync::First => ("save", &[]),
+        Sync::Later => ("restore", &["--noflush", "--counters"]),
+    };
     let manifests = scene.testbed.manifests();
-    for (family, restore) in [("ipv4", "iptables-restore"), ("ipv6", "ip6tables-restore")] {
+    for (family, restore) in ["ipv4", "ipv6"].into_iter().zip(programs) {
         let manifests = manifests.to_string_lossy();
         let arguments = [
             "nodegate",
             "iptables",
             "render",
             "--form",
-            "save",
+            form,
             "--family",
             family,
             "--hostname-override",
@@ -92,7 +114,7 @@ fn kube_proxy(scene: &Scene) -> anyhow::Result<()> {
             &manifests,
         ];
         let rules = scene.run("node1", &arguments)?;
-        let mut child = scene.testbed.spawn("node1", [restore])?;
+        let mut child = scene.testbed.spawn("node1", [&[restore], flush].concat())?;
         child
             .stdin
             .take()
@@ -106,21 +128,20 @@ fn kube_proxy(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// A nodegate beside kube-proxy.
-struct Nodegate(Child);
+pub(crate) struct Nodegate(Child);
 
 impl Nodegate {
     fn start(scene: &Scene, more: &[&str]) -> anyhow::Result<Self> {
+        Self::run(scene, &[&["--services", "proxy=nodegate"], more].concat())
+    }
+
+    /// Starts the redirector on node1, with these arguments, and waits until it serves.
+    pub(crate) fn run(scene: &Scene, arguments: &[&str]) -> anyhow::Result<Self> {
         let log = std::fs::File::create(scene.testbed.log(&"node1".parse()?))?;
         let mut command = scene.testbed.command("node1", "nodegate")?;
         command
-            .args([
-                "run",
-                "--role",
-                "redirector",
-                "--services",
-                "proxy=nodegate",
-            ])
-            .args(more)
+            .args(["run", "--role", "redirector"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -186,7 +207,7 @@ impl Open {
     }
 }
 
-fn chosen(scene: &Scene) -> anyhow::Result<u64> {
+pub(crate) fn chosen(scene: &Scene) -> anyhow::Result<u64> {
     scene.status("node1")?["datapath"]["decisions"]["chosen"]
         .as_u64()
         .context("no counter")

@@ -16,10 +16,12 @@ mod nodes;
 mod paths;
 mod probe;
 mod restarts;
+mod rules;
 mod scene;
 mod services;
 mod simple;
 mod tcp_shifting;
+mod workshop;
 
 use scene::Scene;
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         simple::CASES,
         fft::CASES,
         tcp_shifting::CASES,
+        workshop::CASES,
         live::CASES,
         faults::CASES,
         durability::CASES,
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         paths::CASES,
         restarts::CASES,
         kube_proxy::CASES,
+        rules::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
     let trials = cases

@@ -8,6 +8,7 @@ use nodegate_testbed::environment::Unmet;
 mod bench;
 mod binaries;
 mod demo;
+mod fuzz;
 mod setup;
 mod table;
 mod test;
@@ -40,6 +41,9 @@ enum Command {
     /// Measure: what the proxy costs, beside HAProxy and Envoy.
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
+    /// Feed parsers and the matcher with arbitrary input.
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Fuzz),
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Testbed(command) => testbed::run(command),
     };
     match result {

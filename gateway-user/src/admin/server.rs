@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::A
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Collected, Full, Limited, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Collected, Full, Limited, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
@@ -184,7 +184,7 @@ fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
         let line = lines.recv().await?;
         Some((Ok(Frame::data(Bytes::from(line))), lines))
     });
-    let mut response = Response::new(StreamBody::new(frames.fuse()).boxed());
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames.fuse())));
     let kind = match wanted.format {
         Format::Text if !wanted.joinable => "text/plain; charset=utf-8",
         Format::Text | Format::Json => "application/x-ndjson",

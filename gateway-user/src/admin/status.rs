@@ -30,12 +30,24 @@ pub struct Status {
     pub diagnostics: Vec<String>,
 }
 
-/// The source of resources.
+/// The sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
-    /// The directory of manifests.
-    pub directory: PathBuf,
+    /// The directory of manifests, if there is one.
+    pub directory: Option<PathBuf>,
+    /// kube-proxy's rules, if Services come from there.
+    pub rules: Option<RulesStatus>,
+}
+
+/// Services from kube-proxy's rules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RulesStatus {
+    /// The programs that print them, such as `iptables-nft-save`.
+    pub programs: Vec<String>,
+    /// Number of Service ports that the rules have, in scope or not.
+    pub services: usize,
 }
 
 /// The last published Snapshot.

@@ -314,6 +314,7 @@ impl NodeArgs {
                 knows_pods: true,
             },
             services: self.services.clone().unwrap_or(ServiceScope::All),
+            by_kube_proxy: None,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         admission::Store,
         diagnostic::{Diagnostic, Severity},
     },
-    source::directory::Directory,
+    source::{self, SourceError, directory::Directory},
 };
 
 /// Write, read and compare kube-proxy's iptables rules
@@ -152,6 +152,17 @@ fn manifests(paths: Vec<PathBuf>) -> anyhow::Result<Arc<Resources>> {
 /// Reads dumps: files, `-` for the standard input; without any, this node's own.
 fn dumps(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Dump)>> {
     if files.is_empty() {
+        match source::iptables::dumps() {
+            Ok(texts) => {
+                let texts = texts.into_iter();
+                return Ok(texts
+                    .map(|(name, text)| (name.to_owned(), parse(&text)))
+                    .collect());
+            }
+            // Whatever else is there.
+            Err(SourceError::NoRules { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         let programs = ["iptables-save", "ip6tables-save"];
         return programs
             .into_iter()

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::Admin;
 use crate::{
-    daemon::{self, Daemon, Role},
+    daemon::{self, Daemon, Role, SourceOptions},
     datapath::{
         self, MasqueradeMode,
         attach::Mode,
@@ -33,15 +33,20 @@ use crate::{
 #[command(after_help = "\
 Examples:
   nodegate run --manifests ./manifests --services all --uplink eth0
-  nodegate run --role proxy --manifests ./manifests --pod-namespace istio-system --pod-name gw-1")]
+  nodegate run --role proxy --manifests ./manifests --pod-namespace istio-system --pod-name gw-1
+  nodegate run --role redirector --source iptables --services all   # beside kube-proxy, by its rules")]
 pub struct Run {
     /// Which half to run
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ROLE")]
     role: Role,
+    /// Where Services come from: the manifests, or the rules that kube-proxy writes on this node, followed
+    /// as they change
+    #[arg(long, value_enum, default_value_t, env = "NODEGATE_SOURCE")]
+    source: Source,
     /// Directory of manifests: Services, EndpointSlices, Pods, Gateways, VirtualServices, DestinationRules.
     /// Changes take effect within a second
     #[arg(long, env = "NODEGATE_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
     #[command(flatten)]
     admin: Admin,
     /// Name of this node, as endpoints name it [default: the host's name]
@@ -57,7 +62,8 @@ pub struct Run {
 #[command(next_help_heading = "Redirector")]
 struct RedirectorArgs {
     /// Which Services to redirect: `gateway` (those in front of gateway pods: works beside
-    /// kube-proxy), `all` (in place of kube-proxy), or labels such as `app=web,tier=front`
+    /// kube-proxy), `all` (in place of kube-proxy), labels such as `app=web,tier=front`, or names such as
+    /// `istio-system/istio-ingressgateway,shop/*`
     #[arg(long, default_value = "gateway", env = "NODEGATE_SERVICES", value_name = "WHICH", value_parser = scope)]
     services: ServiceScope,
     /// Interfaces on which packets from outside arrive [default: those with a default route]
@@ -155,6 +161,9 @@ struct ProxyArgs {
     /// How long requests may go on after the signal to end
     #[arg(long, env = "NODEGATE_DRAIN", default_value = "5s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
+    /// Ask this server for the names of ServiceEntries [default: those of /etc/resolv.conf]
+    #[arg(long, env = "NODEGATE_DNS_SERVER", value_name = "ADDRESS:PORT")]
+    dns_server: Option<std::net::SocketAddr>,
     /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
     /// SIGHUP opens it again [default: no log]
     #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
@@ -184,16 +193,40 @@ enum LogEncoding {
     Json,
 }
 
+/// Where Services come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// The directory of manifests
+    #[default]
+    Manifests,
+    /// kube-proxy's rules, of iptables-save and ip6tables-save
+    Iptables,
+}
+
 type Labels = BTreeMap<String, String>;
 
 pub(super) fn scope(text: &str) -> Result<ServiceScope, String> {
     match text {
         "all" => Ok(ServiceScope::All),
         "gateway" => Ok(ServiceScope::Gateway),
+        // Keys of labels have slashes too.
+        _ if text.contains('/') && !text.contains('=') => names(text).map(ServiceScope::Names),
         _ => labels(text)
             .map(ServiceScope::Selector)
             .map_err(|error| format!("neither `all` nor `gateway`, and {error}")),
     }
+}
+
+fn names(text: &str) -> Result<Vec<(String, String)>, String> {
+    let name = |text: &str| match text.trim().split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!(
+            "{text:?} is no name of a Service (fix: namespace/name, where * stands for any)"
+        )),
+    };
+    text.split(',').map(name).collect()
 }
 
 pub(super) fn labels(text: &str) -> Result<Labels, String> {
@@ -223,6 +256,7 @@ impl Run {
     }
 
     fn options(self) -> anyhow::Result<daemon::Options> {
+        let sources = self.sources()?;
         let node = match self.node_name {
             Some(name) => name,
             None => nix::unistd::gethostname()?
@@ -240,12 +274,47 @@ impl Run {
         };
         Ok(daemon::Options {
             role: self.role,
-            manifests: self.manifests,
+            sources,
             admin: self.admin.admin,
             node: NodeIdentity { name: node },
             services: self.redirector.services,
             datapath,
             proxy,
+        })
+    }
+}
+
+impl Run {
+    /// Which sources there are; fails where they are not enough for what is to run.
+    fn sources(&self) -> anyhow::Result<SourceOptions> {
+        let needs_manifests = self.source == Source::Manifests || self.role != Role::Redirector;
+        if needs_manifests && self.manifests.is_none() {
+            bail!(
+                "there are no manifests to go by (fix: --manifests DIR{})",
+                match self.source {
+                    Source::Manifests => ", or --role redirector --source iptables",
+                    Source::Iptables => " for the proxy, or --role redirector",
+                }
+            );
+        }
+        if self.source == Source::Iptables {
+            if self.role == Role::Proxy {
+                bail!(
+                    "the proxy reads no rules: Gateways and endpoints come from manifests (fix: leave \
+                     --source out)"
+                );
+            }
+            if self.redirector.services.has_name("", "").is_none() {
+                bail!(
+                    "rules tell Services by their names only, neither by labels nor by what is behind \
+                     them (fix: --services all, or names such as \
+                     --services istio-system/istio-ingressgateway)"
+                );
+            }
+        }
+        Ok(SourceOptions {
+            manifests: self.manifests.clone().filter(|_| needs_manifests),
+            rules: self.source == Source::Iptables,
         })
     }
 }
@@ -296,6 +365,7 @@ impl ProxyArgs {
             },
             workers: self.workers,
             drain: self.drain,
+            dns: self.dns_server,
             access_log: self.access_log()?,
         })
     }

@@ -78,7 +78,17 @@ fn print(status: &Status) {
             status.version, status.role, status.node, status.pid
         ),
     );
-    row("source", status.source.directory.display().to_string());
+    if let Some(rules) = &status.source.rules {
+        let programs = rules.programs.join(", ");
+        let count = rules.services;
+        row(
+            "source",
+            format!("kube-proxy's rules, by {programs}: {count} Service ports"),
+        );
+    }
+    if let Some(directory) = &status.source.directory {
+        row("source", directory.display().to_string());
+    }
     let snapshot = &status.snapshot;
     row(
         "snapshot",

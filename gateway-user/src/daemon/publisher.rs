@@ -14,7 +14,10 @@ use crate::{
         Resources,
         diagnostic::{self, Diagnostic, Severity},
     },
+    source::iptables::Rules,
 };
+
+use super::sources::Inputs;
 
 /// For whom Snapshots are made.
 #[derive(Clone, Debug)]
@@ -25,12 +28,19 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    fn compile(&self, resources: &Resources) -> Compiled {
+    /// Services come from the rules if there is such a source.
+    fn compile(&self, resources: &Resources, rules: Option<&Rules>) -> Compiled {
         let gateway = self
             .gateway
             .as_ref()
             .map(|identity| labelled(identity, resources));
-        compile(resources, &self.node, gateway.as_ref(), &self.services)
+        let compiled = compile(resources, &self.node, gateway.as_ref(), &self.services);
+        match rules {
+            Some(rules) => {
+                compiled.with_services(&rules.services, &rules.diagnostics, &self.services)
+            }
+            None => compiled,
+        }
     }
 }
 
@@ -45,34 +55,37 @@ fn labelled(identity: &GatewayIdentity, resources: &Resources) -> GatewayIdentit
     }
 }
 
-/// Makes a Snapshot of every change, until the source is gone or nobody wants Snapshots any more.
+/// Makes a Snapshot of every change, until a source is gone or nobody wants Snapshots any more.
 pub(super) async fn publish(
     compiler: Compiler,
-    mut resources: watch::Receiver<Arc<Resources>>,
+    mut inputs: Inputs,
     published: watch::Sender<Published>,
 ) {
     let compiler = Arc::new(compiler);
     let mut publisher = Publisher::default();
     let mut told = Vec::new();
     loop {
-        let current = resources.borrow_and_update().clone();
+        let (current, rules) = inputs.take();
         let version = current.version;
+        let rules_version = rules.as_ref().map_or(0, |rules| rules.version);
         let worker = Arc::clone(&compiler);
         // Ten thousands of objects take a while; the control runtime has others to serve.
-        match tokio::task::spawn_blocking(move || worker.compile(&current)).await {
+        match tokio::task::spawn_blocking(move || worker.compile(&current, rules.as_deref())).await
+        {
             Ok(compiled) => {
                 let snapshot = publisher.publish(compiled);
                 tell(&told, &snapshot.diagnostics);
                 told.clone_from(&snapshot.diagnostics);
                 published.send_replace(Published {
                     version,
+                    rules: rules_version,
                     snapshot: Some(snapshot),
                 });
             }
             Err(error) => error!(%error, "compiling; the last Snapshot stays in force"),
         }
         tokio::select! {
-            changed = resources.changed() => if changed.is_err() { return },
+            changed = inputs.changed() => if changed.is_err() { return },
             () = published.closed() => return,
         }
     }

@@ -20,6 +20,8 @@ use gateway_common::{
 };
 use serde::Serialize;
 
+mod implemented;
+
 use super::{Error, desired::PortKey, from_map, maps::decode};
 
 /// The pinned maps of a node.

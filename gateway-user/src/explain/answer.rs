@@ -61,6 +61,8 @@ pub struct Setup {
     pub choices: Choices,
     /// Which Services nodegate redirects.
     pub services: ServiceScope,
+    /// kube-proxy's Services, where they are known from its rules and not from the objects.
+    pub by_kube_proxy: Option<Vec<ServicePort>>,
 }
 
 /// Why there is no answer.
@@ -200,8 +202,14 @@ impl<'w> World<'w> {
             ..setup.kube_proxy.clone()
         };
         let config = Config::new(&args, resources)?;
-        let by_kube_proxy = kube_proxy(resources, &identity, &mut Vec::new());
-        let programmed = compile(resources, &identity, None, &setup.services).services;
+        let compiled = compile(resources, &identity, None, &setup.services);
+        let (by_kube_proxy, programmed) = if let Some(services) = &setup.by_kube_proxy {
+            let compiled = compiled.with_services(services, &[], &setup.services);
+            (services.clone(), compiled.services)
+        } else {
+            let services = kube_proxy(resources, &identity, &mut Vec::new());
+            (services, compiled.services)
+        };
         let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
         Ok(Self {
             resources,

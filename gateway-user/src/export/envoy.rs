@@ -1,11 +1,12 @@
 //! The model as a static bootstrap of Envoy (API v3), set up as Istio's gateways are: what Envoy does
 //! with it is what this proxy should do.
 //!
-//! Left out is what would make Envoy do something else than this proxy by design: TLS to endpoints,
-//! tracing, access logs.
+//! Left out is what would make Envoy do something else than this proxy by design: tracing, access
+//! logs.
 
 mod cluster;
 mod route;
+mod tls;
 
 use std::{net::IpAddr, time::Duration};
 

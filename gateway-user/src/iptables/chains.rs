@@ -43,13 +43,15 @@ pub fn endpoint(name: &ServicePortName, protocol: Protocol, endpoint: SocketAddr
     )
 }
 
-/// What the chains of a Service port begin with.
-pub const PREFIXES: [&str; 5] = [
+/// What the chains of a Service port begin with. `KUBE-XLB-` is what KUBE-EXT and KUBE-SVL were together
+/// up to kube-proxy 1.23.
+pub const PREFIXES: [&str; 6] = [
     "KUBE-SVC-",
     "KUBE-SVL-",
     "KUBE-EXT-",
     "KUBE-FW-",
     "KUBE-SEP-",
+    "KUBE-XLB-",
 ];
 
 /// Whether this is a chain of one Service port.

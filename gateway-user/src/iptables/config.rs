@@ -24,7 +24,13 @@ use crate::{
 #[command(next_help_heading = "kube-proxy")]
 pub struct KubeProxyArgs {
     /// Name of the node's Node object
-    #[arg(long, value_name = "NODE", env = "NODE_NAME")]
+    #[arg(
+        long,
+        value_name = "NODE",
+        env = "NODE_NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub hostname_override: String,
     /// Networks of the pods, one for each family
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
@@ -138,6 +144,9 @@ impl fmt::Display for NodePortAddresses {
 /// What kube-proxy would not start with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Nothing says which node.
+    #[error("kube-proxy writes each node's rules for that node (fix: --hostname-override NODE)")]
+    NoName,
     /// Nothing says what the node's addresses are.
     #[error(
         "no Node {0} among the manifests: its addresses, pod networks and zone decide what kube-proxy writes (fix: add the Node object, or correct --hostname-override)"
@@ -212,6 +221,9 @@ impl Config {
             name: args.hostname_override.clone(),
         };
         let node = resources.node(&identity.name);
+        if identity.name.is_empty() {
+            return Err(ConfigError::NoName);
+        }
         if node.is_none() && args.node_addresses.is_empty() {
             return Err(ConfigError::NoNode(identity.name));
         }

@@ -134,7 +134,8 @@ pub fn diff(services: &[ServicePort], config: &Config, found: &Ruleset) -> Diff 
     }
 }
 
-fn changes(expected: &Services, found: &Services) -> BTreeMap<Key, Vec<Change>> {
+/// What two sets of Services do not agree about.
+pub fn changes(expected: &Services, found: &Services) -> BTreeMap<Key, Vec<Change>> {
     let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let changes = keys.into_iter().filter_map(|key| {
         let changes = match (expected.get(key), found.get(key)) {
@@ -376,21 +377,75 @@ impl ChainDiff {
     }
 }
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Who is compared, in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// Of a Service port that is only expected.
+    pub missing: &'static str,
+    /// Of one that is only found.
+    pub unexpected: &'static str,
+    /// Of endpoints that are only expected.
+    pub lacks: &'static str,
+    /// Of endpoints that are only found.
+    pub has: &'static str,
+    /// Before what is expected.
+    pub expected: &'static str,
+    /// Before what is found.
+    pub found: &'static str,
+    /// Where there is no such frontend.
+    pub nothing: &'static str,
+}
+
+impl Words {
+    /// Rules, against the Services that they should implement.
+    pub const RULES: Self = Self {
+        missing: "there are no rules for it",
+        unexpected: "there are rules for it, but no such Service",
+        lacks: "missing",
+        has: "unexpected",
+        expected: "expected",
+        found: "found",
+        nothing: "no rules",
+    };
+
+    /// The loaded maps, against rules.
+    pub const MAPS: Self = Self {
+        missing: "there are rules for it, but the maps have nothing",
+        unexpected: "the maps have it, but there are no rules for it",
+        lacks: "only in the rules",
+        has: "only in the maps",
+        expected: "rules",
+        found: "maps",
+        nothing: "nothing",
+    };
+}
+
+impl Change {
+    /// The change, in the words of what is compared.
+    pub fn told(&self, words: Words) -> impl fmt::Display {
+        fmt::from_fn(move |f| self.write(f, words))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, words: Words) -> fmt::Result {
+        let Words {
+            expected: a,
+            found: b,
+            ..
+        } = words;
         match self {
-            Self::Missing => f.write_str("there are no rules for it"),
-            Self::Unexpected => f.write_str("there are rules for it, but no such Service"),
+            Self::Missing => f.write_str(words.missing),
+            Self::Unexpected => f.write_str(words.unexpected),
             Self::Frontend {
                 frontend,
                 expected,
                 found,
             } => {
                 let path = |path: &Option<Path>| {
-                    path.as_ref().map_or("no rules".into(), ToString::to_string)
+                    path.as_ref()
+                        .map_or(words.nothing.into(), ToString::to_string)
                 };
                 let (expected, found) = (path(expected), path(found));
-                write!(f, "{frontend}: expected: {expected}; found: {found}")
+                write!(f, "{frontend}: {a}: {expected}; {b}: {found}")
             }
             Self::Endpoints {
                 local,
@@ -402,7 +457,7 @@ impl fmt::Display for Change {
                     let list: Vec<_> = list.iter().map(ToString::to_string).collect();
                     (!list.is_empty()).then(|| format!("{what}: {}", list.join(", ")))
                 };
-                let lists = [list("missing", missing), list("unexpected", unexpected)];
+                let lists = [list(words.lacks, missing), list(words.has, unexpected)];
                 let lists: Vec<_> = lists.into_iter().flatten().collect();
                 write!(f, "endpoints{whose} {}", lists.join("; "))
             }
@@ -413,18 +468,21 @@ impl fmt::Display for Change {
                 let (expected, found) = (seconds(expected), seconds(found));
                 write!(
                     f,
-                    "clients stay with an endpoint: expected: {expected}; found: {found}"
+                    "clients stay with an endpoint: {a}: {expected}; {b}: {found}"
                 )
             }
             Self::HealthCheckNodePort { expected, found } => {
                 let port = |port: &Option<u16>| port.map_or("none".into(), |port| port.to_string());
                 let (expected, found) = (port(expected), port(found));
-                write!(
-                    f,
-                    "health check node port: expected: {expected}; found: {found}"
-                )
+                write!(f, "health check node port: {a}: {expected}; {b}: {found}")
             }
         }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, Words::RULES)
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Finding {
         /// The chains that lead to it.
         from: BTreeSet<String>,
     },
-    /// No packet gets to a chain.
+    /// No packet gets to a chain of kube-proxy or kubelet; what others keep idle is their business.
     UnreachableChain {
         /// The table.
         table: String,
@@ -56,12 +56,13 @@ pub enum Finding {
 }
 
 /// Chains that may be idle: whoever made some of them only watches whether they still are there, and
-/// the last is for Services.
-const IDLE: [&str; 4] = [
+/// the last two are for Services.
+const IDLE: [&str; 5] = [
     "KUBE-PROXY-CANARY",
     "KUBE-KUBELET-CANARY",
     "KUBE-IPTABLES-HINT",
     "KUBE-MARK-MASQ",
+    "KUBE-MARK-DROP",
 ];
 
 /// Looks the rules over; `services` is what they implement.
@@ -116,7 +117,7 @@ fn reach(table: &Table, findings: &mut Vec<Finding>) {
     }
     let is_idle = |chain: &&Chain| {
         let name = chain.name.as_str();
-        !reached.contains(name) && !IDLE.contains(&name)
+        name.starts_with("KUBE-") && !reached.contains(name) && !IDLE.contains(&name)
     };
     // Where a chain is not reached, neither is what it leads to; the first is enough to know.
     let idle: Vec<_> = table.chains().iter().filter(is_idle).collect();
@@ -238,8 +239,10 @@ mod tests {
 
     #[test]
     fn of_chains_that_are_not_reached_the_first_is_named() {
-        let text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A A -j B\n-A B -j C\n-A C -j RETURN\nCOMMIT\n";
-        assert_eq!(findings(text), ["nat A is reached by no packet"]);
+        let text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A KUBE-A -j KUBE-B\n-A KUBE-B -j KUBE-C\n-A KUBE-C -j RETURN\nCOMMIT\n";
+        assert_eq!(findings(text), ["nat KUBE-A is reached by no packet"]);
+        // Other people's.
+        assert_eq!(findings(&text.replace("KUBE-", "MINE-")), [""; 0]);
         let without_built_in = text.replace(":PREROUTING ACCEPT [0:0]\n", "");
         assert_eq!(findings(&without_built_in), [""; 0]);
     }

@@ -181,13 +181,15 @@ pub enum SetMark {
 }
 
 /// Targets that are no chains, and that [`Target`] has no words for; any other name is a chain's.
-pub(super) const EXTENSIONS: [&str; 27] = [
+pub(super) const EXTENSIONS: [&str; 35] = [
     "AUDIT",
     "CHECKSUM",
     "CLASSIFY",
+    "CLUSTERIP",
     "CONNMARK",
     "CONNSECMARK",
     "CT",
+    "DNPT",
     "DSCP",
     "ECN",
     "HL",
@@ -199,6 +201,7 @@ pub(super) const EXTENSIONS: [&str; 27] = [
     "NFLOG",
     "NFQUEUE",
     "NOTRACK",
+    "QUEUE",
     "RATEEST",
     "REDIRECT",
     "SECMARK",
@@ -207,8 +210,13 @@ pub(super) const EXTENSIONS: [&str; 27] = [
     "SNPT",
     "SYNPROXY",
     "TCPMSS",
+    "TCPOPTSTRIP",
     "TEE",
+    "TOS",
     "TPROXY",
+    "TRACE",
+    "TTL",
+    "ULOG",
 ];
 
 // === impl Ruleset ===

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::{
+    chains,
     config::Config,
     render::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES},
     rules::{Part, RecentAction, Rule, Ruleset, Table, Target},
@@ -209,7 +210,7 @@ impl<'r> Reader<'r> {
             let Some((key, what)) = about(rule) else {
                 continue;
             };
-            let Some((address, chain)) = address(rule).zip(rule.jump()) else {
+            let Some((address, chain)) = address(rule).zip(service_chain(rule)) else {
                 continue;
             };
             let frontend = match what {
@@ -228,7 +229,7 @@ impl<'r> Reader<'r> {
                 continue;
             }
             let (Some((key, _)), Some(port), Some(chain)) =
-                (about(rule), rule.destination_port(), rule.jump())
+                (about(rule), rule.destination_port(), service_chain(rule))
             else {
                 continue;
             };
@@ -298,8 +299,17 @@ impl<'r> Reader<'r> {
     }
 }
 
+/// The chain of a Service that a rule leads to. Up to 1.22, rules that only mark for masquerading stood
+/// beside those in KUBE-SERVICES and KUBE-NODEPORTS.
+fn service_chain(rule: &Rule) -> Option<&str> {
+    rule.jump().filter(|chain| chains::is_of_service(chain))
+}
+
 /// As deep as chains of a Service are: KUBE-FW, KUBE-EXT, KUBE-SVC.
 const DEPTH: usize = 4;
+
+/// What a packet is given that the filter table then drops; up to 1.25, and kubelet's chain.
+const MARK_DROP: &str = "KUBE-MARK-DROP";
 
 /// Follows the chains of a Service to its endpoints.
 fn follow(nat: &Table, chain: &str, path: &mut Path, service: &mut Service, depth: usize) {
@@ -308,29 +318,18 @@ fn follow(nat: &Table, chain: &str, path: &mut Path, service: &mut Service, dept
     }
     if chain.starts_with("KUBE-SVC-") || chain.starts_with("KUBE-SVL-") {
         let is_cluster = chain.starts_with("KUBE-SVC-");
-        let (endpoints, affinity) = endpoints(nat, chain);
-        if !endpoints.is_empty() {
-            path.fate = if is_cluster {
-                Fate::Cluster
-            } else {
-                Fate::Local
-            };
-        }
-        service.affinity = service.affinity.or(affinity);
-        let list = if is_cluster {
-            &mut service.cluster
+        let fate = if is_cluster {
+            Fate::Cluster
         } else {
-            &mut service.local
+            Fate::Local
         };
-        *list = endpoints;
+        pick(nat, chain, fate, path, service);
         return;
     }
     let is_firewall = chain.starts_with("KUBE-FW-");
+    let mut sources: Option<Vec<IpNet>> = is_firewall.then(Vec::new);
     for rule in nat.rules(chain) {
-        let Some(next) = rule
-            .jump()
-            .filter(|next| super::chains::is_of_service(next))
-        else {
+        let Some(next) = service_chain(rule).filter(|next| !next.starts_with("KUBE-SEP-")) else {
             continue;
         };
         let mut beyond = Path::from(Fate::Pass);
@@ -339,15 +338,35 @@ fn follow(nat: &Table, chain: &str, path: &mut Path, service: &mut Service, dept
             .parts
             .iter()
             .all(|part| matches!(part, Part::Comment(_)));
-        if is_firewall {
-            path.sources.get_or_insert_default().extend(rule.source());
-            path.fate = beyond.fate;
-        } else if is_for_all {
+        if is_firewall || is_for_all {
             path.fate = beyond.fate;
         }
+        if is_for_all {
+            // Up to 1.25, a load balancer's IP had such a chain even if all may come in.
+            sources = None;
+        } else if let Some(sources) = &mut sources {
+            sources.extend(rule.source());
+        }
     }
-    if is_firewall && path.sources.is_none() {
-        path.sources = Some(Vec::new());
+    path.sources = sources;
+    if chain.starts_with("KUBE-XLB-") {
+        pick(nat, chain, Fate::Local, path, service);
+    }
+}
+
+/// Notes the endpoints of a chain that picks one, which all packets get to that are to have this
+/// `fate`.
+fn pick(nat: &Table, chain: &str, fate: Fate, path: &mut Path, service: &mut Service) {
+    let (endpoints, affinity) = endpoints(nat, chain);
+    if !endpoints.is_empty() {
+        path.fate = fate;
+    } else if nat.rules(chain).any(|rule| rule.jump() == Some(MARK_DROP)) {
+        path.fate = Fate::Drop;
+    }
+    service.affinity = service.affinity.or(affinity);
+    match fate {
+        Fate::Cluster => service.cluster = endpoints,
+        _ => service.local = endpoints,
     }
 }
 

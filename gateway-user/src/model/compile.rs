@@ -51,6 +51,23 @@ pub enum ServiceScope {
     Gateway,
     /// Those with these labels.
     Selector(BTreeMap<String, String>),
+    /// Those with one of these namespaces and names; `*` stands for any.
+    Names(Vec<(String, String)>),
+}
+
+impl ServiceScope {
+    /// Whether a Service is among them by its name; none if its name does not say.
+    pub fn has_name(&self, namespace: &str, name: &str) -> Option<bool> {
+        let is = |wanted: &str, it: &str| wanted == "*" || wanted == it;
+        match self {
+            Self::All => Some(true),
+            Self::Names(names) => {
+                let mut names = names.iter();
+                Some(names.any(|(a, b)| is(a, namespace) && is(b, name)))
+            }
+            Self::Gateway | Self::Selector(_) => None,
+        }
+    }
 }
 
 /// Who gets an address that several Services claim.
@@ -128,6 +145,27 @@ pub fn topology(resources: &Resources, node: &NodeIdentity) -> NodeTopology {
     NodeTopology {
         name: node.name.clone(),
         zone,
+    }
+}
+
+impl Compiled {
+    /// Takes those of `services` that are in scope in place of those of the objects, and what is wrong with
+    /// them.
+    #[must_use]
+    pub fn with_services(
+        mut self,
+        services: &[ServicePort],
+        diagnostics: &[Diagnostic],
+        scope: &ServiceScope,
+    ) -> Self {
+        let in_scope = |service: &&ServicePort| {
+            let name = &service.name;
+            scope.has_name(&name.namespace, &name.name) == Some(true)
+        };
+        self.services = services.iter().filter(in_scope).cloned().collect();
+        self.diagnostics.extend_from_slice(diagnostics);
+        diagnostic::sort(&mut self.diagnostics);
+        self
     }
 }
 

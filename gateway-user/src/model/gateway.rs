@@ -19,8 +19,8 @@ pub use action::{
 };
 pub use cluster::{
     Balancing, Cluster, ClusterPolicy, ConnectionLimits, Distribution, DnsTarget, Endpoint,
-    HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, TlsMode,
-    UpstreamTls, Warmup,
+    HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, TlsCredentials,
+    TlsMode, TlsSecret, UpstreamTls, Warmup,
 };
 pub use condition::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 

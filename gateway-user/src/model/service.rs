@@ -94,6 +94,16 @@ pub struct ServicePortName {
     pub port: String,
 }
 
+impl ServicePortName {
+    /// Whether a cluster is lost without it: its API and its DNS.
+    pub fn is_essential(&self) -> bool {
+        matches!(
+            (self.namespace.as_str(), self.name.as_str()),
+            ("default", "kubernetes") | ("kube-system", "kube-dns" | "coredns")
+        )
+    }
+}
+
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;
@@ -165,6 +175,11 @@ impl SourceRanges {
             v4: of(IpFamily::V4),
             v6: of(IpFamily::V6),
         }
+    }
+
+    /// Ranges that are known by family, such as those of rules.
+    pub fn of_families(v4: Option<Vec<IpNet>>, v6: Option<Vec<IpNet>>) -> Self {
+        Self { v4, v6 }
     }
 
     /// The networks that are let in, in the order of the Service; None for everybody.

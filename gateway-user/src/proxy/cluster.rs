@@ -5,6 +5,7 @@
 //! counts.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::SocketAddr,
     sync::{
@@ -18,15 +19,18 @@ mod balance;
 mod hash;
 mod limits;
 mod outlier;
+mod tiers;
 mod warmup;
 
 pub(super) use hash::key_hash;
 pub(super) use limits::{Overflow, Permit, RetryPermit};
 
+use super::tls::ClientTls;
 use crate::model::gateway::{Cluster, OutlierDetection};
 use balance::Balancer;
 use limits::Limits;
 use outlier::Health;
+use tiers::Tiers;
 
 /// A cluster and how it is doing.
 #[derive(Debug)]
@@ -35,11 +39,15 @@ pub(super) struct ClusterState {
     /// In the model's order.
     endpoints: Vec<Arc<EndpointState>>,
     balancer: Balancer,
+    /// Where some are nearer than others.
+    tiers: Option<Tiers>,
     /// Whose turn it is.
     position: Arc<AtomicU64>,
     /// How many endpoints are avoided.
     ejected: Arc<AtomicU32>,
     limits: Arc<Limits>,
+    /// How endpoints are spoken to; none: in the clear.
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// An endpoint and how it is doing.
@@ -94,12 +102,16 @@ impl ClusterState {
             .count();
         Self {
             balancer: Balancer::new(model),
+            tiers: Tiers::new(model),
             position: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.position)),
             ejected: Arc::new(AtomicU32::new(ejected as u32)),
             limits: Limits::new(
                 &model.policy.limits,
                 previous.map(|previous| &previous.limits),
             ),
+            tls: model.policy.tls.as_ref().map(|policy| {
+                ClientTls::new(policy, previous.and_then(|previous| previous.tls.as_ref()))
+            }),
             model: Arc::clone(model),
             endpoints,
         }
@@ -126,6 +138,11 @@ impl ClusterState {
         &self.limits
     }
 
+    /// How endpoints are spoken to; none: in the clear.
+    pub(super) fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
+    }
+
     /// Addresses of the endpoints.
     pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.endpoints.iter().map(|endpoint| endpoint.address)
@@ -145,7 +162,20 @@ impl ClusterState {
     }
 
     /// Which endpoints may be used: none if all may.
-    fn usable(&self) -> Option<Vec<usize>> {
+    fn usable(&self, hash: Option<u64>) -> Option<Cow<'_, [usize]>> {
+        let Some(tiers) = &self.tiers else {
+            return self.not_ejected().map(Cow::Owned);
+        };
+        let random = hash.unwrap_or_else(|| fastrand::u64(..));
+        let Some(outliers) = self.outliers() else {
+            return Some(tiers.choose(random, 0, |_| true));
+        };
+        let now = Instant::now();
+        let healthy = |at: usize| !self.endpoints[at].health.is_ejected(now);
+        Some(tiers.choose(random, outliers.min_health_percent, healthy))
+    }
+
+    fn not_ejected(&self) -> Option<Vec<usize>> {
         let outliers = self.outliers()?;
         if self.ejected.load(Ordering::Relaxed) == 0 {
             return None;

@@ -11,7 +11,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::cluster::ClusterState;
+use super::{cluster::ClusterState, dns::Answers};
 use crate::{
     model::gateway::{
         Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch, RouteMatch,
@@ -130,14 +130,16 @@ struct Maker<'a> {
 }
 
 impl Config {
-    /// Compiles a Gateway, going on with what the previous configuration counted.
-    pub(super) fn new(gateway: &Gateway, previous: &Self) -> Self {
+    /// Compiles a Gateway with what names of endpoints lead to, going on with what the previous
+    /// configuration counted.
+    pub(super) fn new(gateway: &Gateway, answers: &Answers, previous: &Self) -> Self {
         let clusters: Clusters = gateway
             .clusters
             .iter()
             .map(|(name, cluster)| {
                 let before = previous.clusters.get(name).map(|before| &**before);
-                (name.clone(), Arc::new(ClusterState::new(cluster, before)))
+                let cluster = answers.resolve(cluster);
+                (name.clone(), Arc::new(ClusterState::new(&cluster, before)))
             })
             .collect();
         let mut maker = Maker {
@@ -165,6 +167,16 @@ impl Config {
             positions: maker.new,
             clusters,
         }
+    }
+
+    /// Whether the Gateway's clusters have other endpoints with these answers than they have here.
+    pub(super) fn is_resolved_otherwise(&self, gateway: &Gateway, answers: &Answers) -> bool {
+        let named = gateway.clusters.iter();
+        let mut named = named.filter(|(_, cluster)| !cluster.names.is_empty());
+        named.any(|(name, cluster)| {
+            let here = self.clusters.get(name).map(|here| &here.model.endpoints);
+            here != Some(&answers.resolve(cluster).endpoints)
+        })
     }
 
     /// The listener of a port.
@@ -368,6 +380,10 @@ mod tests {
     use crate::model::gateway::Balancing;
     use crate::proxy::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
 
+    fn config_of(gateway: &Gateway, previous: &Config) -> Config {
+        Config::new(gateway, &Answers::default(), previous)
+    }
+
     /// The clusters of the next `count` turns of the first route of the port.
     fn turns(config: &Config, port: u16, count: usize) -> Vec<String> {
         let listener = config.listener(port).unwrap();
@@ -395,13 +411,13 @@ mod tests {
                 vec![cluster("a", endpoints), cluster("b", endpoints)],
             )
         };
-        let mut config = Config::new(&make(&["10.0.0.1:80"]), &Config::default());
+        let mut config = config_of(&make(&["10.0.0.1:80"]), &Config::default());
         let (mut http, mut tcp) = (Vec::new(), Vec::new());
         for round in 0..10 {
             http.extend(turns(&config, 80, 10));
             tcp.extend(turns(&config, 31400, 1));
             let endpoints = ["10.0.0.1:80", "10.0.0.2:80"];
-            config = Config::new(&make(&endpoints[..=round % 2]), &config);
+            config = config_of(&make(&endpoints[..=round % 2]), &config);
         }
         assert_eq!((count(&http, "a"), count(&http, "b")), (90, 10));
         assert_eq!((count(&tcp, "a"), count(&tcp, "b")), (8, 2));
@@ -417,7 +433,7 @@ mod tests {
         let mut config = Config::default();
         let mut seen = Vec::new();
         for _ in 0..4 {
-            config = Config::new(&make(), &config);
+            config = config_of(&make(), &config);
             let Protocol::Tcp(tcp) = &config.listener(31400).unwrap().protocol else {
                 panic!("made as TCP");
             };
@@ -431,7 +447,7 @@ mod tests {
 
     #[test]
     fn unknown_clusters_and_missing_endpoints() {
-        let config = Config::new(
+        let config = config_of(
             &gateway(
                 vec![
                     tcp_listener(1, &[("gone", 1)]),

@@ -6,9 +6,11 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
     io, mem,
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,12 +31,18 @@ use tokio::{
     task, time,
 };
 
-use super::{connections::Tick, http::body::RequestBody};
+use super::{
+    connections::Tick,
+    http::body::RequestBody,
+    tls::{ClientTls, Inner, TlsError},
+};
 use crate::model::gateway::{ConnectionLimits, Keepalive};
 
 mod direct;
+mod stream;
 
 pub(super) use direct::{Asked, Direct};
+pub(super) use stream::PeerStream;
 
 /// Idle connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
@@ -54,6 +63,17 @@ pub(super) struct Pool {
     shared: RefCell<HashMap<SocketAddr, Vec<Rc<Shared>>>>,
     /// Who connects in HTTP/2: the others wait for that connection instead of making their own.
     connecting: RefCell<HashMap<SocketAddr, Rc<Mutex<()>>>>,
+    /// How its connections begin; none: with HTTP, in the clear.
+    tls: Option<Secure>,
+    /// Connections in TLS, by how that begins. Empty in a pool that is one of those.
+    secure: RefCell<HashMap<Secure, Rc<Pool>>>,
+}
+
+/// How a connection in TLS begins. What differs in it can't share connections.
+#[derive(Clone, Debug)]
+struct Secure {
+    tls: Arc<ClientTls>,
+    name: ServerName<'static>,
 }
 
 /// A connection in use, or a share of one. Give it back with [`Upstream::release`] when the response
@@ -61,6 +81,8 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub(super) struct Upstream {
     endpoint: SocketAddr,
+    /// Where it goes back to, unless that is the pool of connections in the clear.
+    home: Option<Rc<Pool>>,
     local: Option<SocketAddr>,
     protocol: Protocol,
     /// How many requests it has had.
@@ -113,7 +135,7 @@ struct Idle {
 /// What is left of a connection when it has become something else than HTTP.
 #[derive(Debug)]
 pub(super) struct Raw {
-    pub(super) stream: TcpStream,
+    pub(super) stream: PeerStream,
     /// Read already.
     pub(super) read: Bytes,
 }
@@ -122,6 +144,7 @@ pub(super) struct Raw {
 #[derive(Debug)]
 pub(super) enum ConnectError {
     Io(io::Error),
+    Tls(TlsError),
     Timeout,
 }
 
@@ -150,18 +173,42 @@ impl Pool {
         None
     }
 
+    /// The pool of connections to an endpoint that is spoken to in TLS.
+    pub(super) fn secured(
+        &self,
+        tls: &Arc<ClientTls>,
+        host: Option<&str>,
+        endpoint: SocketAddr,
+    ) -> Result<Rc<Self>, ConnectError> {
+        let key = Secure {
+            tls: Arc::clone(tls),
+            name: tls.name(host, endpoint).map_err(ConnectError::Tls)?,
+        };
+        let mut secure = self.secure.borrow_mut();
+        let pool = secure.entry(key).or_insert_with_key(|key| {
+            Rc::new(Self {
+                tls: Some(key.clone()),
+                ..Self::default()
+            })
+        });
+        Ok(Rc::clone(pool))
+    }
+
     /// Makes a connection; in HTTP/2 waits for the one that somebody else is making.
     pub(super) async fn connect(
-        &self,
+        self: &Rc<Self>,
         endpoint: SocketAddr,
         http2: bool,
         limits: &ConnectionLimits,
     ) -> Result<Upstream, ConnectError> {
         if !http2 {
-            let stream = connect(endpoint, limits).await?;
-            let local = stream.local_addr().ok();
-            let protocol = Protocol::Direct(Direct::new(stream));
-            return Ok(Upstream::http1(endpoint, local, protocol));
+            let stream = self.open(endpoint, Inner::Http1, limits).await?;
+            let local = stream.tcp().local_addr().ok();
+            let protocol = match stream {
+                PeerStream::Clear(stream) => Protocol::Direct(Direct::new(stream)),
+                PeerStream::Secure(stream) => Protocol::Http1(start_http1(stream).await?),
+            };
+            return Ok(Upstream::http1(endpoint, self.home(), local, protocol));
         }
         let turn = Rc::clone(self.connecting.borrow_mut().entry(endpoint).or_default());
         // Whoever has waited in vain connects by itself: failures must not queue up.
@@ -172,7 +219,19 @@ impl Pool {
         if let Some(upstream) = self.share(endpoint, limits) {
             return Ok(upstream);
         }
-        let shared = Rc::new(connect_http2(endpoint, limits).await?);
+        let stream = self.open(endpoint, Inner::Http2, limits).await?;
+        let local = stream.tcp().local_addr().ok();
+        let sender = match stream {
+            PeerStream::Clear(stream) => start_http2(stream).await?,
+            PeerStream::Secure(stream) => start_http2(stream).await?,
+        };
+        let shared = Rc::new(Shared {
+            sender,
+            local,
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            since: Cell::new(None),
+        });
         let mut connections = self.shared.borrow_mut();
         connections
             .entry(endpoint)
@@ -183,11 +242,12 @@ impl Pool {
 
     /// Makes a connection that may become something else: it comes through the channel then.
     pub(super) async fn connect_for_upgrade(
+        self: &Rc<Self>,
         endpoint: SocketAddr,
         limits: &ConnectionLimits,
     ) -> Result<(Upstream, oneshot::Receiver<Raw>), ConnectError> {
-        let stream = connect(endpoint, limits).await?;
-        let local = stream.local_addr().ok();
+        let stream = self.open(endpoint, Inner::Http1, limits).await?;
+        let local = stream.tcp().local_addr().ok();
         let (sender, mut connection) = handshake_http1(stream).await?;
         let (give, raw) = oneshot::channel();
         task::spawn_local(async move {
@@ -201,8 +261,26 @@ impl Pool {
                 });
             }
         });
-        let upstream = Upstream::http1(endpoint, local, Protocol::Http1(sender));
+        let upstream = Upstream::http1(endpoint, self.home(), local, Protocol::Http1(sender));
         Ok((upstream, raw))
+    }
+
+    /// Opens a connection as the cluster's policy wants it, up to where HTTP begins.
+    async fn open(
+        &self,
+        endpoint: SocketAddr,
+        inner: Inner,
+        limits: &ConnectionLimits,
+    ) -> Result<PeerStream, ConnectError> {
+        let Some(Secure { tls, name }) = &self.tls else {
+            return connect(endpoint, limits).await.map(PeerStream::Clear);
+        };
+        secure(endpoint, tls, name.clone(), inner, limits).await
+    }
+
+    /// Where connections go back to that don't go to the pool of those in the clear.
+    fn home(self: &Rc<Self>) -> Option<Rc<Self>> {
+        self.tls.is_some().then(|| Rc::clone(self))
     }
 
     /// Closes what has been idle for too long.
@@ -225,6 +303,15 @@ impl Pool {
         self.connecting
             .borrow_mut()
             .retain(|_, turn| Rc::strong_count(turn) > 1);
+        self.secure.borrow_mut().retain(|_, pool| {
+            pool.sweep(now);
+            // Whoever uses one of its connections, or makes one, holds on to it.
+            !pool.is_empty() || Rc::strong_count(pool) > 1
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 
     /// Closes idle connections to endpoints that no route leads to.
@@ -235,6 +322,9 @@ impl Pool {
         self.shared
             .borrow_mut()
             .retain(|endpoint, _| endpoints.contains(endpoint));
+        for pool in self.secure.borrow().values() {
+            pool.retain(endpoints);
+        }
     }
 
     fn share(&self, endpoint: SocketAddr, limits: &ConnectionLimits) -> Option<Upstream> {
@@ -267,9 +357,15 @@ impl Pool {
 }
 
 impl Upstream {
-    fn http1(endpoint: SocketAddr, local: Option<SocketAddr>, protocol: Protocol) -> Self {
+    fn http1(
+        endpoint: SocketAddr,
+        home: Option<Rc<Pool>>,
+        local: Option<SocketAddr>,
+        protocol: Protocol,
+    ) -> Self {
         Self {
             endpoint,
+            home,
             local,
             protocol,
             served: 0,
@@ -280,6 +376,7 @@ impl Upstream {
         shared.streams.set(shared.streams.get() + 1);
         Self {
             endpoint,
+            home: None,
             local: shared.local,
             protocol: Protocol::Http2(Stream(shared)),
             served: 0,
@@ -368,8 +465,11 @@ impl Upstream {
         }
     }
 
-    /// Gives it back when the response is over.
-    pub(super) fn release(self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
+    /// Gives it back when the response is over: to `pool`, which is the worker's, or to where it is
+    /// from.
+    pub(super) fn release(mut self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
+        let home = self.home.take();
+        let pool = home.as_ref().unwrap_or(pool);
         let spent = limits
             .max_requests_per_connection
             .is_some_and(|max| self.served >= max);
@@ -413,6 +513,21 @@ impl From<TrySendError<Request<RequestBody>>> for SendError {
             Some(request) => Self::Unsent(Some(Box::new(request))),
             None => Self::Failed(error.into_error()),
         }
+    }
+}
+
+impl PartialEq for Secure {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tls, &other.tls) && self.name == other.name
+    }
+}
+
+impl Eq for Secure {}
+
+impl Hash for Secure {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.tls).hash(state);
+        self.name.hash(state);
     }
 }
 
@@ -463,12 +578,10 @@ where
     Ok(sender)
 }
 
-async fn connect_http2(
-    endpoint: SocketAddr,
-    limits: &ConnectionLimits,
-) -> Result<Shared, ConnectError> {
-    let stream = connect(endpoint, limits).await?;
-    let local = stream.local_addr().ok();
+async fn start_http2<S>(stream: S) -> Result<http2::SendRequest<RequestBody>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (sender, connection) = http2::Builder::new(Local)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -478,13 +591,27 @@ async fn connect_http2(
     task::spawn_local(async move {
         let _ = connection.await;
     });
-    Ok(Shared {
-        sender,
-        local,
-        streams: Cell::new(0),
-        served: Cell::new(0),
-        since: Cell::new(None),
-    })
+    Ok(sender)
+}
+
+/// Opens a connection in TLS as the cluster's policy wants it. Shaking hands is a part of connecting,
+/// and may not take longer than that.
+pub(super) async fn secure(
+    endpoint: SocketAddr,
+    tls: &ClientTls,
+    name: ServerName<'static>,
+    inner: Inner,
+    limits: &ConnectionLimits,
+) -> Result<PeerStream, ConnectError> {
+    let connecting = async {
+        let stream = connect(endpoint, limits).await?;
+        let stream = tls.connect(stream, name, inner).await;
+        stream.map_err(ConnectError::Tls)
+    };
+    let stream = time::timeout(limits.connect_timeout, connecting)
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    Ok(PeerStream::Secure(Box::new(stream)))
 }
 
 /// Opens a TCP connection as the cluster's policy wants it.

@@ -24,7 +24,8 @@ use super::{
     cluster::{ClusterState, Engaged, Outcome, Permit},
     config::{Config, Listener, Protocol},
     connections::{Handle, Order, Registration, Tick},
-    pool::{self, ConnectError},
+    pool::{self, ConnectError, PeerStream},
+    tls::Inner,
     worker::Worker,
 };
 use crate::observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
@@ -64,24 +65,22 @@ pub(super) async fn serve(
 
     let mut client = client;
     let ending = {
-        let watch = |stream, bytes, broken| Watched {
-            stream,
+        let mut client = Watched {
+            stream: &mut client,
             handle: &registration.handle,
             worker: &worker,
-            bytes,
-            broken,
+            bytes: &log.received,
+            broken: ResponseFlag::DownstreamConnectionTermination,
             blame: &log.blame,
         };
-        let mut client = watch(
-            &mut client,
-            &log.received,
-            ResponseFlag::DownstreamConnectionTermination,
-        );
-        let mut upstream = watch(
-            &mut upstream,
-            &log.sent,
-            ResponseFlag::UpstreamConnectionTermination,
-        );
+        let mut upstream = Watched {
+            stream: &mut upstream,
+            handle: &registration.handle,
+            worker: &worker,
+            bytes: &log.sent,
+            broken: ResponseFlag::UpstreamConnectionTermination,
+            blame: &log.blame,
+        };
         // It passes on the end of either direction and goes on with the other one.
         let mut copy = pin!(copy_bidirectional_with_sizes(
             &mut client,
@@ -104,7 +103,7 @@ pub(super) async fn serve(
         log.broken(&error);
         // What one side broke off, the other should not take for a proper end.
         reset(&client);
-        reset(&upstream);
+        reset(upstream.tcp());
     }
 }
 
@@ -137,7 +136,7 @@ fn choose(
 async fn connect(
     cluster: &Arc<ClusterState>,
     log: &mut Log<'_>,
-) -> Option<(TcpStream, Engaged, Permit)> {
+) -> Option<(PeerStream, Engaged, Permit)> {
     let Ok(permit) = cluster.limits().admit_connection() else {
         log.failed(ResponseFlag::UpstreamOverflow, "overflow");
         return None;
@@ -148,17 +147,27 @@ async fn connect(
     };
     log.note(|decision| decision.endpoint = Some(engaged.address()));
     // One attempt, as Envoy's max_connect_attempts has it by default.
-    let error = match pool::connect(engaged.address(), &cluster.model.policy.limits).await {
+    let error = match open(cluster, engaged.address()).await {
         Ok(stream) => {
             engaged.observe(Outcome::Connected);
             return Some((stream, engaged, permit));
         }
-        Err(ConnectError::Io(error)) => error,
-        Err(ConnectError::Timeout) => io::ErrorKind::TimedOut.into(),
+        Err(ConnectError::Io(error)) => error.to_string(),
+        Err(ConnectError::Tls(error)) => format!("TLS_error:|{error}:TLS_error_end"),
+        Err(ConnectError::Timeout) => io::Error::from(io::ErrorKind::TimedOut).to_string(),
     };
     engaged.observe(Outcome::Failed);
-    log.failed(ResponseFlag::UpstreamConnectionFailure, &error.to_string());
+    log.failed(ResponseFlag::UpstreamConnectionFailure, &error);
     None
+}
+
+async fn open(cluster: &ClusterState, endpoint: SocketAddr) -> Result<PeerStream, ConnectError> {
+    let limits = &cluster.model.policy.limits;
+    let Some(tls) = cluster.tls() else {
+        return pool::connect(endpoint, limits).await.map(PeerStream::Clear);
+    };
+    let name = tls.name(None, endpoint).map_err(ConnectError::Tls)?;
+    pool::secure(endpoint, tls, name, Inner::Tcp, limits).await
 }
 
 /// Lets the stream end with a reset when it is dropped.
@@ -168,8 +177,8 @@ fn reset(stream: &TcpStream) {
 }
 
 /// A stream that counts what is read from it and says that it is alive.
-struct Watched<'a> {
-    stream: &'a mut TcpStream,
+struct Watched<'a, S> {
+    stream: &'a mut S,
     handle: &'a Handle,
     worker: &'a Worker,
     bytes: &'a Cell<u64>,
@@ -179,7 +188,7 @@ struct Watched<'a> {
     blame: &'a Cell<Option<ResponseFlag>>,
 }
 
-impl Watched<'_> {
+impl<S> Watched<'_, S> {
     /// Notes what happened to an operation on the stream.
     fn watch<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &polled {
@@ -191,7 +200,7 @@ impl Watched<'_> {
     }
 }
 
-impl AsyncRead for Watched<'_> {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -205,7 +214,7 @@ impl AsyncRead for Watched<'_> {
     }
 }
 
-impl AsyncWrite for Watched<'_> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -40,6 +40,7 @@ enum Kind {
     Pod,
     Node,
     Namespace,
+    Secret,
     EndpointSlice,
     Gateway,
     VirtualService,
@@ -95,7 +96,7 @@ impl Manifest {
         let lines = match Lines::of(document.text, document.line) {
             Ok(lines) => lines,
             Err(BadDocument { line, message, fix }) => {
-                return self.broken(line, String::new(), message, fix);
+                return self.broken(line.min(document.last()), String::new(), message, fix);
             }
         };
         let value = serde_yaml::from_str(document.text).and_then(|mut value: Value| {
@@ -109,7 +110,7 @@ impl Manifest {
                 let line = error.location().map_or(1, |location| location.line());
                 let message = format!("not YAML: {error}");
                 self.broken(
-                    document.line + line - 1,
+                    (document.line + line - 1).min(document.last()),
                     String::new(),
                     message,
                     Some(SYNTAX_FIX.into()),
@@ -221,6 +222,7 @@ impl Manifest {
             Kind::Pod => decode(value, Body::Pod),
             Kind::Node => decode(value, Body::Node),
             Kind::Namespace => decode(value, Body::Namespace),
+            Kind::Secret => decode(value, Body::Secret),
             Kind::EndpointSlice => decode(value, Body::EndpointSlice),
             Kind::Gateway => decode(value, Body::Gateway),
             Kind::VirtualService => decode(value, Body::VirtualService),
@@ -310,11 +312,12 @@ fn group_name(group: &str) -> &str {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [(&'static str, &'static str, Self); 9] = [
+    const ALL: [(&'static str, &'static str, Self); 10] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
         ("", "Namespace", Self::Namespace),
+        ("", "Secret", Self::Secret),
         ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
         ("networking.istio.io", "Gateway", Self::Gateway),
         (
@@ -356,9 +359,12 @@ impl Kind {
 
     const fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Service | Self::Pod | Self::Node | Self::Namespace | Self::EndpointSlice => {
-                &["v1"]
-            }
+            Self::Service
+            | Self::Pod
+            | Self::Node
+            | Self::Namespace
+            | Self::Secret
+            | Self::EndpointSlice => &["v1"],
             Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
                 &["v1", "v1beta1", "v1alpha3"]
             }
@@ -369,6 +375,23 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_at_the_end_is_told_of_the_last_line() {
+        let line = |text| {
+            parse(text)
+                .diagnostics
+                .last()
+                .unwrap()
+                .location
+                .as_ref()
+                .unwrap()
+                .line
+        };
+        assert_eq!(line("kind: Gateway\nme "), 2);
+        assert_eq!(line("kind: Gateway\na: [\n"), 2);
+        assert_eq!(line("a: 1\n---\nkind: Gateway\nme "), 4);
+    }
 
     fn parse(text: &str) -> Manifest {
         Manifest::parse("web.yaml".into(), text)

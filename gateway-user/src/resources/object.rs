@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Pod, Service},
+        core::v1::{Namespace, Node, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -48,6 +48,8 @@ pub enum Body {
     Node(Box<Node>),
     /// `v1` Namespace
     Namespace(Box<Namespace>),
+    /// `v1` Secret
+    Secret(Box<Secret>),
     /// `discovery.k8s.io/v1` EndpointSlice
     EndpointSlice(Box<EndpointSlice>),
     /// `networking.istio.io` Gateway
@@ -77,6 +79,7 @@ impl Object {
             Body::Pod(body) => &body.metadata,
             Body::Node(body) => &body.metadata,
             Body::Namespace(body) => &body.metadata,
+            Body::Secret(body) => &body.metadata,
             Body::EndpointSlice(body) => &body.metadata,
             Body::Gateway(body) => &body.metadata,
             Body::VirtualService(body) => &body.metadata,

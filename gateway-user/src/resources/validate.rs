@@ -31,7 +31,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Body::DestinationRule(rule) => policy::check(rule, &mut findings),
         Body::ServiceEntry(entry) => service_entry::check(entry, &mut findings),
         Body::Namespace(_) => injection(&mut findings),
-        Body::Pod(_) | Body::Node(_) | Body::EndpointSlice(_) => {}
+        Body::Pod(_) | Body::Node(_) | Body::Secret(_) | Body::EndpointSlice(_) => {}
     }
     findings.found
 }

@@ -64,22 +64,50 @@ const fn must_be_encoded(byte: u8) -> bool {
 }
 
 /// Adds a segment without dots.
+///
+/// A `%` that begins no escape must not begin one when what follows is decoded: `%%32%65` would become
+/// `%2e`, which the next to read it takes for a dot. It is encoded then, to `%25`.
+// Chromium's url_canon_path.cc: CheckForNestedEscapes.
 fn push_segment(normal: &mut String, segment: &str) {
     let mut rest = segment.as_bytes();
+    // Where a `%` stands that begins no escape.
+    let mut stray = None;
     while let [byte, after @ ..] = rest {
         rest = after;
-        if *byte == b'%'
-            && let Some(meant) = escaped(after)
-            && is_unreserved(meant)
-        {
-            normal.push(char::from(meant));
-            rest = &after[2..];
-        } else if must_be_encoded(*byte) {
+        if *byte == b'%' {
+            match escaped(after) {
+                Some(meant) if is_unreserved(meant) => {
+                    normal.push(char::from(meant));
+                    rest = &after[2..];
+                    if let Some(stray) = stray {
+                        encode_stray(normal, stray, rest.first().copied());
+                    }
+                    continue;
+                }
+                Some(_) => {}
+                None => stray = Some(normal.len()),
+            }
+        }
+        if must_be_encoded(*byte) {
             // Writing to a String doesn't fail.
             let _ = write!(normal, "%{byte:02X}");
         } else {
             normal.push(char::from(*byte));
         }
+    }
+}
+
+/// Encodes the `%` at `stray` if it begins an escape together with what has just been decoded, and
+/// perhaps with the byte that comes next.
+fn encode_stray(normal: &mut String, stray: usize, next: Option<u8>) {
+    let follows = &normal.as_bytes()[stray + 1..];
+    let is_escape = match (follows, next) {
+        ([first], Some(next)) => first.is_ascii_hexdigit() && next.is_ascii_hexdigit(),
+        ([first, second], _) => first.is_ascii_hexdigit() && second.is_ascii_hexdigit(),
+        _ => false,
+    };
+    if is_escape {
+        normal.insert_str(stray + 1, "25");
     }
 }
 
@@ -158,6 +186,11 @@ mod tests {
             ("/a/%2F%2f/c", "/a/%2F%2f/c"),
             ("/%41%7e%2D%zz%4", "/A~-%zz%4"),
             ("/{a}|\"b\"", "/%7Ba%7D%7C%22b%22"),
+            ("/%%32%65%%32%65/x", "/%252e%252e/x"),
+            ("/%2%65/x", "/%252e/x"),
+            ("/%%30%30/x", "/%2500/x"),
+            ("/%%32e/x", "/%252e/x"),
+            ("/%z%65/x", "/%ze/x"),
             ("/a//b/", "/a//b/"),
             ("/a//../b", "/a/b"),
             ("/a/..", "/"),

@@ -16,6 +16,8 @@ mod core;
 mod differences;
 mod flows;
 mod generate;
+#[path = "../support/random.rs"]
+mod random;
 mod recordings;
 mod sides;
 #[path = "../support/golden.rs"]
@@ -25,8 +27,8 @@ mod world;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use compare::{Tally, compare};
-use generate::Generator;
 use libtest_mimic::{Arguments, Failed, Trial};
+use random::Generator;
 use sides::Sides;
 
 /// So many sets of Services are loaded at a time, in the short form and in the full one.
@@ -135,7 +137,7 @@ fn trials(full: bool) -> Vec<(String, Run)> {
             let mut tally = Tally::default();
             let at_once = AT_ONCE[usize::from(full)];
             for _ in 0..sets / at_once {
-                let (load, flows) = generator.load(at_once, FLOWS);
+                let (load, flows) = generate::load(&mut generator, at_once, FLOWS);
                 tally.add(&compare(sides, &load, &flows)?.0);
             }
             Ok(tally)

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read as _, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -37,8 +37,10 @@ use nodegate::{
 use crate::{
     agent::{Agent, Probe, Seen},
     core::Tables,
-    world::{self, NODE, Space, World},
+    world::{self, Space, World},
 };
+
+pub(crate) use crate::random::is_nodes;
 
 /// What both nodes are to serve.
 pub(crate) struct Load {
@@ -413,12 +415,4 @@ fn forget_flows() -> anyhow::Result<()> {
         io::Error::from_raw_os_error(-code)
     );
     Ok(())
-}
-
-/// The node's own addresses, which masquerading may choose from.
-pub(crate) fn is_nodes(address: IpAddr) -> bool {
-    [NODE, world::ALTERNATIVE]
-        .into_iter()
-        .flatten()
-        .any(|own| own.parse() == Ok(address))
 }

@@ -41,14 +41,8 @@ pub(crate) enum Space {
     Outside,
 }
 
-/// An address of each family.
-pub(crate) type Pair = [&'static str; 2];
+pub(crate) use crate::random::{ALTERNATIVE, NODE, POD, Pair, address};
 
-/// The node's own.
-pub(crate) const NODE: Pair = ["192.168.96.10", "fd00:c0::10"];
-/// Another one of the node.
-pub(crate) const ALTERNATIVE: Pair = ["172.16.9.10", "fd00:a0::10"];
-pub(crate) const POD: Pair = ["10.10.0.2", "fd00:10::2"];
 pub(crate) const REMOTE_POD: Pair = ["10.10.1.99", "fd00:10:0:1::99"];
 pub(crate) const OTHER_NODE: Pair = ["192.168.96.11", "fd00:c0::11"];
 /// Clients outside: one of the network that source ranges let in, one of another.
@@ -64,15 +58,6 @@ const ALL: [Space; 5] = [
     Space::Remote,
     Space::Outside,
 ];
-
-/// Picks the address of a family.
-pub(crate) fn address(pair: Pair, family: IpFamily) -> IpAddr {
-    let text = match family {
-        IpFamily::V4 => pair[0],
-        IpFamily::V6 => pair[1],
-    };
-    text.parse().expect("a constant")
-}
 
 /// A client outside, of many.
 pub(crate) fn crowd(number: usize, family: IpFamily) -> IpAddr {

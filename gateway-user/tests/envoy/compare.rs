@@ -125,6 +125,7 @@ impl Found {
         self.check("upstream target", &envoy.target, &nodegate.target);
         self.check("upstream authority", &envoy.authority, &nodegate.authority);
         self.check("upstream body", &envoy.body, &nodegate.body);
+        self.check("upstream tls", &envoy.tls, &nodegate.tls);
         let steady = |seen: &Seen| {
             let mut headers = seen.headers.clone();
             for (name, _) in UPSTREAM_ONLY {

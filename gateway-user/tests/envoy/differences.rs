@@ -22,6 +22,11 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         reason: "the answer says why the endpoint could not be reached, as Envoy's did up to 1.38.0",
     },
     Difference {
+        name: "tls-words",
+        aspects: &["log details"],
+        reason: "what is wrong with TLS is said in other words than BoringSSL's",
+    },
+    Difference {
         name: "early-reply",
         aspects: &["header connection"],
         reason: "an answer that doesn't wait for the request's body leaves the connection open; \

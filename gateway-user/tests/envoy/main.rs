@@ -9,6 +9,7 @@
 //! together is one configuration. `generate.rs` makes more of both; `NODEGATE_ENVOY_CASES` says how
 //! many, `NODEGATE_ENVOY_SEED` from which seed.
 
+mod certificates;
 mod client;
 mod compare;
 mod differences;

@@ -58,11 +58,11 @@ pub(crate) struct Pair {
 
 /// Numbers that manifests and requests name as `{{name}}`: `port`, the port of Gateways; `tls-port`,
 /// that of a Gateway that sends clients to https; and the endpoints' ports, by their names. Long texts
-/// are `{{a*20000}}` and `{{a*70000}}`.
+/// are `{{a*20000}}` and `{{a*70000}}`; `{{certificates}}` is the directory of the endpoints' certificates.
 #[derive(Debug)]
 pub(crate) struct Places {
     numbers: BTreeMap<&'static str, u16>,
-    _upstreams: Upstreams,
+    upstreams: Upstreams,
 }
 
 /// What both answered.
@@ -159,10 +159,7 @@ impl Places {
             let socket = TcpListener::bind((ENVOY, 0))?;
             numbers.insert(name, socket.local_addr()?.port());
         }
-        Ok(Self {
-            numbers,
-            _upstreams: upstreams,
-        })
+        Ok(Self { numbers, upstreams })
     }
 
     /// Puts the numbers in.
@@ -171,6 +168,8 @@ impl Places {
         for (name, number) in &self.numbers {
             text = text.replace(&format!("{{{{{name}}}}}"), &number.to_string());
         }
+        let certificates = self.upstreams.certificates.directory.path();
+        text = text.replace("{{certificates}}", &certificates.to_string_lossy());
         for length in [20_000, 70_000] {
             text = text.replace(&format!("{{{{a*{length}}}}}"), &"a".repeat(length));
         }

@@ -24,6 +24,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time,
 };
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::{Certificates, Kind};
 
 /// A request as the endpoint saw it, which is the body of its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,10 @@ pub(crate) struct Seen {
     pub(crate) authority: Option<String>,
     pub(crate) headers: BTreeMap<String, Vec<String>>,
     pub(crate) body: String,
+    /// In TLS: the name that was asked for, the protocol that was agreed upon, and whether there was
+    /// a certificate.
+    #[serde(default)]
+    pub(crate) tls: Option<(Option<String>, Option<String>, bool)>,
 }
 
 /// All endpoints, by name. They live as long as the runtime that they were started in.
@@ -43,6 +50,8 @@ pub(crate) struct Seen {
 pub(crate) struct Upstreams {
     /// Ports on the loopback address.
     pub(crate) ports: BTreeMap<&'static str, u16>,
+    /// Of those that speak TLS, and what clients need for it.
+    pub(crate) certificates: Certificates,
     /// Bound, but not listening: whoever connects is refused.
     _refusing: Socket,
 }
@@ -60,9 +69,11 @@ enum Manner {
     Silence,
     /// Closes within the body.
     Cut,
+    /// Speaks TLS.
+    Tls(Kind),
 }
 
-const MANNERS: [(&str, Manner); 8] = [
+const MANNERS: [(&str, Manner); 11] = [
     ("echo", Manner::Echo),
     ("v1", Manner::Echo),
     ("v2", Manner::Echo),
@@ -71,6 +82,9 @@ const MANNERS: [(&str, Manner); 8] = [
     ("garbage", Manner::Garbage),
     ("silent", Manner::Silence),
     ("cutting", Manner::Cut),
+    ("tls", Manner::Tls(Kind::Plain)),
+    ("tls-mutual", Manner::Tls(Kind::Mutual)),
+    ("tls-strange", Manner::Tls(Kind::Strange)),
 ];
 
 impl Upstreams {
@@ -79,19 +93,30 @@ impl Upstreams {
         let refusing = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         refusing.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
         let address = refusing.local_addr()?.as_socket();
+        let certificates = Certificates::new().map_err(io::Error::other)?;
         let mut ports = BTreeMap::new();
         ports.extend(address.map(|address| ("refusing", address.port())));
         for (name, manner) in MANNERS {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             ports.insert(name, listener.local_addr()?.port());
+            let acceptors = certificates.acceptors.clone();
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, name, manner));
+                    match manner {
+                        Manner::Tls(kind) => {
+                            let acceptor = acceptors[kind as usize].clone();
+                            tokio::spawn(serve_tls(stream, name, acceptor));
+                        }
+                        manner => {
+                            tokio::spawn(serve(stream, name, manner));
+                        }
+                    }
                 }
             });
         }
         Ok(Self {
             ports,
+            certificates,
             _refusing: refusing,
         })
     }
@@ -99,7 +124,9 @@ impl Upstreams {
 
 async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner) {
     let echo =
-        service_fn(move |request| async move { Ok::<_, Infallible>(echo(name, request).await) });
+        service_fn(
+            move |request| async move { Ok::<_, Infallible>(echo(name, None, request).await) },
+        );
     // How a connection ends is what the proxies are asked about.
     match manner {
         Manner::Echo => {
@@ -127,6 +154,32 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner) {
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
             let _ = stream.write_all(head).await;
         }
+        // `serve_tls` does that.
+        Manner::Tls(_) => {}
+    }
+}
+
+async fn serve_tls(stream: TcpStream, name: &'static str, acceptor: TlsAcceptor) {
+    // What it doesn't like is what the proxies are asked about.
+    let Ok(stream) = acceptor.accept(stream).await else {
+        return;
+    };
+    let connection = stream.get_ref().1;
+    let asked = connection.server_name().map(ToOwned::to_owned);
+    let protocol = connection.alpn_protocol();
+    let protocol = protocol.map(|protocol| String::from_utf8_lossy(protocol).into_owned());
+    let http2 = protocol.as_deref() == Some("h2");
+    let tls = Some((asked, protocol, connection.peer_certificates().is_some()));
+    let echo = service_fn(move |request| {
+        let tls = tls.clone();
+        async move { Ok::<_, Infallible>(echo(name, tls, request).await) }
+    });
+    let stream = TokioIo::new(stream);
+    if http2 {
+        let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(stream, echo);
+        let _ = connection.await;
+    } else {
+        let _ = http1::Builder::new().serve_connection(stream, echo).await;
     }
 }
 
@@ -142,7 +195,11 @@ async fn read_head(stream: &mut TcpStream) {
 
 /// Says what it saw, and obeys headers of the request: `answer-status`, `answer-header` (`name=value`),
 /// `answer-after` (milliseconds).
-async fn echo(name: &'static str, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn echo(
+    name: &'static str,
+    tls: Option<(Option<String>, Option<String>, bool)>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = body
         .collect()
@@ -183,6 +240,7 @@ async fn echo(name: &'static str, request: Request<Incoming>) -> Response<Full<B
             Ok(body) => String::from_utf8_lossy(body).into_owned(),
             Err(error) => format!("broken: {error}"),
         },
+        tls,
     };
     let body = serde_json::to_vec(&seen).unwrap_or_default();
     builder.body(Full::from(body)).unwrap_or_else(|error| {

@@ -1,4 +1,6 @@
-//! `nodegate iptables diff`: a node's rules against manifests.
+//! `nodegate iptables diff`: a node's rules against manifests, or against the loaded maps.
+
+mod maps;
 
 use std::{
     io::{self, Write},
@@ -12,6 +14,7 @@ use super::{Output, Wanted, complain, dumps, json};
 use crate::iptables::{
     config::KubeProxyArgs,
     diff::{Diff, diff},
+    rules::Ruleset,
 };
 
 const EXAMPLES: &str = "\
@@ -21,6 +24,8 @@ Examples:
   nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 \\
     --dump node-a.v4 --dump node-a.v6 manifests/
   kubectl get nodes,services,endpointslices -A -o yaml > cluster.yaml
+  nodegate iptables diff --maps
+                              this node's rules, against what nodegate has loaded here
 
 The flags are kube-proxy's own: give those that it runs with. Rules of other programs do not count,
 nor does the order of Services.
@@ -30,13 +35,15 @@ Exit status: 0 equal, 1 different, 2 it could not be told.";
 /// So many chains are told of as text.
 const ENOUGH: usize = 50;
 
-/// Tell how a node's rules differ from what manifests ask for.
+/// Tell how a node's rules differ from what manifests ask for, or from what the loaded maps do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DiffCommand {
     /// Manifests: files or directories.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "maps", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    maps: maps::MapsArgs,
     /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: this node's]
     #[arg(long = "dump", value_name = "DUMP")]
     dumps: Vec<PathBuf>,
@@ -49,18 +56,13 @@ pub(super) struct DiffCommand {
 
 impl DiffCommand {
     pub(super) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        if self.maps.maps {
+            return maps::run(&self.maps, &self.dumps, self.output, out);
+        }
         let wanted = Wanted::read(self.paths, &self.kube_proxy)?;
         let mut diffs = Vec::new();
-        for (name, dump) in dumps(&self.dumps)? {
-            if !dump.errors.is_empty() {
-                complain(&name, &dump.errors);
-                bail!("{name} is not a whole dump, so it cannot be compared");
-            }
-            if dump.rulesets.is_empty() {
-                bail!("{name} has no tables (fix: give the output of iptables-save, as root)");
-            }
-            let each = dump.rulesets.iter();
-            diffs.extend(each.map(|found| diff(&wanted.services, &wanted.config, found)));
+        for found in whole(&self.dumps)? {
+            diffs.push(diff(&wanted.services, &wanted.config, &found));
         }
         match self.output {
             Output::Json => json(out, &diffs)?,
@@ -69,6 +71,22 @@ impl DiffCommand {
         let equal = diffs.iter().all(Diff::is_empty);
         Ok(ExitCode::from(u8::from(!equal)))
     }
+}
+
+/// The rulesets of dumps, all of which must be in order.
+fn whole(files: &[PathBuf]) -> anyhow::Result<Vec<Ruleset>> {
+    let mut rulesets = Vec::new();
+    for (name, dump) in dumps(files)? {
+        if !dump.errors.is_empty() {
+            complain(&name, &dump.errors);
+            bail!("{name} is not a whole dump, so it cannot be compared");
+        }
+        if dump.rulesets.is_empty() {
+            bail!("{name} has no tables (fix: give the output of iptables-save, as root)");
+        }
+        rulesets.extend(dump.rulesets);
+    }
+    Ok(rulesets)
 }
 
 fn write(out: &mut impl Write, diff: &Diff) -> io::Result<()> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{address, duration, kind};
+use super::{address, duration, kind, tls};
 use crate::model::gateway::{
-    Balancing, Cluster, ConnectionLimits, HashTable, Locality, OutlierDetection, Warmup,
+    Balancing, Cluster, ConnectionLimits, Endpoint, HashTable, Locality, OutlierDetection, Warmup,
 };
 
 /// Envoy's Cluster.
@@ -42,16 +42,24 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
     json!({
         "name": cluster.name,
         "type": kind,
+        // Istio's, with respect for what answers say.
+        "dns_refresh_rate": (!cluster.names.is_empty()).then_some("60s"),
+        "respect_dns_ttl": (!cluster.names.is_empty()).then_some(true),
+        "dns_lookup_family": (!cluster.names.is_empty()).then_some("V4_PREFERRED"),
         "connect_timeout": duration(policy.limits.connect_timeout),
         "lb_policy": balancer,
         "ring_hash_lb_config": ring,
         "maglev_lb_config": maglev,
         "least_request_lb_config": slow(Balancing::LeastRequest),
         "round_robin_lb_config": slow(Balancing::RoundRobin),
-        "common_lb_config": {"healthy_panic_threshold": {"value": panic}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": panic},
+            "locality_weighted_lb_config": policy.locality.as_ref().map(|_| json!({})),
+        },
         "load_assignment": (kind != "ORIGINAL_DST").then(|| load_assignment(cluster)),
         "circuit_breakers": {"thresholds": [thresholds(&policy.limits)]},
         "outlier_detection": policy.outliers.as_ref().map(outlier_detection),
+        "transport_socket": policy.tls.as_ref().map(|tls| tls::socket(tls, speaks_http2(cluster))),
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol(cluster),
         },
@@ -59,34 +67,45 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
 }
 
 fn load_assignment(cluster: &Cluster) -> Value {
-    let mut localities: BTreeMap<&Locality, Vec<Value>> = BTreeMap::new();
+    /// Endpoints, and what they weigh together.
+    type Group = (u32, Vec<Value>);
+    let mut groups: BTreeMap<(u32, &Locality), Group> = BTreeMap::new();
+    let mut add = |priority, locality, weight, endpoint: Value| {
+        let (together, endpoints) = groups.entry((priority, locality)).or_default();
+        *together = together.saturating_add(weight);
+        endpoints.push(json!({"endpoint": endpoint, "load_balancing_weight": weight}));
+    };
     for endpoint in &cluster.endpoints {
-        let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
-        localities
-            .entry(&endpoint.locality)
-            .or_default()
-            .push(json!({
-                "endpoint": {"address": address(ip, port)},
-                "load_balancing_weight": endpoint.weight,
-            }));
+        let at = address(endpoint.address.ip(), endpoint.address.port());
+        let Endpoint {
+            priority,
+            locality,
+            weight,
+            ..
+        } = endpoint;
+        add(*priority, locality, *weight, json!({"address": at}));
     }
     for name in &cluster.names {
         let to = json!({"address": name.host, "port_value": name.port});
-        localities.entry(&name.locality).or_default().push(json!({
-            "endpoint": {"address": {"socket_address": to}},
-            "load_balancing_weight": name.weight,
-        }));
+        let at = json!({"address": {"socket_address": to}});
+        add(name.priority, &name.locality, name.weight, at);
     }
-    let endpoints = localities.into_iter().map(|(locality, endpoints)| {
-        json!({
-            "locality": {
-                "region": locality.region,
-                "zone": locality.zone,
-                "sub_zone": locality.subzone,
-            },
-            "lb_endpoints": endpoints,
-        })
-    });
+    let endpoints = groups
+        .into_iter()
+        .map(|((priority, locality), (together, endpoints))| {
+            let share = cluster.shares.iter().find(|(place, _)| place == locality);
+            let weight = share.map_or(together, |(_, share)| *share);
+            json!({
+                "locality": {
+                    "region": locality.region,
+                    "zone": locality.zone,
+                    "sub_zone": locality.subzone,
+                },
+                "priority": (priority != 0).then_some(priority),
+                "load_balancing_weight": cluster.policy.locality.as_ref().map(|_| weight),
+                "lb_endpoints": endpoints,
+            })
+        });
     json!({"cluster_name": cluster.name, "endpoints": endpoints.collect::<Vec<_>>()})
 }
 
@@ -131,13 +150,17 @@ fn slow_start(warmup: Warmup) -> Value {
     }})
 }
 
+fn speaks_http2(cluster: &Cluster) -> bool {
+    cluster.http2 || cluster.policy.limits.upgrade_to_http2
+}
+
 fn protocol(cluster: &Cluster) -> Value {
     let limits = &cluster.policy.limits;
     let http2 = json!({"max_concurrent_streams": limits.max_concurrent_streams});
     let (explicit, client) = if limits.use_client_protocol {
         let both = json!({"http_protocol_options": {}, "http2_protocol_options": http2});
         (Value::Null, both)
-    } else if cluster.http2 || limits.upgrade_to_http2 {
+    } else if speaks_http2(cluster) {
         (json!({"http2_protocol_options": http2}), Value::Null)
     } else {
         (json!({"http_protocol_options": {}}), Value::Null)
@@ -149,6 +172,7 @@ fn protocol(cluster: &Cluster) -> Value {
             "max_connection_duration": limits.max_connection_duration.map(duration),
             "max_requests_per_connection": limits.max_requests_per_connection,
         },
+        "upstream_http_protocol_options": cluster.policy.tls.as_ref().and_then(tls::from_the_host),
         "explicit_http_config": explicit,
         "use_downstream_protocol_config": client,
     })

@@ -1,7 +1,9 @@
 //! Destinations → clusters.
 
 mod entry;
+mod locality;
 mod policy;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,16 +12,19 @@ use std::{
 
 use k8s_openapi::api::core::v1::{self as core, Service};
 
+pub(super) use locality::Place;
+
 use super::{
     GatewayIdentity,
     endpoints::{Endpoints, protocol},
 };
 use crate::{
     model::{
-        gateway::{Balancing, Cluster, Destination, DnsTarget, Endpoint},
+        gateway::{Balancing, Cluster, Destination, DnsTarget, Endpoint, Locality},
         service::Protocol,
     },
     resources::{
+        Resources,
         istio::{self, RouteDestination, Subset},
         lookup::{Client, Destinations, MergedRule, full_host, selects, service_of},
     },
@@ -27,10 +32,13 @@ use crate::{
 
 /// The clusters that routes have asked for.
 pub(super) struct Clusters<'r> {
+    resources: &'r Resources,
     known: Destinations<'r>,
     endpoints: &'r Endpoints<'r>,
     /// The gateway pod, for the choice of DestinationRules.
     identity: &'r GatewayIdentity,
+    /// Where it is.
+    here: Place<'r>,
     pub(super) found: BTreeMap<String, Arc<Cluster>>,
     /// Names that have been asked for and are not there.
     missing: BTreeSet<String>,
@@ -38,9 +46,9 @@ pub(super) struct Clusters<'r> {
 
 /// Where a cluster's endpoints are.
 #[derive(Default)]
-struct Members {
-    endpoints: Vec<Endpoint>,
-    names: Vec<DnsTarget>,
+struct Members<'r> {
+    endpoints: Vec<(Place<'r>, Endpoint)>,
+    names: Vec<(Place<'r>, DnsTarget)>,
     http2: bool,
 }
 
@@ -48,14 +56,17 @@ struct Members {
 
 impl<'r> Clusters<'r> {
     pub(super) fn new(
+        resources: &'r Resources,
         known: Destinations<'r>,
         endpoints: &'r Endpoints<'r>,
         identity: &'r GatewayIdentity,
     ) -> Self {
         Self {
+            resources,
             known,
             endpoints,
             identity,
+            here: endpoints.place_of(resources, identity),
             found: BTreeMap::new(),
             missing: BTreeSet::new(),
         }
@@ -151,22 +162,36 @@ impl<'r> Clusters<'r> {
             "" => None,
             subset => Some(rule.as_ref()?.subset(subset)?),
         };
-        let members = match self.known.service(host) {
-            Some(service) => self.behind_service(service, host, port, subset)?,
-            None => entry::members(self.entry(host)?, host, port, subset)?,
+        let service = self.known.service(host);
+        let entry = match service {
+            Some(_) => None,
+            None => Some(self.entry(host)?),
         };
-        let Members {
-            mut endpoints,
-            names,
-            http2,
-        } = members;
-        endpoints.sort_unstable();
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        let mut members = match (service, entry) {
+            (Some(service), _) => self.behind_service(service, host, port, subset)?,
+            (None, entry) => entry::members(entry?, host, port, subset)?,
+        };
         let policy = policy::of(
             rule.as_ref().and_then(MergedRule::policy),
             subset.and_then(|subset| subset.traffic_policy.as_ref()),
             port,
+            |given| {
+                let subject = tls::Subject {
+                    resources: self.resources,
+                    namespace: &self.identity.namespace,
+                    cluster: &name,
+                    entry_names: entry.map_or(&[], |entry| &entry.spec.subject_alt_names),
+                };
+                tls::of(given, &subject)
+            },
         );
+        let shares = match &policy.locality {
+            Some(near) => locality::apply(near, &self.here, &mut members),
+            None => Vec::new(),
+        };
+        let mut endpoints: Vec<_> = members.endpoints.into_iter().map(|(_, one)| one).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
         let rule = rule.map(|rule| {
             let key = &rule.object.key;
             format!("{}.{}", key.name, key.namespace)
@@ -174,8 +199,9 @@ impl<'r> Clusters<'r> {
         Some(Cluster {
             name,
             endpoints,
-            names,
-            http2,
+            names: members.names.into_iter().map(|(_, one)| one).collect(),
+            shares,
+            http2: members.http2,
             rule,
             policy,
         })
@@ -187,7 +213,7 @@ impl<'r> Clusters<'r> {
         host: &str,
         port: i64,
         subset: Option<&Subset>,
-    ) -> Option<Members> {
+    ) -> Option<Members<'r>> {
         let (namespace, name) = service_of(host)?;
         let port = ports(service).iter().find(|candidate| {
             i64::from(candidate.port) == port
@@ -203,14 +229,43 @@ impl<'r> Clusters<'r> {
         });
         Some(Members {
             endpoints: endpoints
-                .map(|(target, port)| Endpoint {
-                    locality: self.endpoints.locality(&target),
-                    ..Endpoint::new((target.address, port).into())
+                .map(|(target, port)| {
+                    let place = self.endpoints.place(&target);
+                    let endpoint = Endpoint {
+                        locality: place.locality.clone(),
+                        ..Endpoint::new((target.address, port).into())
+                    };
+                    (place, endpoint)
                 })
                 .collect(),
             names: Vec::new(),
             http2: speaks_http2(port.app_protocol.as_deref(), port.name.as_deref()),
         })
+    }
+}
+
+impl Members<'_> {
+    /// The priorities of all, and where each is.
+    fn priorities(&mut self) -> impl Iterator<Item = (&Place<'_>, &mut u32)> {
+        let endpoints = self.endpoints.iter_mut();
+        let endpoints = endpoints.map(|(place, endpoint)| (&*place, &mut endpoint.priority));
+        let names = self.names.iter_mut();
+        endpoints.chain(names.map(|(place, name)| (&*place, &mut name.priority)))
+    }
+
+    /// What they weigh, and where.
+    fn weights(&self) -> impl Iterator<Item = (&Locality, u32)> {
+        let endpoints = self.endpoints.iter();
+        let endpoints = endpoints.map(|(place, endpoint)| (&place.locality, endpoint.weight));
+        let names = self.names.iter();
+        endpoints.chain(names.map(|(place, name)| (&place.locality, name.weight)))
+    }
+
+    /// Leaves out those that are elsewhere.
+    fn keep(&mut self, is_meant: impl Fn(&Locality) -> bool) {
+        self.endpoints
+            .retain(|(place, _)| is_meant(&place.locality));
+        self.names.retain(|(place, _)| is_meant(&place.locality));
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
 
+use super::{GatewayIdentity, clusters::Place};
 use crate::{
     model::{
         gateway::Locality,
@@ -87,11 +88,37 @@ impl<'r> Endpoints<'r> {
         }
     }
 
-    /// Where an endpoint is: what its Node's labels say.
-    pub(super) fn locality(&self, target: &Target<'_>) -> Locality {
+    /// Where an endpoint is: what its Pod's label says, else what its Node's labels say.
+    pub(super) fn place(&self, target: &Target<'r>) -> Place<'r> {
         let node = target.endpoint.node_name.as_deref();
-        let node = node.and_then(|node| self.localities.get(node));
-        node.cloned().unwrap_or_default()
+        self.place_on(target.pod, node)
+    }
+
+    /// Where the gateway pod is.
+    pub(super) fn place_of(
+        &self,
+        resources: &'r Resources,
+        identity: &'r GatewayIdentity,
+    ) -> Place<'r> {
+        let pod = resources.pod(&identity.namespace, &identity.name);
+        let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+        Place {
+            labels: Some(&identity.labels),
+            ..self.place_on(pod, node)
+        }
+    }
+
+    fn place_on(&self, pod: Option<&'r Pod>, node: Option<&'r str>) -> Place<'r> {
+        let labels = pod.and_then(|pod| pod.metadata.labels.as_ref());
+        // Labels have no slashes in their values (`GetLocalityLabel` of istio's pkg/model).
+        let own = labels.and_then(|labels| labels.get("istio-locality"));
+        let own = own.map(|own| Locality::parse(&own.replace('.', "/")));
+        let of_node = node.and_then(|node| self.localities.get(node));
+        Place {
+            locality: own.or_else(|| of_node.cloned()).unwrap_or_default(),
+            labels,
+            node,
+        }
     }
 
     /// The endpoints of a Service's port, ready or not, each with its target port. A slice's port belongs to

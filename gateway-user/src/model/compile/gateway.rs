@@ -71,7 +71,7 @@ pub(super) fn compile(
     let mut context = Context {
         resources,
         identity,
-        clusters: Clusters::new(known, endpoints, identity),
+        clusters: Clusters::new(resources, known, endpoints, identity),
         diagnostics: Vec::new(),
     };
     let ports = servers_by_port(resources, identity, diagnostics);

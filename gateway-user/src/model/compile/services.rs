@@ -56,13 +56,14 @@ pub(super) fn compile(
             continue;
         };
         let is_gateway = gateways.behind(object, spec);
-        if !in_scope(wanted.scope, service, is_gateway) {
+        if !in_scope(wanted.scope, object, service, is_gateway) {
             continue;
         }
         report_ranges(object, spec, diagnostics);
+        let common = common(object, service, spec);
         let common = ServicePort {
-            essential: is_gateway || is_essential(object),
-            ..common(object, service, spec)
+            essential: is_gateway || common.name.is_essential(),
+            ..common
         };
         for port in spec.ports.iter().flatten() {
             let Ok(number) = u16::try_from(port.port) else {
@@ -308,21 +309,14 @@ impl<'r> ExternalIps<'r> {
     }
 }
 
-fn in_scope(scope: &ServiceScope, service: &Service, is_gateway: bool) -> bool {
+fn in_scope(scope: &ServiceScope, object: &Object, service: &Service, is_gateway: bool) -> bool {
     match scope {
-        ServiceScope::All => true,
+        ServiceScope::All | ServiceScope::Names(_) => {
+            scope.has_name(&object.key.namespace, &object.key.name) == Some(true)
+        }
         ServiceScope::Selector(selector) => selects(selector, service.metadata.labels.as_ref()),
         ServiceScope::Gateway => is_gateway,
     }
-}
-
-/// What a cluster is lost without: its API and its DNS.
-fn is_essential(object: &Object) -> bool {
-    let name = (object.key.namespace.as_str(), object.key.name.as_str());
-    matches!(
-        name,
-        ("default", "kubernetes") | ("kube-system", "kube-dns" | "coredns")
-    )
 }
 
 /// How gateway pods are known: by the selectors of Gateways, and by Istio's own label.

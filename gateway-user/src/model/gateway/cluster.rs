@@ -1,6 +1,11 @@
 //! Clusters: endpoints, and how to treat them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::HeaderName;
 use serde::Serialize;
@@ -18,6 +23,9 @@ pub struct Cluster {
     /// Names to be resolved to further endpoints, again and again. Empty for most clusters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<DnsTarget>,
+    /// What goes to the endpoints of each locality, in proportion; empty: what they weigh together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<(Locality, u32)>,
     /// Whether endpoints speak HTTP/2 without being asked: a port named or of the `appProtocol`
     /// `http2`, `grpc` or `h2c`.
     pub http2: bool,
@@ -39,6 +47,9 @@ pub struct Endpoint {
     /// Where in the world it is, if that is known.
     #[serde(skip_serializing_if = "Locality::is_empty")]
     pub locality: Locality,
+    /// Those with the lowest number are asked, as long as enough of them are healthy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: u32,
 }
 
 /// Region, zone and sub-zone; each empty if unknown.
@@ -69,6 +80,9 @@ pub struct DnsTarget {
     /// Where the endpoints are, if that is known.
     #[serde(skip_serializing_if = "Locality::is_empty")]
     pub locality: Locality,
+    /// As that of endpoints.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: u32,
 }
 
 /// How to treat the endpoints of a cluster (`TrafficPolicy`, with nothing left open).
@@ -238,24 +252,16 @@ pub struct OutlierDetection {
 pub struct UpstreamTls {
     /// Who shows a certificate to whom.
     pub mode: TlsMode,
-    /// The name that is asked for; none: the request's host.
+    /// The name that is asked for; none: the request's host, for HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// Names of which the certificate must have one; empty: the name that is asked for.
+    /// Whether the certificate must be for the request's host.
+    pub verify_host: bool,
+    /// Names of which the certificate must have one; empty: it doesn't matter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subject_alt_names: Vec<String>,
-    /// File of our certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_certificate: Option<String>,
-    /// File of our key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private_key: Option<String>,
-    /// File of the authorities; none: those of the system.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_certificates: Option<String>,
-    /// Secret that holds all three, in the gateway's namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential_name: Option<String>,
+    /// Where certificates and keys are.
+    pub credentials: TlsCredentials,
     /// Whether any certificate will do.
     pub insecure_skip_verify: bool,
 }
@@ -268,8 +274,40 @@ pub enum TlsMode {
     Simple,
     /// Both do.
     Mutual,
-    /// Both do, with Istio's own certificates.
+    /// Both do, with the certificates of the mesh.
     IstioMutual,
+}
+
+/// Where certificates and keys are, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsCredentials {
+    /// In files, which may change at any time.
+    Files {
+        /// Our certificate and its chain, and its key; none: we show none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<(PathBuf, PathBuf)>,
+        /// The authorities; none: those of the system.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        authorities: Option<PathBuf>,
+    },
+    /// In a Secret of the gateway's namespace.
+    Secret {
+        /// Its name.
+        name: String,
+        /// What it holds; none if there is no such Secret.
+        #[serde(skip)]
+        content: Option<TlsSecret>,
+    },
+}
+
+/// What a Secret holds. Neither written out nor printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsSecret {
+    /// Our certificate and its chain, and its key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The authorities.
+    pub authorities: Option<Vec<u8>>,
 }
 
 /// How slowly new endpoints start (Envoy's slow start).
@@ -309,6 +347,14 @@ pub struct Distribution {
     pub to: Vec<(String, u32)>,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields over by reference"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -318,6 +364,7 @@ impl Cluster {
             name: name.into(),
             endpoints: endpoints.into_iter().map(Endpoint::new).collect(),
             names: Vec::new(),
+            shares: Vec::new(),
             http2: false,
             rule: None,
             policy: ClusterPolicy::default(),
@@ -334,6 +381,7 @@ impl Endpoint {
             address,
             weight: 1,
             locality: Locality::default(),
+            priority: 0,
         }
     }
 }
@@ -341,9 +389,55 @@ impl Endpoint {
 // === impl Locality ===
 
 impl Locality {
+    /// Of `region/zone/subzone`, of which the last may be missing.
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.splitn(3, '/').map(ToOwned::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self {
+            region: next(),
+            zone: next(),
+            subzone: next(),
+        }
+    }
+
+    /// Whether it is what `pattern` says: `*` or nothing stands for any zone and sub-zone, `*` for any
+    /// region (`LocalityMatch` of istio's pilot/pkg/networking/util).
+    pub fn is_within(&self, pattern: &str) -> bool {
+        let wanted = Self::parse(pattern);
+        let any = |text: &str| matches!(text, "" | "*");
+        (wanted.region == "*" || wanted.region == self.region)
+            && (any(&wanted.zone) || wanted.zone == self.zone)
+            && (any(&wanted.subzone) || wanted.subzone == self.subzone)
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.region.is_empty() && self.zone.is_empty() && self.subzone.is_empty()
+    }
+}
+
+// === impl TlsCredentials ===
+
+impl TlsCredentials {
+    /// Where a gateway pod finds the certificates of the mesh that it is of: the directory into which
+    /// an identity provider puts them (`WorkloadIdentityCredentialsPath` of istio's pkg/security).
+    pub fn of_workload() -> Self {
+        let directory = Path::new("/var/run/secrets/workload-spiffe-credentials");
+        Self::Files {
+            identity: Some((directory.join("cert-chain.pem"), directory.join("key.pem"))),
+            authorities: Some(directory.join("root-cert.pem")),
+        }
+    }
+}
+
+// === impl TlsSecret ===
+
+impl fmt::Debug for TlsSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSecret")
+            .field("identity", &self.identity.is_some())
+            .field("authorities", &self.authorities.is_some())
+            .finish()
     }
 }
 

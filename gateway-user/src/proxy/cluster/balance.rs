@@ -45,8 +45,7 @@ impl Balancer {
 impl ClusterState {
     /// Index of the next endpoint.
     pub(super) fn choose(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<usize> {
-        let usable = self.usable();
-        let mut index = self.choose_among(usable.as_deref(), hash)?;
+        let mut index = self.choose_among(self.usable(hash).as_deref(), hash)?;
         // The same hash would only give the same endpoint again.
         let by_hash = hash.is_some() && matches!(self.balancer, Balancer::Hash(_));
         if !avoid.is_empty() && !by_hash {
@@ -54,7 +53,7 @@ impl ClusterState {
                 if !avoid.contains(&self.endpoints[index].address) {
                     break;
                 }
-                index = self.choose_among(usable.as_deref(), hash)?;
+                index = self.choose_among(self.usable(hash).as_deref(), hash)?;
             }
         }
         Some(index)

@@ -3,7 +3,11 @@
 use std::{error::Error, io};
 
 use super::body::BodyError;
-use crate::proxy::{cluster::Overflow, pool::ConnectError};
+use crate::proxy::{
+    cluster::Overflow,
+    pool::ConnectError,
+    tls::{self, TlsError},
+};
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -14,10 +18,12 @@ pub(super) enum Failure {
     Overflow,
     /// No connection.
     Connect(io::Error),
+    /// A connection, but no TLS over it.
+    Tls(TlsError),
     /// No connection in time.
     ConnectTimeout,
-    /// The endpoint closed or reset the connection.
-    Terminated,
+    /// The endpoint closed or reset the connection, for a reason that TLS gives, or for none.
+    Terminated(Option<String>),
     /// It reset the stream.
     Reset {
         /// Before it did anything.
@@ -55,7 +61,7 @@ impl From<&hyper::Error> for Failure {
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },
-            None => Self::Terminated,
+            None => Self::Terminated(tls_reason(error)),
         }
     }
 }
@@ -64,6 +70,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Io(error) => Self::Connect(error),
+            ConnectError::Tls(error) => Self::Tls(error),
             ConnectError::Timeout => Self::ConnectTimeout,
         }
     }
@@ -79,6 +86,11 @@ impl From<Overflow> for Failure {
 fn broken_body(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref());
     error.is_user() && matches!(cause, Some(BodyError::Hyper(_)))
+}
+
+/// What TLS has to say about it, such as that the endpoint wants another certificate.
+fn tls_reason(error: &hyper::Error) -> Option<String> {
+    tls::reason(error.source()?.downcast_ref()?)
 }
 
 /// How the body of an answer broke off.

@@ -32,7 +32,7 @@ use crate::{
     observe::ResponseFlag,
     proxy::{
         cluster::{ClusterState, Outcome},
-        pool::{Asked as Said, Direct, Pool, Raw, SendError, Upstream},
+        pool::{Asked as Said, Direct, Raw, SendError, Upstream},
     },
     route::retry::{RetryDecision, RetryState},
 };
@@ -144,6 +144,11 @@ impl Outgoing {
         }
     }
 
+    /// The host that the endpoint is asked for.
+    pub(super) fn host(&self) -> Option<&str> {
+        host(&self.parts)
+    }
+
     /// Whether there is no body.
     pub(super) fn is_empty(&self) -> bool {
         matches!(&self.body, Body::Once(body) if body.is_empty())
@@ -208,6 +213,11 @@ impl Outgoing {
             *empty = body;
         }
     }
+}
+
+/// The host that the endpoint is asked for, before the head is put into the form of HTTP/2.
+pub(super) fn host(parts: &Parts) -> Option<&str> {
+    parts.headers.get(HOST)?.to_str().ok()
 }
 
 /// Says of a request which try it is, and of one in HTTP/1.1 without a body that it has none.
@@ -391,11 +401,16 @@ async fn ask(
     let worker = Rc::clone(&exchange.client.worker);
     let limits = &errand.cluster.model.policy.limits;
     let harmless = outgoing.is_empty() && outgoing.parts.method.is_idempotent();
+    let secured = match errand.cluster.tls() {
+        Some(tls) => Some(worker.pool.secured(tls, outgoing.host(), endpoint)?),
+        None => None,
+    };
+    let pool = secured.as_ref().unwrap_or(&worker.pool);
     let mut pooled = true;
     loop {
         let mut raw = None;
         let taken = (pooled && !errand.upgrade)
-            .then(|| worker.pool.take(endpoint, http2, limits))
+            .then(|| pool.take(endpoint, http2, limits))
             .flatten();
         pooled = taken.is_some();
         // Boxed, as other rare waits here: every request would carry the room for it.
@@ -403,18 +418,18 @@ async fn ask(
             Some(upstream) => upstream,
             None if errand.upgrade => {
                 let (upstream, becomes) =
-                    Box::pin(Pool::connect_for_upgrade(endpoint, limits)).await?;
+                    Box::pin(pool.connect_for_upgrade(endpoint, limits)).await?;
                 raw = Some(becomes);
                 upstream
             }
-            None => Box::pin(worker.pool.connect(endpoint, http2, limits)).await?,
+            None => Box::pin(pool.connect(endpoint, http2, limits)).await?,
         };
         let keep = keep || (pooled && harmless);
         match send(errand, outgoing, exchange, upstream, keep).await {
             Ok(response) => return Ok((response, raw)),
             Err(Unanswered::Unsent) if pooled => {}
-            Err(Unanswered::Failed(Failure::Terminated)) if pooled && harmless => {}
-            Err(Unanswered::Unsent) => return Err(Failure::Terminated),
+            Err(Unanswered::Failed(Failure::Terminated(_))) if pooled && harmless => {}
+            Err(Unanswered::Unsent) => return Err(Failure::Terminated(None)),
             Err(Unanswered::Failed(failure)) => return Err(failure),
         }
         // Over a fresh one now.
@@ -454,7 +469,7 @@ async fn send(
             }
             Err(Unanswered::Unsent)
         }
-        Some(Err(SendError::Ended)) => Err(Unanswered::Failed(Failure::Terminated)),
+        Some(Err(SendError::Ended)) => Err(Unanswered::Failed(Failure::Terminated(None))),
         Some(Err(SendError::Failed(error))) => Err(Unanswered::Failed(Failure::from(&error))),
     }
 }

@@ -72,11 +72,22 @@ async fn copy(
     let limits = &cluster.model.policy.limits;
     let engaged = cluster.engage(None, &[])?;
     let _permit = cluster.limits().admit(http2).await.ok()?;
-    let pooled = worker.pool.take(engaged.address(), http2, limits);
+    let endpoint = engaged.address();
+    let secured = match cluster.tls() {
+        Some(tls) => Some(
+            worker
+                .pool
+                .secured(tls, forward::host(&parts), endpoint)
+                .ok()?,
+        ),
+        None => None,
+    };
+    let pool = secured.as_ref().unwrap_or(&worker.pool);
+    let pooled = pool.take(endpoint, http2, limits);
     let mut upstream = if let Some(upstream) = pooled {
         upstream
     } else {
-        let connected = worker.pool.connect(engaged.address(), http2, limits);
+        let connected = pool.connect(endpoint, http2, limits);
         let connected = connected.await;
         if connected.is_err() {
             engaged.observe(Outcome::Failed);

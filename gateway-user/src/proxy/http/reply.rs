@@ -203,15 +203,24 @@ impl LocalReply {
                 Some(connect_error(error)),
                 retried,
             ),
+            Failure::Tls(error) => Self::upstream_reset(
+                unavailable,
+                ResponseFlag::UpstreamConnectionFailure,
+                "remote connection failure",
+                Some(tls_error(error)),
+                retried,
+            ),
             Failure::ConnectTimeout => reset(
                 unavailable,
                 ResponseFlag::UpstreamConnectionFailure,
                 "connection timeout",
             ),
-            Failure::Terminated => reset(
+            Failure::Terminated(reason) => Self::upstream_reset(
                 unavailable,
                 ResponseFlag::UpstreamConnectionTermination,
                 "connection termination",
+                reason.as_ref().map(tls_error),
+                retried,
             ),
             Failure::Reset { refused } => reset(
                 unavailable,
@@ -322,6 +331,12 @@ impl LocalReply {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// What TLS says, set off as Envoy sets it off (Envoy: `SslSocket::drainErrorQueue`), so that what
+/// looks for `TLS_error` finds it.
+fn tls_error(reason: impl std::fmt::Display) -> String {
+    format!("TLS_error:|{reason}:TLS_error_end")
 }
 
 /// Envoy's words for a failed connect: `immediate` for what connect(2) itself refuses, `delayed` for

@@ -20,9 +20,11 @@ pub(super) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Op
         }
         Err(Failure::NoEndpoint | Failure::BadBody | Failure::Timeout) => return None,
         Err(Failure::Overflow) => (ResetReason::Overflow, false),
-        Err(Failure::Connect(_) | Failure::ConnectTimeout) => (ResetReason::ConnectFailure, false),
+        Err(Failure::Connect(_) | Failure::Tls(_) | Failure::ConnectTimeout) => {
+            (ResetReason::ConnectFailure, false)
+        }
         Err(Failure::Reset { refused: true }) => (ResetReason::RefusedStream, true),
-        Err(Failure::Reset { refused: false } | Failure::Terminated | Failure::Protocol) => {
+        Err(Failure::Reset { refused: false } | Failure::Terminated(_) | Failure::Protocol) => {
             (ResetReason::Remote, true)
         }
         Err(Failure::TryTimeout) => (ResetReason::PerTryTimeout, true),

@@ -7,7 +7,9 @@ use tokio::{sync::Semaphore, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
 use crate::{
-    model::gateway::{Balancing, Cluster, HashKey, HashTable, OutlierDetection},
+    model::gateway::{
+        Balancing, Cluster, HashKey, HashTable, Locality, LocalityPolicy, OutlierDetection,
+    },
     observe::{Record, ResponseFlag},
     proxy::fixture::{cluster, gateway, http_listener, prefix_route},
 };
@@ -147,6 +149,48 @@ async fn failing_endpoints_are_avoided_for_a_while() {
     assert_eq!(failures(20).await, 3);
     time::sleep(Duration::from_millis(550)).await;
     assert_eq!(failures(20).await, 3);
+}
+
+#[tokio::test]
+async fn what_is_far_is_asked_when_what_is_near_fails() {
+    let near = Endpoint::new(|_, mut peer| async move {
+        while let Some(head) = peer.head().await {
+            let fails = head.contains("GET /fail");
+            let status = if fails { "500 Oh" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\nnear");
+            peer.send(answer).await;
+        }
+    })
+    .await;
+    let far = Endpoint::answering("far").await;
+    let (_fixture, port) = proxy(&[&near, &far], |cluster| {
+        for endpoint in &mut cluster.endpoints {
+            if endpoint.address == far.address {
+                endpoint.priority = 1;
+                endpoint.locality = Locality::parse("elsewhere");
+            }
+        }
+        cluster.policy.locality = Some(LocalityPolicy::default());
+        cluster.policy.outliers = Some(OutlierDetection {
+            consecutive_5xx: Some(2),
+            base_ejection: Duration::from_millis(500),
+            max_ejection_percent: 100,
+            ..OutlierDetection::default()
+        });
+    })
+    .await;
+    let mut client = Peer::connect(port).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("a", "/").await.1, "near");
+    }
+    for _ in 0..2 {
+        assert_eq!(client.get("a", "/fail").await.1, "near");
+    }
+    for _ in 0..20 {
+        assert_eq!(client.get("a", "/").await.1, "far");
+    }
+    time::sleep(Duration::from_millis(550)).await;
+    assert_eq!(client.get("a", "/").await.1, "near");
 }
 
 #[tokio::test]

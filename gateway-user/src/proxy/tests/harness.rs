@@ -98,7 +98,7 @@ impl Endpoint {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let index = count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(script(index, Peer::new(stream)));
+                tokio::spawn(script(index, Peer::of(stream)));
             }
         });
         Self {
@@ -158,7 +158,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(stream: TcpStream) -> Self {
+    pub(super) fn of(stream: TcpStream) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
@@ -174,7 +174,7 @@ impl Peer {
     }
 
     pub(super) async fn connect_to(address: SocketAddr) -> std::io::Result<Self> {
-        TcpStream::connect(address).await.map(Self::new)
+        TcpStream::connect(address).await.map(Self::of)
     }
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {

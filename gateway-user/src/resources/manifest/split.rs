@@ -10,6 +10,14 @@ pub(super) struct Document<'t> {
     pub(super) text: &'t str,
 }
 
+impl Document<'_> {
+    /// 1-based line of the file on which the text ends. Parsers of YAML see one more where the last
+    /// line doesn't end.
+    pub(super) fn last(&self) -> usize {
+        self.line + self.text.lines().count().saturating_sub(1)
+    }
+}
+
 /// Splits at the lines that begin with the marker `---`, which cannot occur inside a document, not
 /// even in a block scalar (YAML 1.2.2 §9.1.2, `c-forbidden`). Documents without content are left out.
 pub(super) fn documents(text: &str) -> Vec<Document<'_>> {

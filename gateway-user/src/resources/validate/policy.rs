@@ -137,10 +137,6 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_
         one_warmup(warmup, &format!("{path}.warmup"), findings);
     }
     if let Some(locality) = &balancer.locality_lb_setting {
-        findings.ignored(
-            format!("{path}.localityLbSetting"),
-            locality.enabled != Some(false),
-        );
         locality_lb(locality, &format!("{path}.localityLbSetting"), findings);
     }
 }
@@ -345,13 +341,48 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
     }
 }
 
+/// `validateTLS` of istio's pkg/config/validation.
 fn one_tls(tls: &Tls, path: &str, findings: &mut Findings<'_>) {
     let known = ["", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"];
     findings.one_of(format!("{path}.mode"), &tls.mode, &known);
-    if !matches!(tls.mode.as_str(), "" | "DISABLE") {
-        let message = "not supported by this version; endpoints are spoken to in the clear";
-        findings.warning(format!("{path}.mode"), message, "");
+    let insecure = tls.insecure_skip_verify.unwrap_or_default();
+    if insecure && tls.mode == "SIMPLE" && !tls.subject_alt_names.is_empty() {
+        let message = "names can't be verified where any certificate will do";
+        let fix = "either `subjectAltNames` or `insecureSkipVerify`";
+        findings.error(format!("{path}.subjectAltNames"), message, fix);
     }
+    let files = [
+        ("clientCertificate", &tls.client_certificate),
+        ("privateKey", &tls.private_key),
+        ("caCertificates", &tls.ca_certificates),
+    ];
+    let by_name = !tls.credential_name.is_empty();
+    for (field, file) in files {
+        let path = format!("{path}.{field}");
+        if tls.mode == "MUTUAL" && !by_name && file.is_empty() && field != "caCertificates" {
+            let message = "missing: with MUTUAL both sides show a certificate";
+            findings.error(path, message, "name a file, or use `credentialName`");
+        } else if by_name && !file.is_empty() {
+            let message = "certificates are in files or in a Secret";
+            findings.error(path, message, "remove it, or `credentialName`");
+        } else if tls.mode == "ISTIO_MUTUAL" && !file.is_empty() {
+            let message = "ISTIO_MUTUAL has the certificates of the mesh";
+            findings.error(path, message, "remove it, or use MUTUAL");
+        }
+    }
+    if tls.mode == "ISTIO_MUTUAL" {
+        let message = "there is no mesh here that would issue certificates; unless something else puts \
+                       cert-chain.pem, key.pem and root-cert.pem into \
+                       /var/run/secrets/workload-spiffe-credentials, requests are answered with 503";
+        findings.warning(format!("{path}.mode"), message, "MUTUAL, or DISABLE");
+    }
+    let open = !tls.sni.is_empty() && tls.subject_alt_names.is_empty() && !insecure;
+    if open && matches!(tls.mode.as_str(), "SIMPLE" | "MUTUAL") {
+        let message =
+            "with `sni`, Istio verifies who has issued the certificate, but not whose it is";
+        findings.warning(format!("{path}.sni"), message, "add `subjectAltNames`");
+    }
+    findings.ignored(format!("{path}.caCrl"), tls.ca_crl.is_some());
 }
 
 impl Findings<'_> {

@@ -28,19 +28,13 @@ pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         let known = ["MESH_EXTERNAL", "MESH_INTERNAL"];
         findings.one_of("spec.location", location, &known);
     }
-    let names = matches!(resolution, "DNS" | "DNS_ROUND_ROBIN")
-        && (spec.endpoints.is_empty()
-            || spec
-                .endpoints
-                .iter()
-                .any(|endpoint| endpoint.address.parse::<IpAddr>().is_err()));
-    if names || matches!(resolution, "NONE" | "DYNAMIC_DNS") {
+    if matches!(resolution, "NONE" | "DYNAMIC_DNS") {
         findings.warning(
             "spec.resolution",
             format!(
                 "{resolution} is not supported by this version; requests to its hosts are answered with 503"
             ),
-            "STATIC, with addresses",
+            "STATIC, with addresses, or DNS",
         );
     }
     if spec.workload_selector.is_some() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Members, speaks_http2};
+use super::{Members, locality::Place, speaks_http2};
 use crate::{
     model::gateway::{DnsTarget, Endpoint, Locality},
     resources::{
@@ -12,12 +12,12 @@ use crate::{
 };
 
 /// The members of an entry's host; none if it has no such port.
-pub(super) fn members(
-    entry: &ServiceEntry,
+pub(super) fn members<'r>(
+    entry: &'r ServiceEntry,
     host: &str,
     port: i64,
     subset: Option<&Subset>,
-) -> Option<Members> {
+) -> Option<Members<'r>> {
     let spec = &entry.spec;
     let port = spec
         .ports
@@ -36,7 +36,7 @@ pub(super) fn members(
     };
     let dns = resolution != "STATIC";
     if dns && spec.endpoints.is_empty() && subset.is_none_or(|subset| subset.labels.is_empty()) {
-        members.names.push(DnsTarget {
+        let target = DnsTarget {
             host: host.into(),
             port: number(if port.target_port == 0 {
                 port.number
@@ -46,7 +46,9 @@ pub(super) fn members(
             weight: 1,
             all,
             locality: Locality::default(),
-        });
+            priority: 0,
+        };
+        members.names.push((Place::default(), target));
     }
     for endpoint in &spec.endpoints {
         if subset.is_some_and(|subset| !selects(&subset.labels, Some(&endpoint.labels))) {
@@ -56,20 +58,32 @@ pub(super) fn members(
             continue;
         };
         let weight = endpoint.weight.max(1);
-        let locality = locality(&endpoint.locality);
+        let locality = Locality::parse(&endpoint.locality);
+        let place = Place {
+            locality: locality.clone(),
+            labels: Some(&endpoint.labels),
+            node: None,
+        };
         match endpoint.address.parse::<IpAddr>() {
-            Ok(address) => members.endpoints.push(Endpoint {
-                address: (address, target).into(),
-                weight,
-                locality,
-            }),
-            Err(_) if dns => members.names.push(DnsTarget {
-                host: endpoint.address.to_ascii_lowercase(),
-                port: target,
-                weight,
-                all,
-                locality,
-            }),
+            Ok(address) => {
+                let endpoint = Endpoint {
+                    weight,
+                    locality,
+                    ..Endpoint::new((address, target).into())
+                };
+                members.endpoints.push((place, endpoint));
+            }
+            Err(_) if dns => {
+                let target = DnsTarget {
+                    host: endpoint.address.to_ascii_lowercase(),
+                    port: target,
+                    weight,
+                    all,
+                    locality,
+                    priority: 0,
+                };
+                members.names.push((place, target));
+            }
             Err(_) => {}
         }
     }
@@ -88,14 +102,4 @@ fn target(endpoint: &WorkloadEntry, port: &EntryPort) -> Option<u16> {
 
 fn number(port: i64) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
-}
-
-fn locality(text: &str) -> Locality {
-    let mut parts = text.split('/').map(ToOwned::to_owned);
-    let mut next = || parts.next().unwrap_or_default();
-    Locality {
-        region: next(),
-        zone: next(),
-        subzone: next(),
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     model::gateway::{
         Balancing, ClusterPolicy, ConnectionLimits, Distribution, HashKey, HashTable, Keepalive,
-        LocalityPolicy, OutlierDetection, TlsMode, UpstreamTls, Warmup,
+        LocalityPolicy, OutlierDetection, UpstreamTls, Warmup,
     },
     resources::{
         duration::Interval,
@@ -25,10 +25,12 @@ struct Settings<'p> {
 }
 
 /// The policy for a Service's `port`: of the whole destination, and on top of it that of the subset.
+/// `tls` says what the TLS settings mean.
 pub(super) fn of(
     whole: Option<&TrafficPolicy>,
     subset: Option<&TrafficPolicy>,
     port: i64,
+    tls: impl FnOnce(&Tls) -> Option<UpstreamTls>,
 ) -> ClusterPolicy {
     let settings = [whole, subset]
         .into_iter()
@@ -237,25 +239,6 @@ fn outlier_detection(given: &istio::OutlierDetection) -> OutlierDetection {
         },
         min_health_percent: percent(given.min_health_percent),
     }
-}
-
-fn tls(tls: &Tls) -> Option<UpstreamTls> {
-    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    Some(UpstreamTls {
-        mode: match tls.mode.as_str() {
-            "SIMPLE" => TlsMode::Simple,
-            "MUTUAL" => TlsMode::Mutual,
-            "ISTIO_MUTUAL" => TlsMode::IstioMutual,
-            _ => return None,
-        },
-        sni: some(&tls.sni),
-        subject_alt_names: tls.subject_alt_names.clone(),
-        client_certificate: some(&tls.client_certificate),
-        private_key: some(&tls.private_key),
-        ca_certificates: some(&tls.ca_certificates),
-        credential_name: some(&tls.credential_name),
-        insecure_skip_verify: tls.insecure_skip_verify.unwrap_or_default(),
-    })
 }
 
 fn duration(given: Option<Interval>) -> Option<Duration> {

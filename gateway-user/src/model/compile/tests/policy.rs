@@ -200,6 +200,7 @@ fn a_dns_entry_has_names() {
         weight: 1,
         all: true,
         locality: Locality::default(),
+        priority: 0,
     };
     let found = cluster("host: api.example.com", &[&entry(spec)]).unwrap();
     assert_eq!(found.name, "outbound|443||api.example.com");
@@ -213,4 +214,47 @@ fn a_dns_entry_has_names() {
     // Seen only where it is exported to.
     let hidden = format!("{spec}  exportTo: ['.']\n");
     assert_eq!(cluster("host: api.example.com", &[&entry(&hidden)]), None);
+}
+
+#[test]
+fn what_is_near_the_gateway_s_node_comes_first() {
+    let node = |name: &str, region: &str, zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/region: {region}, topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    let nodes = [
+        node("n1", "eu", "a"),
+        node("n2", "eu", "b"),
+        node("n3", "us", "a"),
+    ];
+    let gateway = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: istio-system, name: istio-ingressgateway-0}\nspec: {nodeName: n2, containers: []}\n";
+    let spec = "  hosts: [api.example.com]\n  resolution: STATIC\n  ports: [{name: http, number: 80, protocol: HTTP}]\n  endpoints:\n  - {address: 192.0.2.1, locality: eu/a}\n  - {address: 192.0.2.2, locality: eu/b}\n  - {address: 192.0.2.3, locality: us/a}\n";
+    let found = |policy: &str| {
+        let rule = rule(
+            "r",
+            &format!("  host: api.example.com\n  trafficPolicy: {policy}\n"),
+        );
+        let mut objects = vec![gateway];
+        objects.extend(nodes.iter().map(String::as_str));
+        let entry = entry(spec);
+        objects.extend([entry.as_str(), rule.as_str()]);
+        cluster("host: api.example.com", &objects).unwrap()
+    };
+    let priorities = |found: &crate::model::gateway::Cluster| {
+        let endpoints = found.endpoints.iter();
+        endpoints
+            .map(|endpoint| endpoint.priority)
+            .collect::<Vec<_>>()
+    };
+    let near = found("{outlierDetection: {}}");
+    assert_eq!(priorities(&near), [1, 0, 2]);
+    let off = "{outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: false}}}";
+    assert_eq!(priorities(&found(off)), [0, 0, 0]);
+    let shares = found(
+        "{loadBalancer: {localityLbSetting: {distribute: [{from: eu/b/*, to: {'eu/*': 70, 'us/a': 30}}]}}}",
+    );
+    assert_eq!(priorities(&shares), [0, 0, 0]);
+    let shares: Vec<_> = shares.shares.iter().map(|(_, share)| *share).collect();
+    assert_eq!(shares, [35, 35, 30]);
 }

@@ -1,0 +1,55 @@
+//! Manifests: any text is read, admitted as far as it is right, and compiled.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use nodegate::{
+    export::envoy,
+    model::compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
+    resources::{admission::Store, diagnostic::Diagnostic, manifest::Manifest},
+    route::Table,
+};
+
+/// Goes the whole way from text to routes, as the daemon does with a file.
+pub fn run(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else {
+        return;
+    };
+    let manifest = Manifest::parse(PathBuf::from("fuzz.yaml"), text);
+    // All that YAML 1.1 takes for the end of a line.
+    let ends = ['\r', '\n', '\u{85}', '\u{2028}', '\u{2029}'];
+    let lines = text.matches(ends).count() + 1;
+    check(&manifest.diagnostics, lines);
+    let resources = Store::default().admit([&manifest], Vec::new());
+    check(&resources.diagnostics, lines);
+    let gateway = GatewayIdentity {
+        namespace: "istio-system".into(),
+        name: "istio-ingressgateway".into(),
+        labels: BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]),
+    };
+    let node = NodeIdentity::default();
+    let compiled = compile(&resources, &node, Some(&gateway), &ServiceScope::All);
+    check(&compiled.diagnostics, lines);
+    let options = envoy::Options {
+        listen: [127, 0, 0, 1].into(),
+        admin_port: 15000,
+    };
+    let _ = envoy::bootstrap(&compiled.gateway, options);
+    for listener in &compiled.gateway.listeners {
+        if let nodegate::model::gateway::ListenerProtocol::Http(routes) = &listener.protocol {
+            let _ = Table::new(routes.clone());
+        }
+    }
+}
+
+fn check(diagnostics: &[Diagnostic], lines: usize) {
+    for diagnostic in diagnostics {
+        assert!(!diagnostic.message.is_empty());
+        if let Some(location) = &diagnostic.location {
+            let line = location.line;
+            assert!(
+                (1..=lines).contains(&line),
+                "{diagnostic}: of {lines} lines"
+            );
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether an endpoint is who it should be.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use webpki::EndEntityCert;
+
+use super::{TlsError, system_authorities};
+use crate::model::gateway::UpstreamTls;
+
+/// Believes certificates that an authority has issued to the right one.
+// Envoy: DefaultCertValidator. Unlike rustls' own verifier it may take any name.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    /// None: any certificate will do.
+    roots: Option<Arc<RootCertStore>>,
+    /// What the roots are of, unless they are the system's.
+    authorities: Vec<CertificateDer<'static>>,
+    /// Whether the name that was asked for counts.
+    asked: bool,
+    /// Names of which the certificate must have one; empty: it doesn't matter.
+    names: Vec<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    pub(super) fn new(
+        policy: &UpstreamTls,
+        authorities: Option<Vec<CertificateDer<'static>>>,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let mut kept = Vec::new();
+        let roots = match authorities {
+            _ if policy.insecure_skip_verify => None,
+            None => Some(system_authorities()?),
+            Some(authorities) => {
+                let mut store = RootCertStore::empty();
+                let (added, _) = store.add_parsable_certificates(authorities.iter().cloned());
+                if added == 0 {
+                    let message = "none of the authorities' certificates can be used";
+                    return Err(TlsError::Unusable(message.to_owned()));
+                }
+                kept = authorities;
+                Some(Arc::new(store))
+            }
+        };
+        Ok(Self {
+            roots,
+            authorities: kept,
+            asked: policy.verify_host,
+            names: policy.subject_alt_names.clone(),
+            algorithms: provider.signature_verification_algorithms,
+        })
+    }
+
+    /// Whether the certificate is itself among the authorities: what people do who sign their own.
+    /// Webpki wants no authority to be an endpoint; by then it has looked at all else.
+    fn is_authority(&self, error: &Error, certificate: &CertificateDer<'_>) -> bool {
+        let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
+            return false;
+        };
+        let cause = cause.downcast_ref::<webpki::Error>();
+        matches!(cause, Some(webpki::Error::CaUsedAsEndEntity))
+            && self.authorities.iter().any(|known| known == certificate)
+    }
+
+    /// Whether the certificate has one of the names.
+    // Envoy: DefaultCertValidator::matchSubjectAltName. `*` stands for one label of a DNS name.
+    fn has_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
+        let parsed = EndEntityCert::try_from(certificate)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let uris: Vec<&str> = parsed.valid_uri_names().collect();
+        Ok(self.names.iter().any(|name| {
+            uris.contains(&name.as_str())
+                || ServerName::try_from(name.as_str())
+                    .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+        }))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(roots) = &self.roots else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let chain = verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        );
+        match chain {
+            Err(error) if self.is_authority(&error, end_entity) => {}
+            other => other?,
+        }
+        if self.asked {
+            verify_server_name(&parsed, server_name)?;
+        }
+        if !self.names.is_empty() && !self.has_name(end_entity)? {
+            let message = format!(
+                "the certificate has none of the names {}",
+                self.names.join(", ")
+            );
+            return Err(Error::General(message));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

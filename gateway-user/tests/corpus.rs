@@ -1,0 +1,63 @@
+//! The corpus of the fuzz targets, and what they have found, through the same functions.
+
+#![expect(
+    unreachable_pub,
+    reason = "public for the fuzz targets, which are of another crate"
+)]
+
+use std::{fs, path::Path};
+
+#[path = "../../fuzz/src/iptables.rs"]
+mod iptables;
+#[path = "../../fuzz/src/manifest.rs"]
+mod manifest;
+#[path = "../../fuzz/src/matcher.rs"]
+mod matcher;
+#[path = "../../fuzz/src/path.rs"]
+mod path;
+#[path = "../../fuzz/src/rewrite.rs"]
+mod rewrite;
+
+fn replay(target: &str, run: impl Fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let mut count = 0;
+    for entry in fs::read_dir(directory.join(target)).expect("a corpus") {
+        let path = entry.expect("an entry").path();
+        // The name is what a failure is known by.
+        println!("{}", path.display());
+        run(&fs::read(path).expect("a file"));
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn dumps_of_iptables() {
+    replay("iptables", iptables::run);
+}
+
+#[test]
+fn manifests() {
+    replay("manifest", manifest::run);
+}
+
+#[test]
+fn matcher_finds_what_trying_in_order_finds() {
+    replay("matcher", matcher::run);
+    // Few inputs of the corpus are long; these are.
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..300 {
+        let bytes: Vec<u8> = (0..512).map(|_| random.u8(..)).collect();
+        matcher::run(&bytes);
+    }
+}
+
+#[test]
+fn normal_forms_of_paths() {
+    replay("path", path::run);
+}
+
+#[test]
+fn rewritten_paths() {
+    replay("rewrite", rewrite::run);
+}

@@ -1,0 +1,241 @@
+//! kube-proxy's rules as the source of Services: `--source iptables`.
+//!
+//! The rules are in the real netfilter of the node, in both iptables; changes come by the real
+//! `iptables-restore`, as with kube-proxy.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    Case, Setting,
+    kube_proxy::{Nodegate, Sync, chosen, restore_rules},
+    probe::Task,
+    scene::{Scene, wait},
+    services::{POD1, both_protocols, cluster_ips, server, service},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    ("rules_are_followed_in_nft", SETTING, |scene| {
+        followed(scene, NFT)
+    }),
+    ("rules_are_followed_in_legacy", SETTING, |scene| {
+        followed(scene, LEGACY)
+    }),
+    ("rules_that_go_leave_their_services", SETTING, gone),
+    ("rules_are_found_where_they_are", SETTING, found),
+];
+
+/// node1 has no nodegate to begin with.
+const SETTING: Setting = Setting {
+    manifests: "kube-proxy",
+    namespace: None,
+    nodes: 2,
+};
+
+const NFT: [&str; 2] = ["iptables-nft-restore", "ip6tables-nft-restore"];
+const LEGACY: [&str; 2] = ["iptables-legacy-restore", "ip6tables-legacy-restore"];
+
+/// How soon a change of the rules is in force.
+const SOON: Duration = Duration::from_millis(1200);
+
+const SOURCE: [&str; 4] = ["--source", "iptables", "--services", "all"];
+
+fn manifests() -> String {
+    let spec = format!(
+        "type: NodePort, {}, selector: {{app: server}}, {}",
+        cluster_ips(1),
+        both_protocols(30080)
+    );
+    service("web", &spec) + &server("server-1", 1) + &server("server-2", 2)
+}
+
+/// Both families, from outside, from a pod and from the node itself.
+fn leads_to(scene: &Scene, pods: &[&str]) -> anyhow::Result<()> {
+    for (host, to) in [
+        ("client", "192.168.170.11:30080"),
+        ("client", "[fd00:c0::11]:30080"),
+        (POD1, "10.96.0.1:80"),
+        (POD1, "[fd00:96::1]:80"),
+        ("node1", "10.96.0.1:80"),
+    ] {
+        scene.leads_to(host, to, pods)?;
+        scene.leads_datagrams_to(host, to, pods)?;
+    }
+    Ok(())
+}
+
+/// Waits until the status on node1 is so; gives how long that took.
+fn until(
+    scene: &Scene,
+    what: &str,
+    is_so: impl Fn(&serde_json::Value) -> bool,
+) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    wait(Duration::from_secs(10), || {
+        let status = scene.status("node1")?;
+        let applied = status["datapath"]["applied"] == status["snapshot"]["generation"];
+        Ok((applied && is_so(&status)).then_some(()))
+    })
+    .with_context(|| format!("{what} is not in force: {:?}", scene.status("node1")))?;
+    Ok(start.elapsed())
+}
+
+fn backends(scene: &Scene) -> anyhow::Result<usize> {
+    let text = scene.run("node1", &["nodegate", "maps", "backends", "-o", "json"])?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    let rows = json["backends"].as_array().or(json.as_array());
+    Ok(rows.context("no list of backends")?.len())
+}
+
+fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
+    scene.apply(&manifests())?;
+    restore_rules(scene, restore, Sync::First)?;
+    let nodegate = Nodegate::run(scene, &SOURCE)?;
+    leads_to(scene, &["server-1", "server-2"])?;
+    ensure!(chosen(scene)? > 20, "nodegate has decided nothing");
+    let status = scene.status("node1")?;
+    let programs = status["source"]["rules"]["programs"].to_string();
+    let save = restore.map(|name| format!("{:?}", name.replace("restore", "save")));
+    ensure!(programs == format!("[{}]", save.join(",")), "{programs}");
+    ensure!(status["diagnostics"] == serde_json::json!([]), "{status}");
+    let told = scene.run("node1", &["nodegate", "iptables", "diff", "--maps"])?;
+    ensure!(told == "IPv4: equal\nIPv6: equal\n", "{told}");
+
+    // Endpoints go: the rules have as many lines as a moment before where one comes in its place, so it is
+    // the text that counts.
+    let before = backends(scene)?;
+    scene.delete_pod("server-2")?;
+    restore_rules(scene, restore, Sync::Later)?;
+    let start = Instant::now();
+    wait(Duration::from_secs(10), || {
+        Ok((backends(scene)? * 2 == before).then_some(()))
+    })
+    .context("the endpoints are still there")?;
+    let took = start.elapsed();
+    ensure!(took < SOON, "in force after {took:?}");
+    leads_to(scene, &["server-1"])?;
+
+    // A Service comes.
+    let other = service(
+        "other",
+        &format!(
+            "{}, selector: {{app: server}}, ports: [{{port: 80}}]",
+            cluster_ips(2)
+        ),
+    );
+    scene.apply(&other)?;
+    restore_rules(scene, restore, Sync::Later)?;
+    let took = until(scene, "the new Service", |status| {
+        status["snapshot"]["services"] == 3
+    })?;
+    ensure!(took < SOON, "in force after {took:?}");
+    scene.leads_to(POD1, "10.96.0.2:80", &["server-1"])?;
+
+    // Nobody is left.
+    scene.delete_pod("server-1")?;
+    restore_rules(scene, restore, Sync::Later)?;
+    wait(Duration::from_secs(10), || {
+        Ok((backends(scene)? == 0).then_some(()))
+    })?;
+    for (host, to) in [(POD1, "10.96.0.1:80"), ("client", "192.168.170.11:30080")] {
+        scene.is_refused(host, Task::tcp(to.parse()?))?;
+    }
+    told_apart(scene, nodegate, restore)
+}
+
+/// With nobody to follow, what has changed shows.
+fn told_apart(scene: &Scene, nodegate: Nodegate, restore: [&str; 2]) -> anyhow::Result<()> {
+    drop(nodegate);
+    scene.apply(&server("server-3", 2))?;
+    restore_rules(scene, restore, Sync::Later)?;
+    let output = scene
+        .testbed
+        .exec("node1", ["nodegate", "iptables", "diff", "--maps"])?;
+    let told = String::from_utf8(output.stdout)?;
+    let what = "  cluster IP 10.96.0.2:80: rules: to all endpoints; maps: refused (no endpoints)\n";
+    ensure!(
+        output.status.code() == Some(1) && told.contains(what),
+        "{told}"
+    );
+    let names = [
+        "nodegate",
+        "iptables",
+        "diff",
+        "--maps",
+        "--services",
+        "nobody/*",
+    ];
+    let told = scene.testbed.exec("node1", names)?;
+    // What the maps have, and should not.
+    let what = "the maps have it, but there are no rules for it";
+    ensure!(
+        String::from_utf8(told.stdout)?.contains(what),
+        "{:?}",
+        told.stderr
+    );
+    Ok(())
+}
+
+/// Somebody flushes the tables, as firewalls do when they are loaded again. kube-proxy may take half a
+/// minute to notice.
+fn gone(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
+    scene.apply(&manifests())?;
+    restore_rules(scene, NFT, Sync::First)?;
+    let _nodegate = Nodegate::run(scene, &SOURCE)?;
+    // Other people's rules, nodegate's own among them, stay.
+    for (save, restore, how) in [
+        // Their chains are empty.
+        ("iptables-nft-save", NFT[0], "^-A KUBE-"),
+        // They are not there any more.
+        ("ip6tables-nft-save", NFT[1], "KUBE-"),
+    ] {
+        let line = format!("{save} | grep -v -e '{how}' | {restore}");
+        let output = scene.shell("node1", &line)?;
+        ensure!(output.status.success(), "{output:?}");
+        let told = |status: &serde_json::Value| {
+            let diagnostics = status["diagnostics"].to_string();
+            diagnostics.contains(&format!("{save}: kube-proxy's rules are gone"))
+        };
+        until(scene, "the loss", told)?;
+        leads_to(scene, &["server-1", "server-2"]).context("without rules")?;
+        // A reload changes nothing.
+        scene.run("node1", &["nodegate", "status", "--sync"])?;
+        ensure!(backends(scene)? > 0, "the Services are gone");
+        restore_rules(scene, NFT, Sync::Later)?;
+        until(scene, "the return", |status| !told(status))?;
+    }
+    Ok(())
+}
+
+/// What `nodegate run` says where it cannot, and the Services that are chosen by name.
+fn found(scene: &Scene) -> anyhow::Result<()> {
+    scene.refuses_freely()?;
+    scene.apply(&manifests())?;
+    let says = |arguments: &[&str], what: &str| -> anyhow::Result<()> {
+        let all = [&["nodegate", "run", "--role", "redirector"], arguments].concat();
+        let output = scene.testbed.exec("node1", all)?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && told.contains(what), "{told}");
+        Ok(())
+    };
+    says(&SOURCE, "there are no rules of kube-proxy here")?;
+    says(&SOURCE[..2], "rules tell Services by their names only")?;
+    // What an earlier kube-proxy left in the other iptables.
+    let left = "printf '*nat\\n:KUBE-SERVICES - [0:0]\\n-A KUBE-SERVICES -d 10.96.0.9/32 -j RETURN\\nCOMMIT\\n' | iptables-legacy-restore";
+    let output = scene.shell("node1", left)?;
+    ensure!(output.status.success(), "{output:?}");
+    restore_rules(scene, NFT, Sync::First)?;
+    let names = ["--source", "iptables", "--services", "default/web,shop/*"];
+    let _nodegate = Nodegate::run(scene, &names)?;
+    let status = scene.status("node1")?;
+    ensure!(status["snapshot"]["services"] == 2, "{status}");
+    let diagnostics = status["diagnostics"].to_string();
+    ensure!(
+        diagnostics.contains("iptables-legacy-save prints rules of kube-proxy too"),
+        "{diagnostics}"
+    );
+    leads_to(scene, &["server-1", "server-2"])
+}
