@@ -24,6 +24,7 @@ mod bind;
 mod cluster;
 mod config;
 mod connections;
+mod deadlines;
 mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -59,6 +59,7 @@ pub const TOOLS: &[Tool] = &[
     tool("iptables", "iptables"),
     tool("iptables-restore", "iptables"),
     tool("nsenter", "util-linux"),
+    tool("strace", "strace"),
 ];
 
 /// Where the BPF file system is.

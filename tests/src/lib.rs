@@ -77,10 +77,12 @@
 pub mod admission;
 pub mod config;
 pub mod environment;
+pub mod measure;
 pub mod names;
 pub mod object;
 pub mod ps;
 pub mod server;
+pub mod traffic;
 pub mod workload;
 
 mod cgroup;

@@ -17,28 +17,56 @@ pub(crate) fn build() -> anyhow::Result<Binaries> {
     let mut cargo = Command::new(setup::cargo());
     cargo.args(["build", "--message-format", "json-render-diagnostics"]);
     cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-pod"]);
-    let given = std::env::var_os("NODEGATE_BIN").map(PathBuf::from);
+    let given = given()?;
     if given.is_none() {
         setup::toolchain()?;
         cargo.args(["--package", "nodegate", "--bin", "nodegate"]);
         cargo.env("PATH", setup::path_with_linker()?);
     }
+    let messages = run(cargo)?;
+    Ok(Binaries {
+        nodegate: given.map_or_else(|| executable(&messages, "nodegate"), Ok)?,
+        pod: executable(&messages, "testbed-pod")?,
+    })
+}
+
+/// The binary that the environment names.
+fn given() -> anyhow::Result<Option<PathBuf>> {
+    std::env::var_os("NODEGATE_BIN")
+        .map(PathBuf::from)
+        .map(|path| {
+            std::path::absolute(&path).with_context(|| format!("NODEGATE_BIN: {}", path.display()))
+        })
+        .transpose()
+}
+
+/// Lets cargo build, and returns its messages.
+fn run(mut cargo: Command) -> anyhow::Result<String> {
     let output = cargo
         .current_dir(workspace())
         .stderr(Stdio::inherit())
         .output()
         .context("starting cargo")?;
     ensure!(output.status.success(), "the build has failed, see above");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let nodegate = match given {
-        Some(path) => std::path::absolute(&path)
-            .with_context(|| format!("NODEGATE_BIN: {}", path.display()))?,
-        None => executable(&messages, "nodegate")?,
-    };
-    Ok(Binaries {
-        nodegate,
-        pod: executable(&messages, "testbed-pod")?,
-    })
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Builds `nodegate` as it runs on nodes, and the traffic for measuring it. With `NODEGATE_BIN` in the
+/// environment that nodegate is taken.
+pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo.args(["build", "--release"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
+    let given = given()?;
+    if given.is_none() {
+        setup::toolchain()?;
+        cargo.args(["--package", "nodegate", "--bin", "nodegate"]);
+        cargo.env("PATH", setup::path_with_linker()?);
+    }
+    let messages = run(cargo)?;
+    let nodegate = given.map_or_else(|| executable(&messages, "nodegate"), Ok)?;
+    Ok((nodegate, executable(&messages, "testbed-traffic")?))
 }
 
 /// The root of the workspace.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nodegate_testbed::environment::Unmet;
 
+mod bench;
 mod binaries;
 mod demo;
 mod fuzz;
@@ -37,6 +38,9 @@ enum Command {
     /// Run all tests, unit and end to end.
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
+    /// Measure: what the proxy costs, beside HAProxy and Envoy.
+    #[command(subcommand, after_help = bench::EXAMPLES)]
+    Bench(bench::Bench),
     /// Feed parsers and the matcher with arbitrary input.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Fuzz),
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Testbed(command) => testbed::run(command),
     };

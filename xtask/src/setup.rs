@@ -18,7 +18,7 @@ mod tools;
 
 pub(crate) use envoy::{PROGRAM as ENVOY, prepare as envoy};
 pub(crate) use machine::prepare as machine;
-pub(crate) use tools::prepare as tools;
+pub(crate) use tools::{prepare as tools, program};
 
 /// Names a directory to install to, in place of the toolchain's and cargo's own: for trying the
 /// set-up itself, without touching what is there.

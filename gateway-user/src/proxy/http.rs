@@ -37,6 +37,7 @@ mod grpc;
 mod hashing;
 mod headers;
 mod mirror;
+mod own;
 mod refusal;
 mod reply;
 mod request;
@@ -62,6 +63,7 @@ use body::{RequestBody, ResponseBody};
 use exchange::Exchange;
 use failure::Failure;
 use forward::{Answer, Errand, Outgoing};
+use own::Survey;
 use reply::{Context, LocalReply};
 use request::Plan;
 use response::Extras;
@@ -246,13 +248,18 @@ async fn answer(
     let valid = request::validate(&parts);
     let normalized = request::normalize(&mut parts);
     exchange.record(&parts);
+    let survey = Survey::of(&parts.headers);
     let mut context = Context {
-        grpc: timeout::is_grpc(&parts.headers),
+        grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..Context::default()
     };
     let found = valid
         .and(normalized)
-        .and_then(|()| request::upgrade(&parts))
+        .and_then(|()| {
+            // Which is named in `Connection`, too.
+            let upgrade = survey.hop_by_hop.then(|| request::upgrade(&parts));
+            Ok(upgrade.transpose()?.flatten())
+        })
         .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
     let (upgrade, routed) = match found {
         Ok(found) => found,
@@ -306,7 +313,16 @@ async fn answer(
                 .into_response(exchange, context)
         }
         HttpAction::Forward(forward) => {
-            pass_on(forward, &routed, parts, body, upgrade, exchange, context).await
+            let request = Request::from_parts(parts, body);
+            pass_on(
+                forward,
+                &routed,
+                request,
+                (upgrade, survey),
+                exchange,
+                context,
+            )
+            .await
         }
     }
 }
@@ -315,13 +331,13 @@ async fn answer(
 async fn pass_on(
     forward: &Forward,
     routed: &Routed,
-    mut parts: Parts,
-    body: RequestBody,
-    upgrade: Option<HeaderValue>,
+    request: Request<RequestBody>,
+    (upgrade, survey): (Option<HeaderValue>, Survey),
     mut exchange: Box<Exchange>,
     mut context: Context<'_>,
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
+    let (mut parts, body) = request.into_parts();
     let target = &routed.state().target;
     let chosen = match context.destination {
         Some(index) => target.chosen(index),
@@ -333,7 +349,7 @@ async fn pass_on(
     let Some(cluster) = chosen.cluster else {
         return LocalReply::no_cluster().into_response(exchange, context);
     };
-    let (timeout, try_timeout) = timeouts(forward, routed, &parts);
+    let (timeout, try_timeout) = timeouts(forward, routed, &parts, context.grpc);
     let plan = Plan {
         routed,
         forward,
@@ -341,11 +357,13 @@ async fn pass_on(
         timeout,
         try_timeout,
         upgrade,
+        survey,
     };
     let (hash, cookie) = hashing::hash(cluster, &parts, &client);
-    if let Err(reply) = request::prepare(&mut parts, &plan, &client, &mut exchange) {
-        return reply.into_response(exchange, context);
-    }
+    let own = match request::prepare(&mut parts, &plan, &client, &mut exchange) {
+        Ok(own) => own,
+        Err(reply) => return reply.into_response(exchange, context),
+    };
     let mirrors: Vec<_> = routed
         .state()
         .mirrors
@@ -364,9 +382,11 @@ async fn pass_on(
         try_timeout,
         upgrade: plan.upgrade.is_some(),
         keep_body: !mirrors.is_empty(),
+        grpc: context.grpc,
+        expects: survey.expect,
     };
-    let mut outgoing = Outgoing::new(parts, body, &errand);
-    mirror::send(&mirrors, &outgoing, &exchange, timeout);
+    let mut outgoing = Outgoing::new(parts, own, body, &errand);
+    mirror::send(&mirrors, &mut outgoing, &exchange, timeout);
     match forward::run(&errand, &mut outgoing, &mut exchange).await {
         Ok(answer) => {
             let extras = Extras {
@@ -389,11 +409,16 @@ fn timeouts(
     forward: &Forward,
     routed: &Routed,
     parts: &Parts,
+    grpc: bool,
 ) -> (Option<Duration>, Option<Duration>) {
     if routed.route().fault.is_some() {
         return (None, None);
     }
-    let timeout = timeout::of_request(forward.timeout, &parts.headers);
+    let timeout = if grpc {
+        timeout::of_request(forward.timeout, &parts.headers)
+    } else {
+        forward.timeout
+    };
     let try_timeout = forward
         .retry
         .as_ref()

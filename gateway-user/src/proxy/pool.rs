@@ -7,20 +7,21 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     hash::{Hash, Hasher},
-    io,
+    io, mem,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
     rt::Executor,
 };
 use hyper_util::rt::TokioIo;
+use rustc_hash::FxHashMap;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
@@ -37,8 +38,10 @@ use super::{
 };
 use crate::model::gateway::{ConnectionLimits, Keepalive};
 
+mod direct;
 mod stream;
 
+pub(super) use direct::{Asked, Direct};
 pub(super) use stream::PeerStream;
 
 /// Idle connections kept per endpoint and worker.
@@ -56,7 +59,7 @@ pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Connections by endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: RefCell<FxHashMap<SocketAddr, Vec<Idle>>>,
     shared: RefCell<HashMap<SocketAddr, Vec<Rc<Shared>>>>,
     /// Who connects in HTTP/2: the others wait for that connection instead of making their own.
     connecting: RefCell<HashMap<SocketAddr, Rc<Mutex<()>>>>,
@@ -82,16 +85,29 @@ pub(super) struct Upstream {
     home: Option<Rc<Pool>>,
     local: Option<SocketAddr>,
     protocol: Protocol,
+    /// How many requests it has had.
+    served: u32,
 }
 
 #[derive(Debug)]
 enum Protocol {
-    Http1 {
-        sender: http1::SendRequest<RequestBody>,
-        /// How many requests it has had.
-        served: u32,
-    },
+    /// HTTP/1.1 without hyper, for as long as that goes.
+    Direct(Direct),
+    Http1(http1::SendRequest<RequestBody>),
     Http2(Stream),
+    /// It ended while it was changing hands.
+    Gone,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// None of the request was written: it comes back, if it was given away.
+    Unsent(Option<Box<Request<RequestBody>>>),
+    /// The connection has ended.
+    Ended,
+    /// For hyper's reason.
+    Failed(hyper::Error),
 }
 
 /// A connection that requests share.
@@ -188,11 +204,11 @@ impl Pool {
         if !http2 {
             let stream = self.open(endpoint, Inner::Http1, limits).await?;
             let local = stream.tcp().local_addr().ok();
-            let sender = match stream {
-                PeerStream::Clear(stream) => start_http1(stream).await?,
-                PeerStream::Secure(stream) => start_http1(stream).await?,
+            let protocol = match stream {
+                PeerStream::Clear(stream) => Protocol::Direct(Direct::new(stream)),
+                PeerStream::Secure(stream) => Protocol::Http1(start_http1(stream).await?),
             };
-            return Ok(Upstream::http1(endpoint, self.home(), local, sender));
+            return Ok(Upstream::http1(endpoint, self.home(), local, protocol));
         }
         let turn = Rc::clone(self.connecting.borrow_mut().entry(endpoint).or_default());
         // Whoever has waited in vain connects by itself: failures must not queue up.
@@ -245,7 +261,7 @@ impl Pool {
                 });
             }
         });
-        let upstream = Upstream::http1(endpoint, self.home(), local, sender);
+        let upstream = Upstream::http1(endpoint, self.home(), local, Protocol::Http1(sender));
         Ok((upstream, raw))
     }
 
@@ -345,13 +361,14 @@ impl Upstream {
         endpoint: SocketAddr,
         home: Option<Rc<Pool>>,
         local: Option<SocketAddr>,
-        sender: http1::SendRequest<RequestBody>,
+        protocol: Protocol,
     ) -> Self {
         Self {
             endpoint,
             home,
             local,
-            protocol: Protocol::Http1 { sender, served: 0 },
+            protocol,
+            served: 0,
         }
     }
 
@@ -362,6 +379,7 @@ impl Upstream {
             home: None,
             local: shared.local,
             protocol: Protocol::Http2(Stream(shared)),
+            served: 0,
         }
     }
 
@@ -375,22 +393,75 @@ impl Upstream {
         matches!(self.protocol, Protocol::Http2(_))
     }
 
-    /// Sends a request. If none of it was written, it comes back with the error.
+    /// Sends a request.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.protocol {
-            Protocol::Http1 { sender, served } => {
-                *served += 1;
-                sender.try_send_request(request).await
-            }
+    ) -> Result<Response<Incoming>, SendError> {
+        self.served = self.served.saturating_add(1);
+        if let Some(direct) = self.take_direct() {
+            let sender = start_http1(direct.into_stream()).await;
+            self.protocol = Protocol::Http1(sender.map_err(|_| SendError::Ended)?);
+        }
+        let response = match &mut self.protocol {
+            Protocol::Http1(sender) => sender.try_send_request(request).await,
             Protocol::Http2(stream) => {
                 let shared = &stream.0;
                 shared.served.set(shared.served.get().saturating_add(1));
                 let mut sender = shared.sender.clone();
                 Box::pin(sender.try_send_request(request)).await
             }
+            Protocol::Direct(_) | Protocol::Gone => return Err(SendError::Ended),
+        };
+        Ok(response?)
+    }
+
+    /// Lets hyper read the answer to a request that has been asked directly.
+    pub(super) async fn read_unusual(
+        &mut self,
+        method: &Method,
+    ) -> Result<Response<Incoming>, SendError> {
+        let direct = self.take_direct().ok_or(SendError::Ended)?;
+        let sender = start_http1(direct.adopt()).await;
+        let mut sender = sender.map_err(|_| SendError::Ended)?;
+        // How an answer is read depends on the method and on nothing else.
+        let mut request = Request::new(RequestBody::EMPTY);
+        request.method_mut().clone_from(method);
+        let response = sender.try_send_request(request).await;
+        self.protocol = Protocol::Http1(sender);
+        response.map_err(|mut error| match error.take_message() {
+            // It has been sent long since, whatever hyper thinks.
+            Some(_) => SendError::Ended,
+            None => SendError::Failed(error.into_error()),
+        })
+    }
+
+    /// The connection, if it is read directly.
+    pub(super) fn reading(&mut self) -> Option<&mut Direct> {
+        match &mut self.protocol {
+            Protocol::Direct(direct) => Some(direct),
+            _ => None,
+        }
+    }
+
+    fn take_direct(&mut self) -> Option<Direct> {
+        match mem::replace(&mut self.protocol, Protocol::Gone) {
+            Protocol::Direct(direct) => Some(direct),
+            other => {
+                self.protocol = other;
+                None
+            }
+        }
+    }
+
+    /// The connection, if requests can be asked directly.
+    pub(super) fn direct(&mut self) -> Option<&mut Direct> {
+        match &mut self.protocol {
+            Protocol::Direct(direct) => {
+                self.served = self.served.saturating_add(1);
+                Some(direct)
+            }
+            _ => None,
         }
     }
 
@@ -399,37 +470,48 @@ impl Upstream {
     pub(super) fn release(mut self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
         let home = self.home.take();
         let pool = home.as_ref().unwrap_or(pool);
-        let Protocol::Http1 { sender, served } = &self.protocol else {
-            return;
-        };
         let spent = limits
             .max_requests_per_connection
-            .is_some_and(|max| *served >= max);
-        if spent || sender.is_closed() {
+            .is_some_and(|max| self.served >= max);
+        if spent {
             return;
         }
-        if sender.is_ready() {
-            pool.put(self, now, limits);
-        } else {
-            // The endpoint answered before it had read the whole request, which is still on its way;
-            // or the connection's task has not had its turn since.
-            let pool = Rc::clone(pool);
-            let limits = limits.clone();
-            task::spawn_local(async move {
-                let mut upstream = self;
-                if let Protocol::Http1 { sender, .. } = &mut upstream.protocol
-                    && sender.ready().await.is_ok()
-                {
-                    pool.put(upstream, now, &limits);
-                }
-            });
+        match &self.protocol {
+            Protocol::Direct(_) => pool.put(self, now, limits),
+            Protocol::Http1(sender) if sender.is_ready() => pool.put(self, now, limits),
+            Protocol::Http1(sender) if !sender.is_closed() => {
+                // The endpoint answered before it had read the whole request, which is still on its
+                // way; or the connection's task has not had its turn since.
+                let pool = Rc::clone(pool);
+                let limits = limits.clone();
+                task::spawn_local(async move {
+                    let mut upstream = self;
+                    if let Protocol::Http1(sender) = &mut upstream.protocol
+                        && sender.ready().await.is_ok()
+                    {
+                        pool.put(upstream, now, &limits);
+                    }
+                });
+            }
+            Protocol::Http1(_) | Protocol::Http2(_) | Protocol::Gone => {}
         }
     }
 
     fn is_ready(&self) -> bool {
         match &self.protocol {
-            Protocol::Http1 { sender, .. } => sender.is_ready(),
+            Protocol::Direct(direct) => direct.is_alive(),
+            Protocol::Http1(sender) => sender.is_ready(),
             Protocol::Http2(stream) => !stream.0.sender.is_closed(),
+            Protocol::Gone => false,
+        }
+    }
+}
+
+impl From<TrySendError<Request<RequestBody>>> for SendError {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(Some(Box::new(request))),
+            None => Self::Failed(error.into_error()),
         }
     }
 }

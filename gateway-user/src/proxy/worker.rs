@@ -26,6 +26,7 @@ use super::{
     Options,
     config::{Config, Protocol},
     connections::{Connections, Tick},
+    deadlines::Deadlines,
     http,
     pool::Pool,
     tcp,
@@ -60,6 +61,7 @@ pub(super) struct Worker {
     pub(super) tap: Tap,
     pub(super) pool: Rc<Pool>,
     pub(super) connections: Rc<Connections>,
+    pub(super) deadlines: Rc<Deadlines>,
     now: Cell<Tick>,
     accepting: RefCell<HashMap<u16, Accepting>>,
 }
@@ -96,6 +98,7 @@ pub(super) fn spawn(
                         tap,
                         pool: Rc::default(),
                         connections: Rc::default(),
+                        deadlines: Rc::default(),
                         now: Cell::new(0),
                         accepting: RefCell::default(),
                     });
@@ -124,6 +127,8 @@ impl Worker {
     }
 
     async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let deadlines = Rc::clone(&self.deadlines);
+        task::spawn_local(async move { deadlines.watch().await });
         let mut sweeps = time::interval(SWEEP);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -1,6 +1,8 @@
 //! Host names: what is compared of a `Host` header, and the search for the virtual host.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
+
+use rustc_hash::FxHashMap;
 
 /// The host as it is searched: lower case, without the port. IPv6 literals keep their brackets.
 ///
@@ -20,12 +22,13 @@ pub(super) fn normalize(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// Domains to virtual hosts (by index).
+/// Domains to virtual hosts (by index). The keys are the configuration's, so nobody can choose them to
+/// collide, and the hash need not be safe from that.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
-    exact: HashMap<Box<str>, usize>,
+    exact: FxHashMap<Box<str>, usize>,
     /// Suffixes without their `*`, by length; the longest length first.
-    suffixes: Vec<(usize, HashMap<Box<str>, usize>)>,
+    suffixes: Vec<(usize, FxHashMap<Box<str>, usize>)>,
     any: Option<usize>,
 }
 
@@ -43,7 +46,8 @@ impl Hosts {
                     .suffixes
                     .binary_search_by(|(length, _)| suffix.len().cmp(length))
                     .unwrap_or_else(|at| {
-                        self.suffixes.insert(at, (suffix.len(), HashMap::new()));
+                        self.suffixes
+                            .insert(at, (suffix.len(), FxHashMap::default()));
                         at
                     });
                 self.suffixes[at]

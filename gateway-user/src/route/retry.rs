@@ -110,6 +110,11 @@ fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
 
 // Envoy: RetryStateImpl::wouldRetryFromHeaders.
 fn after_response(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap) -> bool {
+    // One look at all names is cheaper than looking for each of them.
+    if status.is_success() && !headers.keys().any(tells_of_failure) {
+        return policy.on.contains(RetryOn::RETRIABLE_STATUS_CODES)
+            && policy.status_codes.contains(&status.as_u16());
+    }
     if headers.contains_key(OVERLOADED) {
         return false;
     }
@@ -131,6 +136,14 @@ fn after_response(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap)
         .iter()
         .any(|(on, holds)| *holds && policy.on.contains(*on))
         || grpc_condition(headers).is_some_and(|on| policy.on.contains(on))
+}
+
+/// Whether a header may make a failure of a success.
+fn tells_of_failure(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-envoy-overloaded" | "x-envoy-ratelimited" | "grpc-status"
+    )
 }
 
 /// gRPC's status, where a response is nothing but a head.

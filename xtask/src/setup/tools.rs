@@ -1,6 +1,6 @@
 //! System tools that the testbed and the tests call.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail};
 use nodegate_testbed::environment::{self, Tool, Unmet};
@@ -10,6 +10,17 @@ use super::say;
 /// Installs the tools that are missing where that needs no question: as root, with apt-get.
 pub(crate) fn prepare() -> anyhow::Result<()> {
     let missing = environment::missing_tools();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install_missing(&missing)?;
+    match environment::missing_tools().first() {
+        Some(tool) => Err(Unmet::Tool(tool.program, tool.package).into()),
+        None => Ok(()),
+    }
+}
+
+fn install_missing(missing: &[Tool]) -> anyhow::Result<()> {
     let Some(first) = missing.first() else {
         return Ok(());
     };
@@ -17,7 +28,7 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
     if environment::root().is_err() || apt.is_none() {
         return Err(Unmet::Tool(first.program, first.package).into());
     }
-    let packages = packages(&missing);
+    let packages = packages(missing);
     say(&format!("installing {} with apt-get", packages.join(", ")));
     // The lists may be old, or not there at all: then once more with new ones.
     if let Err(error) = install(&packages) {
@@ -26,10 +37,20 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
             .and_then(|()| install(&packages))
             .map_err(|_| error)?;
     }
-    match environment::missing_tools().first() {
-        Some(tool) => Err(Unmet::Tool(tool.program, tool.package).into()),
-        None => Ok(()),
+    Ok(())
+}
+
+/// Where a program is that only some commands call. It is installed if it is missing.
+pub(crate) fn program(name: &'static str, package: &'static str) -> anyhow::Result<PathBuf> {
+    let find = || environment::find_program(name, &environment::search_path());
+    if let Some(program) = find() {
+        return Ok(program);
     }
+    install_missing(&[Tool {
+        program: name,
+        package,
+    }])?;
+    find().ok_or_else(|| Unmet::Tool(name, package).into())
 }
 
 /// The packages that have the tools, each once.

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    mem,
+    io, mem,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -85,12 +85,32 @@ enum Stored {
 pub(in crate::proxy) enum BodyError {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    /// A connection that is read directly broke off.
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// The endpoint has answered without asking for the body.
     #[error("the endpoint does not want the body")]
     Unwanted,
     /// The response took too long.
     #[error("the response took too long")]
     Timeout,
+}
+
+/// The body of an endpoint's answer.
+#[derive(Debug)]
+pub(in crate::proxy) enum UpstreamBody {
+    Hyper(Incoming),
+    /// Comes over the exchange's connection.
+    Direct(DirectBody),
+}
+
+/// A body that is read directly.
+#[derive(Debug)]
+pub(in crate::proxy) struct DirectBody {
+    /// How much is still to come.
+    left: u64,
+    /// Why no more will come.
+    broken: Option<io::Error>,
 }
 
 /// From the endpoint, or from us, to the client.
@@ -105,7 +125,7 @@ pub(in crate::proxy) struct ResponseBody {
 
 #[derive(Debug)]
 enum Source {
-    Upstream(Incoming),
+    Upstream(UpstreamBody),
     Fixed(Bytes),
 }
 
@@ -142,7 +162,7 @@ impl Progress {
 
 impl RequestBody {
     /// No body.
-    pub(super) const EMPTY: Self = Self(Kind::Empty);
+    pub(in crate::proxy) const EMPTY: Self = Self(Kind::Empty);
 
     /// Wraps the client's body, unless there is none.
     pub(super) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
@@ -352,16 +372,81 @@ impl Piece {
     }
 }
 
+// === impl UpstreamBody ===
+
+impl UpstreamBody {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Direct(body) => body.left == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Direct(body) => SizeHint::with_exact(body.left),
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: &mut Exchange,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Hyper(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Direct(body) if body.left == 0 => Poll::Ready(None),
+            Self::Direct(body) => {
+                let piece = ready!(body.poll_piece(cx, exchange));
+                Poll::Ready(Some(piece.map(Frame::data).map_err(Into::into)))
+            }
+        }
+    }
+}
+
+// === impl DirectBody ===
+
+impl DirectBody {
+    pub(super) const fn new(length: u64) -> Self {
+        Self {
+            left: length,
+            broken: None,
+        }
+    }
+
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: &mut Exchange,
+    ) -> Poll<io::Result<Bytes>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
+        let piece = ready!(exchange.poll_direct(cx, &mut self.left));
+        if let Err(error) = piece {
+            // An error ends the client's connection at once. What has come before goes out first.
+            self.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(piece)
+    }
+}
+
 // === impl ResponseBody ===
 
 impl ResponseBody {
     /// The endpoint's body.
-    pub(super) fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
-        if incoming.is_end_stream() {
+    pub(super) fn upstream(body: UpstreamBody, mut exchange: Box<Exchange>) -> Self {
+        if body.is_end_stream() {
             exchange.complete();
         }
         Self {
-            source: Source::Upstream(incoming),
+            source: Source::Upstream(body),
             trailers: exchange.is_http2(),
             exchange: Some(exchange),
         }
@@ -403,8 +488,8 @@ impl Body for ResponseBody {
             return Poll::Ready(None);
         };
         let (frame, end) = match &mut this.source {
-            Source::Upstream(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
-                Poll::Ready(frame) => (frame, incoming.is_end_stream()),
+            Source::Upstream(body) => match body.poll_frame(cx, exchange) {
+                Poll::Ready(frame) => (frame, body.is_end_stream()),
                 Poll::Pending => {
                     ready!(exchange.poll_deadline(cx));
                     exchange.timed_out();
@@ -430,19 +515,19 @@ impl Body for ResponseBody {
             Some(Err(error)) => exchange.upstream_failed(error),
             None => exchange.complete(),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Upstream(incoming) => incoming.is_end_stream(),
+            Source::Upstream(body) => body.is_end_stream(),
             Source::Fixed(body) => body.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Upstream(incoming) => incoming.size_hint(),
+            Source::Upstream(body) => body.size_hint(),
             Source::Fixed(body) => SizeHint::with_exact(body.len() as u64),
         }
     }

@@ -7,59 +7,56 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{self, Sleep};
-
 use super::body::Progress;
+use crate::proxy::deadlines::{Deadline, Deadlines};
 
 /// A limit. Without one it never passes, and costs nothing.
 // Envoy: Filter::onRequestComplete starts the timers.
 #[derive(Debug)]
-pub(super) struct Deadline {
-    limit: Option<Duration>,
+pub(super) struct Limit {
+    after: Option<Duration>,
     request: Option<Rc<Progress>>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
 }
 
-impl Deadline {
+impl Limit {
     pub(super) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
         Self {
-            limit,
+            after: limit,
             request: limit.and(request).cloned(),
-            sleep: None,
+            deadline: None,
         }
     }
 
     /// Waits until it has passed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit else {
+    fn poll(&mut self, cx: &mut Context<'_>, all: &Rc<Deadlines>) -> Poll<()> {
+        let Some(after) = self.after else {
             return Poll::Pending;
         };
         if let Some(request) = &self.request {
             ready!(request.poll_over(cx));
             self.request = None;
         }
-        self.sleep
-            .get_or_insert_with(|| Box::pin(time::sleep(limit)))
-            .as_mut()
-            .poll(cx)
+        self.deadline.get_or_insert_with(|| all.set(after)).poll(cx)
     }
 
     /// What is left of it: none if there is no limit, or if it hasn't begun.
-    pub(super) fn into_sleep(self) -> Option<Pin<Box<Sleep>>> {
-        self.sleep
+    pub(super) fn into_deadline(self) -> Option<Deadline> {
+        self.deadline
     }
 }
 
-/// The future's output, unless the deadline passes before.
+/// The future's output, unless the limit passes before.
 pub(super) async fn within<T>(
-    deadline: &mut Deadline,
+    limit: &mut Limit,
+    all: &Rc<Deadlines>,
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
         }
-        deadline.poll(cx).map(|()| None)
+        limit.poll(cx, all).map(|()| None)
     })
     .await
 }

@@ -3,22 +3,29 @@
 
 use std::{
     borrow::Cow,
+    io,
     net::SocketAddr,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
+use bytes::Bytes;
+use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
-use tokio::time::Sleep;
 
-use super::{Client, body::Progress, facts::RequestFacts, headers::X_FORWARDED_FOR, request};
+use super::{
+    Client,
+    body::{BodyError, Progress},
+    facts::RequestFacts,
+    failure::{self, Broken},
+    request,
+};
 use crate::{
     observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags},
     proxy::{
         cluster::{Engaged, Permit, RetryPermit},
+        deadlines::Deadline,
         pool::Upstream,
     },
 };
@@ -39,7 +46,7 @@ pub(in crate::proxy) struct Exchange {
     retry: Option<RetryPermit>,
     request_body: Option<Rc<Progress>>,
     /// When the response has to be over.
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
     /// What headers of the response are made from, if that includes the request.
     pub(super) request: Option<Box<RequestFacts>>,
     /// How often it has been sent.
@@ -125,12 +132,10 @@ impl Exchange {
     }
 
     /// Notes what the endpoint sees of the client.
-    pub(super) fn note_identity(&mut self, id: &HeaderValue, headers: &HeaderMap) {
+    pub(super) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
         self.note(|record| {
-            id.to_str()
-                .unwrap_or_default()
-                .clone_into(&mut record.request_id);
-            record.forwarded_for = text(headers.get(X_FORWARDED_FOR));
+            id.clone_into(&mut record.request_id);
+            record.forwarded_for = text(forwarded_for);
         });
     }
 
@@ -201,14 +206,14 @@ impl Exchange {
     }
 
     /// The response has to be over by then.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Pin<Box<Sleep>>>) {
+    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
         self.deadline = deadline;
     }
 
     /// Whether that is now.
-    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx),
+    pub(super) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.deadline {
+            Some(deadline) => deadline.poll(cx),
             None => Poll::Pending,
         }
     }
@@ -240,17 +245,27 @@ impl Exchange {
         }
     }
 
+    /// More of a body of which so much is left on the connection that the response comes over.
+    pub(super) fn poll_direct(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: &mut u64,
+    ) -> Poll<io::Result<Bytes>> {
+        match self.upstream.as_mut().and_then(Upstream::reading) {
+            Some(direct) => direct.poll_body(cx, left),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
     /// The endpoint broke off in the middle of its response.
-    pub(super) fn upstream_failed(&mut self, error: &hyper::Error) {
+    pub(super) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
         self.upstream = None;
-        let (flag, reason) = match super::failure::reset_reason(error) {
-            Some(_) => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
+        let (flag, reason) = match failure::broken_answer(error) {
+            Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
             // It ended before the length that it had announced.
-            None if super::failure::ends_early(error) => {
-                (ResponseFlag::UpstreamProtocolError, "protocol_error")
-            }
-            None => (
+            Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
+            Broken::Off => (
                 ResponseFlag::UpstreamConnectionTermination,
                 "connection_termination",
             ),

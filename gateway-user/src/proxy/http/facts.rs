@@ -44,6 +44,11 @@ pub(super) fn need_request(routed: &Routed, destination: Option<usize>) -> bool 
         .any(|change| is_made_from_request(&change.value))
 }
 
+/// Whether a route and its destination change anything about the headers of requests.
+pub(super) fn change_request(routed: &Routed, destination: Option<usize>) -> bool {
+    levels(routed, destination).any(|operations| !operations.request.is_empty())
+}
+
 fn is_made_from_request(format: &Format) -> bool {
     format.segments().iter().any(|segment| {
         matches!(

@@ -93,14 +93,33 @@ fn tls_reason(error: &hyper::Error) -> Option<String> {
     tls::reason(error.source()?.downcast_ref()?)
 }
 
-/// Whether a body has ended before its end: before the length that was announced, or the last chunk.
-pub(super) fn ends_early(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref());
-    cause.is_some_and(|cause: &io::Error| cause.kind() == io::ErrorKind::UnexpectedEof)
+/// How the body of an answer broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The endpoint reset the stream.
+    Reset,
+    /// It ended before its end: before the length that was announced, or the last chunk.
+    Early,
+    /// The connection broke.
+    Off,
+}
+
+/// How the body of an answer broke off.
+pub(super) fn broken_answer(error: &BodyError) -> Broken {
+    let cause = match error {
+        BodyError::Hyper(error) if reset_reason(error).is_some() => return Broken::Reset,
+        BodyError::Hyper(error) => error.source().and_then(|cause| cause.downcast_ref()),
+        BodyError::Io(error) => Some(error),
+        BodyError::Unwanted | BodyError::Timeout => None,
+    };
+    match cause {
+        Some(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Broken::Early,
+        _ => Broken::Off,
+    }
 }
 
 /// Why the other side reset the stream, if that is what it did.
-pub(super) fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
+fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     error.is_remote().then(|| error.reason()).flatten()
 }

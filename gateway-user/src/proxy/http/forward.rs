@@ -15,16 +15,16 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::{sync::oneshot, time};
 
 use super::{
-    body::{RequestBody, Store},
-    deadline::{Deadline, within},
+    body::{DirectBody, RequestBody, Store, UpstreamBody},
+    deadline::{Limit, within},
     exchange::Exchange,
     expect::{self, Gate},
     failure::Failure,
     headers::X_ENVOY_ATTEMPT_COUNT,
+    own::OwnHeaders,
     retry,
 };
 use crate::{
@@ -32,15 +32,16 @@ use crate::{
     observe::ResponseFlag,
     proxy::{
         cluster::{ClusterState, Outcome},
-        pool::{Raw, Upstream},
+        pool::{Asked as Said, Direct, Raw, SendError, Upstream},
     },
-    route::{
-        retry::{RetryDecision, RetryState},
-        timeout,
-    },
+    route::retry::{RetryDecision, RetryState},
 };
 
 /// How to ask for an answer.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something else about the request"
+)]
 #[derive(Debug)]
 pub(super) struct Errand<'a> {
     pub(super) cluster: &'a Arc<ClusterState>,
@@ -53,12 +54,16 @@ pub(super) struct Errand<'a> {
     pub(super) upgrade: bool,
     /// Whether somebody else gets a copy of the body.
     pub(super) keep_body: bool,
+    /// Whether it is one of gRPC's.
+    pub(super) grpc: bool,
+    /// Whether the client expects anything before it sends the body.
+    pub(super) expects: bool,
 }
 
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<UpstreamBody>,
     /// When the try began that led to it.
     pub(super) asked: Instant,
     /// What the connection becomes, if it does.
@@ -69,6 +74,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     parts: Parts,
+    /// What is to be added to the head, if that hasn't been done.
+    own: Option<OwnHeaders>,
     body: Body,
     gate: Option<Arc<Gate>>,
     http2_client: bool,
@@ -85,14 +92,21 @@ enum Body {
 }
 
 impl Outgoing {
-    pub(super) fn new(parts: Parts, mut body: RequestBody, errand: &Errand<'_>) -> Self {
-        let gate = expect::hold(&parts.headers, &mut body);
-        let grpc = timeout::is_grpc(&parts.headers);
+    pub(super) fn new(
+        parts: Parts,
+        own: Option<OwnHeaders>,
+        mut body: RequestBody,
+        errand: &Errand<'_>,
+    ) -> Self {
+        let gate = errand
+            .expects
+            .then(|| expect::hold(&parts.headers, &mut body))
+            .flatten();
         let http2_client = parts.version == Version::HTTP_2;
         let http2 = errand.cluster.speaks_http2(http2_client);
         let repeats = errand
             .retry
-            .is_some_and(|policy| retry::needs_copy(policy, http2, grpc));
+            .is_some_and(|policy| retry::needs_copy(policy, http2, errand.grpc));
         let body = if repeats || errand.keep_body {
             body.store().map_or_else(Body::Once, Body::Kept)
         } else {
@@ -100,6 +114,7 @@ impl Outgoing {
         };
         Self {
             parts,
+            own,
             body,
             gate,
             http2_client,
@@ -116,9 +131,17 @@ impl Outgoing {
         }
     }
 
-    /// Head and whether there is a body.
-    pub(super) fn parts(&self) -> &Parts {
+    /// The head.
+    pub(super) fn parts(&mut self) -> &Parts {
+        self.complete();
         &self.parts
+    }
+
+    /// Puts into the head what is to be added to it.
+    fn complete(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.insert(&mut self.parts.headers);
+        }
     }
 
     /// The host that the endpoint is asked for.
@@ -136,26 +159,32 @@ impl Outgoing {
         self.spent || matches!(&self.body, Body::Kept(store) if store.body().is_none())
     }
 
+    /// The request for a try, if it is one that can be asked directly.
+    fn ordinary(&mut self, attempt: u32) -> Option<(&mut Parts, Option<&OwnHeaders>)> {
+        if !self.is_empty() || !Direct::can_ask(&self.parts) {
+            return None;
+        }
+        if let Some(own) = &mut self.own {
+            own.set_attempt(attempt);
+            prepare(&mut self.parts, 1, true);
+        } else {
+            prepare(&mut self.parts, attempt, true);
+        }
+        Some((&mut self.parts, self.own.as_ref()))
+    }
+
     /// Makes the request for a try, and keeps it for another one or not.
     fn make(&mut self, attempt: u32, http2: bool, keep: bool) -> Request<RequestBody> {
+        self.complete();
+        let empty = self.is_empty();
         let mut parts = if keep {
             self.parts.clone()
         } else {
             self.spent = true;
             mem::replace(&mut self.parts, Request::new(()).into_parts().0)
         };
-        // The first was counted before the route had its say about headers.
-        if attempt > 1 {
-            parts
-                .headers
-                .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
-        }
         set_version(&mut parts, http2);
-        if !http2 && self.is_empty() && says_empty(&parts.method) {
-            parts
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
+        prepare(&mut parts, attempt, empty && !http2);
         let body = match &mut self.body {
             Body::Once(body) => mem::replace(body, RequestBody::EMPTY),
             Body::Kept(store) => store.body().unwrap_or(RequestBody::EMPTY),
@@ -189,6 +218,19 @@ impl Outgoing {
 /// The host that the endpoint is asked for, before the head is put into the form of HTTP/2.
 pub(super) fn host(parts: &Parts) -> Option<&str> {
     parts.headers.get(HOST)?.to_str().ok()
+}
+
+/// Says of a request which try it is, and of one in HTTP/1.1 without a body that it has none.
+fn prepare(parts: &mut Parts, attempt: u32, empty: bool) {
+    // The first was counted before the route had its say about headers.
+    if attempt > 1 {
+        let attempt = HeaderValue::from(attempt);
+        parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, attempt);
+    }
+    if empty && says_empty(&parts.method) {
+        let nothing = HeaderValue::from_static("0");
+        parts.headers.insert(CONTENT_LENGTH, nothing);
+    }
 }
 
 /// Whether a request without a body says so: methods that usually have one do (RFC 9110, section
@@ -230,10 +272,11 @@ pub(super) async fn run(
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
     let gate = outgoing.gate.clone();
-    let mut deadline = Deadline::new(errand.timeout, exchange.request_body());
+    let worker = Rc::clone(&exchange.client.worker);
+    let mut limit = Limit::new(errand.timeout, exchange.request_body());
     let answer = {
         let tries = pin!(tries(errand, outgoing, exchange));
-        within(&mut deadline, tries).await
+        within(&mut limit, &worker.deadlines, tries).await
     };
     if let Some(gate) = gate {
         gate.close();
@@ -245,7 +288,7 @@ pub(super) async fn run(
         Err(Failure::Timeout)
     });
     if answer.is_ok() && errand.timeout.is_some() {
-        exchange.set_deadline(deadline.into_sleep());
+        exchange.set_deadline(limit.into_deadline());
     }
     answer
 }
@@ -340,7 +383,7 @@ async fn one_try(
     })
 }
 
-type Asked = Result<(Response<Incoming>, Option<oneshot::Receiver<Raw>>), Failure>;
+type Asked = Result<(Response<UpstreamBody>, Option<oneshot::Receiver<Raw>>), Failure>;
 
 /// Sends the request and waits for the head of the response.
 ///
@@ -408,12 +451,11 @@ async fn send(
     exchange: &mut Exchange,
     mut upstream: Upstream,
     keep: bool,
-) -> Result<Response<Incoming>, Unanswered> {
-    let request = outgoing.make(exchange.attempts, upstream.is_http2(), keep);
-    let mut deadline = Deadline::new(errand.try_timeout, exchange.request_body());
-    let answer: Option<Result<_, TrySendError<_>>> = {
-        let answer = pin!(upstream.send(request));
-        within(&mut deadline, answer).await
+) -> Result<Response<UpstreamBody>, Unanswered> {
+    let mut limit = Limit::new(errand.try_timeout, exchange.request_body());
+    let answer = {
+        let answer = pin!(answer(&mut upstream, outgoing, exchange.attempts, keep));
+        within(&mut limit, &exchange.client.worker.deadlines, answer).await
     };
     match answer {
         None => Err(Unanswered::Failed(Failure::TryTimeout)),
@@ -421,12 +463,47 @@ async fn send(
             exchange.set_upstream(upstream);
             Ok(response)
         }
-        Some(Err(mut error)) => match error.take_message() {
-            Some(request) => {
-                outgoing.restore(request);
-                Err(Unanswered::Unsent)
+        Some(Err(SendError::Unsent(request))) => {
+            if let Some(request) = request {
+                outgoing.restore(*request);
             }
-            None => Err(Unanswered::Failed(Failure::from(error.error()))),
-        },
+            Err(Unanswered::Unsent)
+        }
+        Some(Err(SendError::Ended)) => Err(Unanswered::Failed(Failure::Terminated(None))),
+        Some(Err(SendError::Failed(error))) => Err(Unanswered::Failed(Failure::from(&error))),
     }
+}
+
+/// Asks over a connection: directly if that goes.
+async fn answer(
+    upstream: &mut Upstream,
+    outgoing: &mut Outgoing,
+    attempt: u32,
+    keep: bool,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let repeats = outgoing.repeats;
+    if let Some(direct) = upstream.direct()
+        && let Some((request, own)) = outgoing.ordinary(attempt)
+    {
+        let more = |head: &mut Vec<u8>| {
+            if let Some(own) = own {
+                own.write(head);
+            }
+        };
+        return match direct.ask(request, more, repeats).await {
+            Said::Answer(head, length) => Ok(Response::from_parts(
+                head,
+                UpstreamBody::Direct(DirectBody::new(length)),
+            )),
+            Said::Unusual => {
+                let response = Box::pin(upstream.read_unusual(&request.method)).await?;
+                Ok(response.map(UpstreamBody::Hyper))
+            }
+            Said::Unsent => Err(SendError::Unsent(None)),
+            Said::Ended => Err(SendError::Ended),
+        };
+    }
+    let request = outgoing.make(attempt, upstream.is_http2(), keep);
+    let response = upstream.send(request).await?;
+    Ok(response.map(UpstreamBody::Hyper))
 }

@@ -29,6 +29,10 @@ pub(super) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
 /// Removes what belongs to one connection only (RFC 9110, section 7.6.1). Framing is hyper's, for
 /// each side by itself.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at all names is cheaper than looking for each of these.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -47,6 +51,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
+}
+
+/// Whether it belongs to one connection only, whatever `Connection` names.
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 // Envoy: Filter::maybeDoShadowing.
 pub(super) fn send(
     mirrors: &[&MirrorState],
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     exchange: &Exchange,
     timeout: Option<Duration>,
 ) {

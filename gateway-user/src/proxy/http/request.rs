@@ -14,11 +14,8 @@ use super::{
     Client,
     exchange::Exchange,
     facts::{self, RequestFacts},
-    headers::{
-        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT,
-        X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR,
-        X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop,
-    },
+    headers::{X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, strip_hop_by_hop},
+    own::{OwnHeaders, Survey},
     reply::LocalReply,
 };
 use crate::{
@@ -130,7 +127,22 @@ fn is_known_method(method: &Method) -> bool {
 
 /// Whether a byte may stand in an authority (RFC 3986, section 3.2).
 fn is_of_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let marks = b"-._~%!$&'()*+,;=:@[]";
+        let mut at = 0;
+        while at < marks.len() {
+            table[marks[at] as usize] = true;
+            at += 1;
+        }
+        let mut byte = 0_u8;
+        while byte < 128 {
+            table[byte as usize] |= byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
 }
 
 /// What the connection is asked to become, if anything.
@@ -247,15 +259,18 @@ pub(super) struct Plan<'a> {
     /// How long one try may take.
     pub(super) try_timeout: Option<Duration>,
     pub(super) upgrade: Option<HeaderValue>,
+    /// What is among its headers.
+    pub(super) survey: Survey,
 }
 
-/// Makes the request what the endpoint sees, but for what depends on the connection.
+/// Makes the request what the endpoint sees, but for what depends on the connection. What a gateway
+/// adds comes back by itself if it need not be among the request's headers.
 pub(super) fn prepare(
     parts: &mut Parts,
     plan: &Plan<'_>,
     client: &Client,
     exchange: &mut Exchange,
-) -> Result<(), LocalReply> {
+) -> Result<Option<OwnHeaders>, LocalReply> {
     let path = match (plan.routed.rewrite(), parts.uri.path_and_query()) {
         (Some(rewrite), Some(original)) => Some(
             rewrite
@@ -266,14 +281,14 @@ pub(super) fn prepare(
     };
     // What the server side of hyper left there means nothing to its client side.
     parts.extensions.clear();
-    own_headers(parts, plan, client, exchange);
+    let own = own_headers(parts, plan, client, exchange);
     set_host(parts);
     let destination = Some(plan.destination);
     facts::change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
     rewrite_host(&mut parts.headers, plan);
     set_target(parts, path, exchange);
     exchange.request_changed(parts);
-    Ok(())
+    Ok(own)
 }
 
 /// The host that the destination wants, and then the one that the route wants, which keeps what it
@@ -292,44 +307,53 @@ fn rewrite_host(headers: &mut HeaderMap, plan: &Plan<'_>) {
     }
 }
 
-/// The headers that a gateway removes and adds whatever the route says.
-fn own_headers(parts: &mut Parts, plan: &Plan<'_>, client: &Client, exchange: &mut Exchange) {
-    // GET and others are sent without a body unless the head says that there is one.
-    let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
+/// Removes and adds the headers that a gateway removes and adds whatever the route says. Those that
+/// are added come back if nobody looks at them or changes them on the way to the endpoint.
+fn own_headers(
+    parts: &mut Parts,
+    plan: &Plan<'_>,
+    client: &Client,
+    exchange: &mut Exchange,
+) -> Option<OwnHeaders> {
     let headers = &mut parts.headers;
-    let trailers = accepts_trailers(headers);
-    strip_hop_by_hop(headers);
-    if chunked {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    let survey = plan.survey;
+    if survey.hop_by_hop {
+        // GET and others are sent without a body unless the head says that there is one.
+        let chunked = headers.contains_key(TRANSFER_ENCODING);
+        let trailers = accepts_trailers(headers);
+        strip_hop_by_hop(headers);
+        if chunked {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
     }
     if let Some(protocol) = &plan.upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol.clone());
     }
-    strip_control(headers);
-
-    append_forwarded_for(headers, &client.forwarded_for);
-    // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
-    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    if let Some(operation) = &plan.routed.state().operation {
-        headers.insert(X_ENVOY_DECORATOR_OPERATION, operation.clone());
+    if survey.control {
+        strip_control(headers);
     }
-    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
-    if let Some(timeout) = plan.try_timeout.or(plan.timeout) {
-        let milliseconds = timeout.as_millis() as u64;
-        headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
-        if timeout::is_grpc(headers) {
-            timeout::set_grpc(headers, timeout);
-        }
+    if let Some(timeout) = plan.try_timeout.or(plan.timeout)
+        && survey.content
+        && timeout::is_grpc(headers)
+    {
+        timeout::set_grpc(headers, timeout);
     }
-    let id = request_id();
-    exchange.note_identity(&id, headers);
-    headers.insert(X_REQUEST_ID, id);
+    let own = OwnHeaders::new(plan, client);
+    let destination = Some(plan.destination);
+    let seen =
+        survey.own || exchange.request.is_some() || facts::change_request(plan.routed, destination);
+    if !seen {
+        exchange.note_identity(own.id(), Some(own.client()));
+        return Some(own);
+    }
+    let id = own.id().to_owned();
+    own.insert(headers);
+    exchange.note_identity(&id, headers.get(X_FORWARDED_FOR));
+    None
 }
 
 /// Keeps the request for headers that are made from it.
@@ -382,9 +406,6 @@ fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut
 /// and clients are not of them (Envoy: header sanitizing of edge requests).
 fn strip_control(headers: &mut HeaderMap) {
     let is_control = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
-    if !headers.keys().any(is_control) {
-        return;
-    }
     let names: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_control(name))
@@ -393,44 +414,6 @@ fn strip_control(headers: &mut HeaderMap) {
     for name in names {
         headers.remove(name);
     }
-}
-
-/// Adds the client's address to whatever stands there already.
-// Envoy: Http::Utility::appendXff, which joins with a bare comma.
-fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
-    let mut values = headers.get_all(X_FORWARDED_FOR).iter().peekable();
-    let value = if values.peek().is_none() {
-        client.clone()
-    } else {
-        let mut all = Vec::new();
-        for value in values {
-            all.extend_from_slice(value.as_bytes());
-            all.push(b',');
-        }
-        all.extend_from_slice(client.as_bytes());
-        // Joining valid values makes a valid value.
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or_else(|_| client.clone())
-    };
-    headers.insert(X_FORWARDED_FOR, value);
-}
-
-/// A fresh identity, shaped as a random UUID (RFC 9562, section 5.4). It need not be secret.
-fn request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let random =
-        (fastrand::u128(..) & !(0xF000 << 64) & !(0b11 << 62)) | (0x4000 << 64) | (0b10 << 62);
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (index, byte) in random.to_be_bytes().into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 0xF)];
-        at += 2;
-    }
-    // Hexadecimal digits and hyphens are always a valid value.
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -474,23 +457,6 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_for_is_joined() {
-        let client = HeaderValue::from_static("10.0.0.9");
-        let mut headers = HeaderMap::new();
-        append_forwarded_for(&mut headers, &client);
-        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.9");
-        headers.append(
-            X_FORWARDED_FOR,
-            HeaderValue::from_static("1.1.1.1, 2.2.2.2"),
-        );
-        append_forwarded_for(&mut headers, &client);
-        assert_eq!(
-            headers.get_all(X_FORWARDED_FOR).iter().collect::<Vec<_>>(),
-            ["10.0.0.9,1.1.1.1, 2.2.2.2,10.0.0.9"]
-        );
-    }
-
-    #[test]
     fn control_headers_go() {
         let mut headers = HeaderMap::new();
         for name in ["x-envoy-retry-on", "x-envoy-original-path", "x-mine"] {
@@ -499,17 +465,6 @@ mod tests {
         strip_control(&mut headers);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-mine"));
-    }
-
-    #[test]
-    fn request_ids_are_random_uuids() {
-        let first = request_id();
-        let text = first.to_str().unwrap();
-        let groups: Vec<usize> = text.split('-').map(str::len).collect();
-        assert_eq!(groups, [8, 4, 4, 4, 12]);
-        assert_eq!(&text[14..15], "4");
-        assert!("89ab".contains(&text[19..20]));
-        assert_ne!(first, request_id());
     }
 
     #[test]

@@ -6,10 +6,9 @@ use http::{
     HeaderValue, Response, Version,
     header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
-use hyper::body::Incoming;
 
 use super::{
-    body::ResponseBody,
+    body::{ResponseBody, UpstreamBody},
     exchange::Exchange,
     facts,
     headers::{X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
@@ -33,12 +32,12 @@ pub(super) struct Extras {
 
 /// Passes the head of a response on.
 pub(super) fn head(
-    response: Response<Incoming>,
+    response: Response<UpstreamBody>,
     exchange: &mut Exchange,
     context: Context<'_>,
     extras: Extras,
-) -> (Response<()>, Incoming) {
-    let (mut parts, incoming) = response.into_parts();
+) -> (Response<()>, UpstreamBody) {
+    let (mut parts, body) = response.into_parts();
     exchange.answered();
     exchange.note_answer(parts.status.as_u16(), "via_upstream");
     exchange.note(|record| record.upstream_service_time = Some(extras.service_time));
@@ -65,10 +64,8 @@ pub(super) fn head(
     }
     // A request that becomes something else is not over yet (Envoy: Filter::onUpstreamHeaders).
     if !switches {
-        let elapsed = extras.service_time.as_millis() as u64;
-        parts
-            .headers
-            .insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
+        let elapsed = milliseconds(extras.service_time);
+        parts.headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, elapsed);
     }
     if let Some(routed) = context.routed {
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
@@ -83,16 +80,39 @@ pub(super) fn head(
         );
     }
     parts.headers.insert(SERVER, SERVER_NAME);
-    (Response::from_parts(parts, ()), incoming)
+    (Response::from_parts(parts, ()), body)
+}
+
+/// A time as a value. Short ones, which most are, need no memory.
+fn milliseconds(time: Duration) -> HeaderValue {
+    const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let time = time.as_millis() as u64;
+    match SHORT.get(time as usize) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(time),
+    }
 }
 
 /// Passes a response on.
 pub(super) fn finish(
-    response: Response<Incoming>,
+    response: Response<UpstreamBody>,
     mut exchange: Box<Exchange>,
     context: Context<'_>,
     extras: Extras,
 ) -> Response<ResponseBody> {
-    let (head, incoming) = head(response, &mut exchange, context, extras);
-    head.map(|()| ResponseBody::upstream(incoming, exchange))
+    let (head, body) = head(response, &mut exchange, context, extras);
+    head.map(|()| ResponseBody::upstream(body, exchange))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_whole_milliseconds() {
+        for (microseconds, wanted) in [(0, "0"), (999, "0"), (9_999, "9"), (2_345_678, "2345")] {
+            let time = Duration::from_micros(microseconds);
+            assert_eq!(milliseconds(time), wanted);
+        }
+    }
 }

@@ -18,6 +18,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use memchr::memchr;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -158,52 +159,57 @@ impl Head {
             // More than one request at once: hyper's own rule applies to the later ones.
             return None;
         }
-        self.whole = ends_head(read);
-        if self.whole && self.seen.is_empty() {
-            return rejection(read);
+        if self.seen.is_empty() {
+            let (whole, rejection) = look_at(read);
+            self.whole = whole;
+            if !whole {
+                self.seen.extend_from_slice(read);
+            }
+            return rejection;
         }
         self.seen.extend_from_slice(read);
-        self.whole |= ends_head(&self.seen);
-        rejection(&self.seen)
+        let (whole, rejection) = look_at(&self.seen);
+        self.whole = whole;
+        rejection
     }
 }
 
-/// Why a head, or the part of it that is there, must be refused.
-fn rejection(head: &[u8]) -> Option<Rejection> {
-    if has_fragment(head) {
-        Some(Rejection::Fragment)
-    } else {
-        is_ambiguous(head).then_some(Rejection::Ambiguous)
-    }
-}
-
-/// Whether the target has a fragment, which no request may have (RFC 9112, section 3.2) and hyper
-/// drops.
-fn has_fragment(head: &[u8]) -> bool {
-    let line = head
-        .split(|&byte| byte == b'\n')
-        .find(|line| !matches!(line, [] | [b'\r']));
-    line.is_some_and(|line| line.contains(&b'#'))
-}
-
-/// Whether a head ends in these bytes.
-fn ends_head(bytes: &[u8]) -> bool {
-    bytes.windows(4).any(|window| window == b"\r\n\r\n")
-}
-
-/// Whether a head, or the part of it that is there, has both headers that say where its body ends
-/// (RFC 9112, section 6.1: an attempt at smuggling).
-// Envoy refuses these unless `allow_chunked_length` is set.
-fn is_ambiguous(head: &[u8]) -> bool {
+/// Looks at a head, or the part of it that is there: whether it is whole, and why it must be refused,
+/// if it must.
+///
+/// A target with a fragment is one that no request may have (RFC 9112, section 3.2), and hyper drops
+/// the fragment. Both headers that say where the body ends are an attempt at smuggling (section 6.1);
+/// Envoy refuses them unless `allow_chunked_length` is set.
+fn look_at(head: &[u8]) -> (bool, Option<Rejection>) {
+    let mut rest = head;
+    let (mut begun, mut whole) = (false, false);
     let (mut length, mut encoding) = (false, false);
-    for line in head.split(|&byte| byte == b'\n') {
-        if line.is_empty() || line == b"\r" {
-            break;
+    while !rest.is_empty() {
+        let end = memchr(b'\n', rest);
+        let (line, after) = match end {
+            Some(end) => (&rest[..end], &rest[end + 1..]),
+            None => (rest, &rest[rest.len()..]),
+        };
+        rest = after;
+        match line {
+            // Before the request, empty lines mean nothing.
+            [] | [b'\r'] if !begun => {}
+            [] | [b'\r'] => {
+                whole = end.is_some();
+                break;
+            }
+            line if !begun => {
+                begun = true;
+                if memchr(b'#', line).is_some() {
+                    return (false, Some(Rejection::Fragment));
+                }
+            }
+            [b'c' | b'C', ..] => length |= is_header(line, b"content-length"),
+            [b't' | b'T', ..] => encoding |= is_header(line, b"transfer-encoding"),
+            _ => {}
         }
-        length |= is_header(line, b"content-length");
-        encoding |= is_header(line, b"transfer-encoding");
     }
-    length && encoding
+    (whole, (length && encoding).then_some(Rejection::Ambiguous))
 }
 
 fn is_header(line: &[u8], name: &[u8]) -> bool {
@@ -314,7 +320,8 @@ mod tests {
             ("\r\nGET /a?b# HTTP/1.1\r\n", true),
             ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
         ] {
-            assert_eq!(has_fragment(head.as_bytes()), wanted, "{head:?}");
+            let found = look_at(head.as_bytes()).1 == Some(Rejection::Fragment);
+            assert_eq!(found, wanted, "{head:?}");
         }
     }
 
@@ -330,6 +337,10 @@ mod tests {
                 true,
             ),
             (
+                "\r\nPOST / HTTP/1.1\ncontent-length: 1\ntransfer-encoding: chunked\n\n",
+                true,
+            ),
+            (
                 "POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\ntransfer-encoding: chunked\r\n",
                 false,
             ),
@@ -338,7 +349,20 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(is_ambiguous(head.as_bytes()), wanted, "{head:?}");
+            let found = look_at(head.as_bytes()).1 == Some(Rejection::Ambiguous);
+            assert_eq!(found, wanted, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_looked_at_in_pieces() {
+        let whole = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let mut head = Head::default();
+        let found: Vec<_> = whole.chunks(7).filter_map(|part| head.read(part)).collect();
+        assert_eq!(found.first(), Some(&Rejection::Ambiguous));
+        assert!(head.whole);
+        for length in 0..whole.len() {
+            assert!(!look_at(&whole[..length]).0, "{length}");
         }
     }
 }

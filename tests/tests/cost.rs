@@ -1,0 +1,183 @@
+//! What a request costs the proxy, counted: nothing here is timed, so a busy machine makes no
+//! difference.
+
+use std::{
+    env,
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nodegate_testbed::{
+    environment,
+    traffic::{Questions, Traffic, table},
+};
+
+/// How long anything may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Requests that are counted.
+const REQUESTS: u64 = 10_000;
+/// One read and one write for each message make four; the rest is waiting, which many requests share.
+const MOST_SYSTEM_CALLS: f64 = 4.2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let tools = Tools::find();
+    if let Err(obstacle) = &tools {
+        eprintln!("all trials are ignored: {obstacle:#}");
+    }
+    let missing = tools.is_err();
+    let trial = Trial::test("a request takes four system calls", move || {
+        let tools = tools.map_err(|error| format!("{error:#}"))?;
+        four_system_calls(&tools).map_err(|error| Failed::from(format!("{error:#}")))
+    });
+    libtest_mimic::run(&arguments, vec![trial.with_ignored_flag(missing)]).exit_code()
+}
+
+#[derive(Debug)]
+struct Tools {
+    nodegate: PathBuf,
+    strace: PathBuf,
+}
+
+impl Tools {
+    fn find() -> anyhow::Result<Self> {
+        environment::root()?;
+        let nodegate = env::var_os("NODEGATE_BIN")
+            .context("NODEGATE_BIN names no nodegate: run the tests with `cargo xtask test`")?;
+        let strace = environment::find_program("strace", &environment::search_path());
+        Ok(Self {
+            nodegate: nodegate.into(),
+            strace: strace.context("`strace` is missing: install it (apt-get install strace)")?,
+        })
+    }
+}
+
+/// A process that ends with us.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn four_system_calls(tools: &Tools) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut traffic = Traffic::new(&["v0", "v1"])?;
+    let hosts = table::hosts(20);
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let manifests = table::manifests(address.port(), &traffic.ports()?, &hosts);
+    let nodegate = start(&tools.nodegate, directory.path(), &manifests, address)?;
+    let questions = |requests| Questions {
+        proxy: address,
+        clients: 64,
+        at_once: 64,
+        requests,
+        hosts: hosts.clone(),
+        path: table::PATH.into(),
+    };
+    // Connections to the endpoints are made here.
+    traffic.run(&questions(500))?.verify()?;
+    let counts = directory.path().join("strace");
+    let mut strace = trace(&tools.strace, &nodegate, &counts)?;
+    traffic.run(&questions(REQUESTS))?.verify()?;
+    // It writes what it has counted.
+    interrupt(&strace.0)?;
+    strace.0.wait()?;
+    let text = fs::read_to_string(&counts)?;
+    let calls = total(&text)? as f64 / REQUESTS as f64;
+    ensure!(
+        (3.9..=MOST_SYSTEM_CALLS).contains(&calls),
+        "{calls:.2} system calls per request, and not at most {MOST_SYSTEM_CALLS}:\n{text}"
+    );
+    Ok(())
+}
+
+fn start(
+    program: &Path,
+    directory: &Path,
+    manifests: &str,
+    address: SocketAddr,
+) -> anyhow::Result<Running> {
+    let place = directory.join("manifests");
+    fs::create_dir(&place)?;
+    fs::write(place.join("table.yaml"), manifests)?;
+    let log = directory.join("log");
+    let process = Command::new(program)
+        .args(["run", "--role", "proxy", "--workers", "1", "--manifests"])
+        .arg(place)
+        .arg("--admin")
+        .arg(directory.join("admin.sock"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?)
+        .spawn()
+        .with_context(|| program.display().to_string())?;
+    let mut running = Running(process);
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() {
+        if running.0.try_wait()?.is_some() || Instant::now() > deadline {
+            bail!("nodegate doesn't listen: {}", fs::read_to_string(&log)?);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(running)
+}
+
+/// Counts a process's system calls, from when this returns on.
+fn trace(strace: &Path, nodegate: &Running, counts: &Path) -> anyhow::Result<Running> {
+    let pid = nodegate.0.id();
+    let process = Command::new(strace)
+        .args(["-f", "-c", "-o"])
+        .arg(counts)
+        .args(["-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut strace = Running(process);
+    let deadline = Instant::now() + PATIENCE;
+    while !is_traced(pid)? {
+        ensure!(strace.0.try_wait()?.is_none(), "strace can't attach");
+        ensure!(Instant::now() < deadline, "strace doesn't attach");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(strace)
+}
+
+/// Whether all threads of a process are traced (proc_pid_status(5)).
+fn is_traced(pid: u32) -> anyhow::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        if status.lines().any(|line| line == "TracerPid:\t0") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn interrupt(process: &Child) -> anyhow::Result<()> {
+    let pid = nix::unistd::Pid::from_raw(process.id().cast_signed());
+    Ok(nix::sys::signal::kill(
+        pid,
+        nodegate_testbed::Signal::SIGINT,
+    )?)
+}
+
+/// The calls in the last line of what `strace -c` writes: `100.00 0.5 4 12345 2 total`.
+fn total(text: &str) -> anyhow::Result<u64> {
+    let line = text.lines().find(|line| line.trim_end().ends_with("total"));
+    let fields: Vec<&str> = line
+        .context("strace has written no total")?
+        .split_ascii_whitespace()
+        .collect();
+    Ok(fields.get(3).context("strace's total is odd")?.parse()?)
+}

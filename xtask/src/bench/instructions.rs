@@ -1,0 +1,45 @@
+//! Instructions that nodegate executes itself for a request: what valgrind counts for many requests,
+//! less what it counts for few.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::Context as _;
+
+use super::{Programs, Proxy, ProxyBench, Table, Traffic, tool};
+use crate::setup;
+
+/// Requests of the two runs.
+const RUNS: [u64; 2] = [2_000, 12_000];
+
+/// Counts.
+pub(super) fn count(
+    bench: &ProxyBench,
+    programs: &Programs,
+    table: &Table,
+    traffic: &mut Traffic,
+) -> anyhow::Result<u64> {
+    setup::program("valgrind", "valgrind")?;
+    let mut counts = [0; RUNS.len()];
+    for (count, requests) in counts.iter_mut().zip(RUNS) {
+        let file = table.directory.join("callgrind.out");
+        let mut valgrind = Command::new(tool("valgrind")?);
+        valgrind.arg("--tool=callgrind");
+        valgrind.arg(format!("--callgrind-out-file={}", file.display()));
+        let proxy = Proxy::start_under(valgrind, programs, table, bench.proxy_cpu)?;
+        traffic.verified(&bench.questions(&proxy, requests), "nodegate")?;
+        proxy.end()?;
+        *count = total(&file)?;
+        eprintln!("{requests} requests: {count} instructions");
+    }
+    Ok((counts[1] - counts[0]) / (RUNS[1] - RUNS[0]))
+}
+
+/// The sum in callgrind's output.
+fn total(file: &Path) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let sum = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "))
+        .context("callgrind has written no total")?;
+    Ok(sum.trim().parse()?)
+}
