@@ -28,7 +28,7 @@ use nodegate::{
         ports::ports,
         render::render,
         rules::{Dialect, Ruleset},
-        services::{of_model, of_rules},
+        services::{Frontend, Services, of_model, of_rules},
     },
     model::service::{IpFamily, ServicePort},
 };
