@@ -151,7 +151,7 @@ mod tests {
             for (wait, wanted) in waits.into_iter().zip([60, 20, 40, 0]) {
                 let waited = wait.await.unwrap();
                 assert!(
-                    (wanted..wanted + 15).contains(&waited),
+                    (wanted..wanted + 500).contains(&waited),
                     "{wanted}: {waited}"
                 );
             }
