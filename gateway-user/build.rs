@@ -5,12 +5,21 @@ use std::{env, path::Path, process::Command};
 use anyhow::{Context as _, ensure};
 use aya_build::{Package, Toolchain};
 
+/// What kernel programs are compiled for.
+const TARGET: &str = "bpfel-unknown-none";
+
 /// Set in the inner run, see [`main`].
 const INNER: &str = "NODEGATE_BUILD_KERNEL_PROGRAMS";
+
+/// Set where the script stands in for rustc, see [`compile`].
+const WRAPPER: &str = "NODEGATE_COMPILE_KERNEL_PROGRAMS";
 
 /// aya-build hands on all that cargo prints, as warnings, so that every build shows some forty lines
 /// that warn of nothing. So the script runs itself once more for that part, and filters.
 fn main() -> anyhow::Result<()> {
+    if env::var_os(WRAPPER).is_some() {
+        return compile();
+    }
     if env::var_os(INNER).is_some() {
         return build();
     }
@@ -53,6 +62,11 @@ fn build() -> anyhow::Result<()> {
     // script's own process, and not in .cargo/config.toml, where it would reach every host crate.
     // SAFETY: the build script has no other thread.
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    // Third, as the compiler of that build: see `compile`.
+    // SAFETY: as above.
+    unsafe { env::set_var("RUSTC_WRAPPER", env::current_exe()?) };
+    // SAFETY: as above.
+    unsafe { env::set_var(WRAPPER, "1") };
     // The toolchain of the outer build: rustup's proxies export its name.
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".into());
     aya_build::build_ebpf(
@@ -64,6 +78,21 @@ fn build() -> anyhow::Result<()> {
         }],
         Toolchain::Custom(&toolchain),
     )
+}
+
+/// Runs rustc, with the third version of the kernel's instruction set (Linux 5.12) where it compiles
+/// for the kernel: it has atomic operations that give what was there before. aya-build sets all of
+/// RUSTFLAGS itself, which is the usual place for this.
+fn compile() -> anyhow::Result<()> {
+    let mut arguments = env::args_os().skip(1);
+    let rustc = arguments.next().context("cargo names the compiler first")?;
+    let mut command = Command::new(rustc);
+    let arguments: Vec<_> = arguments.collect();
+    if arguments.iter().any(|argument| argument == TARGET) {
+        command.arg("-Ctarget-cpu=v3");
+    }
+    let status = command.args(&arguments).status()?;
+    std::process::exit(status.code().unwrap_or(1));
 }
 
 /// Says what is missing before cargo says it in its own words.

@@ -64,6 +64,10 @@ impl Origin {
 }
 
 /// The first packet of a flow, or the `connect()` before it.
+///
+/// Aligned, so that addresses are copied in two pieces each: the kernel's compiler must not assume
+/// that it may read a word at any address.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Who asks: what affinity goes by. A packet's source; for sockets see [`AffinityKey::client`].
@@ -162,7 +166,8 @@ pub enum Reason {
     TableGap = 4,
     /// The headers cannot be parsed or are not translated here.
     Unparsed = 5,
-    /// The flow could not be recorded, so it was not translated.
+    /// The place for the flow was full: an older flow, still alive, was forgotten; or others were
+    /// writing there, and the packet was dropped.
     TableFull = 6,
     /// Another connection of the same client, through another frontend, occupies the same addresses
     /// and ports between client and backend: replies could not be told apart.
@@ -242,7 +247,7 @@ impl Reason {
             Self::NoSuchPort => "a cluster IP, but its Service has no such port",
             Self::TableGap => "the tables are inconsistent",
             Self::Unparsed => "headers not understood",
-            Self::TableFull => "the flow table is full",
+            Self::TableFull => "no free place in the flow table",
             Self::Clash => "the client uses this source port for the same backend already",
             Self::NoLocalEndpoints => "traffic policy Local, and no endpoint on this node",
             Self::SourceRange => "the client is in none of the Service's source ranges",
@@ -256,6 +261,7 @@ impl Reason {
 }
 
 /// The answer.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// What becomes of the flow.

@@ -1,6 +1,8 @@
 //! What the kernel programs and userspace agree on.
 //!
 //! - [`maps`]: keys and values of the pinned maps (the ABI, versioned by [`maps::SCHEMA`]);
+//! - [`conntrack`]: the table of translated flows, and how it is searched and changed;
+//! - [`crc32c`]: SCTP's checksum after a change of ports;
 //! - [`event`]: the record that the kernel emits for a decision when somebody traces;
 //! - [`decide`]: the decision core. The function that decides a flow's fate in the kernel is this
 //!   source, compiled for BPF; the tests and the explanations on the host call the same function.
@@ -10,11 +12,22 @@
 //! order, IPv4 as `::ffff:a.b.c.d`; ports and all other integers are in host byte order, so that
 //! `bpftool map dump` shows them as people write them.
 #![no_std]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    expect(
+        internal_features,
+        reason = "the compiler's BPF target has no atomics that read and write, the kernel has"
+    )
+)]
 #![expect(
     clippy::inline_always,
     reason = "BPF passes at most five arguments and no struct by value between functions"
 )]
 
+mod atomic;
+pub mod conntrack;
+pub mod crc32c;
 pub mod decide;
 pub mod event;
 pub mod maps;

@@ -11,7 +11,7 @@
 //! | `node_addresses` | [`AddressKey`] | [`NodeAddress`] | daemon |
 //! | `service_names` | service id: u32 | [`ServiceName`] | daemon |
 //! | `affinity` | [`AffinityKey`] | [`Affinity`] | kernel |
-//! | `conntrack` | [`FlowKey`] | [`Translation`] | kernel |
+//! | `conntrack` | 0 to [`BUCKETS`] − 1 | [`Bucket`] | kernel |
 //! | `fragments` | [`FragmentKey`] | [`Ports`] | kernel |
 //! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
@@ -22,9 +22,10 @@
 //! A change of any layout here changes [`SCHEMA`].
 
 use crate::Address;
+pub use crate::conntrack::{BUCKETS, Bucket, Record};
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Capacity of `services`: frontends, and one guard for each cluster IP.
 pub const MAX_SERVICES: u32 = 131_072;
@@ -40,8 +41,6 @@ pub const MAX_POD_NETWORKS: u32 = 64;
 pub const MAX_NODE_ADDRESSES: u32 = 1_024;
 /// Capacity of `affinity`; an LRU map: the client that was not seen for longest goes first.
 pub const MAX_AFFINITIES: u32 = 65_536;
-/// Capacity of `conntrack`; an LRU map: the least recently used flow goes first. Two per flow.
-pub const MAX_FLOWS: u32 = 262_144;
 /// Capacity of `fragments`; an LRU map. One per fragmented packet under way.
 pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Capacity of `sockets`; an LRU map.
@@ -51,12 +50,13 @@ pub const MAX_TRACE_SERVICES: u32 = 16_384;
 /// Size of the event ring in bytes; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
-/// The packet mark that asks KUBE-POSTROUTING to masquerade: bit 14, kube-proxy's default
-/// (`--iptables-masquerade-bit`).
+/// The packet mark that asks to masquerade: bit 14, kube-proxy's default
+/// (`--iptables-masquerade-bit`), so that its KUBE-FORWARD lets the packet pass.
 pub const MASQUERADE_MARK: u32 = 1 << 14;
 
-/// The packet mark of a packet that was translated and keeps its source: our chain in FORWARD lets
-/// it pass, as KUBE-FORWARD lets pass what is marked for masquerading.
+/// The packet mark of a packet that was translated: our chain in FORWARD lets it pass, as KUBE-FORWARD
+/// lets pass what is marked for masquerading. With [`MASQUERADE_MARK`] it says that the mark is ours, and
+/// our chain in POSTROUTING masquerades.
 pub const ACCEPT_MARK: u32 = 1 << 13;
 
 /// The packet mark that asks our chains in INPUT and FORWARD to refuse: netfilter's REJECT sends the
@@ -83,6 +83,8 @@ pub struct Settings {
     pub node_v4: Address,
     /// The node's IPv6 address.
     pub node_v6: Address,
+    /// Random, and the same for as long as the maps live: see [`crate::conntrack::Ends::place`].
+    pub seed: u64,
 }
 
 impl Settings {
@@ -315,65 +317,6 @@ pub struct ServiceName {
     pub family: u16,
 }
 
-/// A flow as one side of a translation sees it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Source address of the packet.
-    pub source: Address,
-    /// Destination address of the packet.
-    pub destination: Address,
-    /// Host byte order.
-    pub source_port: u16,
-    /// Host byte order.
-    pub destination_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// [`FlowKey::ORIGINAL`] or [`FlowKey::REPLY`].
-    pub direction: u8,
-    /// Zero.
-    pub reserved: u16,
-}
-
-impl FlowKey {
-    /// From the client, before translation.
-    pub const ORIGINAL: u8 = 0;
-    /// From the backend, before reverse translation.
-    pub const REPLY: u8 = 1;
-}
-
-/// What to do with the packets of a flow.
-///
-/// Under an [`FlowKey::ORIGINAL`] key: the new destination (the backend). Under a
-/// [`FlowKey::REPLY`] key: the new source (the frontend that the client knows).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
-    /// The address to write.
-    pub address: Address,
-    /// The port to write, host byte order.
-    pub port: u16,
-    /// A set of the `FLAG_…` bits.
-    pub flags: u16,
-    /// [`Service::id`] of the Service that made it.
-    pub service: u32,
-    /// Key of the backend in `backends`.
-    pub backend: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// When a packet last used it: `CLOCK_MONOTONIC`, nanoseconds.
-    pub last_seen: u64,
-}
-
-impl Translation {
-    /// A FIN or RST went by: the next SYN on the same addresses and ports is a new connection.
-    pub const FLAG_CLOSING: u16 = 1;
-    /// A RST went by: the connection is over, and the other side will not say so.
-    pub const FLAG_RESET: u16 = 2;
-    /// Netfilter is asked to masquerade the flow.
-    pub const FLAG_MASQUERADE: u16 = 4;
-}
-
 /// A packet that comes in fragments (RFC 791 §2.3, RFC 8200 §4.5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -404,20 +347,27 @@ pub struct Ports {
 pub struct SocketKey {
     /// The socket's cookie: unique on the machine until it reboots.
     pub cookie: u64,
-    /// Address of the frontend ([`FlowKey::ORIGINAL`]) or of the backend ([`FlowKey::REPLY`]).
+    /// Address of the frontend ([`SocketKey::ORIGINAL`]) or of the backend ([`SocketKey::REPLY`]).
     pub address: Address,
     /// Its port, host byte order.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`FlowKey::ORIGINAL`] or [`FlowKey::REPLY`].
+    /// [`SocketKey::ORIGINAL`] or [`SocketKey::REPLY`].
     pub direction: u8,
     /// Zero.
     pub reserved: u32,
 }
 
-/// The other end of a socket's translation: for [`FlowKey::ORIGINAL`] the backend that datagrams go
-/// to, for [`FlowKey::REPLY`] the frontend that the application believes it talks to.
+impl SocketKey {
+    /// What the application sends.
+    pub const ORIGINAL: u8 = 0;
+    /// What it receives.
+    pub const REPLY: u8 = 1;
+}
+
+/// The other end of a socket's translation: for [`SocketKey::ORIGINAL`] the backend that datagrams go
+/// to, for [`SocketKey::REPLY`] the frontend that the application believes it talks to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketPeer {
@@ -456,8 +406,7 @@ mod user {
         super::ServiceName,
         super::AffinityKey,
         super::Affinity,
-        super::FlowKey,
-        super::Translation,
+        super::Bucket,
         super::FragmentKey,
         super::Ports,
         super::SocketKey,
@@ -475,7 +424,7 @@ mod tests {
     /// kernel would compare in keys and leak from the stack in values.
     #[test]
     fn no_implicit_padding() {
-        assert_eq!(size_of::<Settings>(), 4 * 4 + 2 * 8 + 2 * 16);
+        assert_eq!(size_of::<Settings>(), 4 * 4 + 3 * 8 + 2 * 16);
         assert_eq!(size_of::<ServiceKey>(), 16 + 2 + 1 + 1);
         assert_eq!(size_of::<Service>(), 6 * 4);
         assert_eq!(size_of::<SlotKey>(), 3 * 4);
@@ -489,8 +438,11 @@ mod tests {
         assert_eq!(size_of::<AddressKey>(), 16);
         assert_eq!(size_of::<NodeAddress>(), 4);
         assert_eq!(size_of::<ServiceName>(), 3 * LABEL_BYTES + 4);
-        assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
-        assert_eq!(size_of::<Translation>(), 16 + 2 + 2 + 4 + 4 + 4 + 8);
+        assert_eq!(size_of::<Record>(), 3 * 16 + 4 * 2 + 4 + 3 * 4 + 2 * 8);
+        assert_eq!(
+            size_of::<Bucket>(),
+            8 + crate::conntrack::WAYS * (1 + size_of::<Record>())
+        );
         assert_eq!(size_of::<SocketKey>(), 8 + 16 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<SocketPeer>(), 16 + 2 + 2 + 4 + 4);
     }

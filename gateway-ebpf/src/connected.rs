@@ -16,7 +16,7 @@ use gateway_common::{
     decide::{Masquerade, Reason, Verdict},
     event::{Event, Hook},
     is_v4, mapped,
-    maps::FlowKey,
+    maps::SocketKey,
 };
 
 use crate::{
@@ -45,7 +45,7 @@ fn report(ctx: &SockOpsContext) {
     // SAFETY: the helper accepts the context of this program type.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let (local, remote) = ends(ctx);
-    let socket = key(cookie, &remote, TCP, FlowKey::REPLY);
+    let socket = key(cookie, &remote, TCP, SocketKey::REPLY);
     // SAFETY: the element stays readable until the program ends (RCU); a racing reuse by the LRU
     // could at worst show another Service's address in a trace.
     let Some(frontend) = (unsafe { SOCKETS.get(&socket) }) else {

@@ -8,7 +8,7 @@ use gateway_common::{
     UDP,
     decide::{Reason, Verdict},
     event::Hook,
-    maps::{Backend, FlowKey, SocketPeer},
+    maps::{Backend, SocketKey, SocketPeer},
 };
 
 use crate::{
@@ -45,7 +45,7 @@ pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
 fn send(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
     let frontend = peer(ctx, family);
     let cookie = cookie(ctx);
-    let key = key(cookie, &frontend, UDP, FlowKey::ORIGINAL);
+    let key = key(cookie, &frontend, UDP, SocketKey::ORIGINAL);
     // SAFETY: the element stays readable until the program ends (RCU); should the LRU reuse it
     // meanwhile, the check of the backend's Service below fails or the datagram is lost, as
     // datagrams may be.

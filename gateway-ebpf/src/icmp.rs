@@ -10,13 +10,13 @@ use core::mem::offset_of;
 use aya_ebpf::programs::TcContext;
 use gateway_common::{
     Address,
+    conntrack::{Ends, Record, Search, Sender},
     decide::Reason,
-    maps::{FlowKey, Translation},
 };
 
 use crate::{
     forward::{DROP, NEXT},
-    maps::{CONNTRACK, Scratch, count},
+    maps::{Scratch, bucket, count, place},
     packet::{End, Headers, ICMP, ICMPV6, Ipv4Header, Unhandled, word},
 };
 
@@ -35,49 +35,49 @@ pub(crate) struct Quoted {
     destination_port: u16,
 }
 
-/// On the way to a backend: about its replies, which left here with the frontend's address.
+/// Whose packets an error quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// The backend's, which left here with the frontend's address.
+    Replies,
+    /// The client's, which arrived at the backend with that one's address.
+    Requests,
+}
+
+/// On the way to a backend: about its replies.
 #[inline(always)]
 pub(crate) fn forward(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, Unhandled> {
-    translate(
-        ctx,
-        scratch,
-        FlowKey::ORIGINAL,
-        End::Source,
-        End::Destination,
-    )
+    translate(ctx, scratch, About::Replies)
 }
 
-/// On the way to a client: about its packets, which arrived at the backend with that one's address.
+/// On the way to a client: about its packets.
 #[inline(always)]
 pub(crate) fn reverse(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, Unhandled> {
-    translate(ctx, scratch, FlowKey::REPLY, End::Destination, End::Source)
+    translate(ctx, scratch, About::Requests)
 }
 
 #[inline(always)]
-fn translate(
-    ctx: &TcContext,
-    scratch: &mut Scratch,
-    direction: u8,
-    inner_end: End,
-    outer_end: End,
-) -> Result<i32, Unhandled> {
+fn translate(ctx: &TcContext, scratch: &mut Scratch, about: About) -> Result<i32, Unhandled> {
     let outer = &scratch.packet.headers;
     scratch.quoted.read(ctx, outer)?;
-    scratch.quoted.flow(direction, &mut scratch.key);
-    // SAFETY: the element stays readable until the program ends (RCU); a racing reuse by the LRU
-    // mistranslates an error that is then nobody's.
-    let Some(known) = (unsafe { CONNTRACK.get(&scratch.key) }) else {
-        return Ok(NEXT);
+    scratch.quoted.ends(about, &mut scratch.ends);
+    let place = place(&scratch.ends).ok_or(Unhandled::Foreign)?;
+    let bucket = bucket(&place).ok_or(Unhandled::Foreign)?;
+    let (ends, record) = (&scratch.ends, &mut scratch.record);
+    let sender = match about {
+        About::Replies => Sender::Client,
+        About::Requests => Sender::Backend,
     };
-    Ok(
-        match rewrite(ctx, outer, &scratch.quoted, (inner_end, outer_end), known) {
-            Ok(()) => {
-                count(Reason::IcmpError);
-                NEXT
-            }
-            Err(_) => DROP,
-        },
-    )
+    if !matches!(bucket.peek(place.tag, ends, sender, record), Search::Way(_)) {
+        return Ok(NEXT);
+    }
+    Ok(match rewrite(ctx, outer, &scratch.quoted, about, record) {
+        Ok(()) => {
+            count(Reason::IcmpError);
+            NEXT
+        }
+        Err(_) => DROP,
+    })
 }
 
 impl Quoted {
@@ -108,33 +108,57 @@ impl Quoted {
         Ok(())
     }
 
-    /// Writes the flow of the packets that go the other way than the quoted one.
+    /// Writes the ends of the quoted packet.
     #[inline(always)]
-    fn flow(&self, direction: u8, key: &mut FlowKey) {
-        key.source = self.headers.destination;
-        key.destination = self.headers.source;
-        key.source_port = u16::from_be(self.destination_port);
-        key.destination_port = u16::from_be(self.source_port);
-        key.protocol = self.headers.protocol;
-        key.direction = direction;
-        key.reserved = 0;
+    fn ends(&self, about: About, ends: &mut Ends) {
+        let (source, destination) = (
+            u16::from_be(self.source_port),
+            u16::from_be(self.destination_port),
+        );
+        match about {
+            About::Replies => {
+                ends.client = self.headers.destination;
+                ends.peer = self.headers.source;
+                ends.client_port = destination;
+                ends.peer_port = source;
+            }
+            About::Requests => {
+                ends.client = self.headers.source;
+                ends.peer = self.headers.destination;
+                ends.client_port = source;
+                ends.peer_port = destination;
+            }
+        }
+        ends.protocol = self.headers.protocol;
     }
 }
 
-/// Writes the translation over one end of the quoted packet, and its address over the other end of
-/// the error itself.
+/// Translates the quoted packet back, and the address of the error itself.
 #[inline(always)]
 fn rewrite(
     ctx: &TcContext,
     outer: &Headers,
     quoted: &Quoted,
-    (inner_end, outer_end): (End, End),
-    to: &Translation,
+    about: About,
+    record: &Record,
 ) -> Result<(), i64> {
     let checksum = outer.transport + ICMP_CHECKSUM;
-    quoted_address(ctx, checksum, &quoted.headers, inner_end, &to.address)?;
-    quoted_port(ctx, checksum, quoted, inner_end, to.port)?;
-    outer.set_address(ctx, outer_end, &to.address)
+    match about {
+        About::Replies => {
+            let (to, port) = (&record.backend, record.backend_port);
+            quoted_address(ctx, checksum, &quoted.headers, End::Source, to)?;
+            quoted_port(ctx, checksum, quoted, End::Source, port)?;
+            quoted_port(ctx, checksum, quoted, End::Destination, record.source_port)?;
+            outer.set_address(ctx, End::Destination, to)
+        }
+        About::Requests => {
+            let (to, port) = (&record.frontend, record.frontend_port);
+            quoted_address(ctx, checksum, &quoted.headers, End::Destination, to)?;
+            quoted_port(ctx, checksum, quoted, End::Destination, port)?;
+            quoted_port(ctx, checksum, quoted, End::Source, record.client_port)?;
+            outer.set_address(ctx, End::Source, to)
+        }
+    }
 }
 
 /// The ICMP checksum covers every quoted byte, so each change is mended there.

@@ -8,14 +8,15 @@ use aya_ebpf::{
 };
 use gateway_common::{
     Address,
+    conntrack::{Ends, Found, Place, Shared},
     decide::{Flow, Reason, Tables},
     event::{Event, TraceFilter},
     maps::{
-        AddressKey, Affinity, AffinityKey, Backend, EVENT_RING_BYTES, FlowKey, FragmentKey,
-        MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES,
-        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
-        MAX_TRACE_SERVICES, NodeAddress, Ports, Service, ServiceKey, ServiceName, Settings, Slot,
-        SlotKey, SocketKey, SocketPeer, SourceRange, Translation,
+        AddressKey, Affinity, AffinityKey, BUCKETS, Backend, Bucket, EVENT_RING_BYTES, FragmentKey,
+        MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES, MAX_POD_NETWORKS,
+        MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES, MAX_TRACE_SERVICES, NodeAddress,
+        Ports, Record, Service, ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey,
+        SocketPeer, SourceRange,
     },
 };
 
@@ -64,8 +65,7 @@ pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES a
     LruHashMap::new();
 
 #[btf_map(name = "conntrack")]
-pub(crate) static CONNTRACK: LruHashMap<FlowKey, Translation, { MAX_FLOWS as usize }> =
-    LruHashMap::new();
+static CONNTRACK: Array<Bucket, { BUCKETS as usize }> = Array::new();
 
 #[btf_map(name = "fragments")]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Ports, { MAX_FRAGMENTS as usize }> =
@@ -94,9 +94,9 @@ pub(crate) struct Scratch {
     pub(crate) packet: Packet,
     /// The packet that an ICMP error quotes.
     pub(crate) quoted: Quoted,
-    pub(crate) key: FlowKey,
-    pub(crate) reply: FlowKey,
-    pub(crate) translation: Translation,
+    pub(crate) ends: Ends,
+    pub(crate) record: Record,
+    pub(crate) found: Found,
     pub(crate) flow: Flow,
     pub(crate) client: Client,
 }
@@ -146,6 +146,20 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper only reads the clock.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Where the flow of these ends is.
+#[inline(always)]
+pub(crate) fn place(ends: &Ends) -> Option<Place> {
+    settings().map(|settings| ends.place(settings.seed))
+}
+
+/// A bucket of `conntrack`; `None` cannot happen.
+#[inline(always)]
+pub(crate) fn bucket(place: &Place) -> Option<Shared> {
+    let bucket = CONNTRACK.get_ptr_mut(place.bucket)?;
+    // SAFETY: elements of an array stay, and all programs use them by this function.
+    Some(unsafe { Shared::new(bucket) })
 }
 
 /// The BPF maps as the decision core's tables.

@@ -7,13 +7,15 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::bpf_csum_diff,
     programs::TcContext,
 };
 use gateway_common::{
-    Address, SCTP, TCP, UDP, mapped,
-    maps::{FlowKey, FragmentKey, Ports, Translation},
+    Address, SCTP, TCP, UDP,
+    conntrack::Ends,
+    crc32c, mapped,
+    maps::{FragmentKey, Ports, Record},
 };
 
 use crate::maps::FRAGMENTS;
@@ -107,6 +109,7 @@ struct SctpHead {
 
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
+const SCTP_CRC: usize = 8;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -174,13 +177,13 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// What a flow's record keeps of it: `Translation::FLAG_…`.
+    /// What a flow's record keeps of it, for the side that has sent it.
     #[inline(always)]
-    pub(crate) fn flags(self) -> u16 {
+    pub(crate) fn state(self) -> u8 {
         match self {
             Self::Opens | Self::Continues => 0,
-            Self::Closes => Translation::FLAG_CLOSING,
-            Self::Resets => Translation::FLAG_CLOSING | Translation::FLAG_RESET,
+            Self::Closes => Record::CLOSED,
+            Self::Resets => Record::CLOSED | Record::RESET,
         }
     }
 }
@@ -196,9 +199,10 @@ pub(crate) enum End {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Headers {
-    pub(crate) v6: bool,
+    // First, so that they are aligned and copied in two pieces each.
     pub(crate) source: Address,
     pub(crate) destination: Address,
+    pub(crate) v6: bool,
     pub(crate) protocol: u8,
     /// Where the IP header starts.
     pub(crate) network: usize,
@@ -206,6 +210,8 @@ pub(crate) struct Headers {
     pub(crate) transport: usize,
     /// The identification of a fragmented packet.
     identification: u32,
+    /// Where the packet ends, by its own account.
+    end: usize,
     /// An IPv4 header's checksum, as on the wire.
     checksum: u16,
     /// Whether more fragments follow.
@@ -268,6 +274,7 @@ impl Headers {
         self.destination = mapped(ip.destination);
         self.protocol = ip.protocol;
         self.transport = self.network + words * 4;
+        self.end = self.network + usize::from(u16::from_be(ip.total_length));
         self.identification = u32::from(ip.identification);
         self.checksum = ip.checksum;
         self.more = fragment & 0x2000 != 0;
@@ -283,6 +290,7 @@ impl Headers {
         self.destination = ip.destination;
         self.protocol = ip.next_header;
         self.transport = self.network + size_of::<Ipv6Header>();
+        self.end = self.transport + usize::from(u16::from_be(ip.payload_length));
         self.identification = 0;
         self.more = false;
         self.later = false;
@@ -316,7 +324,7 @@ impl Headers {
     }
 
     /// Where the transport checksum is that covers addresses and ports; none for SCTP, whose CRC
-    /// covers neither, and for fragments without the transport header.
+    /// covers ports only and is no sum, and for fragments without the transport header.
     #[inline(always)]
     fn transport_checksum(&self) -> Option<(usize, u64)> {
         match self.protocol {
@@ -478,42 +486,91 @@ impl Packet {
         Ok(())
     }
 
-    /// Writes the packet's flow as a key of `conntrack`.
+    /// Writes the ends of a client's packet.
     #[inline(always)]
-    pub(crate) fn flow(&self, direction: u8, key: &mut FlowKey) {
-        key.source = self.headers.source;
-        key.destination = self.headers.destination;
-        key.source_port = self.source_port;
-        key.destination_port = self.destination_port;
-        key.protocol = self.headers.protocol;
-        key.direction = direction;
-        key.reserved = 0;
+    pub(crate) fn from_client(&self, ends: &mut Ends) {
+        ends.client = self.headers.source;
+        ends.peer = self.headers.destination;
+        ends.client_port = self.source_port;
+        ends.peer_port = self.destination_port;
+        ends.protocol = self.headers.protocol;
     }
 
-    /// Writes an address and a port over one end, and mends the checksums.
+    /// Writes the ends of a packet to a client.
+    #[inline(always)]
+    pub(crate) fn to_client(&self, ends: &mut Ends) {
+        ends.client = self.headers.destination;
+        ends.peer = self.headers.source;
+        ends.client_port = self.destination_port;
+        ends.peer_port = self.source_port;
+        ends.protocol = self.headers.protocol;
+    }
+
+    /// Writes an address over one end and ports over both, and mends the checksums.
     #[inline(always)]
     pub(crate) fn rewrite(
         &self,
         ctx: &TcContext,
         end: End,
         address: &Address,
-        port: u16,
+        ports: &Ports,
     ) -> Result<(), i64> {
         self.headers.set_address(ctx, end, address)?;
-        let (at, old) = match end {
-            End::Source => (offset_of!(PortsHeader, source), self.source_port),
-            End::Destination => (offset_of!(PortsHeader, destination), self.destination_port),
-        };
-        if self.headers.later || old == port {
+        if self.headers.later {
             return Ok(());
         }
-        let new = port.to_be();
-        if let Some((checksum, flags)) = self.headers.transport_checksum() {
-            let (old, new) = (u64::from(old.to_be()), u64::from(new));
-            ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
+        let old = ports_word(self.source_port, self.destination_port);
+        let new = ports_word(ports.source, ports.destination);
+        if old == new {
+            return Ok(());
         }
-        ctx.store(self.headers.transport + at, &new, 0)
+        if let Some((checksum, flags)) = self.headers.transport_checksum() {
+            ctx.l4_csum_replace(checksum, u64::from(old), u64::from(new), flags | 4)?;
+            return ctx.store(self.headers.transport, &new, 0);
+        }
+        self.mend_crc(ctx, old ^ new)?;
+        let recompute = u64::from(BPF_F_RECOMPUTE_CSUM);
+        ctx.store(self.headers.transport, &new, recompute)
     }
+
+    /// Mends an SCTP packet's CRC after a change of its ports.
+    #[inline(always)]
+    fn mend_crc(&self, ctx: &TcContext, difference: u32) -> Result<(), i64> {
+        if self.headers.more {
+            // How many bytes follow in later fragments nobody knows yet.
+            return Err(-1);
+        }
+        let at = self.headers.transport + SCTP_CRC;
+        let crc = u32::from_le(ctx.load(at)?);
+        if crc == 0 {
+            // The network card has yet to compute it, or the ends do without (RFC 9653).
+            return Ok(());
+        }
+        let ports = self.headers.transport + size_of::<PortsHeader>();
+        let following = self.headers.end.wrapping_sub(ports) as u32;
+        let crc = changed_crc(crc, u32::from_le(difference), following);
+        ctx.store(at, &crc.to_le(), u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    /// Whether other ports can be written into it.
+    #[inline(always)]
+    pub(crate) fn can_change_ports(&self) -> bool {
+        self.headers.protocol != SCTP || !self.headers.more
+    }
+}
+
+/// Once in each program, and not wherever it is used.
+#[inline(never)]
+fn changed_crc(crc: u32, difference: u32, following: u32) -> u32 {
+    crc32c::changed(crc, difference, following)
+}
+
+/// Two ports as they stand in a header.
+#[inline(always)]
+fn ports_word(source: u16, destination: u16) -> u32 {
+    let [a, b] = source.to_be_bytes();
+    let [c, d] = destination.to_be_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 #[inline(always)]

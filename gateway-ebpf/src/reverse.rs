@@ -2,12 +2,12 @@
 //! knows.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use gateway_common::{decide::Reason, maps::FlowKey};
+use gateway_common::{conntrack::Found, decide::Reason, maps::Ports};
 
 use crate::{
     forward::{DROP, NEXT},
     icmp,
-    maps::{CONNTRACK, Direction, count, now, scratch},
+    maps::{Direction, bucket, count, now, place, scratch},
     packet::{ETHERNET, End, Headers, Unhandled},
 };
 
@@ -33,20 +33,24 @@ fn translate(ctx: &TcContext) -> Result<i32, Unhandled> {
         return icmp::reverse(ctx, scratch);
     }
     packet.parse(ctx)?;
-    packet.flow(FlowKey::REPLY, &mut scratch.key);
-    let Some(known) = CONNTRACK.get_ptr_mut(&scratch.key) else {
-        return Ok(NEXT);
+    packet.to_client(&mut scratch.ends);
+    let place = place(&scratch.ends).ok_or(Unhandled::Foreign)?;
+    let bucket = bucket(&place).ok_or(Unhandled::Foreign)?;
+    let (ends, record) = (&scratch.ends, &mut scratch.record);
+    match bucket.answer(place.tag, ends, packet.stage.state(), now(), record) {
+        Found::Known => {}
+        Found::Busy => {
+            // The client must not see it as the backend has sent it, if it is a known flow's.
+            count(Reason::TableFull);
+            return Ok(DROP);
+        }
+        Found::Nothing | Found::Others | Found::Stale => return Ok(NEXT),
+    }
+    let ports = Ports {
+        source: record.frontend_port,
+        destination: record.client_port,
     };
-    // SAFETY: elements of an LRU map stay allocated; the verifier checks each access. Two CPUs that
-    // handle packets of one flow write the same values but for the clock.
-    let known = unsafe { &mut *known };
-    known.last_seen = now();
-    known.flags |= packet.stage.flags();
-    Ok(
-        match packet.rewrite(ctx, End::Source, &known.address, known.port) {
-            Ok(()) => NEXT,
-            // Half-written headers would reach the client as another flow's.
-            Err(_) => DROP,
-        },
-    )
+    let rewritten = packet.rewrite(ctx, End::Source, &record.frontend, &ports);
+    // Half-written headers would reach the client as another flow's.
+    Ok(if rewritten.is_ok() { NEXT } else { DROP })
 }

@@ -13,7 +13,7 @@ use gateway_common::{
     decide::{Decision, Flow, Origin, Reason, Verdict, decide},
     event::Hook,
     mapped,
-    maps::{FlowKey, Settings, SocketKey, SocketPeer},
+    maps::{Settings, SocketKey, SocketPeer},
 };
 
 use crate::{
@@ -182,7 +182,11 @@ pub(crate) fn remember_reverse(cookie: u64, frontend: &Peer, decision: &Decision
         backend: decision.backend,
     };
     // Without the record the socket works all the same; only its owner sees the backend's address.
-    let _ = SOCKETS.insert(&key(cookie, &backend, protocol, FlowKey::REPLY), &value, 0);
+    let _ = SOCKETS.insert(
+        &key(cookie, &backend, protocol, SocketKey::REPLY),
+        &value,
+        0,
+    );
 }
 
 /// The result of a hook whose call is not to go on.
@@ -204,7 +208,7 @@ pub(crate) fn refuse(verdict: Verdict) -> i32 {
 #[inline(always)]
 pub(crate) fn show_frontend(ctx: &SockAddrContext, family: Family, protocol: u8) {
     let backend = peer(ctx, family);
-    let key = key(cookie(ctx), &backend, protocol, FlowKey::REPLY);
+    let key = key(cookie(ctx), &backend, protocol, SocketKey::REPLY);
     // SAFETY: the element stays readable until the program ends (RCU); a racing reuse by the LRU
     // could at worst show another Service's address in an answer that nobody routes by.
     if let Some(frontend) = unsafe { SOCKETS.get(&key) } {

@@ -27,7 +27,10 @@ use crate::{
         ask::Ask,
         node::{Choices, Loaded},
     },
-    iptables::config::{KubeProxyArgs, NodePortAddresses},
+    iptables::{
+        config::{KubeProxyArgs, NodePortAddresses},
+        node::KubeProxyNode,
+    },
     model::{
         Published,
         compile::{GatewayIdentity, NodeIdentity, ServiceScope},
@@ -214,7 +217,6 @@ fn start_redirector(
     let redirector = Redirector::new(datapath);
     tasks.push(tokio::spawn(datapath::health::serve(published.clone())));
     tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));
-    tasks.push(tokio::spawn(Arc::clone(&redirector).collect()));
     let reporter = Arc::clone(&redirector);
     tasks.push(tokio::spawn(async move {
         if let Err(error) = reporter.report(events).await {
@@ -367,6 +369,32 @@ impl admin::server::Subject for Speaker {
         };
         let loaded = Loaded { settings, mirror };
         explain(&resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
+    }
+
+    fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String> {
+        let Some((_, options)) = &self.datapath else {
+            return Err(
+                "this nodegate is a proxy only: how the node is set up is known where the \
+                 redirector runs (fix: ask there, or --manifests)"
+                    .to_owned(),
+            );
+        };
+        let text = |error: &dyn fmt::Display| error.to_string();
+        let own = KubeProxyArgs {
+            hostname_override: self.node.clone(),
+            ..setup(options, ServiceScope::All)
+                .map_err(|error| text(&error))?
+                .kube_proxy
+        };
+        let (resources, rules) = self.sources.inputs().take();
+        let args = args.or(&own);
+        let args = args.on(&resources, &args.hostname_override);
+        let mut node =
+            KubeProxyNode::new(&resources, &args, &mut Vec::new()).map_err(|error| text(&error))?;
+        if let Some(rules) = rules {
+            node.services.clone_from(&rules.services);
+        }
+        Ok(node)
     }
 }
 

@@ -10,22 +10,26 @@
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
 //! | [`events`] | decisions as they are made, with names |
-//! | [`expiry`] | when a recorded flow is over |
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
 //! | [`probe`] | what this kernel and machine can do |
+//! | [`sockets`] | the end of connected datagram sockets whose backend is gone |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
 //! | [`tables`] | what the maps would decide, without a kernel |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
-    UNSPECIFIED,
-    maps::{SCHEMA, Settings},
+    UDP, UNSPECIFIED,
+    maps::{Backend, SCHEMA, Settings},
 };
 
 pub mod attach;
@@ -33,7 +37,6 @@ pub mod cleanup;
 pub mod contents;
 pub mod desired;
 pub mod events;
-pub mod expiry;
 pub mod filter;
 pub mod health;
 pub mod maps;
@@ -42,6 +45,7 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod redirector;
+pub mod sockets;
 pub mod tables;
 
 use crate::{
@@ -231,6 +235,8 @@ pub struct Datapath {
     settings: Settings,
     /// Devices that the packet programs are attached to; `None` before the first time.
     devices: Option<attach::Devices>,
+    /// Whether a Snapshot was applied.
+    applied: bool,
     /// Tells from where sockets connect, while somebody traces.
     connected: Option<SockOpsLink>,
 }
@@ -245,15 +251,21 @@ impl Datapath {
     /// were written by a nodegate with another layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let (ebpf, maps) = maps::load(&options.pin_dir)?;
+        let earlier = maps.settings()?;
         let settings = Settings {
             schema: SCHEMA,
             trace: 0,
             flags: flags(options),
             reserved: 0,
             host_netns: node::netns_cookie()?,
-            generation: maps.settings()?.generation,
+            generation: earlier.generation,
             node_v4: UNSPECIFIED,
             node_v6: UNSPECIFIED,
+            // Flows are found by it, so that it stays.
+            seed: match earlier.seed {
+                0 => seed()?,
+                seed => seed,
+            },
         };
         let mut datapath = Self {
             ebpf,
@@ -261,6 +273,7 @@ impl Datapath {
             options: options.clone(),
             settings,
             devices: None,
+            applied: false,
             connected: None,
         };
         datapath.maps.set_settings(&settings)?;
@@ -299,8 +312,14 @@ impl Datapath {
             node,
             &self.options.policy,
         );
+        let before = self.datagram_backends();
         let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
         let failures = self.maps.execute(plan);
+        // An earlier daemon may not have come to it.
+        let first = !std::mem::replace(&mut self.applied, true);
+        if first || !before.is_subset(&self.datagram_backends()) {
+            self.end_stale_sockets();
+        }
         let primary = |family| {
             let own = |address: &IpAddr| IpFamily::of(*address) == family;
             let any = || node.addresses.iter().copied().find(own);
@@ -322,9 +341,47 @@ impl Datapath {
         Ok(failures)
     }
 
-    /// Removes recorded flows that are over.
-    pub fn collect_flows(&mut self) -> Result<maps::Flows, Error> {
-        self.maps.collect_flows()
+    fn datagram_backends(&self) -> HashSet<(u32, Backend)> {
+        let all = self.maps.mirror().backends.iter();
+        all.filter(|(_, backend)| backend.protocol == UDP)
+            .map(|(id, backend)| {
+                (
+                    *id,
+                    Backend {
+                        flags: 0,
+                        ..*backend
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// Connected datagram sockets stay with their peer, whatever becomes of it.
+    fn end_stale_sockets(&self) {
+        let stale = self.maps.stale_sockets();
+        match sockets::end(&stale) {
+            Ok(ended) => {
+                if !ended.sockets.is_empty() {
+                    tracing::info!(
+                        sockets = ended.sockets.len(),
+                        "ended datagram sockets that were connected to endpoints that are gone"
+                    );
+                }
+                if let (count, Some(error)) = ended.closed {
+                    tracing::warn!(
+                        namespaces = count,
+                        error,
+                        "datagram sockets there stay connected to endpoints that are gone (needs \
+                         CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "datagram sockets stay connected to endpoints that are gone (needs a kernel with \
+                 CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG)"
+            ),
+        }
     }
 
     /// Makes the kernel report what those who trace want to see; of several at least that.
@@ -396,6 +453,21 @@ impl Datapath {
             ("backends", mirror.backends.len()),
         ])
     }
+}
+
+/// What strangers cannot guess.
+fn seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    // SAFETY: the kernel writes at most so many bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 8 {
+        return Err(Error::Node {
+            what: "random numbers",
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    // 0 stands for none.
+    Ok(u64::from_ne_bytes(bytes).max(1))
 }
 
 fn flags(options: &Options) -> u32 {

@@ -18,6 +18,7 @@ pub mod chains;
 pub mod config;
 pub mod diff;
 pub mod lint;
+pub mod node;
 pub mod normal;
 pub mod parse;
 pub mod ports;

@@ -41,6 +41,11 @@ pub(crate) const CASES: &[Case] = &[
         SETTING,
         translated_once,
     ),
+    (
+        "kube_proxy_masqueraded_datagrams_never_come_from_a_node_port",
+        SETTING,
+        masquerade_ports,
+    ),
 ];
 
 /// node1 has no nodegate to begin with; node2 never has one.
@@ -96,7 +101,7 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
         Sync::Later => ("restore", &["--noflush", "--counters"]),
     };
     let manifests = scene.testbed.manifests();
-    for (family, restore) in ["ipv4", "ipv6"].into_iter().zip(programs) {
+    for (family, restore) in ["4", "6"].into_iter().zip(programs) {
         let manifests = manifests.to_string_lossy();
         let arguments = [
             "nodegate",
@@ -111,6 +116,7 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
             "--cluster-cidr",
             "10.10.0.0/16,fd00:10::/48",
             "--nfacct=false",
+            "--manifests",
             &manifests,
         ];
         let rules = scene.run("node1", &arguments)?;
@@ -365,5 +371,43 @@ fn translated_once(scene: &Scene) -> anyhow::Result<()> {
     crate::same!(chosen(scene)?, decided, "nodegate's decisions");
     let table = scene.run("node1", &["conntrack", "-L"])?;
     ensure!(table.contains("dport=30081"), "{table}");
+    Ok(())
+}
+
+/// kube-proxy's rule masquerades from any port, a node port among them. Sixty choices would all fall
+/// into the upper half of the ports with a chance of one to 10^17.
+fn masquerade_ports(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let _nodegate = Nodegate::start(scene, &["--masquerade", "kube-proxy"])?;
+    let _ = scene
+        .testbed
+        .exec("node1", ["conntrack", "-F", "-f", "ipv4"])?;
+    for _ in 0..60 {
+        let task = Task::udp(NODE_PORT.parse()?);
+        scene.answers("client", task, &["server-1", "server-2"])?;
+    }
+    let table = scene.run("node1", &["conntrack", "-L", "-f", "ipv4", "-p", "udp"])?;
+    let mut ports = Vec::new();
+    for line in table.lines() {
+        // src=CLIENT dst=POD sport=… dport=… [UNREPLIED] src=POD dst=NODE sport=… dport=PORT
+        let values = |name: &str| -> Vec<String> {
+            let words = line.split_whitespace();
+            words
+                .filter_map(|word| word.strip_prefix(name).map(str::to_owned))
+                .collect()
+        };
+        if let [client, _] = &values("src=")[..]
+            && client == "192.168.170.1"
+            && let [_, port] = &values("dport=")[..]
+        {
+            ports.push(port.parse::<u16>()?);
+        }
+    }
+    ensure!(ports.len() >= 30, "{ports:?}\n{table}");
+    ensure!(
+        ports.iter().all(|port| *port >= 32_768),
+        "{ports:?}\n{table}"
+    );
     Ok(())
 }

@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     process::{Child, Command, ExitCode, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 use serde::{Deserialize, Serialize};
 
 /// Its value is a [`Task`]. Not `NODEGATE_…`: the testbed takes those away.
@@ -25,6 +27,8 @@ const VARIABLE: &str = "E2E_PROBE";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for what must not come. Less than a second: then TCP tries again.
 const SILENCE: Duration = Duration::from_millis(600);
+/// The error of a socket that somebody else has ended.
+const ABORTED: &str = "aborted";
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -47,6 +51,8 @@ pub(crate) enum Task {
         size: usize,
         patience: Duration,
     },
+    /// A request each on two connections from one port that are open at the same time.
+    SamePort { to: [SocketAddr; 2] },
     /// Datagrams from one socket until it is killed; a line for each.
     UdpStream { to: SocketAddr, connected: bool },
     /// One connection with a request every now and then, until it is killed; a line for each.
@@ -64,7 +70,7 @@ pub(crate) enum Task {
 pub(crate) struct Reply {
     /// The pod that has answered.
     pub(crate) pod: Option<String>,
-    /// How it failed: `refused`, `silence`, `unreachable`, or what the system says.
+    /// How it failed: `refused`, `silence`, `unreachable`, `aborted`, or what the system says.
     pub(crate) error: Option<String>,
     /// Whom the socket talks to, as it is told (getpeername; of a datagram, recvmsg).
     pub(crate) peer: Option<SocketAddr>,
@@ -158,6 +164,9 @@ impl Reply {
         let text = match error.kind() {
             ErrorKind::ConnectionRefused => "refused".into(),
             ErrorKind::TimedOut | ErrorKind::WouldBlock => "silence".into(),
+            ErrorKind::ConnectionAborted => ABORTED.into(),
+            // What sending says, where receiving says the former.
+            _ if error.raw_os_error() == Some(nix::libc::EDESTADDRREQ) => ABORTED.into(),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable".into(),
             _ => error.to_string(),
         };
@@ -238,10 +247,24 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 }))?;
             }
         }
+        Task::SamePort {
+            to: [first, second],
+        } => {
+            let one = from_port(0, first)?;
+            let other = from_port(one.local_addr()?.port(), second)?;
+            for stream in [&one, &other, &one, &other] {
+                say(&timed(|| head(stream, &mut BufReader::new(stream))))?;
+            }
+        }
         Task::UdpStream { to, connected } => {
-            let socket = socket(to, connected, SILENCE)?;
+            let mut stream = socket(to, connected, SILENCE)?;
             loop {
-                say(&timed(|| datagram(&socket, to, connected, 4)))?;
+                let reply = timed(|| datagram(&stream, to, connected, 4));
+                let ended = reply.error.as_deref() == Some(ABORTED);
+                say(&reply)?;
+                if ended {
+                    stream = again(to)?;
+                }
                 thread::sleep(PACE);
             }
         }
@@ -312,6 +335,49 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
     })
 }
 
+/// A connection from a port that another one may have; 0: from any.
+fn from_port(port: u16, to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let fd = socket::socket(family, SockType::Stream, SockFlag::empty(), None)?;
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let any = SockaddrStorage::from(SocketAddr::new(any, port));
+    socket::bind(fd.as_raw_fd(), &any)?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(fd);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A request on a connection that stays open.
+fn head(mut stream: &TcpStream, lines: &mut BufReader<&TcpStream>) -> io::Result<Reply> {
+    stream.write_all(b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let mut pod = None;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(name) = line.strip_prefix("x-testbed-pod: ") {
+            pod = Some(name.trim_end().to_owned());
+        }
+        if line.trim_end().is_empty() {
+            break;
+        }
+    }
+    Ok(Reply {
+        pod,
+        peer: Some(stream.peer_addr()?),
+        ..Reply::default()
+    })
+}
+
 /// Requests on one connection; ends with the first that fails.
 fn keep_alive(to: SocketAddr) -> anyhow::Result<()> {
     let stream = match TcpStream::connect_timeout(&to, PATIENCE) {
@@ -321,27 +387,7 @@ fn keep_alive(to: SocketAddr) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut lines = BufReader::new(&stream);
     loop {
-        let reply = timed(|| {
-            (&stream).write_all(b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n")?;
-            let mut pod = None;
-            loop {
-                let mut line = String::new();
-                if lines.read_line(&mut line)? == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                if let Some(name) = line.strip_prefix("x-testbed-pod: ") {
-                    pod = Some(name.trim_end().to_owned());
-                }
-                if line.trim_end().is_empty() {
-                    break;
-                }
-            }
-            Ok(Reply {
-                pod,
-                peer: Some(to),
-                ..Reply::default()
-            })
-        });
+        let reply = timed(|| head(&stream, &mut lines));
         let failed = reply.pod.is_none();
         say(&reply)?;
         if failed {
@@ -361,6 +407,17 @@ fn socket(to: SocketAddr, connected: bool, patience: Duration) -> io::Result<Udp
         socket.connect(to)?;
     }
     Ok(socket)
+}
+
+/// A connected socket, as soon as there is somebody to connect to; a line for each attempt.
+fn again(to: SocketAddr) -> anyhow::Result<UdpSocket> {
+    loop {
+        match socket(to, true, SILENCE) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => say(&Reply::failed(&error))?,
+        }
+        thread::sleep(PACE);
+    }
 }
 
 /// A datagram and its answer: the pod's name, and what it was sent.

@@ -46,6 +46,11 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("simple_a_running_node_explains", one_node("s1"), explained),
     (
+        "simple_a_running_node_knows_what_kube_proxy_would_write",
+        one_node("s1"),
+        rendered,
+    ),
+    (
         "simple_processes_see_the_service_address",
         one_node("s1"),
         peer_name,
@@ -413,6 +418,36 @@ fn explained(scene: &Scene) -> anyhow::Result<()> {
     let (status, _, told) = explain(&gateway, "external 10.96.190.18:80")?;
     anyhow::ensure!(told.contains("this nodegate is a proxy only"), "{told}");
     same!(status, Some(2), "the status");
+    Ok(())
+}
+
+fn rendered(scene: &Scene) -> anyhow::Result<()> {
+    let manifests = scene.testbed.manifests();
+    let manifests = manifests.to_str().unwrap_or_default();
+    let render = [
+        "nodegate",
+        "iptables",
+        "render",
+        "--cluster-cidr",
+        "10.10.0.0/16",
+    ];
+    let running = scene.run("node1", &render)?;
+    let offline = ["--hostname-override", "node1", "--manifests", manifests];
+    let offline = scene.run("node1", &[&render[..], &offline[..]].concat())?;
+    same!(running, offline, "the rules");
+    let endpoint = "-A KUBE-SEP-LAV34IONK7IOT5SV";
+    anyhow::ensure!(running.contains(endpoint), "{running}");
+    // There is no kube-proxy here, so that its rules are missing.
+    let diff = scene.shell(
+        "node1",
+        "iptables-save > d; nodegate iptables diff --dump d; s=$?; rm d; exit $s",
+    )?;
+    let told = String::from_utf8_lossy(&diff.stdout);
+    same!(diff.status.code(), Some(1), "{told}{:?}", diff.stderr);
+    anyhow::ensure!(
+        told.contains("istio-system/istio-ingressgateway:http2"),
+        "{told}"
+    );
     Ok(())
 }
 

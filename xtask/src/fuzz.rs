@@ -26,7 +26,7 @@ const COVERAGE: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=1 --cfg fuzzing";
+    --cfg fuzzing -Ccodegen-units=1";
 
 #[derive(Debug, Args)]
 pub(crate) struct Fuzz {

@@ -131,6 +131,7 @@ fn node(spec: &Spec<'_>) -> Collections {
             generation: 0,
             node_v4: NODE,
             node_v6: crate::UNSPECIFIED,
+            seed: 0,
         },
         services: HashMap::from([
             (ServiceKey::address(CLUSTER_IP, 80, TCP), cluster_ip),

@@ -5,13 +5,14 @@ use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::A
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Collected, Full, Limited, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
@@ -20,7 +21,10 @@ use super::{
     trace::{TraceError, Traces},
     wanted::{Format, Wanted},
 };
-use crate::explain::{answer::Answer, ask::Ask};
+use crate::{
+    explain::{answer::Answer, ask::Ask},
+    iptables::{config::KubeProxyArgs, node::KubeProxyNode},
+};
 
 /// On answers of `/explain`: whether the connection or request gets where it should.
 pub const ANSWER_IS_GOOD: HeaderName = HeaderName::from_static("nodegate-good");
@@ -47,6 +51,12 @@ pub trait Subject: Send + Sync + 'static {
     /// # Errors
     /// Says what cannot be asked, and what is not known here.
     fn explain(&self, ask: Ask) -> Result<Answer, String>;
+    /// What a kube-proxy with these flags would go by here; what is not given is as it is for this
+    /// process.
+    ///
+    /// # Errors
+    /// Says what is wrong with the flags, and what is not known here.
+    fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String>;
 }
 
 /// Binds the socket, in place of one that a process left that is gone.
@@ -116,9 +126,10 @@ async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Resp
         },
         (&Method::GET, "/trace") => trace(&**subject, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/explain") => explain(subject, request).await,
+        (&Method::POST, "/kube-proxy") => kube_proxy(subject, request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are GET /ready, GET /status, POST /sync, GET /trace and POST /explain\n",
+            "there are GET /ready, GET /status, POST /sync, GET /trace, POST /explain and POST /kube-proxy\n",
         ),
     }
 }
@@ -130,15 +141,36 @@ fn status(subject: &impl Subject) -> Response<Body> {
     }
 }
 
+/// Reads a question in JSON.
+async fn question<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+    let wrong = |error: String| text(StatusCode::BAD_REQUEST, error);
+    let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
+    let body = body.await.map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| wrong(error.to_string()))
+}
+
+async fn kube_proxy(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
+    let args = match question(request).await {
+        Ok(args) => args,
+        Err(response) => return response,
+    };
+    let subject = Arc::clone(subject);
+    let answered = tokio::task::spawn_blocking(move || {
+        let node = subject.kube_proxy(args)?;
+        serde_json::to_vec(&node).map_err(|error| error.to_string())
+    });
+    match answered.await {
+        Ok(Ok(json)) => response(StatusCode::OK, "application/json", json),
+        Ok(Err(message)) => text(StatusCode::BAD_REQUEST, message),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
 async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
     let is_json = request.uri().query() == Some("output=json");
-    let body = Limited::new(request.into_body(), MAX_QUESTION);
-    let ask: Ask = match body.collect().await.map(Collected::to_bytes) {
-        Ok(body) => match serde_json::from_slice(&body) {
-            Ok(ask) => ask,
-            Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
-        },
-        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+    let ask: Ask = match question(request).await {
+        Ok(ask) => ask,
+        Err(response) => return response,
     };
     let subject = Arc::clone(subject);
     let answered = tokio::task::spawn_blocking(move || {

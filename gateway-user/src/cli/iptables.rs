@@ -10,21 +10,24 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
+use http::Method;
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 
+use super::Admin;
 use crate::{
+    admin::client,
     iptables::{
-        config::{Config, KubeProxyArgs},
+        config::KubeProxyArgs,
+        node::KubeProxyNode,
         parse::{Dump, ParseError, parse},
     },
-    model::{
-        compile::{NodeIdentity, kube_proxy},
-        service::{IpFamily, ServicePort},
-    },
+    model::service::IpFamily,
     resources::{
         Resources,
         admission::Store,
@@ -32,6 +35,9 @@ use crate::{
     },
     source::{self, SourceError, directory::Directory},
 };
+
+/// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Write, read and compare kube-proxy's iptables rules
 #[derive(Debug, clap::Args)]
@@ -42,11 +48,11 @@ pub struct Iptables {
 
 #[derive(Debug, Subcommand)]
 enum IptablesCommand {
-    /// Print the rules that kube-proxy would write for manifests
+    /// Print the rules that kube-proxy would write
     Render(Box<render::Render>),
     /// Show the Services that rules implement, and what is wrong with the rules
     Show(show::Show),
-    /// Tell how a node's rules differ from what manifests ask for
+    /// Tell how a node's rules differ from what the Services ask for, or from the loaded maps
     Diff(Box<diff::DiffCommand>),
 }
 
@@ -64,10 +70,10 @@ enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Family {
     /// iptables
-    #[value(name = "ipv4")]
+    #[value(name = "4", alias = "ipv4")]
     V4,
     /// ip6tables
-    #[value(name = "ipv6")]
+    #[value(name = "6", alias = "ipv6")]
     V6,
 }
 
@@ -109,25 +115,43 @@ impl From<Family> for IpFamily {
     }
 }
 
-/// What manifests ask of a kube-proxy.
-struct Wanted {
-    services: Vec<ServicePort>,
-    config: Config,
+/// Where the Services and the node's own facts come from.
+#[derive(Debug, clap::Args)]
+struct Asked {
+    /// Files or directories of manifests [default: ask the nodegate that runs here]
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
+    kube_proxy: KubeProxyArgs,
 }
 
-impl Wanted {
-    fn read(paths: Vec<PathBuf>, args: &KubeProxyArgs) -> anyhow::Result<Self> {
-        let resources = manifests(paths)?;
-        let config = Config::new(args, &resources)?;
-        let node = NodeIdentity {
-            name: args.hostname_override.clone(),
-        };
+impl Asked {
+    /// What a kube-proxy there would go by.
+    fn node(&self) -> anyhow::Result<KubeProxyNode> {
+        if self.manifests.is_empty() {
+            return self.running();
+        }
+        let resources = manifests(self.manifests.clone())?;
         let mut diagnostics = Vec::new();
-        let services = kube_proxy(&resources, &node, &mut diagnostics);
+        let node = KubeProxyNode::new(&resources, &self.kube_proxy, &mut diagnostics)?;
         for diagnostic in diagnostics {
             eprintln!("{diagnostic}");
         }
-        Ok(Self { services, config })
+        Ok(node)
+    }
+
+    fn running(&self) -> anyhow::Result<KubeProxyNode> {
+        let question = serde_json::to_vec(&self.kube_proxy)?;
+        let socket = &self.admin.admin;
+        super::block_on(async {
+            let response = client::request(socket, Method::POST, "/kube-proxy", question, PATIENCE)
+                .await
+                .context("asking the nodegate that runs here (--manifests PATH asks none)")?;
+            let json = response.into_body().collect().await?.to_bytes();
+            Ok(serde_json::from_slice(&json)?)
+        })
     }
 }
 

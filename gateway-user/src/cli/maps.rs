@@ -232,23 +232,20 @@ impl Row for BackendRow {
 
 impl Row for FlowRow {
     const HEADER: &'static [&'static str] = &[
-        "PROTO",
-        "DIRECTION",
-        "SOURCE",
-        "DESTINATION",
-        "TRANSLATED",
-        "SERVICE",
-        "IDLE",
-        "CLOSING",
+        "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "SERVICE", "IDLE", "CLOSING",
     ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.protocol.clone(),
-            self.direction.to_owned(),
-            self.source.to_string(),
-            self.destination.to_string(),
-            self.translated.to_string(),
+            self.client.to_string(),
+            self.frontend.to_string(),
+            self.backend.to_string(),
+            if self.source_port == self.client.port() {
+                dash("")
+            } else {
+                format!(":{}", self.source_port)
+            },
             dash(&self.service),
             format!("{}s", self.idle),
             mark(self.closing),

@@ -14,8 +14,8 @@ use gateway_common::{
     decide::Reason,
     is_v4,
     maps::{
-        Affinity, AffinityKey, Backend, FlowKey, SCHEMA, Service, ServiceKey, ServiceName,
-        Settings, SocketKey, SocketPeer, Translation,
+        Affinity, AffinityKey, Backend, Bucket, Record, SCHEMA, Service, ServiceKey, ServiceName,
+        Settings, SocketKey, SocketPeer,
     },
 };
 use serde::Serialize;
@@ -78,22 +78,22 @@ pub struct BackendRow {
     pub id: u32,
 }
 
-/// An element of `conntrack`.
+/// A record in `conntrack`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FlowRow {
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
-    /// `original` (from the client) or `reply`.
-    pub direction: &'static str,
-    /// Where its packets come from.
-    pub source: SocketAddr,
-    /// Where they are going.
-    pub destination: SocketAddr,
-    /// What is written in place of the destination (original) or of the source (reply).
-    pub translated: SocketAddr,
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// Where the client sends.
+    pub frontend: SocketAddr,
+    /// Where that goes.
+    pub backend: SocketAddr,
+    /// The client's port as the backend sees it, before netfilter masquerades.
+    pub source_port: u16,
     /// The Service port that made it.
     pub service: String,
-    /// Seconds since the last packet.
+    /// Seconds since the last packet of either side.
     pub idle: u64,
     /// A FIN or RST went by.
     pub closing: bool,
@@ -187,10 +187,16 @@ impl Pins {
 
     /// The flows that are translated packet by packet.
     pub fn conntrack(&self, now: u64) -> Result<Vec<FlowRow>, Error> {
-        let map: HashMap<MapData, FlowKey, Translation> = self.map("conntrack")?;
-        Ok(sorted(elements(&map).map(|(key, to)| {
-            flow_row(&key, &to, &self.name(to.service), now)
-        })))
+        let map: Array<MapData, Bucket> = self.map("conntrack")?;
+        let mut rows = Vec::new();
+        for bucket in map.iter() {
+            let bucket = bucket.map_err(wrap("conntrack"))?;
+            // One that is over counts as none in the kernel, too.
+            let flows = bucket.flows().filter(|flow| !flow.is_over(now));
+            rows.extend(flows.map(|flow| flow_row(flow, &self.name(flow.service), now)));
+        }
+        rows.sort();
+        Ok(rows)
     }
 
     /// The clients that stay with a backend.
@@ -328,16 +334,16 @@ fn backend_row(id: u32, backend: &Backend, name: &str) -> BackendRow {
     }
 }
 
-fn flow_row(key: &FlowKey, to: &Translation, name: &str, now: u64) -> FlowRow {
+fn flow_row(flow: &Record, name: &str, now: u64) -> FlowRow {
     FlowRow {
-        protocol: protocol(key.protocol),
-        direction: direction(key.direction),
-        source: socket(key.source, key.source_port),
-        destination: socket(key.destination, key.destination_port),
-        translated: socket(to.address, to.port),
+        protocol: protocol(flow.protocol),
+        client: socket(flow.client, flow.client_port),
+        frontend: socket(flow.frontend, flow.frontend_port),
+        backend: socket(flow.backend, flow.backend_port),
+        source_port: flow.source_port,
         service: name.to_owned(),
-        idle: seconds(to.last_seen, now),
-        closing: to.flags & Translation::FLAG_CLOSING != 0,
+        idle: seconds(flow.client_seen.max(flow.backend_seen), now),
+        closing: flow.client_state | flow.backend_state != 0,
     }
 }
 
@@ -346,7 +352,7 @@ fn socket_row(key: &SocketKey, peer: &SocketPeer, name: &str) -> SocketRow {
         socket(key.address, key.port),
         socket(peer.address, peer.port),
     );
-    let (frontend, backend) = if key.direction == FlowKey::ORIGINAL {
+    let (frontend, backend) = if key.direction == SocketKey::ORIGINAL {
         (own, other)
     } else {
         (other, own)
@@ -362,7 +368,7 @@ fn socket_row(key: &SocketKey, peer: &SocketPeer, name: &str) -> SocketRow {
 }
 
 fn direction(direction: u8) -> &'static str {
-    if direction == FlowKey::ORIGINAL {
+    if direction == SocketKey::ORIGINAL {
         "original"
     } else {
         "reply"
@@ -463,30 +469,31 @@ mod tests {
 
     #[test]
     fn flows_say_what_is_written() {
-        let key = FlowKey {
-            source: mapped([192, 168, 170, 1]),
-            destination: mapped([192, 168, 170, 137]),
-            source_port: 50_000,
-            destination_port: 31373,
+        let flow = Record {
+            client: mapped([192, 168, 170, 1]),
+            frontend: mapped([192, 168, 170, 137]),
+            backend: mapped([10, 10, 1, 4]),
+            client_port: 50_000,
+            frontend_port: 31373,
+            backend_port: 8080,
+            source_port: 33_616,
             protocol: TCP,
-            direction: FlowKey::ORIGINAL,
-            reserved: 0,
-        };
-        let to = Translation {
-            address: mapped([10, 10, 1, 4]),
-            port: 8080,
-            flags: Translation::FLAG_CLOSING,
+            flags: 0,
+            client_state: 0,
+            backend_state: Record::CLOSED,
             service: 7,
-            backend: 1,
+            backend_id: 1,
             reserved: 0,
-            last_seen: 1_000_000_000,
+            client_seen: 1_000_000_000,
+            backend_seen: 1_200_000_000,
         };
-        let row = flow_row(&key, &to, GATEWAY, 3_500_000_000);
-        assert_eq!(row.translated.to_string(), "10.10.1.4:8080");
-        assert_eq!(row.destination.to_string(), "192.168.170.137:31373");
-        assert_eq!((row.idle, row.closing), (2, true));
+        let row = flow_row(&flow, GATEWAY, 3_500_000_000);
+        assert_eq!(row.client.to_string(), "192.168.170.1:50000");
+        assert_eq!(row.frontend.to_string(), "192.168.170.137:31373");
+        assert_eq!(row.backend.to_string(), "10.10.1.4:8080");
+        assert_eq!((row.source_port, row.idle, row.closing), (33_616, 2, true));
         // The kernel's stamp may be newer than the clock that was read.
-        assert_eq!(flow_row(&key, &to, GATEWAY, 0).idle, 0);
+        assert_eq!(flow_row(&flow, GATEWAY, 0).idle, 0);
     }
 
     #[test]
@@ -510,8 +517,8 @@ mod tests {
             };
             socket_row(&key, &peer, "kube-system/kube-dns:dns")
         };
-        let original = row(FlowKey::ORIGINAL, frontend, backend);
-        let reply = row(FlowKey::REPLY, backend, frontend);
+        let original = row(SocketKey::ORIGINAL, frontend, backend);
+        let reply = row(SocketKey::REPLY, backend, frontend);
         assert_eq!(original.frontend.to_string(), "10.96.0.10:53");
         assert_eq!(original.backend.to_string(), "10.10.1.9:53");
         assert_eq!(

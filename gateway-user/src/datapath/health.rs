@@ -2,12 +2,13 @@
 //! whose external traffic policy is Local.
 //!
 //! The answers are kube-proxy's (pkg/proxy/healthcheck/service_health.go): 200 with at least one ready
-//! endpoint on this node, 503 without, and JSON that says so.
+//! endpoint on this node, 503 without, and JSON that says so. It has one server for each family, which
+//! counts the endpoints of that family; here, one server counts those of the family that it is asked in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -46,10 +47,13 @@ struct Health<'s> {
     service_proxy_healthy: bool,
 }
 
+/// How many endpoints there are: IPv4, IPv6.
+type Counts = [usize; 2];
+
 /// A port that is listened on.
 struct Listener {
     service: Service,
-    endpoints: Arc<AtomicUsize>,
+    endpoints: Arc<[AtomicUsize; 2]>,
     task: AbortHandle,
 }
 
@@ -72,7 +76,9 @@ pub async fn serve(mut published: watch::Receiver<Published>) {
             });
             for (port, (service, count)) in wanted {
                 if let Some(listener) = listeners.get(&port) {
-                    listener.endpoints.store(count, Ordering::Relaxed);
+                    for (held, count) in listener.endpoints.iter().zip(count) {
+                        held.store(count, Ordering::Relaxed);
+                    }
                 } else {
                     let listener = listen(&mut tasks, port, service, count);
                     listeners.extend(listener.map(|listener| (port, listener)));
@@ -86,7 +92,7 @@ pub async fn serve(mut published: watch::Receiver<Published>) {
 }
 
 /// The ports, their Services, and how many addresses of ready endpoints are on this node.
-fn wanted(services: &[ServicePort]) -> BTreeMap<u16, (Service, usize)> {
+fn wanted(services: &[ServicePort]) -> BTreeMap<u16, (Service, Counts)> {
     let mut addresses: BTreeMap<u16, (Service, BTreeSet<_>)> = BTreeMap::new();
     for service in services {
         let Some(port) = service.health_check_node_port else {
@@ -108,11 +114,19 @@ fn wanted(services: &[ServicePort]) -> BTreeMap<u16, (Service, usize)> {
     }
     let counted = addresses.into_iter();
     counted
-        .map(|(port, (service, addresses))| (port, (service, addresses.len())))
+        .map(|(port, (service, addresses))| {
+            let v4 = addresses.iter().filter(|a: &&IpAddr| a.is_ipv4()).count();
+            (port, (service, [v4, addresses.len() - v4]))
+        })
         .collect()
 }
 
-fn listen(tasks: &mut JoinSet<()>, port: u16, service: Service, count: usize) -> Option<Listener> {
+fn listen(
+    tasks: &mut JoinSet<()>,
+    port: u16,
+    service: Service,
+    counts: Counts,
+) -> Option<Listener> {
     let name = format!("{}/{}", service.namespace, service.name);
     let listener = match bind(port) {
         Ok(listener) => listener,
@@ -122,7 +136,7 @@ fn listen(tasks: &mut JoinSet<()>, port: u16, service: Service, count: usize) ->
         }
     };
     info!(port, service = name, "health check");
-    let endpoints = Arc::new(AtomicUsize::new(count));
+    let endpoints = Arc::new(counts.map(AtomicUsize::new));
     let task = tasks.spawn(accept(listener, service.clone(), Arc::clone(&endpoints)));
     Some(Listener {
         service,
@@ -147,18 +161,19 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept(listener: TcpListener, service: Service, endpoints: Arc<AtomicUsize>) {
+async fn accept(listener: TcpListener, service: Service, endpoints: Arc<[AtomicUsize; 2]>) {
     let service = Arc::new(service);
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors, say; a load balancer asks again.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
+        let family = usize::from(peer.ip().to_canonical().is_ipv6());
         let (service, endpoints) = (Arc::clone(&service), Arc::clone(&endpoints));
         tokio::spawn(async move {
             let answer = service_fn(move |_: Request<Incoming>| {
-                let response = response(&service, endpoints.load(Ordering::Relaxed));
+                let response = response(&service, endpoints[family].load(Ordering::Relaxed));
                 async move { Ok::<_, Infallible>(response) }
             });
             // One that breaks off is asked again.
@@ -229,7 +244,17 @@ mod tests {
         ];
         let wanted = wanted(&[service("http", http), service("https", https)]);
         assert_eq!(wanted.len(), 1);
-        assert_eq!(wanted[&32_000].1, 2);
+        assert_eq!(wanted[&32_000].1, [2, 0]);
+    }
+
+    #[test]
+    fn a_pod_with_two_addresses_counts_once_in_each_family() {
+        let both = vec![
+            endpoint("10.0.0.1", true, true),
+            endpoint("fd00::1", true, true),
+            endpoint("fd00::2", true, true),
+        ];
+        assert_eq!(wanted(&[service("http", both)])[&32_000].1, [1, 2]);
     }
 
     #[test]

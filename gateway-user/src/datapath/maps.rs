@@ -1,7 +1,7 @@
 //! The pinned maps, and a mirror of their content.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
 };
@@ -15,19 +15,21 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use gateway_common::{
+    UDP,
     decide::Reason,
     event::TraceFilter,
     maps::{
-        AddressKey, Backend, FlowKey, LABEL_BYTES, NodeAddress, SCHEMA, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SourceRange, Translation,
+        AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
+        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 
 use super::{
     Error, Failure, contents,
     desired::{Network, PortKey},
-    expiry,
+    from_map,
     plan::{Mirror, Plan, Step},
+    sockets::Connected,
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
@@ -70,22 +72,14 @@ pub struct Maps {
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
-    conntrack: HashMap<MapData, FlowKey, Translation>,
+    conntrack: Array<MapData, Bucket>,
+    sockets: HashMap<MapData, SocketKey, SocketPeer>,
     counters: PerCpuArray<MapData, u64>,
     trace_filter: Array<MapData, TraceFilter>,
     trace_services: HashMap<MapData, u32, u32>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
-}
-
-/// Entries of `conntrack`, two for each flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flows {
-    /// Alive.
-    pub kept: usize,
-    /// Over.
-    pub removed: usize,
 }
 
 /// Reads what the kernel programs log, and logs it.
@@ -113,6 +107,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
         conntrack: take(&mut ebpf, "conntrack")?,
+        sockets: take(&mut ebpf, "sockets")?,
         counters: take(&mut ebpf, "counters")?,
         trace_filter: take(&mut ebpf, "trace_filter")?,
         trace_services: take(&mut ebpf, "trace_services")?,
@@ -330,52 +325,37 @@ impl Maps {
             .collect()
     }
 
-    /// Removes flows that are over, and says how many there were and are.
-    pub fn collect_flows(&mut self) -> Result<Flows, Error> {
-        let wrap = |source| Error::Map {
-            name: "conntrack",
-            source,
-        };
-        let now = contents::now()?;
-        let all = self.flows();
-        let over: Vec<_> = all
-            .iter()
-            .filter(|(key, translation)| {
-                let other = all.get(&expiry::other(key, translation));
-                expiry::is_over(key, translation, other, now)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in &over {
-            match self.conntrack.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                // The LRU was faster.
-                Err(MapError::SyscallError(error))
-                    if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(wrap(error)),
-            }
-        }
-        Ok(Flows {
-            kept: all.len() - over.len(),
-            removed: over.len(),
-        })
-    }
-
     /// How many flows have not come to their end, as far as one can tell soon after it.
     pub fn flows_alive(&self) -> Result<usize, Error> {
-        let now = now()?;
-        let all = self.flows();
-        let alive = all.iter().filter(|(key, translation)| {
-            let other = all.get(&expiry::other(key, translation));
-            key.direction == FlowKey::ORIGINAL && !expiry::has_ended(key, translation, other, now)
+        let now = contents::now()?;
+        let alive = |flow: &&Record| !flow.has_ended(now);
+        let buckets = self.conntrack.iter().map(|bucket| {
+            bucket
+                .map(|bucket| bucket.flows().filter(alive).count())
+                .map_err(|source| Error::Map {
+                    name: "conntrack",
+                    source,
+                })
         });
-        Ok(alive.count())
+        buckets.sum()
     }
 
-    /// All recorded flows, by direction. The kernel changes the map meanwhile: what goes during the
-    /// walk is skipped by it.
-    fn flows(&self) -> StdHashMap<FlowKey, Translation> {
-        self.conntrack.iter().filter_map(Result::ok).collect()
+    /// Sockets that are recorded as connected to a backend that is not their Service's any more, of
+    /// datagrams. Those that are not connected but have heard from it are among them.
+    pub fn stale_sockets(&self) -> Connected {
+        let entries = self.sockets.iter().filter_map(Result::ok);
+        entries
+            .filter(|(key, _)| key.direction == SocketKey::REPLY && key.protocol == UDP)
+            .filter(|(key, peer)| {
+                let backend = self.mirror.backends.get(&peer.backend);
+                !backend.is_some_and(|backend| {
+                    backend.service == peer.service
+                        && backend.address == key.address
+                        && backend.port == key.port
+                })
+            })
+            .map(|(key, _)| (key.cookie, (from_map(key.address), key.port)))
+            .collect()
     }
 
     /// Lets nothing new in: no frontend is served any more. Flows go on.
@@ -421,16 +401,6 @@ impl Maps {
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
         self.events.take().ok_or(Error::Missing("events"))
     }
-}
-
-/// The clock of [`Translation::last_seen`]: `CLOCK_MONOTONIC`, nanoseconds.
-fn now() -> Result<u64, Error> {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(|time| std::time::Duration::from(time).as_nanos() as u64)
-        .map_err(|error| Error::Node {
-            what: "reading the clock",
-            source: error.into(),
-        })
 }
 
 /// Waits until every BPF program that runs now has ended. They run under `rcu_read_lock`, and

@@ -3,8 +3,7 @@
 //!
 //! The rules are those of kube-proxy's KUBE-POSTROUTING, KUBE-FORWARD and its REJECTs, in chains of
 //! our own, a handful for all Services. Netfilter does them with its own conntrack and port
-//! allocation, visible in `conntrack -L`. On a node with kube-proxy its chains come first and clear
-//! the mark, and ours have nothing left to do.
+//! allocation, visible in `conntrack -L`. What kube-proxy has marked is left to its own chains.
 
 use std::{
     io::Write as _,
@@ -22,9 +21,10 @@ const INPUT: &str = "NODEGATE-INPUT";
 const PORTS: &str = "32768-60999";
 
 /// Where our chains are called from: table, chain, ours, and how the call is added. Ours comes before
-/// other people's rules in the filter table, where a DROP may stand, and after them in the nat table.
+/// other people's rules: in the filter table a DROP may stand there, and in the nat table kube-proxy's
+/// KUBE-POSTROUTING, whose `--random-fully` may choose a node port as the source of datagrams.
 const JUMPS: [(&str, &str, &str, &str); 3] = [
-    ("nat", "POSTROUTING", POSTROUTING, "-A"),
+    ("nat", "POSTROUTING", POSTROUTING, "-I"),
     ("filter", "FORWARD", FORWARD, "-I"),
     ("filter", "INPUT", INPUT, "-I"),
 ];
@@ -82,11 +82,12 @@ pub fn install(tools: Tools) -> Result<(), Error> {
 }
 
 fn rules() -> String {
+    let ours = MASQUERADE_MARK | ACCEPT_MARK;
     format!(
         "*nat\n\
          :{POSTROUTING} - [0:0]\n\
-         -A {POSTROUTING} -m mark ! --mark {MASQUERADE_MARK:#x}/{MASQUERADE_MARK:#x} -j RETURN\n\
-         -A {POSTROUTING} -j MARK --xor-mark {MASQUERADE_MARK:#x}\n\
+         -A {POSTROUTING} -m mark ! --mark {ours:#x}/{ours:#x} -j RETURN\n\
+         -A {POSTROUTING} -j MARK --xor-mark {ours:#x}\n\
          -A {POSTROUTING} -p tcp -j MASQUERADE --to-ports {PORTS}\n\
          -A {POSTROUTING} -p udp -j MASQUERADE --to-ports {PORTS}\n\
          -A {POSTROUTING} -j MASQUERADE\n\

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use gateway_common::event::{Event, TraceFilter};
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Datapath, Error, Failure,
@@ -23,8 +23,6 @@ use crate::model::{Published, Snapshot};
 
 /// How often the node's addresses are looked at, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(2);
-/// How often flows that are over are removed.
-const COLLECT: Duration = Duration::from_secs(30);
 /// Decisions that a slow reader of the trace may be behind before it loses some.
 const TRACE_BACKLOG: usize = 4096;
 
@@ -110,21 +108,6 @@ impl Redirector {
             let applied = tokio::task::spawn_blocking(move || this.apply(&snapshot, &facts)).await;
             if let Err(error) = applied {
                 error!(%error, "applying a Snapshot");
-            }
-        }
-    }
-
-    /// Removes flows that are over, again and again.
-    pub async fn collect(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(COLLECT);
-        loop {
-            tick.tick().await;
-            let this = Arc::clone(&self);
-            let collected = tokio::task::spawn_blocking(move || this.datapath().collect_flows());
-            match collected.await {
-                Ok(Ok(flows)) => debug!(kept = flows.kept, removed = flows.removed, "flows"),
-                Ok(Err(error)) => warn!(%error, "flows that are over stay"),
-                Err(error) => error!(%error, "looking through the flows"),
             }
         }
     }

@@ -228,6 +228,7 @@ mod tests {
             generation: 1,
             node_v4: mapped([192, 168, 0, 1]),
             node_v6: UNSPECIFIED,
+            seed: 0,
         }
     }
 

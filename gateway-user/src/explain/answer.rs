@@ -13,7 +13,7 @@ use super::{
     request::{End, Known, Request, Routed, route},
 };
 use crate::{
-    iptables::config::{Config, ConfigError, DetectLocalMode, KubeProxyArgs},
+    iptables::config::{Config, ConfigError, KubeProxyArgs},
     model::{
         compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, kube_proxy},
         gateway::Gateway,
@@ -196,11 +196,7 @@ impl<'w> World<'w> {
         let identity = NodeIdentity {
             name: name.to_owned(),
         };
-        let args = KubeProxyArgs {
-            hostname_override: name.to_owned(),
-            detect_local_mode: detect_local_mode(resources, setup, name),
-            ..setup.kube_proxy.clone()
-        };
+        let args = setup.kube_proxy.on(resources, name);
         let config = Config::new(&args, resources)?;
         let compiled = compile(resources, &identity, None, &setup.services);
         let (by_kube_proxy, programmed) = if let Some(services) = &setup.by_kube_proxy {
@@ -238,19 +234,6 @@ impl<'w> World<'w> {
     fn compiled(&self, identity: &GatewayIdentity) -> Arc<Gateway> {
         let scope = ServiceScope::Gateway;
         compile(self.resources, &self.identity, Some(identity), &scope).gateway
-    }
-}
-
-/// Without `--cluster-cidr`, the Node's own networks are the best that is known of pods' addresses.
-fn detect_local_mode(resources: &Resources, setup: &Setup, name: &str) -> DetectLocalMode {
-    let spec = resources.node(name).and_then(|node| node.spec.as_ref());
-    let has_networks = spec.is_some_and(|spec| {
-        spec.pod_cidr.is_some() || spec.pod_cidrs.as_ref().is_some_and(|nets| !nets.is_empty())
-    });
-    if setup.kube_proxy.cluster_cidr.is_empty() && has_networks {
-        DetectLocalMode::NodeCidr
-    } else {
-        setup.kube_proxy.detect_local_mode
     }
 }
 

@@ -194,6 +194,7 @@ fn settings(config: &Config, choices: &Choices) -> Settings {
         generation: 1,
         node_v4: own(&config.v4),
         node_v6: own(&config.v6),
+        seed: 0,
     }
 }
 

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr};
 use clap::{ArgAction, ValueEnum};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
@@ -20,7 +21,7 @@ use crate::{
     clippy::struct_excessive_bools,
     reason = "as many flags as kube-proxy has"
 )]
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct KubeProxyArgs {
     /// Name of the node's Node object
@@ -91,8 +92,58 @@ impl Default for KubeProxyArgs {
     }
 }
 
+impl KubeProxyArgs {
+    /// The same for a node, where not more is known of it: without `--cluster-cidr`, the Node's own
+    /// networks are the best that is known of pods' addresses.
+    #[must_use]
+    pub fn on(&self, resources: &Resources, node: &str) -> Self {
+        let spec = resources.node(node).and_then(|node| node.spec.as_ref());
+        let has_networks = spec.is_some_and(|spec| {
+            spec.pod_cidr.is_some() || spec.pod_cidrs.as_ref().is_some_and(|nets| !nets.is_empty())
+        });
+        let asked = self.detect_local_mode;
+        let unknown = self.cluster_cidr.is_empty() && asked == DetectLocalMode::ClusterCidr;
+        Self {
+            hostname_override: node.to_owned(),
+            detect_local_mode: if unknown && has_networks {
+                DetectLocalMode::NodeCidr
+            } else {
+                asked
+            },
+            ..self.clone()
+        }
+    }
+
+    /// The same, with what is not given taken from `own`.
+    #[must_use]
+    pub fn or(self, own: &Self) -> Self {
+        Self {
+            hostname_override: if self.hostname_override.is_empty() {
+                own.hostname_override.clone()
+            } else {
+                self.hostname_override
+            },
+            cluster_cidr: or(self.cluster_cidr, &own.cluster_cidr),
+            node_addresses: or(self.node_addresses, &own.node_addresses),
+            nodeport_addresses: or(self.nodeport_addresses, &own.nodeport_addresses),
+            masquerade_all: self.masquerade_all || own.masquerade_all,
+            iptables_localhost_nodeports: self.iptables_localhost_nodeports
+                && own.iptables_localhost_nodeports,
+            ..self
+        }
+    }
+}
+
+fn or<T: Clone>(given: Vec<T>, own: &[T]) -> Vec<T> {
+    if given.is_empty() {
+        own.to_vec()
+    } else {
+        given
+    }
+}
+
 /// `--detect-local-mode`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum DetectLocalMode {
     /// By `--cluster-cidr`
     #[default]
@@ -110,7 +161,7 @@ pub enum DetectLocalMode {
 }
 
 /// One of `--nodeport-addresses`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodePortAddresses {
     /// `primary`: the node's own address of each family.
     Primary,
@@ -167,7 +218,7 @@ pub enum ConfigError {
     clippy::struct_excessive_bools,
     reason = "as many flags as kube-proxy has"
 )]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Config {
     /// This node.
     pub node: NodeTopology,
@@ -191,7 +242,7 @@ pub struct Config {
 }
 
 /// The part of a [`Config`] that is for one family.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FamilyConfig {
     /// The node's own address.
     pub node_ip: Option<IpAddr>,
@@ -204,7 +255,7 @@ pub struct FamilyConfig {
 }
 
 /// How traffic of the node's own pods is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalDetector {
     /// Its source is in the network.
     Cidr(IpNet),

@@ -103,10 +103,7 @@ impl Parser {
         match open {
             None => Ok(()),
             Some(before) => {
-                let message = format!(
-                    "table `{}` has no COMMIT; is the dump cut off?",
-                    before.name
-                );
+                let message = unended(&before.name);
                 self.tables.push((self.family, before));
                 Err(message)
             }
@@ -138,7 +135,10 @@ impl Parser {
             }
             // How kube-proxy removes a chain: it has been emptied just before.
             "-X" | "-F" => chain().map(|_| ()).map_err(Into::into),
-            other => Err(format!("`{other}` is not understood; a dump has `-A` only")),
+            other => Err(format!(
+                "`{}` is not understood; a dump has `-A` only",
+                short(other)
+            )),
         }
     }
 
@@ -151,8 +151,7 @@ impl Parser {
 
     fn end(mut self) -> Dump {
         if let Some(table) = self.open.take() {
-            let message = format!("table `{}` has no COMMIT; is the dump cut off?", table.name);
-            self.error(message);
+            self.error(unended(&table.name));
             self.tables.push((self.family, table));
         }
         let tables = std::mem::take(&mut self.tables);
@@ -179,7 +178,7 @@ impl Parser {
         if ruleset.table(&table.name).is_some() {
             let message = format!(
                 "{family} table `{}` is there twice; give legacy's and nft's dumps apart",
-                table.name
+                short(&table.name)
             );
             self.error(message);
         } else {
@@ -203,6 +202,13 @@ fn guess(table: &Table) -> Option<IpFamily> {
         };
         rule.parts.iter().find_map(of_part).or(target)
     })
+}
+
+fn unended(table: &str) -> String {
+    format!(
+        "table `{}` has no COMMIT; is the dump cut off?",
+        short(table)
+    )
 }
 
 /// So much of a line as a message can bear.
@@ -332,7 +338,8 @@ impl<'t> Words<'t> {
             return Err("`!` without what it turns round".into());
         };
         let argument = self.peek(0).map(str::to_owned);
-        let argument = || argument.ok_or_else(|| format!("`{}` without a value", option.text));
+        let argument =
+            || argument.ok_or_else(|| format!("`{}` without a value", short(&option.text)));
         let part = match &*option.text {
             "-s" | "--source" | "--src" => network(&argument()?).map(|net| Part::Source(not, net)),
             "-d" | "--destination" | "--dst" => {

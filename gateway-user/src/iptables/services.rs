@@ -5,7 +5,7 @@
 //! from the rules.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -287,10 +287,9 @@ impl<'r> Reader<'r> {
     }
 
     /// Notes that `frontend` leads to `chain`. The first rule counts.
-    fn lead(&mut self, nat: &'r Table, key: Key, frontend: Frontend, chain: &str) -> &mut Path {
-        let mut path = Path::from(Fate::Pass);
+    fn lead(&mut self, nat: &'r Table, key: Key, frontend: Frontend, chain: &'r str) -> &mut Path {
         let service = self.service(key);
-        follow(nat, chain, &mut path, service, 0);
+        let path = follow(nat, chain, service, &mut HashMap::new(), 0);
         service.frontends.entry(frontend).or_insert(path)
     }
 
@@ -311,47 +310,54 @@ const DEPTH: usize = 4;
 /// What a packet is given that the filter table then drops; up to 1.25, and kubelet's chain.
 const MARK_DROP: &str = "KUBE-MARK-DROP";
 
-/// Follows the chains of a Service to its endpoints.
-fn follow(nat: &Table, chain: &str, path: &mut Path, service: &mut Service, depth: usize) {
+/// Follows the chains of a Service to its endpoints; through each of them once, however many rules lead
+/// to it.
+fn follow<'r>(
+    nat: &'r Table,
+    chain: &'r str,
+    service: &mut Service,
+    known: &mut HashMap<&'r str, Path>,
+    depth: usize,
+) -> Path {
+    let mut path = Path::from(Fate::Pass);
     if depth > DEPTH {
-        return;
+        return path;
     }
-    if chain.starts_with("KUBE-SVC-") || chain.starts_with("KUBE-SVL-") {
-        let is_cluster = chain.starts_with("KUBE-SVC-");
-        let fate = if is_cluster {
-            Fate::Cluster
-        } else {
-            Fate::Local
-        };
-        pick(nat, chain, fate, path, service);
-        return;
+    if let Some(known) = known.get(chain) {
+        return known.clone();
     }
-    let is_firewall = chain.starts_with("KUBE-FW-");
-    let mut sources: Option<Vec<IpNet>> = is_firewall.then(Vec::new);
-    for rule in nat.rules(chain) {
-        let Some(next) = service_chain(rule).filter(|next| !next.starts_with("KUBE-SEP-")) else {
-            continue;
-        };
-        let mut beyond = Path::from(Fate::Pass);
-        follow(nat, next, &mut beyond, service, depth + 1);
-        let is_for_all = rule
-            .parts
-            .iter()
-            .all(|part| matches!(part, Part::Comment(_)));
-        if is_firewall || is_for_all {
-            path.fate = beyond.fate;
+    if chain.starts_with("KUBE-SVC-") {
+        pick(nat, chain, Fate::Cluster, &mut path, service);
+    } else if chain.starts_with("KUBE-SVL-") {
+        pick(nat, chain, Fate::Local, &mut path, service);
+    } else {
+        let is_firewall = chain.starts_with("KUBE-FW-");
+        let mut sources: Option<Vec<IpNet>> = is_firewall.then(Vec::new);
+        for rule in nat.rules(chain) {
+            let next = service_chain(rule).filter(|next| !next.starts_with("KUBE-SEP-"));
+            let Some(next) = next else { continue };
+            let beyond = follow(nat, next, service, known, depth + 1);
+            let is_for_all = rule
+                .parts
+                .iter()
+                .all(|part| matches!(part, Part::Comment(_)));
+            if is_firewall || is_for_all {
+                path.fate = beyond.fate;
+            }
+            if is_for_all {
+                // Up to 1.25, a load balancer's IP had such a chain even if all may come in.
+                sources = None;
+            } else if let Some(sources) = &mut sources {
+                sources.extend(rule.source());
+            }
         }
-        if is_for_all {
-            // Up to 1.25, a load balancer's IP had such a chain even if all may come in.
-            sources = None;
-        } else if let Some(sources) = &mut sources {
-            sources.extend(rule.source());
+        path.sources = sources;
+        if chain.starts_with("KUBE-XLB-") {
+            pick(nat, chain, Fate::Local, &mut path, service);
         }
     }
-    path.sources = sources;
-    if chain.starts_with("KUBE-XLB-") {
-        pick(nat, chain, Fate::Local, path, service);
-    }
+    known.insert(chain, path.clone());
+    path
 }
 
 /// Notes the endpoints of a chain that picks one, which all packets get to that are to have this

@@ -2,12 +2,12 @@
 //!
 //! The rules are those of `CategorizeEndpoints` in Kubernetes' pkg/proxy/topology.go.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::service::{Endpoint, IpFamily, ServicePort, TrafficPolicy};
 
 /// Where this node is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeTopology {
     /// Name of the Node object.
     pub name: String,

@@ -7,10 +7,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An address family. kube-proxy is two proxies, one for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IpFamily {
     /// IPv4
     #[serde(rename = "IPv4")]
@@ -51,7 +51,7 @@ impl fmt::Display for IpFamily {
 }
 
 /// Transport protocol of a Service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// `TCP`, the default.
@@ -84,7 +84,7 @@ impl Protocol {
 
 /// kube-proxy's `ServicePortName` without the protocol: prints as `ns/name:port`, or `ns/name`
 /// when the port has no name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServicePortName {
     /// Namespace of the Service.
     pub namespace: String,
@@ -115,7 +115,9 @@ impl fmt::Display for ServicePortName {
 }
 
 /// `spec.type` of a Service that is translated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum ServiceType {
     /// `ClusterIP`, the default.
     #[default]
@@ -128,7 +130,9 @@ pub enum ServiceType {
 }
 
 /// `spec.externalTrafficPolicy` and `spec.internalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum TrafficPolicy {
     /// `Cluster`, the default: to endpoints on all nodes.
     #[default]
@@ -138,7 +142,7 @@ pub enum TrafficPolicy {
 }
 
 /// `spec.loadBalancerSourceRanges`: who may use the load balancer IPs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRanges {
     v4: Option<Vec<IpNet>>,
     v6: Option<Vec<IpNet>>,
@@ -198,7 +202,7 @@ impl SourceRanges {
 }
 
 /// One port of a Service: the unit of kube-proxy's chains.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Namespace, Service, port name.
     pub name: ServicePortName,
@@ -290,7 +294,7 @@ fn of_family(addresses: &[IpAddr], family: IpFamily) -> impl Iterator<Item = IpA
     clippy::struct_excessive_bools,
     reason = "the conditions are told apart by the API, and all combinations occur"
 )]
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The pod's address.
     pub address: IpAddr,
@@ -311,7 +315,7 @@ pub struct Endpoint {
 }
 
 /// `hints` of an endpoint: for whom it should be used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones`
     pub zones: BTreeSet<String>,

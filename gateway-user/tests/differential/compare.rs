@@ -11,12 +11,13 @@ use gateway_common::{
     decide::{Masquerade, Verdict},
     maps::Settings,
 };
-use nodegate::model::service::IpFamily;
+use nodegate::model::service::{IpFamily, ServicePort};
 
 use crate::{
     agent::{Outcome, Seen},
     core::{Prediction, Tables},
     differences::{Case, DIFFERENCES},
+    explained::Explained,
     flows::{ENOUGH, Flow, lanes},
     sides::{Load, Sides, is_nodes},
 };
@@ -67,6 +68,7 @@ pub(crate) fn compare(
     flows: &[Flow],
 ) -> anyhow::Result<(Tally, Vec<Both>)> {
     let tables = sides.load(load)?;
+    let explained = Explained::new(sides, load)?;
     let predictions: Vec<_> = flows
         .iter()
         .map(|flow| tables.predict(&flow.for_core()))
@@ -77,7 +79,13 @@ pub(crate) fn compare(
         ..Tally::default()
     };
     let judge = |index: usize, result: &Both| {
-        judge(&tables, load, &flows[index], &predictions[index], result)
+        let (flow, prediction) = (&flows[index], &predictions[index]);
+        let difference = judge(&tables, load, flow, prediction, result)?;
+        let claimants = claimants(load, flow);
+        explained
+            .check(flow, &claimants, prediction, &result.theirs)
+            .map_err(|what| say(flow, prediction, result, &what))?;
+        Ok::<_, String>(difference)
     };
     let wrong = |results: &[Both]| -> Vec<usize> {
         (0..flows.len())
@@ -153,19 +161,28 @@ fn go(
         .collect())
 }
 
+/// The Services that have what is connected to.
+fn claimants<'l>(load: &'l Load, flow: &Flow) -> Vec<&'l ServicePort> {
+    let services = load.services.iter();
+    services.filter(|service| flow.is_for(service)).collect()
+}
+
+fn say(flow: &Flow, prediction: &Prediction, Both { theirs, ours }: &Both, what: &str) -> String {
+    format!(
+        "{flow}: {what}\n  kube-proxy: {theirs:?}\n  nodegate:   {ours:?}\n  explained:  {prediction:?}"
+    )
+}
+
 /// Whether what happened is what had to; which difference explains that it is not the same on both.
 fn judge(
     tables: &Tables,
     load: &Load,
     flow: &Flow,
     prediction: &Prediction,
-    Both { theirs, ours }: &Both,
+    both: &Both,
 ) -> Result<Option<&'static str>, String> {
-    let say = |what: &str| {
-        format!(
-            "{flow}: {what}\n  kube-proxy: {theirs:?}\n  nodegate:   {ours:?}\n  explained:  {prediction:?}"
-        )
-    };
+    let Both { theirs, ours } = both;
+    let say = |what: &str| say(flow, prediction, both, what);
     agrees(flow, ours, prediction, true).map_err(|what| say(&what))?;
     let some = flow.affinity || prediction.masquerade.len() > ENOUGH;
     let same = if some && prediction.verdict == Verdict::Forward {
@@ -190,11 +207,7 @@ fn judge(
         theirs,
         ours,
         prediction,
-        claimants: load
-            .services
-            .iter()
-            .filter(|service| flow.is_for(service))
-            .collect(),
+        claimants: claimants(load, flow),
         unknown,
     };
     let difference = DIFFERENCES

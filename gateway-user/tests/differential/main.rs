@@ -1,7 +1,8 @@
 //! nodegate and kube-proxy side by side: the same Services as kube-proxy's rules in netfilter on one
 //! node, and as nodegate's maps and programs on another of the same shape; the same connections through
 //! both. Where they end up, whom the backends see, and how refusals look must be the same, but for
-//! what [`differences::DIFFERENCES`] lists; and both must be as the decision core explains.
+//! what [`differences::DIFFERENCES`] lists; nodegate's must be as the decision core says; and both must be
+//! as `nodegate explain` says.
 //!
 //! Needs root, iptables, a BPF file system and a cgroup2; without, every test is reported as ignored.
 //! `NODEGATE_DIFFERENTIAL=full` runs 500 random sets of Services in place of 60: about 3 minutes in place
@@ -14,6 +15,7 @@ mod chance;
 mod compare;
 mod core;
 mod differences;
+mod explained;
 mod flows;
 mod generate;
 #[path = "../support/random.rs"]

@@ -21,6 +21,7 @@ use nodegate::{
         desired::{ExternalIps, Policy},
         node::NodeFacts,
     },
+    explain::node::Loaded,
     iptables::{
         config::{Config, LocalDetector},
         normal,
@@ -275,6 +276,16 @@ impl Sides {
             let tables = Tables::new(settings, mirror);
             *datapath = Some((open, options));
             Ok(tables)
+        })
+    }
+
+    /// What nodegate's maps hold, for explanations.
+    pub(crate) fn loaded(&self) -> anyhow::Result<Loaded> {
+        let (datapath, _) = self.datapath.as_ref().context("nothing is loaded")?;
+        let (settings, mirror) = datapath.tables();
+        Ok(Loaded {
+            settings: *settings,
+            mirror: mirror.clone(),
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A response.
 #[derive(Clone, Debug, Default)]
@@ -33,43 +33,84 @@ impl Answer {
             .next()
             .is_some()
     }
+
+    /// Whether the connection may be used again.
+    pub(crate) fn leaves_open(&self) -> bool {
+        let mut connection = values(&self.headers, "connection");
+        self.status != 0 && !self.cut && !connection.any(|value| value == "close")
+    }
 }
 
 /// Sends a request and reads the response to it.
 pub(crate) fn ask(to: SocketAddr, request: &[u8]) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request)?;
-    let head_only = request.starts_with(b"HEAD ");
-    let mut reader = Reader {
-        stream,
-        buffer: Vec::new(),
-    };
-    let mut answer = Answer {
-        port: reader.stream.local_addr()?.port(),
-        ..Answer::default()
-    };
-    loop {
-        let Some(head) = reader.head()? else {
-            return Ok(answer);
+    Connection::open(to)?.ask(request)
+}
+
+/// A connection, for one request after the other.
+pub(crate) struct Connection {
+    to: SocketAddr,
+    reader: Reader,
+}
+
+impl Connection {
+    pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let reader = Reader {
+            stream,
+            buffer: Vec::new(),
         };
-        let (status, headers) = parse(&head).ok_or_else(|| {
-            let head = String::from_utf8_lossy(&head);
-            io::Error::other(format!("{to} answered with what is not HTTP: {head}"))
-        })?;
-        if (100..200).contains(&status) && status != 101 {
-            answer.interim.push(status);
-            continue;
+        Ok(Self { to, reader })
+    }
+
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::open(self.to)?;
+        Ok(())
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reader.stream.write_all(bytes)
+    }
+
+    /// What comes up to and with the marker; none if the connection ends before it.
+    pub(crate) fn until(&mut self, marker: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.reader.until(marker)
+    }
+
+    /// Sends a request and reads the response to it.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.send(request)?;
+        let head_only = request.starts_with(b"HEAD ");
+        let reader = &mut self.reader;
+        let mut answer = Answer {
+            port: reader.stream.local_addr()?.port(),
+            ..Answer::default()
+        };
+        loop {
+            let Some(head) = reader.head()? else {
+                return Ok(answer);
+            };
+            let (status, headers) = parse(&head).ok_or_else(|| {
+                let head = String::from_utf8_lossy(&head);
+                io::Error::other(format!(
+                    "{} answered with what is not HTTP: {head}",
+                    self.to
+                ))
+            })?;
+            if (100..200).contains(&status) && status != 101 {
+                answer.interim.push(status);
+                continue;
+            }
+            answer.status = status;
+            answer.headers = headers;
+            break;
         }
-        answer.status = status;
-        answer.headers = headers;
-        break;
+        if !(head_only || matches!(answer.status, 101 | 204 | 304)) {
+            reader.body(&mut answer)?;
+        }
+        Ok(answer)
     }
-    if !(head_only || matches!(answer.status, 101 | 204 | 304)) {
-        reader.body(&mut answer)?;
-    }
-    Ok(answer)
 }
 
 /// Values of a header.

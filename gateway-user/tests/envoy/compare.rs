@@ -69,6 +69,13 @@ pub(crate) fn compare_lines(lines: &Lines) -> Vec<Divergence> {
     found.0
 }
 
+/// All in which two requests differ, as endpoints have seen them.
+pub(crate) fn compare_seen(envoy: &Seen, nodegate: &Seen) -> Vec<Divergence> {
+    let mut found = Found::default();
+    found.upstream(envoy, nodegate);
+    found.0
+}
+
 /// What the endpoint saw, if the answer says.
 pub(crate) fn seen(answer: &Answer) -> Option<Seen> {
     serde_json::from_slice(&answer.body).ok()

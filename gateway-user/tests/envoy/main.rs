@@ -9,17 +9,20 @@
 //! together is one configuration. `generate.rs` makes more of both; `NODEGATE_ENVOY_CASES` says how
 //! many, `NODEGATE_ENVOY_SEED` from which seed.
 
+mod beyond;
 mod certificates;
 mod client;
 mod compare;
 mod differences;
 mod generate;
+mod http2;
 mod log;
 mod pair;
 mod script;
 mod upstream;
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -32,12 +35,18 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::{
     compare::{Divergence, compare, compare_lines, seen},
     differences::{DIFFERENCES, named},
-    pair::{Answers, Lines, Pair},
+    pair::{Answers, Http2, Lines, Pair},
     script::Step,
 };
 
 /// Shared by tests, started by the first.
 type Shared = Arc<OnceLock<Result<Pair, String>>>;
+
+/// What a test does with it.
+type Test = dyn FnOnce(&Pair) -> Result<(), Failed> + Send;
+
+/// A test without anything of its own, and its name.
+type Named = (&'static str, fn(&Pair) -> Result<(), Failed>);
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::from_args();
@@ -53,6 +62,32 @@ fn main() -> anyhow::Result<ExitCode> {
             let pair = shared.get_or_init(|| start(envoy.as_deref(), &manifests));
             by_hand(pair.as_ref()?, &steps)
         }));
+    }
+    let manifests: Vec<_> = cases.iter().map(Case::manifest).collect();
+    let with_pair = |name: String, test: Box<Test>| {
+        let (shared, manifests) = (Arc::clone(&shared), manifests.clone());
+        let envoy = program.clone();
+        Trial::test(name, move || {
+            let pair = shared.get_or_init(|| start(envoy.as_deref(), &manifests));
+            test(pair.as_ref()?)
+        })
+    };
+    for case in cases.iter().filter(|case| !case.steps.is_empty()) {
+        let (name, steps) = (&case.name, case.steps.clone());
+        let test = move |pair: &Pair| over_http2(pair, &steps);
+        trials.push(with_pair(format!("http2::{name}"), Box::new(test)));
+        let steps = case.steps.clone();
+        let test = move |pair: &Pair| beyond::kept(pair, &steps);
+        trials.push(with_pair(format!("kept::{name}"), Box::new(test)));
+    }
+    let beyond: [Named; 4] = [
+        ("switching", beyond::switching),
+        ("mirrors", beyond::mirrors),
+        ("shares", beyond::shares),
+        ("extended_connect", beyond::extended_connect),
+    ];
+    for (name, test) in beyond {
+        trials.push(with_pair(format!("beyond::{name}"), Box::new(test)));
     }
     for batch in 0..batches()? {
         let (envoy, base) = (program.clone(), base(&cases));
@@ -152,6 +187,45 @@ fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
                 complaints.extend(judge(step, &answers, &lines, &request));
             }
             Err(error) => complaints.push(format!("{}: {error:#}\n{request}", step.place)),
+        }
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(complaints.join("\n\n").into())
+}
+
+/// Asks what a script says, as far as that is possible in HTTP/2, over one connection.
+fn over_http2(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
+    let mut complaints = Vec::new();
+    let mut connections: BTreeMap<&str, Http2<'_>> = BTreeMap::new();
+    for step in steps {
+        let text = pair.places().fill(&step.request);
+        let Some(request) = http2::request(&text) else {
+            continue;
+        };
+        if !connections.contains_key(step.port.as_str()) {
+            connections.insert(&step.port, pair.http2(&step.port)?);
+        }
+        let connection = connections.get_mut(step.port.as_str()).ok_or("just made")?;
+        let answers = connection.ask(&request)?;
+        let known = step.differs.iter().filter_map(|name| named(name));
+        let known: Vec<_> = known.collect();
+        // Where Envoy resets the stream, this proxy says what is wrong.
+        if answers.envoy.status == 0 && (400..500).contains(&answers.nodegate.status) {
+            continue;
+        }
+        let found = compare(&answers);
+        let unknown = found
+            .iter()
+            .filter(|found| !known.iter().any(|known| known.covers(&found.aspect)));
+        let unknown: Vec<_> = unknown.map(told).collect();
+        if !unknown.is_empty() {
+            complaints.push(format!(
+                "{}:\n{text}\n  {}",
+                step.place,
+                unknown.join("\n  ")
+            ));
         }
     }
     if complaints.is_empty() {

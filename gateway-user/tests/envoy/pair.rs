@@ -13,6 +13,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
 use nodegate::{
     export::envoy,
     model::{
@@ -32,8 +35,9 @@ use tokio::runtime::Runtime;
 
 use crate::{
     client::{self, Answer},
+    http2,
     log::{self, EnvoyLog, Line, Records},
-    upstream::Upstreams,
+    upstream::{Copies, Upstreams},
 };
 
 /// Both have the same ports on loopback addresses of their own, so that nothing in the manifests has
@@ -132,12 +136,65 @@ impl Pair {
         })
     }
 
+    /// Where both listen: Envoy and this proxy.
+    pub(crate) fn addresses(&self, port: &str) -> anyhow::Result<[SocketAddr; 2]> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        Ok([(ENVOY, port).into(), (NODEGATE, port).into()])
+    }
+
+    /// What the endpoint for copies has seen.
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.places.upstreams.copies
+    }
+
+    /// Connects to both in HTTP/2.
+    pub(crate) fn http2(&self, port: &str) -> anyhow::Result<Http2<'_>> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        let runtime = self.runtime.as_ref().context("not running")?;
+        let connect = |address| runtime.block_on(http2::Client::connect(address));
+        Ok(Http2 {
+            runtime,
+            envoy: connect((ENVOY, port).into()).context("Envoy")?,
+            nodegate: connect((NODEGATE, port).into()).context("nodegate")?,
+        })
+    }
+
+    /// Settings that both begin an HTTP/2 connection with.
+    pub(crate) fn settings(&self) -> anyhow::Result<[Vec<u16>; 2]> {
+        let port = *self.places.numbers.get("port").context("no such port")?;
+        let runtime = self.runtime.as_ref().context("not running")?;
+        Ok([
+            runtime.block_on(http2::settings((ENVOY, port).into()))?,
+            runtime.block_on(http2::settings((NODEGATE, port).into()))?,
+        ])
+    }
+
     /// What both wrote down about a request that they have answered.
     pub(crate) fn lines(&self, answers: &Answers) -> anyhow::Result<Lines> {
         let runtime = self.runtime.as_ref().context("not running")?;
         Ok(Lines {
             envoy: self.log.take(answers.envoy.port)?,
             nodegate: self.records.take(runtime, answers.nodegate.port),
+        })
+    }
+}
+
+/// A connection to each.
+#[derive(Debug)]
+pub(crate) struct Http2<'a> {
+    runtime: &'a Runtime,
+    envoy: http2::Client,
+    nodegate: http2::Client,
+}
+
+impl Http2<'_> {
+    /// Asks both the same.
+    pub(crate) fn ask(&mut self, request: &Request<Full<Bytes>>) -> anyhow::Result<Answers> {
+        let envoy = self.runtime.block_on(self.envoy.ask(request.clone()));
+        let nodegate = self.runtime.block_on(self.nodegate.ask(request.clone()));
+        Ok(Answers {
+            envoy: envoy.context("Envoy")?,
+            nodegate: nodegate.context("nodegate")?,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -52,8 +53,27 @@ pub(crate) struct Upstreams {
     pub(crate) ports: BTreeMap<&'static str, u16>,
     /// Of those that speak TLS, and what clients need for it.
     pub(crate) certificates: Certificates,
+    pub(crate) copies: Copies,
     /// Bound, but not listening: whoever connects is refused.
     _refusing: Socket,
+}
+
+/// Requests to the endpoint that gets copies only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copies(Arc<Mutex<Vec<Seen>>>);
+
+impl Copies {
+    /// All since the last time.
+    pub(crate) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, seen: Seen) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(seen);
+    }
 }
 
 /// What an endpoint does with a connection.
@@ -71,9 +91,11 @@ enum Manner {
     Cut,
     /// Speaks TLS.
     Tls(Kind),
+    /// Agrees to another protocol, in which it greets and says everything again.
+    Switch,
 }
 
-const MANNERS: [(&str, Manner); 11] = [
+const MANNERS: [(&str, Manner); 13] = [
     ("echo", Manner::Echo),
     ("v1", Manner::Echo),
     ("v2", Manner::Echo),
@@ -82,6 +104,8 @@ const MANNERS: [(&str, Manner); 11] = [
     ("garbage", Manner::Garbage),
     ("silent", Manner::Silence),
     ("cutting", Manner::Cut),
+    ("copies", Manner::Echo),
+    ("switching", Manner::Switch),
     ("tls", Manner::Tls(Kind::Plain)),
     ("tls-mutual", Manner::Tls(Kind::Mutual)),
     ("tls-strange", Manner::Tls(Kind::Strange)),
@@ -94,12 +118,14 @@ impl Upstreams {
         refusing.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
         let address = refusing.local_addr()?.as_socket();
         let certificates = Certificates::new().map_err(io::Error::other)?;
+        let copies = Copies::default();
         let mut ports = BTreeMap::new();
         ports.extend(address.map(|address| ("refusing", address.port())));
         for (name, manner) in MANNERS {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             ports.insert(name, listener.local_addr()?.port());
             let acceptors = certificates.acceptors.clone();
+            let seen = copies.clone();
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     match manner {
@@ -108,7 +134,7 @@ impl Upstreams {
                             tokio::spawn(serve_tls(stream, name, acceptor));
                         }
                         manner => {
-                            tokio::spawn(serve(stream, name, manner));
+                            tokio::spawn(serve(stream, name, manner, seen.clone()));
                         }
                     }
                 }
@@ -117,16 +143,18 @@ impl Upstreams {
         Ok(Self {
             ports,
             certificates,
+            copies,
             _refusing: refusing,
         })
     }
 }
 
-async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner) {
-    let echo =
-        service_fn(
-            move |request| async move { Ok::<_, Infallible>(echo(name, None, request).await) },
-        );
+async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies: Copies) {
+    let copies = (name == "copies").then_some(copies);
+    let echo = service_fn(move |request| {
+        let copies = copies.clone();
+        async move { Ok::<_, Infallible>(echo(name, None, copies, request).await) }
+    });
     // How a connection ends is what the proxies are asked about.
     match manner {
         Manner::Echo => {
@@ -154,6 +182,15 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner) {
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
             let _ = stream.write_all(head).await;
         }
+        Manner::Switch => {
+            read_head(&mut stream).await;
+            let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                        Upgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\nhello\n";
+            let _ = stream.write_all(head.as_bytes()).await;
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.write_all(b"bye").await;
+        }
         // `serve_tls` does that.
         Manner::Tls(_) => {}
     }
@@ -172,7 +209,7 @@ async fn serve_tls(stream: TcpStream, name: &'static str, acceptor: TlsAcceptor)
     let tls = Some((asked, protocol, connection.peer_certificates().is_some()));
     let echo = service_fn(move |request| {
         let tls = tls.clone();
-        async move { Ok::<_, Infallible>(echo(name, tls, request).await) }
+        async move { Ok::<_, Infallible>(echo(name, tls, None, request).await) }
     });
     let stream = TokioIo::new(stream);
     if http2 {
@@ -198,6 +235,7 @@ async fn read_head(stream: &mut TcpStream) {
 async fn echo(
     name: &'static str,
     tls: Option<(Option<String>, Option<String>, bool)>,
+    copies: Option<Copies>,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
@@ -242,6 +280,9 @@ async fn echo(
         },
         tls,
     };
+    if let Some(copies) = copies {
+        copies.add(seen.clone());
+    }
     let body = serde_json::to_vec(&seen).unwrap_or_default();
     builder.body(Full::from(body)).unwrap_or_else(|error| {
         let mut response = Response::new(Full::from(error.to_string()));

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aya::programs::CgroupSockAddr;
 use bench::{Bench, DROP, NEXT, Ran, Segment};
 use etherparse::{Icmpv4Header, Icmpv4Type, PacketBuilder};
+use gateway_common::conntrack::{BUCKETS, WAYS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate::model::service::{Protocol, SourceRanges, TrafficPolicy};
 
@@ -97,13 +98,15 @@ const BOTH: &[(&str, Test)] = &[
         "a_syn_to_a_backend_that_is_gone_is_decided_anew",
         gone_backend,
     ),
-    ("two_flows_with_one_reply_cannot_be_told_apart", clash),
+    ("fault_a_flood_of_syns_displaces_only_itself", flood),
+    ("two_flows_with_one_reply_get_two_ports", clash),
+    ("five_flows_with_one_reply_are_too_many", more_clashes),
     (
         "a_direct_connection_supersedes_one_through_a_service",
         direct_connection,
     ),
     ("packets_from_pods_are_translated", pod_packets),
-    ("sctp_keeps_its_crc", sctp),
+    ("sctp_gets_a_crc_for_its_ports", sctp),
     ("an_error_about_a_reply_finds_the_backend", error_to_backend),
     ("an_error_about_a_request_finds_the_client", error_to_client),
     ("damaged_packets_are_left_alone", damaged),
@@ -431,10 +434,10 @@ fn masquerade(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.remote, false)]);
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
     assert_eq!(ran.ends().1, (who.remote, 8080));
-    assert_eq!(ran.mark, 0x4000, "KUBE-MARK-MASQ");
+    assert_eq!(ran.mark, 0x6000, "KUBE-MARK-MASQ, and whose it is");
     // Should netfilter have lost the first packet, it hears of it again with the next one.
     let again = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "S"))?;
-    assert_eq!(again.mark, 0x4000, "a retransmission");
+    assert_eq!(again.mark, 0x6000, "a retransmission");
     // For the rest of the flow it remembers.
     let ran = bench.ingress(&Segment::tcp((who.client, 50_001), who.node_port(), "A"))?;
     assert_eq!(ran.mark, 0);
@@ -482,26 +485,113 @@ fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Twice as many as the table holds, by clients that never hear the answer.
+fn flood(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let ports = 50_000..50_200;
+    for port in ports.clone() {
+        let from = (who.client, port);
+        bench.ingress(&Segment::tcp(from, who.node_port(), "S"))?;
+        bench.egress(&Segment::tcp((who.gateway, 8080), from, "SA"))?;
+        bench.ingress(&Segment::tcp(from, who.node_port(), "A"))?;
+    }
+    let flows = 2 * BUCKETS * WAYS as u32;
+    let mut bytes = who.syn().bytes();
+    // The last three bytes of the source address, and the port's last.
+    let address = if who.client.is_ipv4() {
+        27
+    } else {
+        14 + 8 + 13
+    };
+    for number in 0..flows {
+        let [_, a, b, c] = number.to_be_bytes();
+        bytes[address..address + 3].copy_from_slice(&[a | 0x40, b, c]);
+        bench.pass("ingress", &bytes)?;
+    }
+    assert_eq!(bench.count("chosen"), u64::from(flows) + 200);
+    for port in ports {
+        let from = (who.client, port);
+        let ran = bench.ingress(&Segment::tcp(from, who.node_port(), "A"))?;
+        assert_eq!(ran.ends(), (from, (who.gateway, 8080)), "{port}");
+    }
+    assert_eq!(bench.count("table-full"), 0);
+    Ok(())
+}
+
 fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
     bench.ingress(&who.syn())?;
-    // The same port of the client, through the cluster IP to the same backend.
-    let clash = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
-    assert_eq!(bench.ingress(&clash)?.action, DROP);
+    // The same port of the client, through the cluster IP to the same backend: for that one it is
+    // another port.
+    let second = (who.cluster_ip, 80);
+    let syn = Segment::tcp(who.from(), second, "S");
+    let (from, to) = bench.ingress(&syn)?.ends();
+    assert_eq!(to, (who.gateway, 8080));
+    assert_eq!(from.0, who.client);
+    assert_ne!(from.1, who.from().1);
+    // The same for the rest of both connections.
+    for flags in ["S", "A", "FA"] {
+        let ran = bench.ingress(&Segment::tcp(who.from(), second, flags))?;
+        assert_eq!(ran.ends(), (from, (who.gateway, 8080)), "{flags}");
+        let ran = bench.ingress(&Segment::tcp(who.from(), who.node_port(), "A"))?;
+        assert_eq!(ran.ends(), (who.from(), (who.gateway, 8080)), "{flags}");
+    }
+    // And the client sees each answer from whom it has asked.
+    for (seen, frontend) in [(who.from(), who.node_port()), (from, second)] {
+        let answer = Segment::tcp((who.gateway, 8080), seen, "SA");
+        assert_eq!(bench.egress(&answer)?.ends(), (frontend, who.from()));
+        let error = answer.reply().with_payload(1400);
+        let error = error.too_big(who.gateway, who.client, 1280);
+        let (from, to, quoted) = bench.run("egress", &error)?.icmp_error();
+        assert_eq!((from, to), (frontend.0, who.client));
+        assert_eq!(quoted, (who.from(), frontend));
+        let reply = Segment::tcp(frontend, who.from(), "A").with_payload(1400);
+        let error = reply.too_big(who.router, who.node, 1280);
+        let (_, to, quoted) = bench.run("ingress", &error)?.icmp_error();
+        assert_eq!(to, who.gateway);
+        assert_eq!(quoted, ((who.gateway, 8080), seen));
+    }
+    assert_eq!(bench.count("clash"), 0);
+    // Who has that port from now on, on the way to the backend itself, must not get those answers.
+    let direct = Segment::tcp(from, (who.gateway, 8080), "S");
+    assert_eq!(bench.ingress(&direct)?.action, DROP);
     assert_eq!(bench.count("clash"), 1);
-    let reply = Segment::tcp((who.gateway, 8080), who.from(), "A");
-    assert_eq!(bench.egress(&reply)?.ends(), (who.node_port(), who.from()));
-    // Once the first connection has ended on both sides, there is room.
-    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
-    bench.egress(&Segment::tcp((who.gateway, 8080), who.from(), "FA"))?;
-    assert_eq!(
-        bench.ingress(&clash)?.ends(),
-        (who.from(), (who.gateway, 8080))
-    );
-    assert_eq!(
-        bench.egress(&reply)?.ends(),
-        ((who.cluster_ip, 80), who.from())
-    );
+    Ok(())
+}
+
+/// There are four ports for the four.
+fn more_clashes(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    let frontends = [
+        (who.cluster_ip, 80),
+        (who.node, 31373),
+        (who.balancer, 80),
+        (who.second, 80),
+        (who.remote, 80),
+    ];
+    who.serve_with(bench, &[(who.gateway, true)], |service| {
+        service.load_balancer_ips = vec![who.balancer, who.second, who.remote];
+    });
+    // Its lower 14 bits are enough for a port that may be given.
+    let client = (who.client, 52_000);
+    let mut seen = std::collections::BTreeSet::new();
+    for frontend in &frontends[..4] {
+        let ran = bench.ingress(&Segment::tcp(client, *frontend, "S"))?;
+        assert_eq!(ran.action, NEXT);
+        seen.insert(ran.ends().0.1);
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    // No port of which a program may think that only the client's administrator has it.
+    assert!(seen.first() >= Some(&1024));
+    let fifth = Segment::tcp(client, frontends[4], "S");
+    assert_eq!(bench.ingress(&fifth)?.action, DROP);
+    assert_eq!(bench.count("clash"), 1);
+    // Once one connection has ended on both sides, there is room.
+    bench.ingress(&Segment::tcp(client, frontends[0], "FA"))?;
+    bench.egress(&Segment::tcp((who.gateway, 8080), client, "FA"))?;
+    let ran = bench.ingress(&fifth)?;
+    assert_eq!(ran.ends(), (client, (who.gateway, 8080)));
+    let reply = Segment::tcp((who.gateway, 8080), client, "A");
+    assert_eq!(bench.egress(&reply)?.ends(), (frontends[4], client));
     Ok(())
 }
 
@@ -538,7 +628,7 @@ fn pod_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     assert_eq!(reply.ends(), ((who.cluster_ip, 80), pod));
     // A pod that reaches itself has to see another source.
     let hairpin = Segment::tcp((who.gateway, 40_000), (who.cluster_ip, 80), "S");
-    assert_eq!(bench.run("pod_ingress", &hairpin.bytes())?.mark, 0x4000);
+    assert_eq!(bench.run("pod_ingress", &hairpin.bytes())?.mark, 0x6000);
     Ok(())
 }
 
@@ -546,29 +636,36 @@ fn pod_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
 const INIT: u8 = 1;
 const DATA: u8 = 0;
 
-/// Addresses are not covered by SCTP's CRC (RFC 9260 §6.8), ports are; so a Service whose target
-/// port is its port needs no new one.
+/// SCTP's CRC covers ports and no addresses (RFC 9260 §6.8). What comes out is what would have been
+/// sent to the backend in the first place, byte for byte.
 fn sctp(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
-    let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
-    service.port = 8080;
-    bench.serve(&[service], who.node);
-    let to = (who.cluster_ip, 8080);
-    let init = Segment::sctp(who.from(), to, INIT);
-    let ran = bench.ingress(&init)?;
-    assert_eq!(
-        ran.packet,
-        Segment::sctp(who.from(), (who.gateway, 8080), INIT).bytes()
-    );
-    let data = bench.ingress(&Segment::sctp(who.from(), to, DATA))?;
-    assert_eq!(
-        data.packet,
-        Segment::sctp(who.from(), (who.gateway, 8080), DATA).bytes()
-    );
-    let reply = bench.egress(&Segment::sctp((who.gateway, 8080), who.from(), DATA))?;
-    assert_eq!(reply.packet, Segment::sctp(to, who.from(), DATA).bytes());
-    // With another port, it is thrown away rather than spoiled.
-    let spoiled = bench.ingress(&Segment::sctp((who.client, 50_001), who.node_port(), INIT))?;
-    assert_eq!(spoiled.action, DROP);
+    for port in [8080, 80] {
+        let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
+        service.port = port;
+        bench.serve(&[service], who.node);
+        for (to, number) in [((who.cluster_ip, port), 50_000), (who.node_port(), 50_001)] {
+            let from = (who.client, number + port);
+            for (chunk, length) in [(INIT, 4), (DATA, 4), (DATA, 5), (DATA, 1400)] {
+                let sent = Segment::sctp(from, to, chunk).with_payload(length);
+                let ran = bench.ingress(&sent)?;
+                assert_eq!(ran.action, NEXT);
+                assert_eq!(ran.packet, sent.to((who.gateway, 8080)).bytes());
+            }
+            let answer = Segment::sctp((who.gateway, 8080), from, DATA).with_payload(100);
+            let expected = Segment::sctp(to, from, DATA).with_payload(100);
+            assert_eq!(bench.egress(&answer)?.packet, expected.bytes());
+        }
+    }
+    // One that the network card has yet to compute stays empty.
+    let from = (who.client, 40_000);
+    let empty = |to| {
+        let mut bytes = Segment::sctp(from, to, INIT).bytes();
+        let at = bytes.len() - 8;
+        bytes[at..at + 4].fill(0);
+        bytes
+    };
+    let ran = bench.run("ingress", &empty(who.node_port()))?;
+    assert_eq!(ran.packet, empty((who.gateway, 8080)));
     Ok(())
 }
 

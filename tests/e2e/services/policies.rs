@@ -1,6 +1,8 @@
 //! Traffic policies and source ranges.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 
 use super::{
     POD1, POD2, SETTING, both_protocols, cluster_ip, cluster_ips, node, one, server, server_with,
@@ -28,6 +30,11 @@ pub(super) const CASES: &[Case] = &[
         "services_handle_load_balancer_source_ranges",
         SETTING,
         source_ranges,
+    ),
+    (
+        "services_health_check_node_ports_say_who_has_local_endpoints",
+        SETTING,
+        health_check,
     ),
     (
         "services_preserve_or_hide_the_clients_address_as_documented",
@@ -207,4 +214,66 @@ fn client_address(scene: &Scene) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a load balancer asks each node, and gets from kube-proxy (test/e2e/network/loadbalancer.go,
+/// pkg/proxy/healthcheck/service_health.go).
+fn health_check(scene: &Scene) -> anyhow::Result<()> {
+    let spec = format!(
+        "type: LoadBalancer, {}, externalTrafficPolicy: Local, healthCheckNodePort: 31999, \
+         selector: {{app: server}}, {}",
+        cluster_ips(1),
+        both_protocols(30080)
+    );
+    scene.apply(&(service("web", &spec) + &server("server-1", 1)))?;
+    let says = |number: u8, local: usize| -> anyhow::Result<()> {
+        for v6 in [false, true] {
+            let url = format!("http://{}:31999/healthz", node(number, v6));
+            let answer = crate::scene::wait(Duration::from_secs(10), || {
+                let answer = scene.curl("client", &[url.as_str()])?;
+                let expected = if local > 0 { 200 } else { 503 };
+                Ok((answer.status == expected).then_some(answer))
+            })
+            .with_context(|| format!("{url} with {local} local endpoints"))?;
+            let body: serde_json::Value = serde_json::from_str(&answer.body)?;
+            let expected = serde_json::json!({
+                "service": {"namespace": "default", "name": "web"},
+                "localEndpoints": local,
+                "serviceProxyHealthy": true,
+            });
+            same!(body, expected, "{url}");
+            let header = |name: &str| answer.header(name).map(str::to_owned);
+            same!(
+                header("x-load-balancing-endpoint-weight"),
+                Some(local.to_string()),
+                "{url}"
+            );
+            same!(
+                header("content-type"),
+                Some("application/json".into()),
+                "{url}"
+            );
+            same!(
+                header("x-content-type-options"),
+                Some("nosniff".into()),
+                "{url}"
+            );
+        }
+        Ok(())
+    };
+    says(1, 1)?;
+    says(2, 0)?;
+    // The pod moves, and gets company.
+    scene.apply(&(server("server-2", 2) + &server("server-3", 2)))?;
+    scene.delete_pod("server-1")?;
+    says(1, 0)?;
+    says(2, 2)?;
+    // Without the Service nobody listens there any more.
+    scene.testbed.delete_object("Service", "default", "web")?;
+    let to = format!("{}:31999", node(2, false)).parse()?;
+    crate::scene::wait(Duration::from_secs(10), || {
+        let reply = one(scene.probe("client", Task::tcp(to))?)?;
+        Ok(reply.is_refused().then_some(()))
+    })
+    .context("the port is still served")
 }

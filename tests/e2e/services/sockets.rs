@@ -28,6 +28,11 @@ pub(super) const CASES: &[Case] = &[
         localhost,
     ),
     ("services_sockets_show_the_services_address", SETTING, shown),
+    (
+        "services_one_port_of_a_client_reaches_one_pod_through_two_node_ports",
+        SETTING,
+        one_port,
+    ),
 ];
 
 /// nodegate looks at the pods' devices, too.
@@ -151,6 +156,36 @@ fn shown(scene: &Scene) -> anyhow::Result<()> {
                 for reply in scene.probe(host, task.times(2))? {
                     same!(reply.peer, Some(to), "{task:?} on {host}: {reply:?}");
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The pod sees two ports: it could not tell the connections apart otherwise. On the client's node and
+/// on another, where netfilter masquerades.
+fn one_port(scene: &Scene) -> anyhow::Result<()> {
+    let other = service(
+        "other",
+        &format!(
+            "type: NodePort, {}, selector: {{app: server}}, {}",
+            cluster_ips(2),
+            both_protocols(30081)
+        ),
+    );
+    scene.apply(&(web() + &other + &server("server-1", 1)))?;
+    for number in [1, 2] {
+        for v6 in [false, true] {
+            let to = |port: u16| format!("{}:{port}", node(number, v6)).parse::<SocketAddr>();
+            let (first, second) = (to(30080)?, to(30081)?);
+            for (host, to) in [("client", first), ("client", second)] {
+                scene.leads_to(host, &to.to_string(), &["server-1"])?;
+            }
+            let to = [first, second];
+            let replies = scene.probe("client", Task::SamePort { to })?;
+            same!(replies.len(), 4, "{replies:?}");
+            for reply in replies {
+                same!(reply.pod.as_deref(), Some("server-1"), "{reply:?}");
             }
         }
     }

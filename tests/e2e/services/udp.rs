@@ -42,6 +42,23 @@ pub(super) const CASES: &[Case] = &[
         |scene| cycles(scene, "client", |v6| format!("{}:30080", node(1, v6)), true),
     ),
     (
+        "services_end_connected_udp_sockets_of_pods_when_their_endpoint_goes",
+        SETTING,
+        |scene| cycles(scene, POD1, |v6| format!("{}:80", cluster_ip(1, v6)), true),
+    ),
+    (
+        "services_end_connected_udp_sockets_of_the_node_when_their_endpoint_goes",
+        SETTING,
+        |scene| {
+            cycles(
+                scene,
+                "node1",
+                |v6| format!("{}:80", cluster_ip(1, v6)),
+                true,
+            )
+        },
+    ),
+    (
         "services_preserve_udp_traffic_when_initial_unready_endpoints_get_ready",
         SETTING,
         unready,

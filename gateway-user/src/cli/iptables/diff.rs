@@ -10,20 +10,19 @@ use std::{
 
 use anyhow::bail;
 
-use super::{Output, Wanted, complain, dumps, json};
+use super::{Asked, Output, complain, dumps, json};
 use crate::iptables::{
-    config::KubeProxyArgs,
     diff::{Diff, diff},
     rules::Ruleset,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 manifests/
-                              this node's rules, as root
-  nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 \\
-    --dump node-a.v4 --dump node-a.v6 manifests/
+  nodegate iptables diff --cluster-cidr 10.0.0.0/8
+                              this node's rules, against the Services that nodegate knows
   kubectl get nodes,services,endpointslices -A -o yaml > cluster.yaml
+  nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 \\
+    --dump node-a.v4 --dump node-a.v6 --manifests cluster.yaml
   nodegate iptables diff --maps
                               this node's rules, against what nodegate has loaded here
 
@@ -35,13 +34,10 @@ Exit status: 0 equal, 1 different, 2 it could not be told.";
 /// So many chains are told of as text.
 const ENOUGH: usize = 50;
 
-/// Tell how a node's rules differ from what manifests ask for, or from what the loaded maps do.
+/// Tell how a node's rules differ from what the Services ask for, or from what the loaded maps do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DiffCommand {
-    /// Manifests: files or directories.
-    #[arg(required_unless_present = "maps", value_name = "PATH")]
-    paths: Vec<PathBuf>,
     #[command(flatten)]
     maps: maps::MapsArgs,
     /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: this node's]
@@ -51,7 +47,7 @@ pub(super) struct DiffCommand {
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]
-    kube_proxy: KubeProxyArgs,
+    asked: Asked,
 }
 
 impl DiffCommand {
@@ -59,7 +55,7 @@ impl DiffCommand {
         if self.maps.maps {
             return maps::run(&self.maps, &self.dumps, self.output, out);
         }
-        let wanted = Wanted::read(self.paths, &self.kube_proxy)?;
+        let wanted = self.asked.node()?;
         let mut diffs = Vec::new();
         for found in whole(&self.dumps)? {
             diffs.push(diff(&wanted.services, &wanted.config, &found));

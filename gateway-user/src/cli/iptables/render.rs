@@ -1,14 +1,13 @@
 //! `nodegate iptables render`: the rules that kube-proxy would write.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Family, Output, Wanted, json};
+use super::{Asked, Family, Output, json};
 use crate::{
     iptables::{
-        config::KubeProxyArgs,
         normal,
         render::render,
         rules::{Dialect, Rule, Ruleset, Table},
@@ -18,22 +17,21 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  nodegate iptables render --hostname-override node-a --cluster-cidr 10.0.0.0/8 manifests/
-  nodegate iptables render --hostname-override node-a --form save --family ipv6 manifests/
-  nodegate iptables render --hostname-override node-a -o json manifests/
+  nodegate iptables render                                 for this node, as nodegate knows it
+  nodegate iptables render --cluster-cidr 10.0.0.0/8 --hostname-override node-a --manifests m/
+  nodegate iptables render --form save --family 6 --hostname-override node-a --manifests m/
+  nodegate iptables render -o json
 
-The manifests hold Services, EndpointSlices and the Node. The rules are those of kube-proxy 1.36 in
-iptables mode; its Services come in the order of their names.
+The nodegate that runs here tells its Services, or manifests do, with Services, EndpointSlices and the
+Node. The flags are kube-proxy's own. The rules are those of kube-proxy 1.36 in iptables mode; its
+Services come in the order of their names.
 
-Exit status: 0 success, 2 a path cannot be read, a manifest is wrong or the Node is missing.";
+Exit status: 0 success, 2 nobody answers, a manifest is wrong or the Node is missing.";
 
-/// Print the rules that kube-proxy would write for manifests.
+/// Print the rules that kube-proxy would write.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Render {
-    /// Files or directories.
-    #[arg(required = true, value_name = "PATH")]
-    paths: Vec<PathBuf>,
     /// Which family [default: IPv4 as text, both as JSON]
     #[arg(long, value_enum, value_name = "FAMILY")]
     family: Option<Family>,
@@ -44,7 +42,7 @@ pub(super) struct Render {
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]
-    kube_proxy: KubeProxyArgs,
+    asked: Asked,
 }
 
 /// What to print.
@@ -79,7 +77,7 @@ struct ChainRules {
 
 impl Render {
     pub(super) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let wanted = Wanted::read(self.paths, &self.kube_proxy)?;
+        let wanted = self.asked.node()?;
         let dialect = match self.form {
             Form::Restore => Dialect::Restore,
             Form::Save => Dialect::Save,

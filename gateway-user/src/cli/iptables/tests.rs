@@ -31,7 +31,7 @@ fn run(words: &[&str]) -> anyhow::Result<(u8, String)> {
 /// The manifests, with kube-proxy's flags of the recording.
 fn with_manifests<'w>(command: &'w str, more: &[&'w str], objects: &'w str) -> Vec<&'w str> {
     let flags = ["--hostname-override=node-a", "--cluster-cidr=10.0.0.0/8"];
-    [&[command], &flags[..], more, &[objects]].concat()
+    [&[command], &flags[..], more, &["--manifests", objects]].concat()
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn render_prints_what_iptables_restore_is_given() {
     };
     let recorded = fs::read_to_string(golden("restore-input")).unwrap();
     assert_eq!(sorted(&text), sorted(&recorded));
-    let v6 = run(&with_manifests("render", &["--family", "ipv6"], &objects)).unwrap();
+    let v6 = run(&with_manifests("render", &["--family", "6"], &objects)).unwrap();
     assert_eq!(v6.1, fs::read_to_string(golden("restore6-input")).unwrap());
 }
 
@@ -133,7 +133,12 @@ fn what_cannot_be_compared_is_an_error() {
     assert_eq!(run(&["show", &dump]).unwrap().0, 2);
     fs::write(&dump, "").unwrap();
     assert!(message(&diff).contains("has no tables"));
-    let elsewhere = ["render", "--hostname-override=node-x", &objects];
+    let elsewhere = [
+        "render",
+        "--hostname-override=node-x",
+        "--manifests",
+        &objects,
+    ];
     assert!(message(&elsewhere).starts_with("no Node node-x among the manifests"));
     let bridge = with_manifests("render", &["--detect-local-mode=BridgeInterface"], &objects);
     assert_eq!(
@@ -147,5 +152,52 @@ fn what_cannot_be_compared_is_an_error() {
     )
     .unwrap();
     let bad = bad.display().to_string();
-    assert!(message(&["render", "--hostname-override=node-a", &bad]).contains("0 is not a port"));
+    assert!(
+        message(&["render", "--hostname-override=node-a", "--manifests", &bad])
+            .contains("0 is not a port")
+    );
+}
+
+#[test]
+fn what_is_no_dump_is_told_by_its_lines() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("dump");
+    fs::write(&file, b"*nat\n\xff\xfe\x00\n-A KUBE-SEP-A -j DNAT\n").unwrap();
+    let file = file.display().to_string();
+    let (status, text) = run(&["show", &file]).unwrap();
+    assert_eq!(status, 2);
+    assert!(text.contains("0 Service ports"), "{text}");
+    let whole = [(file.clone(), parse(&fs_text(&file)))];
+    let lines: Vec<_> = whole[0].1.errors.iter().map(|error| error.line).collect();
+    assert_eq!(lines, [2, 3]);
+    // What cannot be read as a whole is not compared.
+    let error = run(&[
+        "diff",
+        "--dump",
+        &file,
+        "--hostname-override=node-a",
+        "--manifests",
+        &golden("objects.yaml"),
+    ]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("is not a whole dump"), "{error}");
+}
+
+fn fs_text(file: &str) -> String {
+    text(Path::new(file)).unwrap()
+}
+
+#[test]
+fn a_comparison_needs_to_know_which_node() {
+    let error = run(&["render", "--manifests", &golden("objects.yaml")]).unwrap_err();
+    assert!(error.to_string().contains("--hostname-override"), "{error}");
+    let error = run(&["diff", "--maps", "--services", "gateway"]).unwrap_err();
+    assert!(error.to_string().contains("by their names only"), "{error}");
+    // Either the one or the other.
+    assert!(run(&["diff", "--maps", "--manifests", &golden("objects.yaml")]).is_err());
+    let error = run(&["diff", "--admin", "/nowhere/admin.sock"]).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("--manifests PATH"),
+        "{error:#}"
+    );
 }

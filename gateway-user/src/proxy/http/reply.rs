@@ -5,7 +5,7 @@ use std::{borrow::Cow, io};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, LOCATION, SERVER},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER},
 };
 use nix::errno::Errno;
 
@@ -326,6 +326,14 @@ impl LocalReply {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         exchange.answered();
+        let body = if exchange.head_only && exchange.is_http2() && !body.is_empty() {
+            // Over HTTP/1.1 hyper leaves the body out by itself; here it would be a broken response
+            // (RFC 9110, section 9.3.2).
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            Bytes::new()
+        } else {
+            body
+        };
         let mut response = Response::new(ResponseBody::fixed(body, exchange));
         *response.status_mut() = status;
         *response.headers_mut() = headers;

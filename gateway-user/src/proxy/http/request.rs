@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
@@ -168,12 +168,33 @@ pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> 
     Err(LocalReply::no_upgrade())
 }
 
-/// Brings the path into the form in which it is matched, logged and passed on.
+/// Brings path and cookies into the form in which they are matched, logged and passed on.
 pub(super) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     if let Some(normal) = path::normalize(&parts.uri).map_err(|_| LocalReply::bad_path())? {
         parts.uri = normal;
     }
     Ok(())
+}
+
+/// HTTP/2 may send cookies one by one, what reads them may not know that (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let Some(first) = crumbs.next() else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in crumbs {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if joined.len() > first.len()
+        && let Ok(joined) = HeaderValue::from_bytes(&joined)
+    {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Finds the route.

@@ -49,20 +49,26 @@ pub(super) fn head(
         Version::HTTP_11
     };
     parts.extensions.clear();
+    let switches = extras.upgrade.is_some();
+    // As the endpoint has written it.
+    let connection = switches.then(|| parts.headers.get(CONNECTION).cloned());
     strip_hop_by_hop(&mut parts.headers);
     if let Some(protocol) = extras.upgrade {
-        parts
-            .headers
-            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        let upgrade = || HeaderValue::from_static("upgrade");
+        let connection = connection.flatten().unwrap_or_else(upgrade);
+        parts.headers.insert(CONNECTION, connection);
         parts.headers.insert(UPGRADE, protocol);
     }
     if let Some(cookie) = extras.cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
-    parts.headers.insert(
-        X_ENVOY_UPSTREAM_SERVICE_TIME,
-        milliseconds(extras.service_time),
-    );
+    // A request that becomes something else is not over yet (Envoy: Filter::onUpstreamHeaders).
+    if !switches {
+        parts.headers.insert(
+            X_ENVOY_UPSTREAM_SERVICE_TIME,
+            milliseconds(extras.service_time),
+        );
+    }
     if let Some(routed) = context.routed {
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
             cors::annotate(policy, origin.clone(), &mut parts.headers);

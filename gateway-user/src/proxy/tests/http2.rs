@@ -291,3 +291,88 @@ async fn heads_have_their_limits() {
     let response = client.send_request(many).await.unwrap();
     assert_eq!(response.status(), 431);
 }
+
+/// A frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// `GET http://a/`, of HPACK's static table but for the host.
+const HEAD: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
+
+/// Sends frames until the proxy has had enough; tells how many that took, if it ever had.
+async fn flood(port: u16, begin: &[u8], frames: impl Iterator<Item = Vec<u8>>) -> Option<usize> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .await
+        .unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let closed = tokio::spawn(async move {
+        let mut sink = Vec::new();
+        // However it ends: it does.
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut sink).await;
+    });
+    let mut sent = 0;
+    let flooding = async {
+        tokio::io::AsyncWriteExt::write_all(&mut write, begin)
+            .await
+            .ok()?;
+        for frame in frames {
+            if closed.is_finished() {
+                return Some(());
+            }
+            tokio::io::AsyncWriteExt::write_all(&mut write, &frame)
+                .await
+                .ok()?;
+            sent += 1;
+        }
+        Some(())
+    };
+    let _ = time::timeout(Duration::from_secs(10), flooding).await;
+    let ended = time::timeout(Duration::from_secs(2), closed).await.is_ok();
+    ended.then_some(sent)
+}
+
+#[tokio::test]
+async fn whoever_resets_all_streams_at_once_is_cut_off() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    // CVE-2023-44487: requests that are taken back before they can be answered.
+    let frames = (0..100_000_u32).map(|at| {
+        let stream = at * 2 + 1;
+        let mut both = frame(1, END_HEADERS | END_STREAM, stream, HEAD);
+        both.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+        both
+    });
+    let sent = flood(port, PREFACE, frames).await;
+    assert!(sent.is_some_and(|sent| sent < 100_000), "{sent:?}");
+    // Others are served as before.
+    let (_, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(body, "hi");
+}
+
+#[tokio::test]
+async fn heads_that_never_end_are_cut_off() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    // CONTINUATION frames without an end: 16 KiB of one header each, literal and never indexed.
+    let mut begin = PREFACE.to_vec();
+    begin.extend(frame(1, 0, 1, HEAD));
+    let piece = [&[0x10, 1, b'x', 0x7F, 0xE1, 0x7C][..], &[b'a'; 16_000][..]].concat();
+    let frames = (0..100_000).map(|_| frame(9, 0, 1, &piece));
+    let sent = flood(port, &begin, frames).await;
+    assert!(sent.is_some_and(|sent| sent < 1_000), "{sent:?}");
+    // Empty ones cost nothing but time, and there is an end to them, too.
+    let frames = (0..1_000_000).map(|_| frame(9, 0, 1, &[]));
+    let sent = flood(port, &begin, frames).await;
+    assert!(sent.is_some_and(|sent| sent < 100_000), "{sent:?}");
+    let (_, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(body, "hi");
+}

@@ -25,7 +25,7 @@ use crate::{
 #[command(next_help_heading = "Maps")]
 pub(super) struct MapsArgs {
     /// Compare with what nodegate has loaded on this node, instead of manifests
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long, conflicts_with = "manifests")]
     pub(super) maps: bool,
     /// Where the maps are pinned
     #[arg(

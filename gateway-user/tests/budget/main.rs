@@ -3,17 +3,21 @@
 //! Costs are the kernel's own measurement (`BPF_PROG_TEST_RUN`), of the same packet a million times
 //! in one call, less what the measuring costs: a packet that is not even IP. The backend has the
 //! frontend's address and port, so that the packet stays what it was and each run does all the work.
-//! To make every run open a flow anew, the backend is written over as one of another Service: then
-//! the recorded flow is taken for stale each time, which costs a little more than an unknown one.
+//! To make every run open a flow anew, the backend is written over as one of another Service: then the
+//! recorded flow is taken for stale each time, which costs a little more than an unknown one. For what
+//! memory costs that is in no cache, a program in front changes the client each time ([`fresh`]).
 //!
 //! Needs root and a BPF file system; without, it says so and is no failure. `NODEGATE_BUDGET=full`
 //! measures longer and enforces the bounds in nanoseconds, for a machine with nothing else to do;
 //! otherwise only what holds on a busy one is enforced: that the cost does not grow with the number
 //! of Services.
 
+mod fresh;
+
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +28,7 @@ use aya::{
     programs::{CgroupSockAddr, Program, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
 };
 use etherparse::PacketBuilder;
+use fresh::Fresh;
 use gateway_common::maps::Backend;
 use nodegate::{
     datapath::{
@@ -41,6 +46,8 @@ use nodegate::{
 
 /// Nanoseconds for a packet that opens a flow.
 const NEW_FLOW: f64 = 300.0;
+/// Nanoseconds for a packet that opens a flow in a full table, in memory that no cache holds.
+const NEW_CLIENT: f64 = 500.0;
 /// Nanoseconds for a packet of a known flow.
 const KNOWN_FLOW: f64 = 150.0;
 /// How much dearer 30,000 Services may be than 10: caches are finite, walks are not allowed.
@@ -86,24 +93,35 @@ fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
     let measuring = repeated(&mut ebpf, &foreign, full)?;
     println!("\nmeasuring itself: {measuring:.0} ns, subtracted from each of");
     println!(
-        "{:>10} {:>18} {:>18} {:>18}",
-        "SERVICES", "NO SERVICE", "KNOWN FLOW", "NEW FLOW"
+        "{:>10} {:>18} {:>18} {:>18} {:>18}",
+        "SERVICES", "NO SERVICE", "KNOWN FLOW", "NEW FLOW", "… OF A NEW CLIENT"
     );
     let mut costs = Vec::new();
+    let fresh = Fresh::before(ingress(&mut ebpf)?.fd()?.as_fd())?;
+    let mut client = u32::from_le_bytes([11, 0, 0, 0]);
+    let jumping = least(full, |repeat| Ok(f64::from(fresh.run(&foreign, repeat)?)))?;
     for size in SIZES {
         serve(&mut maps, size);
         let none = repeated(&mut ebpf, &packet(50_000, last(size), 9, "S"), full)?;
         let known = known(&mut ebpf, size, full)?;
         make_stale(pins, size, &maps)?;
         let new = repeated(&mut ebpf, &packet(40_000, last(size), 80, "S"), full)?;
+        let client_new = least(full, |repeat| {
+            let mut packet = packet(40_000, last(size), 80, "S");
+            // Goes on where the call before ended.
+            packet[26..30].copy_from_slice(&client.to_le_bytes());
+            client += repeat;
+            Ok(f64::from(fresh.run(&packet, repeat)?))
+        })?;
         let cost = Cost {
             none: none - measuring,
             known: known - measuring,
             new: new - measuring,
+            client_new: client_new - jumping,
         };
         println!(
-            "{size:>10} {:>15.0} ns {:>15.0} ns {:>15.0} ns",
-            cost.none, cost.known, cost.new
+            "{size:>10} {:>15.0} ns {:>15.0} ns {:>15.0} ns {:>15.0} ns",
+            cost.none, cost.known, cost.new, cost.client_new
         );
         costs.push(cost);
         // The next size begins with what is right.
@@ -116,6 +134,7 @@ struct Cost {
     none: f64,
     known: f64,
     new: f64,
+    client_new: f64,
 }
 
 fn judge(costs: &[Cost], full: bool) -> bool {
@@ -136,9 +155,15 @@ fn judge(costs: &[Cost], full: bool) -> bool {
         GROWTH,
     );
     check("new flow, growth", many.new / few.new.max(100.0), GROWTH);
+    check(
+        "new client, growth",
+        many.client_new / few.client_new.max(100.0),
+        GROWTH,
+    );
     if full {
         check("known flow, ns", many.known, KNOWN_FLOW);
         check("new flow, ns", many.new, NEW_FLOW);
+        check("new client, ns", many.client_new, NEW_CLIENT);
     }
     good
 }
@@ -218,14 +243,17 @@ fn packet(source_port: u16, to: [u8; 4], port: u16, flags: &str) -> Vec<u8> {
     bytes
 }
 
+fn ingress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Box<dyn std::error::Error>> {
+    let program = ebpf.program_mut("ingress").ok_or("no ingress program")?;
+    Ok(program.try_into()?)
+}
+
 fn run(
     ebpf: &mut Ebpf,
     packet: &[u8],
     repeat: u32,
 ) -> Result<Duration, Box<dyn std::error::Error>> {
-    let program = ebpf.program_mut("ingress").ok_or("no ingress program")?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    let result = program.test_run(TestRunOptions {
+    let result = ingress(ebpf)?.test_run(TestRunOptions {
         data_in: Some(packet),
         repeat,
         ..TestRunOptions::default()
@@ -235,11 +263,20 @@ fn run(
 
 /// Nanoseconds of one run, of many in one call: the least of some calls.
 fn repeated(ebpf: &mut Ebpf, packet: &[u8], full: bool) -> Result<f64, Box<dyn std::error::Error>> {
+    least(full, |repeat| {
+        // The kernel gives the average.
+        Ok(run(ebpf, packet, repeat)?.as_nanos() as f64)
+    })
+}
+
+fn least(
+    full: bool,
+    mut run: impl FnMut(u32) -> Result<f64, Box<dyn std::error::Error>>,
+) -> Result<f64, Box<dyn std::error::Error>> {
     let (calls, repeat) = if full { (5, 1_000_000) } else { (5, 100_000) };
     let mut least = f64::MAX;
     for _ in 0..calls {
-        // The kernel gives the average.
-        least = least.min(run(ebpf, packet, repeat)?.as_nanos() as f64);
+        least = least.min(run(repeat)?);
     }
     Ok(least)
 }

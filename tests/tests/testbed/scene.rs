@@ -1,0 +1,120 @@
+//! A testbed with a stand-in for nodegate, and how to look at it.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Output};
+
+use nodegate_testbed::{Binaries, Options, Testbed, ps::PodAddress};
+use serde_json::Value;
+
+/// What a testbed asks of nodegate: `run` makes the admin socket and stays, `status --sync` says
+/// that everything is applied.
+pub(crate) const STAND_IN: &str = r#"#!/bin/sh
+case $1 in
+run) echo "arguments: $*"; test -z "$NODEGATE_PIN_DIR" || mkdir -p "$NODEGATE_PIN_DIR"; : > "$NODEGATE_ADMIN"; exec sleep 600 ;;
+status) test -e "$NODEGATE_ADMIN" ;;
+check) exit 1 ;;
+esac
+"#;
+
+pub(crate) const WEB: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{image: whoami}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}], externalIPs: [192.168.96.50, 192.168.96.51]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: echo}
+spec:
+  template:
+    metadata: {labels: {app: echo}}
+    spec: {containers: [{image: istio/tcp-echo-server, args: ['9000', one]}]}
+";
+
+/// A directory with a stand-in and manifests.
+pub(crate) struct Scene {
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    pub(crate) fn new(nodegate: &str) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let scene = Self { directory };
+        scene.write("nodegate", nodegate)?;
+        fs::set_permissions(scene.path("nodegate"), fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(scene.path("manifests"))?;
+        scene.write("manifests/web.yaml", WEB)?;
+        Ok(scene)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.path(name), text)?)
+    }
+
+    pub(crate) fn options(&self, name: &str) -> Options {
+        let binaries = Binaries {
+            nodegate: self.path("nodegate"),
+            pod: env!("CARGO_BIN_EXE_testbed-pod").into(),
+        };
+        Options {
+            nodes: Some(2),
+            ..Options::new(name, binaries, vec![self.path("manifests")])
+        }
+    }
+}
+
+pub(crate) fn up(name: &str) -> anyhow::Result<(Scene, Testbed)> {
+    let scene = Scene::new(STAND_IN)?;
+    let testbed = Testbed::up(&scene.options(name))?;
+    Ok((scene, testbed))
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The only pod whose name begins so on a node.
+pub(crate) fn row(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<PodAddress> {
+    let pods = testbed.ps()?.pods;
+    pods.into_iter()
+        .find(|pod| pod.name.starts_with(prefix) && pod.node == node)
+        .ok_or_else(|| anyhow::anyhow!("no {prefix} on {node}"))
+}
+
+pub(crate) fn address(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<String> {
+    Ok(row(testbed, prefix, node)?.address.to_string())
+}
+
+pub(crate) fn pod_on(testbed: &Testbed, prefix: &str, node: &str) -> anyhow::Result<String> {
+    let pod = row(testbed, prefix, node)?;
+    Ok(format!("pod/{}/{}", pod.namespace, pod.name))
+}
+
+/// An object that nodegate sees, by the beginning of its file's name.
+pub(crate) fn manifests(testbed: &Testbed, prefix: &str) -> anyhow::Result<Vec<Value>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(testbed.manifests())?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(prefix)
+        })
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| Ok(serde_yaml::from_str(&fs::read_to_string(file)?)?))
+        .collect()
+}
