@@ -151,13 +151,13 @@ mod tests {
             for (wait, wanted) in waits.into_iter().zip([60, 20, 40, 0]) {
                 let waited = wait.await.unwrap();
                 assert!(
-                    (wanted..wanted + 15).contains(&waited),
+                    (wanted..wanted + 500).contains(&waited),
                     "{wanted}: {waited}"
                 );
             }
             assert!(all.all.borrow().is_empty());
             // And again after there was none.
-            assert!((10..25).contains(&waited(&all, 10).await));
+            assert!((10..510).contains(&waited(&all, 10).await));
         })
         .await;
     }
