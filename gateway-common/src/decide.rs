@@ -312,6 +312,8 @@ impl Decision {
 struct Way {
     local: bool,
     masquerade: bool,
+    /// Whether a packet's sender is known to be a pod. Looked up once: a trie is not cheap.
+    from_pod: bool,
 }
 
 /// Decides a new flow.
@@ -412,45 +414,47 @@ const fn node_source<'s>(settings: &'s Settings, destination: &Address) -> &'s A
 /// The policies: the chain that KUBE-SERVICES jumps to for a cluster IP, and KUBE-EXT for the rest.
 #[inline(always)]
 fn way<T: Tables>(tables: &T, flow: &Flow, settings: &Settings, service: &Service) -> Way {
+    let from_pod = matches!(flow.origin, Origin::Packet) && tables.is_pod(&flow.client);
+    let (local, masquerade) = policy(flow, settings, service, from_pod);
+    Way {
+        local,
+        masquerade,
+        from_pod,
+    }
+}
+
+/// Whether only endpoints on this node, and whether kube-proxy masquerades.
+#[inline(always)]
+const fn policy(
+    flow: &Flow,
+    settings: &Settings,
+    service: &Service,
+    from_pod: bool,
+) -> (bool, bool) {
     let knows_pods = settings.flags & Settings::FLAG_KNOWS_PODS != 0;
     let from_pod = knows_pods
         && match flow.origin {
             Origin::PodSocket | Origin::PodPacket => true,
             Origin::NodeSocket => false,
-            Origin::Packet => tables.is_pod(&flow.client),
+            Origin::Packet => from_pod,
         };
     let policy_local = service.flags & Service::FLAG_LOCAL != 0;
     if service.flags & Service::FLAG_EXTERNAL == 0 {
         let all = settings.flags & Settings::FLAG_MASQUERADE_ALL != 0;
-        return Way {
-            local: policy_local,
-            masquerade: all || (knows_pods && !from_pod),
-        };
+        return (policy_local, all || (knows_pods && !from_pod));
     }
     if !policy_local {
-        return Way {
-            local: false,
-            masquerade: true,
-        };
+        return (false, true);
     }
     if from_pod {
         // "pod traffic for … external destinations"
-        return Way {
-            local: false,
-            masquerade: false,
-        };
+        return (false, false);
     }
     if matches!(flow.origin, Origin::NodeSocket) {
         // "route LOCAL traffic for … external destinations"
-        return Way {
-            local: false,
-            masquerade: true,
-        };
+        return (false, true);
     }
-    Way {
-        local: true,
-        masquerade: false,
-    }
+    (true, false)
 }
 
 /// KUBE-SVC or KUBE-SVL, and KUBE-SEP: affinity or chance.
@@ -501,7 +505,7 @@ fn choose<T: Tables>(
     Decision {
         verdict: Verdict::Forward,
         reason,
-        masquerade: masquerade(tables, flow, settings, way, backend),
+        masquerade: masquerade(flow, settings, way, backend),
         service: service.id,
         flags: service.flags,
         backend: id,
@@ -521,13 +525,7 @@ const fn set_flag(way: Way) -> u8 {
 
 /// What becomes of kube-proxy's mark.
 #[inline(always)]
-fn masquerade<T: Tables>(
-    tables: &T,
-    flow: &Flow,
-    settings: &Settings,
-    way: Way,
-    backend: &Backend,
-) -> Masquerade {
+fn masquerade(flow: &Flow, settings: &Settings, way: Way, backend: &Backend) -> Masquerade {
     // "-s EP -j KUBE-MARK-MASQ": a pod that reaches itself must see another source than itself.
     let hairpin = !flow.origin.is_socket() && flow.client == backend.address;
     if !way.masquerade && !hairpin {
@@ -541,7 +539,7 @@ fn masquerade<T: Tables>(
         && matches!(flow.origin, Origin::Packet)
         && !hairpin
         // A pod's reply to another node's pod may take another device than the uplink.
-        && !tables.is_pod(&flow.client);
+        && !way.from_pod;
     if passes_here && settings.flags & everywhere == 0 {
         return Masquerade::Elided;
     }
