@@ -239,6 +239,8 @@ pub struct Datapath {
     applied: bool,
     /// Tells from where sockets connect, while somebody traces.
     connected: Option<SockOpsLink>,
+    /// Who looks after netfilter's rules, until somebody lets them.
+    netfilter: Vec<netfilter::Keeper>,
 }
 
 impl Datapath {
@@ -275,18 +277,13 @@ impl Datapath {
             devices: None,
             applied: false,
             connected: None,
+            netfilter: Vec::new(),
         };
         datapath.maps.set_settings(&settings)?;
         datapath.refresh_devices()?;
-        for tools in [netfilter::V4, netfilter::V6] {
-            if let Err(error) = netfilter::install(tools) {
-                tracing::warn!(
-                    %error,
-                    "packets are neither masqueraded nor refused: from outside, endpoints on other \
-                     nodes are out of reach"
-                );
-            }
-        }
+        datapath.netfilter = [netfilter::V4, netfilter::V6]
+            .map(netfilter::Keeper::install)
+            .into();
         Ok(datapath)
     }
 
@@ -421,6 +418,11 @@ impl Datapath {
     /// The ring from which the kernel's reports are read. Gives it once.
     pub fn take_events(&mut self) -> Result<events::Ring, Error> {
         self.maps.take_events().map(events::Ring::new)
+    }
+
+    /// Who looks after netfilter's rules. Gives them once.
+    pub fn take_netfilter(&mut self) -> Vec<netfilter::Keeper> {
+        std::mem::take(&mut self.netfilter)
     }
 
     /// What the kernel programs log. Gives it once.
