@@ -429,12 +429,15 @@ const CALLS: [(&str, &str, &str); 3] = [
     ("filter", "INPUT", "NODEGATE-INPUT"),
 ];
 
+/// The rules are looked at every five seconds, on a busy machine less often.
+const LOOKED_AFTER: Duration = Duration::from_secs(40);
+
 /// Waits until our chains are called once each, before all else, in both families.
 fn called_first(scene: &Scene) -> anyhow::Result<()> {
     for tool in ["iptables", "ip6tables"] {
         for (table, chain, ours) in CALLS {
             let mut listed = String::new();
-            let first = wait(Duration::from_secs(15), || {
+            let first = wait(LOOKED_AFTER, || {
                 listed = scene.run("node1", &[tool, "-t", table, "-S", chain])?;
                 let mut rules = listed.lines().filter(|line| line.starts_with("-A"));
                 let first = rules.next().is_some_and(|rule| rule.ends_with(ours));
@@ -517,7 +520,7 @@ fn flushed(scene: &Scene) -> anyhow::Result<()> {
         }
         called_first(scene).context(what)?;
         for tool in ["iptables", "ip6tables"] {
-            wait(Duration::from_secs(15), || {
+            wait(LOOKED_AFTER, || {
                 let rules =
                     scene.run("node1", &[tool, "-t", "nat", "-S", "NODEGATE-POSTROUTING"])?;
                 Ok((rules.lines().count() == 6).then_some(()))

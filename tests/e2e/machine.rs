@@ -29,6 +29,11 @@ pub(crate) const CASES: &[Case] = &[
         SETTING,
         lacking,
     ),
+    (
+        "fault_endpoints_flap_a_hundred_times_a_second",
+        SETTING,
+        flapping,
+    ),
 ];
 
 /// node1 has no nodegate to begin with.
@@ -205,5 +210,61 @@ fn lacking(scene: &Scene) -> anyhow::Result<()> {
         answers_soon(scene, NODE_PORT).with_context(|| format!("after {line}"))?;
         same!(count()?, pins, "pins after {line}");
     }
+    Ok(())
+}
+
+/// The last state counts, and what flows in between goes to one or the other.
+fn flapping(scene: &Scene) -> anyhow::Result<()> {
+    let spec = format!(
+        "type: NodePort, {}, {}",
+        cluster_ips(1),
+        both_protocols(30080)
+    );
+    // No selector: its slices are ours.
+    scene.apply(&(service("web", &spec) + &server("server-1", 1) + &server("server-2", 2)))?;
+    let slice = |pod: &str| -> anyhow::Result<String> {
+        let (_, row) = scene.pod("default", pod)?;
+        Ok(format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: tcp, port: 80}}, {{name: udp, port: 80, protocol: UDP}}]
+endpoints: [{{addresses: [{}], nodeName: {}, conditions: {{ready: true}}}}]
+",
+            row.address, row.node
+        ))
+    };
+    let slices = [slice("server-1")?, slice("server-2")?];
+    let file = scene.testbed.manifests().join("zz-slice.yaml");
+    std::fs::write(&file, &slices[0])?;
+    let _nodegate = Nodegate::run(scene, &["--services", "all"])?;
+    let to: SocketAddr = NODE_PORT.parse()?;
+    scene.answers("client", Task::tcp(to), &["server-1"])?;
+    let generation = || -> anyhow::Result<u64> {
+        let status = scene.status("node1")?;
+        let applied = status["datapath"]["applied"].as_u64();
+        applied.with_context(|| format!("no generation in {status}"))
+    };
+    let before = generation()?;
+    let load = scene.start_probe("client", Task::Load { to, threads: 2 })?;
+    let rounds = 300;
+    for round in 1..=rounds {
+        // Whole or not at all, as the API server's objects are.
+        let fresh = file.with_extension("new");
+        std::fs::write(&fresh, &slices[round % 2])?;
+        std::fs::rename(&fresh, &file)?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::write(&file, &slices[1])?;
+    scene.run("node1", &["nodegate", "status", "--sync"])?;
+    scene.answers("client", Task::tcp(to), &["server-2"])?;
+    scene.answers("client", Task::udp(to), &["server-2"])?;
+    load.summary()?.is_flawless()?;
+    let applied = generation()? - before;
+    ensure!(
+        (1..rounds as u64 / 2).contains(&applied),
+        "{applied} generations of {rounds}: they should be few"
+    );
     Ok(())
 }

@@ -11,7 +11,9 @@ use super::{Error, PLACES, Place, Tools, run};
 const LOOK: Duration = Duration::from_secs(5);
 /// Looking takes at most this part of the time: legacy iptables fetches whole tables, and kube-proxy's
 /// may have a hundred thousand rules.
-const SHARE: u32 = 100;
+const SHARE: u32 = 50;
+/// A look may have waited for others who hold the lock of the tables.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 
 /// Somebody else may insist on being first too. Both would replace the table again and again, so ours
 /// goes ahead only so many times in such a while.
@@ -71,7 +73,8 @@ pub async fn keep(mut keepers: Vec<Keeper>) {
                 return;
             }
         };
-        tokio::time::sleep(LOOK.max(start.elapsed() * SHARE)).await;
+        let pause = (start.elapsed() * SHARE).clamp(LOOK, LOOK_AT_LEAST);
+        tokio::time::sleep(pause).await;
     }
 }
 
