@@ -14,8 +14,8 @@ use nodegate::observe::{Record, Subscription, Tap};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// How long a line may take to be written.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a line may take to be written, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often it is looked for.
 const PAUSE: Duration = Duration::from_millis(2);
