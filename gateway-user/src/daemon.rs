@@ -214,6 +214,9 @@ fn start_redirector(
             }
         }));
     }
+    tasks.push(tokio::spawn(datapath::netfilter::keep(
+        datapath.take_netfilter(),
+    )));
     let redirector = Redirector::new(datapath);
     tasks.push(tokio::spawn(datapath::health::serve(published.clone())));
     tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));

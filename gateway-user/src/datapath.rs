@@ -12,6 +12,7 @@
 //! | [`events`] | decisions as they are made, with names |
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
+//! | [`listeners`] | processes on node ports, which wait there in vain |
 //! | [`probe`] | what this kernel and machine can do |
 //! | [`sockets`] | the end of connected datagram sockets whose backend is gone |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
@@ -21,7 +22,7 @@
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
 };
@@ -39,6 +40,7 @@ pub mod desired;
 pub mod events;
 pub mod filter;
 pub mod health;
+pub mod listeners;
 pub mod maps;
 pub mod netfilter;
 pub mod node;
@@ -54,6 +56,7 @@ use crate::{
 };
 use desired::{Desired, Policy, PortKey};
 use filter::Filter;
+use listeners::NodePort;
 use maps::Maps;
 use node::NodeFacts;
 
@@ -239,6 +242,10 @@ pub struct Datapath {
     applied: bool,
     /// Tells from where sockets connect, while somebody traces.
     connected: Option<SockOpsLink>,
+    /// As they were when it was looked who listens on them.
+    node_ports: BTreeSet<NodePort>,
+    /// Who looks after netfilter's rules, until somebody lets them.
+    netfilter: Vec<netfilter::Keeper>,
 }
 
 impl Datapath {
@@ -250,6 +257,7 @@ impl Datapath {
     /// Fails without touching anything when the kernel or the system refuses, and when the maps
     /// were written by a nodegate with another layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
+        attach::check(options)?;
         let (ebpf, maps) = maps::load(&options.pin_dir)?;
         let earlier = maps.settings()?;
         let settings = Settings {
@@ -275,31 +283,43 @@ impl Datapath {
             devices: None,
             applied: false,
             connected: None,
+            node_ports: BTreeSet::new(),
+            netfilter: Vec::new(),
         };
         datapath.maps.set_settings(&settings)?;
         datapath.refresh_devices()?;
-        for tools in [netfilter::V4, netfilter::V6] {
-            if let Err(error) = netfilter::install(tools) {
-                tracing::warn!(
-                    %error,
-                    "packets are neither masqueraded nor refused: from outside, endpoints on other \
-                     nodes are out of reach"
-                );
-            }
-        }
+        datapath.netfilter = [netfilter::V4, netfilter::V6]
+            .map(netfilter::Keeper::install)
+            .into();
         Ok(datapath)
     }
 
-    /// Attaches the programs to the devices that are there now: pods come and go.
+    /// Attaches the programs to the devices that are there now: pods come and go, uplinks may too.
     ///
     /// # Errors
-    /// Fails if an uplink is missing. A pod's device that goes meanwhile is no error.
+    /// Fails if an uplink is missing the first time. A device that goes later is no error: it takes its
+    /// programs with it, and gets them again when it comes back.
     pub fn refresh_devices(&mut self) -> Result<(), Error> {
-        let devices = attach::Devices::find(&self.options)?;
-        if self.devices.as_ref() != Some(&devices) {
+        let devices = attach::Devices::find(&self.options, self.devices.as_ref())?;
+        let Some(last) = &self.devices else {
             attach::attach(&mut self.ebpf, &self.options, &devices)?;
             self.devices = Some(devices);
+            return Ok(());
+        };
+        if *last == devices {
+            return Ok(());
         }
+        for uplink in last.uplinks_without(&devices) {
+            tracing::warn!(
+                uplink,
+                "the device is gone: packets from there are not redirected"
+            );
+        }
+        for uplink in devices.uplinks_without(last) {
+            tracing::info!(uplink, "the device is back");
+        }
+        attach::attach(&mut self.ebpf, &self.options, &devices)?;
+        self.devices = Some(devices);
         Ok(())
     }
 
@@ -320,6 +340,7 @@ impl Datapath {
         if first || !before.is_subset(&self.datagram_backends()) {
             self.end_stale_sockets();
         }
+        self.tell_of_listeners(listeners::node_ports(&snapshot.services));
         let primary = |family| {
             let own = |address: &IpAddr| IpFamily::of(*address) == family;
             let any = || node.addresses.iter().copied().find(own);
@@ -339,6 +360,19 @@ impl Datapath {
             self.maps.set_settings(&settings)?;
         }
         Ok(failures)
+    }
+
+    /// Tells of processes that were on a node port before it was one.
+    fn tell_of_listeners(&mut self, node_ports: BTreeSet<NodePort>) {
+        let new = node_ports.difference(&self.node_ports).copied().collect();
+        for port in listeners::taken(&new) {
+            tracing::warn!(
+                %port,
+                "a process listens on what is a node port now, and gets nothing from there any more: \
+                 it should listen on another port, or the Service have another nodePort"
+            );
+        }
+        self.node_ports = node_ports;
     }
 
     fn datagram_backends(&self) -> HashSet<(u32, Backend)> {
@@ -421,6 +455,11 @@ impl Datapath {
     /// The ring from which the kernel's reports are read. Gives it once.
     pub fn take_events(&mut self) -> Result<events::Ring, Error> {
         self.maps.take_events().map(events::Ring::new)
+    }
+
+    /// Who looks after netfilter's rules. Gives them once.
+    pub fn take_netfilter(&mut self) -> Vec<netfilter::Keeper> {
+        std::mem::take(&mut self.netfilter)
     }
 
     /// What the kernel programs log. Gives it once.

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     let trials = [
         Trial::test("pinned maps are read with names", pinned),
         Trial::test("pinned maps implement what rules would", implemented),
+        Trial::test("fault: a map that is full keeps what it has", full),
     ];
     let trials = trials.map(|trial| trial.with_ignored_flag(!possible));
     libtest_mimic::run(&arguments, trials.into()).exit_code()
@@ -81,13 +82,11 @@ fn pinned() -> Result<(), Failed> {
     let path = Path::new(BPF).join(format!("nodegate-maps-{}", std::process::id()));
     let directory = Directory(path);
     let (_ebpf, mut maps) = maps::load(&directory.0)?;
-    let desired = Desired::new(
-        &[service()],
-        &NodeTopology::default(),
-        &NodeFacts::default(),
-        &Policy::default(),
-    );
-    let failures = maps.execute(plan(maps.mirror(), &desired, Capacity::MAPS));
+    let failures = maps.execute(plan(
+        maps.mirror(),
+        &desired_of(&[service()]),
+        Capacity::MAPS,
+    ));
     assert!(failures.is_empty(), "{failures:?}");
     drop(maps);
 
@@ -138,6 +137,82 @@ fn pinned() -> Result<(), Failed> {
     let counters = pins.counters()?;
     assert!(counters.iter().all(|row| row.count == 0));
     assert!(counters.iter().any(|row| row.reason == "chosen"));
+    Ok(())
+}
+
+fn desired_of(services: &[ServicePort]) -> Desired {
+    Desired::new(
+        services,
+        &NodeTopology::default(),
+        &NodeFacts::default(),
+        &Policy::default(),
+    )
+}
+
+/// More Services than the map has room for, as planned with its room and without.
+fn full() -> Result<(), Failed> {
+    let path = Path::new(BPF).join(format!("nodegate-full-{}", std::process::id()));
+    let directory = Directory(path);
+    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let failures = maps.execute(plan(
+        maps.mirror(),
+        &desired_of(&[service()]),
+        Capacity::MAPS,
+    ));
+    assert_eq!(failures, []);
+
+    let name = |name: &str| ServicePortName {
+        namespace: "default".into(),
+        name: name.into(),
+        port: String::new(),
+    };
+    let mut crowd = vec![service()];
+    let last: u32 = 70_000;
+    crowd.extend((1..=last).map(|number| {
+        let [_, a, b, c] = number.to_be_bytes();
+        ServicePort {
+            cluster_ips: vec![[11, a, b, c].into()],
+            // The API server's, say: it is the last, and comes first.
+            essential: number == last,
+            ..ServicePort::new(name(&format!("s{number:06}")), Protocol::Tcp, 80)
+        }
+    }));
+    let held = |directory: &Path| -> Result<Vec<String>, Failed> {
+        let pins = Pins::open(directory)?;
+        let services = pins.services()?;
+        Ok(services.iter().map(|row| row.frontend.clone()).collect())
+    };
+    let desired = desired_of(&crowd);
+    let unlimited = Capacity {
+        services: usize::MAX,
+        slots: usize::MAX,
+        backends: usize::MAX,
+    };
+    for room in [Capacity::MAPS, unlimited] {
+        let failures = maps.execute(plan(maps.mirror(), &desired, room));
+        assert!(!failures.is_empty());
+        for failure in &failures {
+            assert!(failure.service.is_some(), "{failure:?}");
+            assert!(failure.message.contains("services"), "{failure:?}");
+        }
+        let held = held(&directory.0)?;
+        for frontend in ["10.96.190.18:80", "31373 (IPv4)", "11.1.17.112:80"] {
+            assert!(held.iter().any(|row| row == frontend), "{frontend}");
+        }
+        // Nearly full: with its guard each takes two places.
+        assert!(held.len() > Capacity::MAPS.services - 4, "{}", held.len());
+        assert!(held.len() <= Capacity::MAPS.services, "{}", held.len());
+    }
+
+    // When there is room again, those who waited are served.
+    crowd.truncate(20_000);
+    let failures = maps.execute(plan(maps.mirror(), &desired_of(&crowd), Capacity::MAPS));
+    assert_eq!(failures, []);
+    let held = held(&directory.0)?;
+    assert!(
+        held.iter().any(|row| row == "11.0.78.31:80"),
+        "the last one"
+    );
     Ok(())
 }
 

@@ -46,6 +46,12 @@ pub(crate) const CASES: &[Case] = &[
         SETTING,
         masquerade_ports,
     ),
+    (
+        "kube_proxy_that_starts_later_does_not_get_before_nodegate",
+        SETTING,
+        starts_later,
+    ),
+    ("fault_netfilters_tables_are_flushed", SETTING, flushed),
 ];
 
 /// node1 has no nodegate to begin with; node2 never has one.
@@ -380,6 +386,10 @@ fn masquerade_ports(scene: &Scene) -> anyhow::Result<()> {
     scene.apply(&manifests())?;
     kube_proxy(scene)?;
     let _nodegate = Nodegate::start(scene, &["--masquerade", "kube-proxy"])?;
+    masquerades_from_high_ports(scene)
+}
+
+fn masquerades_from_high_ports(scene: &Scene) -> anyhow::Result<()> {
     let _ = scene
         .testbed
         .exec("node1", ["conntrack", "-F", "-f", "ipv4"])?;
@@ -409,5 +419,119 @@ fn masquerade_ports(scene: &Scene) -> anyhow::Result<()> {
         ports.iter().all(|port| *port >= 32_768),
         "{ports:?}\n{table}"
     );
+    Ok(())
+}
+
+/// How the chains that everybody uses lead to ours: table, chain, our chain.
+const CALLS: [(&str, &str, &str); 3] = [
+    ("nat", "POSTROUTING", "NODEGATE-POSTROUTING"),
+    ("filter", "FORWARD", "NODEGATE-FORWARD"),
+    ("filter", "INPUT", "NODEGATE-INPUT"),
+];
+
+/// The rules are looked at every five seconds, on a busy machine less often.
+const LOOKED_AFTER: Duration = Duration::from_secs(40);
+
+/// Waits until our chains are called once each, before all else, in both families.
+fn called_first(scene: &Scene) -> anyhow::Result<()> {
+    for tool in ["iptables", "ip6tables"] {
+        for (table, chain, ours) in CALLS {
+            let mut listed = String::new();
+            let first = wait(LOOKED_AFTER, || {
+                listed = scene.run("node1", &[tool, "-t", table, "-S", chain])?;
+                let mut rules = listed.lines().filter(|line| line.starts_with("-A"));
+                let first = rules.next().is_some_and(|rule| rule.ends_with(ours));
+                Ok((first && listed.matches(ours).count() == 1).then_some(()))
+            });
+            first
+                .with_context(|| format!("{tool}: {chain} does not begin with {ours}: {listed}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// kube-proxy puts its rule first when it does not find it (`EnsureRule` with `Prepend`).
+fn starts_later(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&manifests())?;
+    kube_proxy(scene)?;
+    let _nodegate = Nodegate::start(scene, &["--masquerade", "kube-proxy"])?;
+    called_first(scene)?;
+    for tool in ["iptables", "ip6tables"] {
+        let rules = scene.run("node1", &[tool, "-t", "nat", "-S", "POSTROUTING"])?;
+        let rule = rules
+            .lines()
+            .find(|rule| rule.ends_with("KUBE-POSTROUTING"));
+        let rule = rule.with_context(|| format!("no rule of kube-proxy's: {rules}"))?;
+        let rule = rule.trim_start_matches("-A ");
+        let line = format!("{tool} -t nat -D {rule} && {tool} -t nat -I {rule}");
+        let moved = scene.shell("node1", &line)?;
+        ensure!(moved.status.success(), "{line}: {moved:?}");
+    }
+    called_first(scene)?;
+    // kube-proxy's is where it was, after ours.
+    let rules = scene.run("node1", &["iptables", "-t", "nat", "-S", "POSTROUTING"])?;
+    crate::same!(rules.matches("-j KUBE-POSTROUTING").count(), 1, "{rules}");
+    masquerades_from_high_ports(scene)
+}
+
+/// A firewall that is reloaded takes all rules away.
+fn flushed(scene: &Scene) -> anyhow::Result<()> {
+    let web = format!(
+        "type: NodePort, {}, selector: {{app: server}}, ",
+        cluster_ips(1)
+    );
+    let nobody = format!(
+        "type: NodePort, {}, selector: {{app: nobody}}, ",
+        cluster_ips(2)
+    );
+    let service =
+        |name, spec: String, node_port| service(name, &(spec + &both_protocols(node_port)));
+    scene.apply(
+        // Only on the other node: unmasqueraded, its replies would not come back through this one.
+        &(service("web", web, 30080) + &service("nobody", nobody, 30081) + &server("server-2", 2)),
+    )?;
+    let _nodegate = Nodegate::run(scene, &["--services", "all"])?;
+    let works = |when: &str| -> anyhow::Result<()> {
+        for to in [NODE_PORT, NODE_PORT_V6] {
+            for task in [Task::tcp(to.parse()?), Task::udp(to.parse()?)] {
+                let answers = scene.answers("client", task, &["server-2"]);
+                answers.with_context(|| format!("masquerading, {when}"))?;
+            }
+            let nobody: SocketAddr = to.replace("30080", "30081").parse()?;
+            let refused = scene.is_refused("client", Task::tcp(nobody));
+            refused.with_context(|| format!("refusing, {when}"))?;
+        }
+        Ok(())
+    };
+    works("before")?;
+    for (what, flush) in [
+        ("the nat table flushed", "-t nat -F"),
+        (
+            "all chains flushed and removed",
+            "-F && TOOL -X && TOOL -t nat -F && TOOL -t nat -X",
+        ),
+        ("our chain emptied", "-t nat -F NODEGATE-POSTROUTING"),
+        ("the call removed", "-D INPUT 1"),
+    ] {
+        for tool in ["iptables", "ip6tables"] {
+            let line = format!("{tool} {}", flush.replace("TOOL", tool));
+            let flushed = scene.shell("node1", &line)?;
+            ensure!(flushed.status.success(), "{line}: {flushed:?}");
+        }
+        called_first(scene).context(what)?;
+        for tool in ["iptables", "ip6tables"] {
+            wait(LOOKED_AFTER, || {
+                let rules =
+                    scene.run("node1", &[tool, "-t", "nat", "-S", "NODEGATE-POSTROUTING"])?;
+                Ok((rules.lines().count() == 6).then_some(()))
+            })
+            .with_context(|| format!("{what}: the rules of {tool}"))?;
+        }
+        // Netfilter decides once for each flow; and a flow of before has its source port again.
+        for family in ["ipv4", "ipv6"] {
+            scene.run("node1", &["conntrack", "-F", "-f", family])?;
+        }
+        works(what)?;
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod faults;
 mod fft;
 mod kube_proxy;
 mod live;
+mod machine;
 mod nodes;
 mod paths;
 mod probe;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         paths::CASES,
         restarts::CASES,
         kube_proxy::CASES,
+        machine::CASES,
         rules::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);

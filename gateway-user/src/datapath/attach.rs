@@ -7,7 +7,7 @@
 //! to translate.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -24,6 +24,7 @@ use aya::{
         tc::{self, NlOptions, TcAttachOptions, TcHandle},
     },
 };
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use tracing::{debug, info, warn};
 
 use super::{Error, Options};
@@ -71,6 +72,8 @@ const POD_PROGRAMS: [(&str, TcAttachType); 2] = [
 
 /// Pins of links begin with this, pins of maps don't.
 const LINK: &str = "link_";
+/// Pins that are to replace others end with this.
+const FRESH: &str = "_new";
 
 /// Where our filters stand among those of a clsact qdisc, so that they can be found again.
 /// kube-proxy and Cilium use low priorities.
@@ -124,38 +127,76 @@ pub fn remove_filters() {
 /// The devices that packet programs belong on: index and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
-    uplinks: BTreeSet<(u32, String)>,
+    /// By the name that they are asked for with; a device may have got another one meanwhile.
+    uplinks: BTreeMap<String, (u32, String)>,
     pods: BTreeSet<(u32, String)>,
 }
 
 impl Devices {
-    /// Looks for them.
-    pub fn find(options: &Options) -> Result<Self, Error> {
-        let mut devices = Self::default();
-        for uplink in &options.uplinks {
-            let index = nix::net::if_::if_nametoindex(uplink.as_str())
-                .map_err(|_| Error::Uplink(uplink.clone()))?;
-            devices.uplinks.insert((index, uplink.clone()));
-        }
-        if options.pod_devices.is_empty() {
-            return Ok(devices);
-        }
+    /// Looks for them. An uplink that was there the last time may have got another name, or be gone;
+    /// one that never was there is an error.
+    pub fn find(options: &Options, last: Option<&Self>) -> Result<Self, Error> {
         let all = nix::net::if_::if_nameindex().map_err(|error| Error::Node {
             what: "listing the interfaces",
             source: error.into(),
         })?;
-        for device in &all {
-            let name = device.name().to_string_lossy().into_owned();
-            let is_pods = options
-                .pod_devices
-                .iter()
-                .any(|prefix| name.starts_with(prefix.as_str()));
-            if is_pods && !options.uplinks.contains(&name) {
-                devices.pods.insert((device.index(), name));
+        let all: BTreeSet<(u32, String)> = all
+            .iter()
+            .map(|device| (device.index(), device.name().to_string_lossy().into_owned()))
+            .collect();
+        let mut devices = Self::default();
+        for uplink in &options.uplinks {
+            let named = || all.iter().find(|(_, name)| name == uplink);
+            let renamed = |last: &Self| {
+                let (known, _) = last.uplinks.get(uplink)?;
+                all.iter().find(|(index, _)| index == known)
+            };
+            let device = named().or_else(|| last.and_then(renamed));
+            match device {
+                Some(device) => {
+                    devices.uplinks.insert(uplink.clone(), device.clone());
+                }
+                None if last.is_none() => return Err(Error::Uplink(uplink.clone())),
+                None => {}
             }
         }
+        let is_pods = |name: &str| {
+            let mut prefixes = options.pod_devices.iter();
+            prefixes.any(|prefix| name.starts_with(prefix.as_str()))
+        };
+        devices.pods = all
+            .into_iter()
+            .filter(|device| is_pods(&device.1))
+            .filter(|device| !devices.uplinks.values().any(|uplink| uplink == device))
+            .collect();
         Ok(devices)
     }
+
+    /// The uplinks that these have and others lack, by the names that they are asked for with.
+    pub fn uplinks_without(&self, others: &Self) -> Vec<&str> {
+        let lacks = |uplink: &&String| !others.uplinks.contains_key(*uplink);
+        let uplinks = self.uplinks.keys().filter(lacks);
+        uplinks.map(String::as_str).collect()
+    }
+}
+
+/// Fails for what attaching would fail for on this machine, and changes nothing.
+pub fn check(options: &Options) -> Result<(), Error> {
+    Devices::find(options, None)?;
+    open_cgroup(options).map(drop)
+}
+
+fn open_cgroup(options: &Options) -> Result<fs::File, Error> {
+    let failed = |source| Error::Cgroup {
+        path: options.cgroup.clone(),
+        source,
+    };
+    let cgroup = fs::File::open(&options.cgroup).map_err(failed)?;
+    let system = fstatfs(&cgroup).map_err(|error| failed(error.into()))?;
+    if system.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        return Err(failed(io::Error::other("it is none")));
+    }
+    Ok(cgroup)
 }
 
 /// Loads all programs and attaches them; links of earlier daemons to other places go.
@@ -167,11 +208,12 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
         tcx: uses_tcx(options.mode),
     };
     let mut wanted = BTreeSet::new();
-    let cgroup = fs::File::open(&options.cgroup).map_err(|source| cgroup_error(options, source))?;
+    let cgroup = open_cgroup(options)?;
     // A cgroup's inode number is its id, unique until the machine reboots.
-    let metadata = cgroup
-        .metadata()
-        .map_err(|source| cgroup_error(options, source))?;
+    let metadata = cgroup.metadata().map_err(|source| Error::Cgroup {
+        path: options.cgroup.clone(),
+        source,
+    })?;
     for name in SOCKET_PROGRAMS {
         let pin = options
             .pin_dir
@@ -179,7 +221,7 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
         attaching.cgroup(ebpf, name, &cgroup, &pin)?;
         wanted.insert(pin);
     }
-    for uplink in &devices.uplinks {
+    for uplink in devices.uplinks.values() {
         for program in UPLINK_PROGRAMS {
             wanted.extend(attaching.device(ebpf, program, uplink)?);
         }
@@ -200,7 +242,7 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
 pub fn connected(ebpf: &mut Ebpf, options: &Options) -> Result<SockOpsLink, Error> {
     let name = "connected";
     let wrap = |source| Error::Program { name, source };
-    let cgroup = fs::File::open(&options.cgroup).map_err(|source| cgroup_error(options, source))?;
+    let cgroup = open_cgroup(options)?;
     let program: &mut SockOps = program(ebpf, name)?;
     loaded(program.load()).map_err(wrap)?;
     let id = program
@@ -226,13 +268,6 @@ fn uses_tcx(mode: Mode) -> bool {
         // The kernel release that has BPF_TCX_INGRESS.
         Mode::Auto => aya::util::KernelVersion::current()
             .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
-    }
-}
-
-fn cgroup_error(options: &Options, source: io::Error) -> Error {
-    Error::Cgroup {
-        path: options.cgroup.clone(),
-        source,
     }
 }
 
@@ -285,13 +320,28 @@ impl Attaching<'_> {
             clsact(ebpf, name, device, direction)?;
             return Ok(None);
         }
-        // bpffs takes no dots in names, and VLAN devices have them.
-        let readable = device.replace('.', "_");
-        let pin = self
-            .pin_dir
-            .join(format!("{LINK}{name}_{index}_{readable}"));
+        let pin = self.device_pin(name, *index, device);
         self.tcx(ebpf, name, device, direction, &pin)?;
         Ok(Some(pin))
+    }
+
+    /// Where the link of a program to a device is pinned: where it is already, if the device had another
+    /// name then.
+    fn device_pin(&self, program: &str, index: u32, device: &str) -> PathBuf {
+        let start = format!("{LINK}{program}_{index}_");
+        // bpffs takes no dots in names, and VLAN devices have them.
+        let pin = self
+            .pin_dir
+            .join(format!("{start}{}", device.replace('.', "_")));
+        if pin.exists() {
+            return pin;
+        }
+        let pins = fs::read_dir(self.pin_dir).into_iter().flatten().flatten();
+        let earlier = pins.map(|entry| entry.path()).find(|pin| {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&start) && !name.ends_with(FRESH)
+        });
+        earlier.unwrap_or(pin)
     }
 
     fn tcx(
@@ -398,7 +448,7 @@ fn link_program(pin: &Path) -> Result<Option<u32>, Error> {
 /// Pins the link in place of the one that may be pinned there; that one is detached by it.
 fn pin_link(link: FdLink, pin: &Path) -> Result<(), Error> {
     let mut fresh = pin.as_os_str().to_owned();
-    fresh.push("_new");
+    fresh.push(FRESH);
     let fresh = PathBuf::from(fresh);
     // Of a daemon that died between pinning and renaming.
     let _ = fs::remove_file(&fresh);

@@ -23,6 +23,7 @@ use gateway_common::{
         ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{
     Error, Failure, contents,
@@ -87,10 +88,12 @@ pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
-    fs::create_dir_all(pin_dir).map_err(|source| Error::PinDir {
+    let unusable = |source| Error::PinDir {
         path: pin_dir.to_owned(),
         source,
-    })?;
+    };
+    on_bpf_file_system(pin_dir).map_err(unusable)?;
+    fs::create_dir_all(pin_dir).map_err(unusable)?;
     check_schema(pin_dir)?;
     let mut loader = EbpfLoader::new();
     for (name, pin) in NAMES {
@@ -119,6 +122,15 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     };
     maps.mirror = maps.read()?;
     Ok((ebpf, maps))
+}
+
+/// The directory itself may not be there yet.
+fn on_bpf_file_system(directory: &Path) -> std::io::Result<()> {
+    let existing = directory.ancestors().find(|path| path.exists());
+    match statfs(existing.unwrap_or(directory))?.filesystem_type() {
+        BPF_FS_MAGIC => Ok(()),
+        _ => Err(std::io::Error::other("it is on no BPF file system")),
+    }
 }
 
 /// Ids of the maps that are pinned. One that cannot be read is left out: links that use it are not

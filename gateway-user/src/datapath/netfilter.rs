@@ -4,6 +4,8 @@
 //! The rules are those of kube-proxy's KUBE-POSTROUTING, KUBE-FORWARD and its REJECTs, in chains of
 //! our own, a handful for all Services. Netfilter does them with its own conntrack and port
 //! allocation, visible in `conntrack -L`. What kube-proxy has marked is left to its own chains.
+//!
+//! The tables are everybody's: a [`Keeper`] looks after our rules.
 
 use std::{
     io::Write as _,
@@ -11,6 +13,10 @@ use std::{
 };
 
 use gateway_common::maps::{ACCEPT_MARK, MASQUERADE_MARK, REJECT_MARK};
+
+mod keeper;
+
+pub use keeper::{Keeper, keep};
 
 const POSTROUTING: &str = "NODEGATE-POSTROUTING";
 const FORWARD: &str = "NODEGATE-FORWARD";
@@ -20,14 +26,36 @@ const INPUT: &str = "NODEGATE-INPUT";
 /// (30000–32767): a reply to one of those would look like a new flow to the node port.
 const PORTS: &str = "32768-60999";
 
-/// Where our chains are called from: table, chain, ours, and how the call is added. Ours comes before
-/// other people's rules: in the filter table a DROP may stand there, and in the nat table kube-proxy's
-/// KUBE-POSTROUTING, whose `--random-fully` may choose a node port as the source of datagrams.
-const JUMPS: [(&str, &str, &str, &str); 3] = [
-    ("nat", "POSTROUTING", POSTROUTING, "-I"),
-    ("filter", "FORWARD", FORWARD, "-I"),
-    ("filter", "INPUT", INPUT, "-I"),
+/// Where one of our chains is called from. The call comes before other people's rules: in the filter
+/// table a DROP may stand there, and in the nat table kube-proxy's KUBE-POSTROUTING, whose
+/// `--random-fully` may choose a node port as the source of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    table: &'static str,
+    chain: &'static str,
+    ours: &'static str,
+}
+
+const PLACES: [Place; 3] = [
+    Place {
+        table: "nat",
+        chain: "POSTROUTING",
+        ours: POSTROUTING,
+    },
+    Place {
+        table: "filter",
+        chain: "FORWARD",
+        ours: FORWARD,
+    },
+    Place {
+        table: "filter",
+        chain: "INPUT",
+        ours: INPUT,
+    },
 ];
+
+/// By which the calls are known.
+const COMMENT: &str = "nodegate: Service traffic";
 
 /// Why the rules cannot be set.
 #[derive(Debug, thiserror::Error)]
@@ -69,46 +97,66 @@ pub const V6: Tools = Tools {
     restore: "ip6tables-restore",
 };
 
-/// Sets the rules, or sets them anew: doing it twice changes nothing.
-pub fn install(tools: Tools) -> Result<(), Error> {
-    // Declaring a chain empties it, and each table takes effect at once.
-    run(tools.restore, &["-w", "5", "--noflush"], &rules())?;
-    for (table, chain, ours, how) in JUMPS {
-        if run(tools.iptables, &jump(table, "-C", chain, ours), "").is_err() {
-            run(tools.iptables, &jump(table, how, chain, ours), "")?;
+impl Place {
+    /// What `iptables-restore --noflush` takes: the chain with its rules, and its call before all others
+    /// in place of `calls` earlier ones. The whole takes effect at once.
+    fn text(self, calls: usize) -> String {
+        let Self { table, ours, .. } = self;
+        let rules = self.rules();
+        let call = self.call();
+        // Declaring a chain empties it.
+        let earlier = format!("-D {call}\n").repeat(calls);
+        format!("*{table}\n:{ours} - [0:0]\n{rules}{earlier}-I {call}\nCOMMIT\n")
+    }
+
+    /// `POSTROUTING -m comment --comment … -j NODEGATE-POSTROUTING`
+    fn call(self) -> String {
+        let Self { chain, ours, .. } = self;
+        format!("{chain} -m comment --comment \"{COMMENT}\" -j {ours}")
+    }
+
+    fn rules(self) -> String {
+        match self.ours {
+            POSTROUTING => {
+                let marks = MASQUERADE_MARK | ACCEPT_MARK;
+                format!(
+                    "-A {POSTROUTING} -m mark ! --mark {marks:#x}/{marks:#x} -j RETURN\n\
+                     -A {POSTROUTING} -j MARK --xor-mark {marks:#x}\n\
+                     -A {POSTROUTING} -p tcp -j MASQUERADE --to-ports {PORTS}\n\
+                     -A {POSTROUTING} -p udp -j MASQUERADE --to-ports {PORTS}\n\
+                     -A {POSTROUTING} -j MASQUERADE\n"
+                )
+            }
+            FORWARD => format!(
+                "-A {FORWARD} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n\
+                 -A {FORWARD} -m mark --mark {MASQUERADE_MARK:#x}/{MASQUERADE_MARK:#x} -j ACCEPT\n\
+                 -A {FORWARD} -m mark --mark {ACCEPT_MARK:#x}/{ACCEPT_MARK:#x} -j ACCEPT\n\
+                 -A {FORWARD} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+            ),
+            _ => format!("-A {INPUT} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n"),
         }
     }
-    Ok(())
-}
-
-fn rules() -> String {
-    let ours = MASQUERADE_MARK | ACCEPT_MARK;
-    format!(
-        "*nat\n\
-         :{POSTROUTING} - [0:0]\n\
-         -A {POSTROUTING} -m mark ! --mark {ours:#x}/{ours:#x} -j RETURN\n\
-         -A {POSTROUTING} -j MARK --xor-mark {ours:#x}\n\
-         -A {POSTROUTING} -p tcp -j MASQUERADE --to-ports {PORTS}\n\
-         -A {POSTROUTING} -p udp -j MASQUERADE --to-ports {PORTS}\n\
-         -A {POSTROUTING} -j MASQUERADE\n\
-         COMMIT\n\
-         *filter\n\
-         :{FORWARD} - [0:0]\n\
-         :{INPUT} - [0:0]\n\
-         -A {FORWARD} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n\
-         -A {FORWARD} -m mark --mark {MASQUERADE_MARK:#x}/{MASQUERADE_MARK:#x} -j ACCEPT\n\
-         -A {FORWARD} -m mark --mark {ACCEPT_MARK:#x}/{ACCEPT_MARK:#x} -j ACCEPT\n\
-         -A {FORWARD} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         -A {INPUT} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n\
-         COMMIT\n"
-    )
 }
 
 /// Removes the rules. Fine if there are none, or no iptables.
 pub fn remove(tools: Tools) {
-    for (table, chain, ours, _) in JUMPS {
+    for Place { table, chain, ours } in PLACES {
+        let call = [
+            "-w",
+            "5",
+            "-t",
+            table,
+            "-D",
+            chain,
+            "-m",
+            "comment",
+            "--comment",
+            COMMENT,
+            "-j",
+            ours,
+        ];
         for arguments in [
-            &jump(table, "-D", chain, ours)[..],
+            &call[..],
             &["-w", "5", "-t", table, "-F", ours],
             &["-w", "5", "-t", table, "-X", ours],
         ] {
@@ -119,21 +167,13 @@ pub fn remove(tools: Tools) {
     }
 }
 
-/// `-w 5 -t nat -A POSTROUTING -m comment --comment … -j NODEGATE-POSTROUTING`
-fn jump<'a>(table: &'a str, how: &'a str, chain: &'a str, ours: &'a str) -> [&'a str; 12] {
-    let comment = "nodegate: Service traffic";
-    let [m, name, option] = ["-m", "comment", "--comment"];
-    [
-        "-w", "5", "-t", table, how, chain, m, name, option, comment, "-j", ours,
-    ]
-}
-
-fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<(), Error> {
+/// Gives what the tool prints.
+fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
     let failed = |source| Error::Tool { tool, source };
     let mut child = Command::new(tool)
         .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
@@ -143,7 +183,7 @@ fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<(), Error>
     }
     let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(Error::Refused {
         tool,

@@ -178,7 +178,7 @@ fn targets<'r>(
             continue;
         };
         match text.parse::<IpAddr>() {
-            Ok(address) if takes_traffic(address) => targets.push(Target {
+            Ok(address) if takes_traffic(address, &slice.address_type) => targets.push(Target {
                 address,
                 endpoint,
                 pod: pod(resources, &object.key.namespace, endpoint),
@@ -194,13 +194,16 @@ fn targets<'r>(
 }
 
 /// What the API server accepts as an endpoint (`ValidateNonSpecialIP` of kubernetes
-/// pkg/apis/core/validation): anything else would let a slice reach into the node itself.
-fn takes_traffic(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+/// pkg/apis/core/validation) of that type: anything else would let a slice reach into the node itself.
+fn takes_traffic(address: IpAddr, kind: &str) -> bool {
+    let (family, link_local) = match address {
+        IpAddr::V4(address) => ("IPv4", address.is_link_local()),
+        // 127.0.0.1 and its like have such a form too.
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => return false,
+        IpAddr::V6(address) => ("IPv6", address.is_unicast_link_local()),
     };
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local)
+    let special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    family == kind && !special && !link_local
 }
 
 fn pod<'r>(resources: &'r Resources, namespace: &str, endpoint: &Endpoint) -> Option<&'r Pod> {

@@ -47,6 +47,103 @@ fn endpoints_are_found_by_port_name_and_protocol() {
     );
 }
 
+#[test]
+fn fault_addresses_that_no_pod_can_have_are_left_out() {
+    let bad = |family: &str, texts: &[&str]| {
+        let endpoints: Vec<_> = texts
+            .iter()
+            .map(|text| format!("{{addresses: ['{text}']}}"))
+            .collect();
+        slice("a-1", "a", "{port: 8080}", &endpoints.join(", ")).replace("IPv4", family)
+    };
+    for (family, good, texts) in [
+        (
+            "IPv4",
+            "10.0.0.1",
+            &[
+                "fd00::1",
+                "::ffff:10.0.0.2",
+                "010.0.0.3",
+                "10.0.0.4/32",
+                "127.0.0.1",
+                "0.0.0.0",
+                "224.0.0.1",
+                "169.254.1.1",
+                "",
+            ][..],
+        ),
+        (
+            "IPv6",
+            "fd00::1",
+            &[
+                "10.0.0.1",
+                "::ffff:10.0.0.2",
+                "::ffff:127.0.0.1",
+                "::1",
+                "::",
+                "ff02::1",
+                "fe80::1",
+            ],
+        ),
+    ] {
+        let all = [&[good], texts].concat();
+        let snapshot = Cluster::with(&[&service("a", "ports: [{port: 80}]"), &bad(family, &all)])
+            .snapshot(&ServiceScope::All);
+        let found: Vec<_> = snapshot.services[0]
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address.to_string())
+            .collect();
+        assert_eq!(found, [good]);
+        let told = messages(&snapshot);
+        assert_eq!(told.len(), texts.len(), "{told:?}");
+        for text in texts {
+            let one = format!("`{text}` is no address of a pod; left out");
+            assert!(
+                told.iter().any(|message| message.ends_with(&one)),
+                "{text}: {told:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn fault_a_slice_waits_for_its_service() {
+    let early = slice("a-1", "a", "{port: 8080}", "{addresses: [10.0.0.1]}");
+    let mut cluster = Cluster::with(&[&early]);
+    let snapshot = cluster.snapshot(&ServiceScope::All);
+    assert_eq!(services(&snapshot), [""; 0]);
+    assert_eq!(messages(&snapshot), [""; 0]);
+    cluster.add(&service("a", "ports: [{port: 80}]"));
+    assert_eq!(
+        services(&cluster.snapshot(&ServiceScope::All)),
+        ["default/a tcp 80/0 [] [] -> 10.0.0.1:8080"]
+    );
+}
+
+#[test]
+fn fault_a_port_without_a_number_or_of_another_name_has_no_endpoints() {
+    let snapshot = Cluster::with(&[
+        &service("a", "ports: [{name: http, port: 80}]"),
+        &slice("a-1", "a", "{name: http}", "{addresses: [10.0.0.1]}"),
+        &slice(
+            "a-2",
+            "a",
+            "{name: https, port: 8443}",
+            "{addresses: [10.0.0.2]}",
+        ),
+        &slice(
+            "a-3",
+            "a",
+            "{name: http, port: 0}",
+            "{addresses: [10.0.0.3]}",
+        ),
+        &slice("a-4", "a", "", "{addresses: [10.0.0.4]}"),
+    ])
+    .snapshot(&ServiceScope::All);
+    assert_eq!(services(&snapshot), ["default/a:http tcp 80/0 [] [] ->"]);
+}
+
 /// `:` comes after the digits.
 #[test]
 fn endpoints_are_in_the_order_of_their_text() {

@@ -1,0 +1,270 @@
+//! The machine is not as it should be, or changes while nodegate runs.
+
+use std::{net::SocketAddr, process::Command, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    Case, Setting,
+    kube_proxy::Nodegate,
+    probe::Task,
+    same,
+    scene::{Scene, wait},
+    services::{both_protocols, cluster_ips, server, service},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "fault_an_uplink_is_renamed_goes_and_comes_back",
+        SETTING,
+        uplink,
+    ),
+    (
+        "fault_a_process_listens_on_a_node_port",
+        SETTING,
+        node_port_taken,
+    ),
+    (
+        "fault_what_the_machine_lacks_is_named_and_nothing_is_touched",
+        SETTING,
+        lacking,
+    ),
+    (
+        "fault_endpoints_flap_a_hundred_times_a_second",
+        SETTING,
+        flapping,
+    ),
+];
+
+/// node1 has no nodegate to begin with.
+const SETTING: Setting = Setting {
+    manifests: "kube-proxy",
+    namespace: None,
+    nodes: 2,
+};
+
+const NODE_PORT: &str = "192.168.170.11:30080";
+/// The node on its second uplink.
+const SECOND: &str = "10.98.0.11:30080";
+
+fn serve(scene: &Scene, node_port: u16) -> anyhow::Result<()> {
+    let spec = format!(
+        "type: NodePort, {}, selector: {{app: server}}, {}",
+        cluster_ips(1),
+        both_protocols(node_port)
+    );
+    scene.apply(&(service("web", &spec) + &server("server-1", 1)))
+}
+
+fn answers_soon(scene: &Scene, to: &str) -> anyhow::Result<()> {
+    let to: SocketAddr = to.parse()?;
+    wait(Duration::from_secs(15), || {
+        let replies = scene.probe("client", Task::tcp(to).expecting_silence())?;
+        Ok(replies
+            .iter()
+            .all(|reply| reply.pod.is_some())
+            .then_some(()))
+    })
+    .with_context(|| format!("{to} does not answer"))?;
+    scene.answers("client", Task::tcp(to), &["server-1"])?;
+    scene.answers("client", Task::udp(to), &["server-1"])
+}
+
+fn ip(line: &str) -> anyhow::Result<()> {
+    let output = Command::new("ip").args(line.split_whitespace()).output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {line}: {told}");
+    Ok(())
+}
+
+/// A second wire between the client and node1.
+fn second_uplink(scene: &Scene) -> anyhow::Result<()> {
+    let names = scene.testbed.names();
+    let [client, node] = [
+        names.netns(&"client".parse()?),
+        names.netns(&"node1".parse()?),
+    ];
+    ip(&format!(
+        "-n {node} link add second type veth peer name second netns {client}"
+    ))?;
+    for (netns, address) in [(&client, "10.98.0.1/24"), (&node, "10.98.0.11/24")] {
+        ip(&format!("-n {netns} addr add {address} dev second"))?;
+        ip(&format!("-n {netns} link set second up"))?;
+    }
+    Ok(())
+}
+
+fn uplink(scene: &Scene) -> anyhow::Result<()> {
+    serve(scene, 30080)?;
+    second_uplink(scene)?;
+    let _nodegate = Nodegate::run(
+        scene,
+        &[
+            "--services",
+            "all",
+            "--uplink",
+            "eth0",
+            "--uplink",
+            "second",
+        ],
+    )?;
+    answers_soon(scene, SECOND)?;
+    // Down for the moment, as udev does it.
+    let rename = "ip link set second down && ip link set second name other && ip link set other up";
+    let renamed = scene.shell("node1", rename)?;
+    ensure!(renamed.status.success(), "{rename}: {renamed:?}");
+    for _ in 0..5 {
+        answers_soon(scene, SECOND).context("under another name")?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    scene.run("node1", &["ip", "link", "delete", "other"])?;
+    // Long enough to be noticed.
+    std::thread::sleep(Duration::from_secs(5));
+    answers_soon(scene, NODE_PORT).context("the other uplink")?;
+    same!(links(scene)?, 0, "links of the device that is gone");
+    second_uplink(scene)?;
+    answers_soon(scene, SECOND).context("made anew")?;
+    let log = std::fs::read_to_string(scene.testbed.log(&"node1".parse()?))?;
+    same!(
+        log.matches("the device is gone").count(),
+        1,
+        "told in {log}"
+    );
+    Ok(())
+}
+
+/// Pinned links to the second uplink.
+fn links(scene: &Scene) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(scene.testbed.pin_dir("node1"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        count += usize::from(name.ends_with("_second") || name.ends_with("_other"));
+    }
+    Ok(count)
+}
+
+fn node_port_taken(scene: &Scene) -> anyhow::Result<()> {
+    serve(scene, 30080)?;
+    let _nodegate = Nodegate::run(scene, &["--services", "all"])?;
+    let log = || std::fs::read_to_string(scene.testbed.log(&"node1".parse()?)).context("the log");
+    ensure!(!log()?.contains("a process listens"), "{}", log()?);
+    let mut listener = scene.testbed.spawn("node1", ["nc", "-l", "-k", "30090"])?;
+    let told = wait(Duration::from_secs(5), || {
+        let sockets = scene.run("node1", &["cat", "/proc/net/tcp"])?;
+        Ok(sockets.contains(":758A 00000000:0000 0A").then_some(()))
+    })
+    .context("nc does not listen")
+    .and_then(|()| {
+        serve(scene, 30090)?;
+        wait(Duration::from_secs(5), || {
+            Ok(log()?.contains("tcp 30090").then_some(()))
+        })
+        .with_context(|| format!("not told: {}", log().unwrap_or_default()))?;
+        // The Service has it all the same.
+        answers_soon(scene, "192.168.170.11:30090")
+    });
+    let _ = listener.kill();
+    let _ = listener.wait();
+    told?;
+    same!(log()?.matches("a process listens").count(), 1, "{}", log()?);
+    Ok(())
+}
+
+/// A nodegate that cannot work says why, and leaves the programs of the one before in force.
+fn lacking(scene: &Scene) -> anyhow::Result<()> {
+    serve(scene, 30080)?;
+    drop(Nodegate::run(scene, &["--services", "all"])?);
+    answers_soon(scene, NODE_PORT)?;
+    let pin_dir = scene.testbed.pin_dir("node1");
+    let count = || -> anyhow::Result<usize> { Ok(std::fs::read_dir(&pin_dir)?.count()) };
+    let pins = count()?;
+    let run = "nodegate run --role redirector --services all";
+    for (line, words) in [
+        (
+            format!("setpriv --bounding-set -bpf,-perfmon,-sys_admin {run}"),
+            &["CAP_BPF"][..],
+        ),
+        (
+            format!("{run} --pin-dir /tmp/nodegate-no-bpffs"),
+            &["/tmp/nodegate-no-bpffs", "mount -t bpf"],
+        ),
+        (
+            format!("{run} --cgroup /tmp"),
+            &["cgroup /tmp: ", "--cgroup"],
+        ),
+        (
+            format!("{run} --uplink nowhere0"),
+            &["nowhere0", "--uplink"],
+        ),
+    ] {
+        let output = scene.shell("node1", &format!("timeout 20 {line}"))?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        let ended = output
+            .status
+            .code()
+            .is_some_and(|code| code != 0 && code != 124);
+        ensure!(ended, "{line}: {}: {told}", output.status);
+        for word in words {
+            ensure!(told.contains(word), "{line} does not name {word}: {told}");
+        }
+        answers_soon(scene, NODE_PORT).with_context(|| format!("after {line}"))?;
+        same!(count()?, pins, "pins after {line}");
+    }
+    Ok(())
+}
+
+/// The last state counts, and what flows in between goes to one or the other.
+fn flapping(scene: &Scene) -> anyhow::Result<()> {
+    let spec = format!(
+        "type: NodePort, {}, {}",
+        cluster_ips(1),
+        both_protocols(30080)
+    );
+    // No selector: its slices are ours.
+    scene.apply(&(service("web", &spec) + &server("server-1", 1) + &server("server-2", 2)))?;
+    let slice = |pod: &str| -> anyhow::Result<String> {
+        let (_, row) = scene.pod("default", pod)?;
+        Ok(format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: tcp, port: 80}}, {{name: udp, port: 80, protocol: UDP}}]
+endpoints: [{{addresses: [{}], nodeName: {}, conditions: {{ready: true}}}}]
+",
+            row.address, row.node
+        ))
+    };
+    let slices = [slice("server-1")?, slice("server-2")?];
+    let file = scene.testbed.manifests().join("zz-slice.yaml");
+    std::fs::write(&file, &slices[0])?;
+    let _nodegate = Nodegate::run(scene, &["--services", "all"])?;
+    let to: SocketAddr = NODE_PORT.parse()?;
+    scene.answers("client", Task::tcp(to), &["server-1"])?;
+    let generation = || -> anyhow::Result<u64> {
+        let status = scene.status("node1")?;
+        let applied = status["datapath"]["applied"].as_u64();
+        applied.with_context(|| format!("no generation in {status}"))
+    };
+    let before = generation()?;
+    let load = scene.start_probe("client", Task::Load { to, threads: 2 })?;
+    let rounds = 300;
+    for round in 1..=rounds {
+        // Whole or not at all, as the API server's objects are.
+        let fresh = file.with_extension("new");
+        std::fs::write(&fresh, &slices[round % 2])?;
+        std::fs::rename(&fresh, &file)?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::write(&file, &slices[1])?;
+    scene.run("node1", &["nodegate", "status", "--sync"])?;
+    scene.answers("client", Task::tcp(to), &["server-2"])?;
+    scene.answers("client", Task::udp(to), &["server-2"])?;
+    load.summary()?.is_flawless()?;
+    let applied = generation()? - before;
+    ensure!(
+        (1..rounds as u64 / 2).contains(&applied),
+        "{applied} generations of {rounds}: they should be few"
+    );
+    Ok(())
+}
