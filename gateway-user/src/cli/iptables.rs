@@ -6,7 +6,8 @@ mod show;
 
 use std::{
     fs,
-    io::{self, Read as _, Write},
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::FileTypeExt as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::Arc,
@@ -173,9 +174,13 @@ fn manifests(paths: Vec<PathBuf>) -> anyhow::Result<Arc<Resources>> {
     Ok(resources)
 }
 
-/// Reads dumps: files, `-` for the standard input; without any, this node's own.
+/// Reads dumps: files, `-` for the standard input; without any, what the standard input was given,
+/// else this node's own.
 fn dumps(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Dump)>> {
     if files.is_empty() {
+        if let Some(text) = redirected(io::stdin())? {
+            return Ok(vec![("the standard input".to_owned(), parse(&text))]);
+        }
         match source::iptables::dumps() {
             Ok(texts) => {
                 let texts = texts.into_iter();
@@ -200,15 +205,32 @@ fn dumps(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Dump)>> {
     files.iter().map(read).collect()
 }
 
-fn text(file: &Path) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        io::stdin()
-            .read_to_end(&mut bytes)
-            .context("reading the standard input")?;
-    } else {
-        bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+/// What a file or a pipe holds that somebody has put in place of a terminal, as in `show < dump`; none
+/// if it is anything else, or empty.
+fn redirected(input: impl AsFd) -> anyhow::Result<Option<String>> {
+    let file = fs::File::from(input.as_fd().try_clone_to_owned()?);
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_fifo() {
+        return Ok(None);
     }
+    let text = whole(file)?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+fn whole(mut input: impl io::Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    input
+        .read_to_end(&mut bytes)
+        .context("reading the standard input")?;
+    // Comments of other programs may be in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn text(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        return whole(io::stdin());
+    }
+    let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     // Comments of other programs may be in any encoding.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

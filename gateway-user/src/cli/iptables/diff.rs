@@ -40,7 +40,7 @@ const ENOUGH: usize = 50;
 pub(super) struct DiffCommand {
     #[command(flatten)]
     maps: maps::MapsArgs,
-    /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: this node's]
+    /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: the standard input if it is a file or a pipe, else this node's]
     #[arg(long = "dump", value_name = "DUMP")]
     dumps: Vec<PathBuf>,
     /// How to print.

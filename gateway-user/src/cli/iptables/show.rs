@@ -23,7 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   nodegate iptables show                              this node's rules, as root
   nodegate iptables show node-a.v4 node-a.v6          dumps of iptables-save and ip6tables-save
-  ssh node-a sudo iptables-save | nodegate iptables show -o json -
+  nodegate iptables show < node-a.v4
+  ssh node-a sudo iptables-save | nodegate iptables show -o json
 
 Dumps of legacy and nft, with counters (-c) or without, are read alike.
 
@@ -33,7 +34,7 @@ Exit status: 0 success, 2 a dump cannot be read or has lines that make no sense.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Show {
-    /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: this node's]
+    /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: the standard input if it is a file or a pipe, else this node's]
     #[arg(value_name = "DUMP")]
     dumps: Vec<PathBuf>,
     /// How to print.

@@ -201,3 +201,15 @@ fn a_comparison_needs_to_know_which_node() {
         "{error:#}"
     );
 }
+
+#[test]
+fn what_the_standard_input_was_given_is_read() {
+    let dump = fs::File::open(golden("objects.yaml")).unwrap();
+    let text = redirected(dump).unwrap().unwrap();
+    assert!(text.contains("kind: Service"), "{text}");
+    let (reader, writer) = io::pipe().unwrap();
+    drop(writer);
+    assert_eq!(redirected(reader).unwrap(), None, "an empty pipe");
+    let nothing = fs::File::open("/dev/null").unwrap();
+    assert_eq!(redirected(nothing).unwrap(), None, "no file and no pipe");
+}
