@@ -213,7 +213,9 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
         guest.program(&setup::program(tool.program, tool.package)?)?;
     }
     guest::iptables(guest)?;
-    guest.program(&setup::program("modprobe", "kmod")?)?;
+    for (name, package) in [("ss", "iproute2"), ("modprobe", "kmod")] {
+        guest.program(&setup::program(name, package)?)?;
+    }
     let busybox = setup::program("busybox", "busybox")?;
     guest.program(&busybox)?;
     for name in ["/bin/busybox", "/bin/sh"] {

@@ -11,7 +11,7 @@ use aya::{
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use serde::Serialize;
 
-use super::{features::Features, maps, node};
+use super::{features::Features, maps, node, sockets};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -93,6 +93,7 @@ pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check
     checks.extend(programs(features));
     checks.push(refusals(features));
     checks.push(packet_hooks(features, uplinks));
+    checks.push(datagrams());
     checks.push(netfilter("iptables", "ip_tables"));
     checks.push(netfilter("ip6tables", "ip6_tables"));
     checks.push(forwarding());
@@ -331,6 +332,20 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
         format!("no tcx: clsact filters on {uplinks}"),
         "Linux 6.6 or newer, for links that cannot be removed by others",
     )
+}
+
+/// Connected datagram sockets can only be ended when their endpoint goes.
+fn datagrams() -> Check {
+    let name = "datagrams";
+    match sockets::check() {
+        Ok(()) => Check::ok(name, "connected sockets are ended when their endpoint goes"),
+        Err(error) => Check::bad(
+            name,
+            Outcome::Warning,
+            format!("connected sockets stay with endpoints that are gone: {error}"),
+            "a kernel with CONFIG_INET_DIAG_DESTROY=y and CONFIG_INET_UDP_DIAG",
+        ),
+    }
 }
 
 /// Masquerading and refusing is netfilter's work.
