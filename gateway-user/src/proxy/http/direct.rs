@@ -9,7 +9,7 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
@@ -144,7 +144,7 @@ fn poll_request(
 
 /// A request, and how long its head is; none if that isn't whole.
 fn parse(read: &Bytes, worker: &Worker) -> Result<Option<(Parts, usize)>, Unusual> {
-    let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut fields = [const { mem::MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(read, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
@@ -202,10 +202,12 @@ fn length_of(response: &Response<ResponseBody>) -> Option<u64> {
         return None;
     }
     let length = response.body().size_hint().exact()?;
+    let mut said = false;
     let ordinary = response.headers().iter().all(|(name, value)| {
         if *name == CONTENT_LENGTH {
-            let said = value.to_str().ok().and_then(|said| said.parse().ok());
-            return said == Some(length);
+            let again = mem::replace(&mut said, true);
+            let value = value.to_str().ok().and_then(|value| value.parse().ok());
+            return !again && value == Some(length);
         }
         *name != CONNECTION && *name != TRANSFER_ENCODING
     });
