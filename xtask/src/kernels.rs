@@ -213,7 +213,13 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
         guest.program(&setup::program(tool.program, tool.package)?)?;
     }
     guest::iptables(guest)?;
-    for (name, package) in [("ss", "iproute2"), ("modprobe", "kmod")] {
+    // busybox' own tc knows too little, and it has no ss.
+    let more = [
+        ("modprobe", "kmod"),
+        ("ss", "iproute2"),
+        ("tc", "iproute2"),
+    ];
+    for (name, package) in more {
         guest.program(&setup::program(name, package)?)?;
     }
     let busybox = setup::program("busybox", "busybox")?;

@@ -21,7 +21,7 @@ use aya::{
         links::{FdLink, PinnedLink},
         loaded_programs,
         sock_ops::SockOpsLink,
-        tc::{self, NlOptions, TcAttachOptions, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
@@ -396,7 +396,8 @@ impl Attaching<'_> {
     }
 }
 
-/// Filters on a clsact qdisc outlive the daemon without a pin. Old ones of ours are found by name.
+/// Filters on a clsact qdisc outlive the daemon without a pin. One that is there is replaced, at once:
+/// between two filters, packets of translated flows would go to the node itself, which resets them.
 fn clsact(
     ebpf: &mut Ebpf,
     name: &'static str,
@@ -411,14 +412,23 @@ fn clsact(
         // Older kernels and aya tell "there already" in several ways; attaching tells for sure.
         Err(error) => debug!(device, %error, "adding the clsact qdisc"),
     }
-    match tc::qdisc_detach_program(device, direction, name) {
-        Ok(()) => debug!(program = name, device, "removed the earlier filter"),
-        Err(error) => debug!(program = name, device, %error, "no earlier filter"),
-    }
-    let options = TcAttachOptions::Netlink(FILTER);
-    let id = program
-        .attach_with_options(device, direction, options)
-        .map_err(wrap)?;
+    let NlOptions {
+        priority,
+        handle,
+        classid,
+    } = FILTER;
+    let earlier = SchedClassifierLink::attached(device, direction, priority, handle, classid)
+        .map_err(|source| wrap(tc::TcError::from(source).into()))?;
+    let id = match program.attach_to_link(earlier) {
+        Ok(id) => id,
+        Err(error) => {
+            debug!(program = name, device, %error, "no earlier filter");
+            let options = TcAttachOptions::Netlink(FILTER);
+            program
+                .attach_with_options(device, direction, options)
+                .map_err(wrap)?
+        }
+    };
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id).map_err(wrap)?);
     info!(program = name, device, "attached (clsact)");
