@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time};
 
-use super::{
-    harness::{Endpoint, Fixture, Peer, free_port, header, ok, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, status};
 use crate::{
     observe::{Record, ResponseFlag},
     proxy::{
