@@ -37,7 +37,7 @@ impl Preflight {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let cgroup = self.attachment.cgroup().ok();
         let uplinks = self.attachment.uplinks().unwrap_or_default();
-        let checks = probe::all(&self.attachment.pin_dir, cgroup.as_deref(), &uplinks);
+        let checks = probe::all(&self.attachment.pins.path, cgroup.as_deref(), &uplinks);
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
             Output::Text => print(&checks),
