@@ -95,7 +95,7 @@ struct Filters {
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = wanted::hook)]
     hook: Vec<Hook>,
     /// Only tcp, udp or sctp
-    #[arg(long, value_name = "PROTOCOL", value_parser = wanted::protocol)]
+    #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<Protocol>,
     /// Only requests for this host
     #[arg(long, value_name = "NAME")]
