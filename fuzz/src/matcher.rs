@@ -10,7 +10,7 @@ use nodegate::{
         PathMatch, QueryMatch, RouteMatch, RouteOrigin, ValueMatch, VirtualHost,
     },
     resources::pattern::Pattern,
-    route::{Miss, Query, Table},
+    route::{Miss, Query, Table, explain},
 };
 
 /// Few words, so that requests meet routes.
@@ -114,7 +114,7 @@ fn ask(table: &Table, input: &mut Unstructured<'_>) -> Result<()> {
     let hosts = &table.routes().virtual_hosts;
     let virtual_host = slow_host(hosts, query.host);
     // What `explain` does is to try one route after the other.
-    let explained = table.explain(&query);
+    let explained = explain(table.routes(), &query);
     match virtual_host {
         None => assert_eq!(found, Err(Miss::NoVirtualHost), "{query:?}"),
         Some(virtual_host) if hosts[virtual_host].require_tls && query.scheme == "http" => {
