@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::{
     admin::{client, server::ANSWER_IS_GOOD},
     datapath::{MasqueradeMode, desired::ExternalIps},
@@ -130,15 +130,6 @@ struct NodeArgs {
     /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web` [default: all]
     #[arg(long, value_name = "WHICH", value_parser = super::run::scope)]
     services: Option<ServiceScope>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 fn client(text: &str) -> Result<String, String> {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
-use super::attachment::PinDir;
+use super::{Output, attachment::PinDir};
 use crate::datapath::contents::{
     AffinityRow, BackendRow, CounterRow, FlowRow, Pins, ServiceRow, SocketRow, now,
 };
@@ -52,15 +52,6 @@ enum Which {
     Sockets,
     /// Decisions by reason
     Counters,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// What is shown of the maps.

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::attachment::Attachment;
+use super::{Output, attachment::Attachment};
 use crate::datapath::probe::{self, Check, Outcome};
 
 /// Check whether nodegate can do its work on this machine, and how.
@@ -21,15 +21,6 @@ pub struct Preflight {
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 impl Preflight {

@@ -21,7 +21,7 @@ use crate::{
     model::{Snapshot, gateway::Gateway},
     proxy::{
         Applied, Options, Proxy,
-        fixture::{cluster, gateway, http_listener, prefix_route},
+        fixture::{cluster, everything_to},
     },
 };
 
@@ -83,14 +83,7 @@ pub(super) fn free_port() -> u16 {
 
 /// All paths of all hosts to one cluster with one endpoint.
 pub(super) fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
-    gateway(
-        vec![http_listener(
-            port,
-            &["*"],
-            vec![prefix_route("/", &[("web", 1)])],
-        )],
-        vec![cluster("web", &[&endpoint.address()])],
-    )
+    everything_to(cluster("web", &[&endpoint.address()]), port)
 }
 
 /// A proxy with one worker in front of the endpoint.
