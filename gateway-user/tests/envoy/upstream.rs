@@ -95,10 +95,14 @@ enum Manner {
     Switch,
 }
 
-const MANNERS: [(&str, Manner); 13] = [
+const MANNERS: [(&str, Manner); 17] = [
     ("echo", Manner::Echo),
     ("v1", Manner::Echo),
     ("v2", Manner::Echo),
+    ("near1", Manner::Echo),
+    ("near2", Manner::Echo),
+    ("far1", Manner::Echo),
+    ("far2", Manner::Echo),
     ("echo-http2", Manner::EchoHttp2),
     ("closing", Manner::Close),
     ("garbage", Manner::Garbage),
@@ -231,7 +235,7 @@ async fn read_head(stream: &mut TcpStream) {
 }
 
 /// Says what it saw, and obeys headers of the request: `answer-status`, `answer-header` (`name=value`),
-/// `answer-after` (milliseconds).
+/// `answer-after` (milliseconds), `fail-at` (the name of the endpoint that answers 503).
 async fn echo(
     name: &'static str,
     tls: Option<(Option<String>, Option<String>, bool)>,
@@ -258,6 +262,9 @@ async fn echo(
     let mut builder = Response::builder().header("server", "upstream");
     if let Some(status) = wish("answer-status").and_then(|status| status.parse::<u16>().ok()) {
         builder = builder.status(status);
+    }
+    if wish("fail-at").is_some_and(|at| at == name) {
+        builder = builder.status(StatusCode::SERVICE_UNAVAILABLE);
     }
     for wish in headers.get("answer-header").into_iter().flatten() {
         if let Some((name, value)) = wish.split_once('=') {

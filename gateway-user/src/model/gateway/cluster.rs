@@ -1,6 +1,7 @@
 //! Clusters: endpoints, and how to treat them.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -369,6 +370,22 @@ impl Cluster {
             rule: None,
             policy: ClusterPolicy::default(),
         }
+    }
+
+    /// What the localities of a priority weigh: their shares, or else what their endpoints weigh together.
+    pub fn locality_weights(&self, priority: u32) -> BTreeMap<&Locality, u64> {
+        let mut weights = BTreeMap::new();
+        for endpoint in &self.endpoints {
+            if endpoint.priority == priority {
+                *weights.entry(&endpoint.locality).or_default() += u64::from(endpoint.weight);
+            }
+        }
+        for (locality, share) in &self.shares {
+            if let Some(weight) = weights.get_mut(locality) {
+                *weight = u64::from(*share);
+            }
+        }
+        weights
     }
 }
 
