@@ -447,6 +447,29 @@ impl TlsCredentials {
     }
 }
 
+// === impl UpstreamTls ===
+
+impl UpstreamTls {
+    /// The Secret that no connection can be made without, and what it lacks; none if it is all there, or
+    /// there is none.
+    pub fn lacks(&self) -> Option<(&str, &'static str)> {
+        let TlsCredentials::Secret { name, content } = &self.credentials else {
+            return None;
+        };
+        let lack = match content {
+            None => "is not in the gateway's namespace",
+            Some(content) if self.mode == TlsMode::Mutual && content.identity.is_none() => {
+                "has no tls.crt and tls.key"
+            }
+            Some(content) if content.authorities.is_none() && !self.insecure_skip_verify => {
+                "has no ca.crt"
+            }
+            Some(_) => return None,
+        };
+        Some((name, lack))
+    }
+}
+
 // === impl TlsSecret ===
 
 impl fmt::Debug for TlsSecret {
