@@ -2,11 +2,11 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::admin::{client, status::Status};
 
 /// Show what a running nodegate serves.
@@ -31,15 +31,6 @@ pub struct StatusCommand {
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 impl StatusCommand {
