@@ -349,10 +349,22 @@ impl Datapath {
                 .or_else(any)
                 .map_or(UNSPECIFIED, to_map)
         };
+        let (node_v4, node_v6) = (primary(IpFamily::V4), primary(IpFamily::V6));
+        let serving = &self.maps.mirror().node_addresses;
+        let mut flags = flags(&self.options);
+        for (address, flag) in [
+            (node_v4, Settings::FLAG_NODE_PORTS_V4),
+            (node_v6, Settings::FLAG_NODE_PORTS_V6),
+        ] {
+            if serving.contains(&address) {
+                flags |= flag;
+            }
+        }
         let settings = Settings {
             generation: snapshot.generation,
-            node_v4: primary(IpFamily::V4),
-            node_v6: primary(IpFamily::V6),
+            flags,
+            node_v4,
+            node_v6,
             ..self.settings
         };
         if self.settings != settings {

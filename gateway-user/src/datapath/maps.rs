@@ -195,7 +195,7 @@ impl Maps {
     fn read(&self) -> Result<Mirror, Error> {
         Ok(Mirror {
             services: collect!(self.services, "services", |entry| entry),
-            slots: collect!(self.slots, "slots", |(key, slot)| (key, slot.backend)),
+            slots: collect!(self.slots, "slots", |entry| entry),
             backends: collect!(self.backends, "backends", |entry| entry),
             source_ranges: collect!(self.source_ranges, "source_ranges", |(key, _)| {
                 let range = key.data();
@@ -248,10 +248,7 @@ impl Maps {
                 .insert(key, service, 0)
                 .map_err(within("services")),
             Step::DeleteService(key) => self.services.remove(key).map_err(within("services")),
-            Step::PutSlot(key, backend) => {
-                let slot = Slot { backend: *backend };
-                self.slots.insert(key, slot, 0).map_err(within("slots"))
-            }
+            Step::PutSlot(key, slot) => self.slots.insert(key, slot, 0).map_err(within("slots")),
             Step::DeleteSlot(key) => self.slots.remove(key).map_err(within("slots")),
             Step::PutBackend(id, backend) => self
                 .backends

@@ -43,7 +43,7 @@ const SCHED_CLS: u32 = 3;
 const SOURCE: i16 = 26;
 
 /// Where a bucket of `conntrack` says what it holds.
-const TAGS: i16 = offset_of!(Bucket, tags) as i16;
+const TAGS: usize = offset_of!(Bucket, tags);
 
 /// What a program in front does to make the packet a flow's first.
 #[derive(Clone, Copy)]
@@ -182,7 +182,7 @@ fn forgetting(conntrack: i32, bucket: u32) -> Vec<Instruction> {
         instruction(0x85, 0x00, 0, 1),
         // if there is one, its tags = 0
         instruction(0x15, 0x00, 1, 0),
-        instruction(0x7a, 0x00, TAGS, 0),
+        instruction(0x7a, 0x00, i16::try_from(TAGS).unwrap_or_default(), 0),
     ]
 }
 

@@ -1,16 +1,22 @@
 //! What the kernel programs cost, and how large they are: a report, and a bound.
 //!
-//! Costs are the kernel's own measurement (`BPF_PROG_TEST_RUN`), of the same packet a million times
-//! in one call, less what the measuring costs: a packet that is not even IP. The backend has the
-//! frontend's address and port, so that the packet stays what it was and each run does all the work.
-//! To make every run open a flow anew, the backend is written over as one of another Service: then the
-//! recorded flow is taken for stale each time, which costs a little more than an unknown one. For what
-//! memory costs that is in no cache, a program in front changes the client each time ([`fresh`]).
+//! Costs are the kernel's own measurement (`BPF_PROG_TEST_RUN`), of the same packet many times in one
+//! call, less what the measuring costs: a packet that is not even IP. The least of many short calls
+//! counts. The backend has the frontend's address and port, so that the packet stays what it was and
+//! each run does all the work.
 //!
-//! Needs root and a BPF file system; without, it says so and is no failure. `NODEGATE_BUDGET=full`
-//! measures longer and enforces the bounds in nanoseconds, for a machine with nothing else to do;
-//! otherwise only what holds on a busy one is enforced: that the cost does not grow with the number
-//! of Services.
+//! | column | what is measured |
+//! |---|---|
+//! | no service | a SYN to a port that no Service has |
+//! | known flow | an ACK of a flow that is recorded |
+//! | new flow | a SYN to a cluster IP, of a flow of which nothing is known: a program in front empties the client's bucket each time ([`fresh`]) |
+//! | node port | the same to a node port |
+//! | stale | a SYN where an earlier flow's record is, whose backend has gone: the backend is written over as one of another Service |
+//! | new client | a SYN of a client that was never seen: its bucket is in no cache, the program in front changes the address each time |
+//!
+//! Needs root and a BPF file system; without, it says so and is no failure. What is over its bound is
+//! measured again for a while, so that a busy machine finds its quiet moment. `NODEGATE_BUDGET=full`
+//! measures longer, and enforces the bounds of the last two columns too.
 
 mod fresh;
 
@@ -34,6 +40,7 @@ use fresh::{By, Fresh};
 use gateway_common::{
     TCP, UNSPECIFIED,
     conntrack::Ends,
+    decide::Reason,
     mapped,
     maps::{Backend, Settings},
 };
@@ -63,6 +70,9 @@ const GROWTH: f64 = 2.0;
 const CLIENT: [u8; 4] = [192, 168, 170, 1];
 const NODE: [u8; 4] = [192, 168, 170, 137];
 const NODE_PORT: u16 = 31_373;
+
+/// How much longer is measured what is over its bound.
+const PATIENCE: usize = 20;
 
 const SIZES: [usize; 3] = [10, 1_000, 30_000];
 
@@ -98,7 +108,8 @@ fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
     let full = std::env::var_os("NODEGATE_BUDGET").is_some_and(|value| value == "full");
     let (mut ebpf, mut maps) = maps::load(pins)?;
     let settings = Settings {
-        flags: Settings::FLAG_KNOWS_PODS,
+        flags: Settings::FLAG_KNOWS_PODS | Settings::FLAG_NODE_PORTS_V4,
+        node_v4: mapped(NODE),
         ..maps.settings()?
     };
     maps.set_settings(&settings)?;
@@ -106,7 +117,7 @@ fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
     // ARP.
     let mut foreign = packet(1, last(1), 80, "S");
     foreign[12..14].copy_from_slice(&[0x08, 0x06]);
-    let measuring = repeated(&mut ebpf, &foreign, full)?;
+    let measuring = repeated(&mut ebpf, &foreign, full, f64::INFINITY)?;
     println!("\nmeasuring itself: {measuring:.0} ns, subtracted from each of");
     println!(
         "{:>10} {:>13} {:>13} {:>13} {:>13} {:>13} {:>13}",
@@ -123,14 +134,26 @@ fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
     for size in SIZES {
         serve(&mut maps, size);
         let opening = packet(40_000, last(size), 80, "S");
-        let none = repeated(&mut ebpf, &packet(50_000, last(size), 9, "S"), full)?;
-        let known = known(&mut ebpf, size, full)?;
+        let none = repeated(
+            &mut ebpf,
+            &packet(50_000, last(size), 9, "S"),
+            full,
+            f64::MAX,
+        )?;
+        let known = known(&mut ebpf, size, full, measuring)?;
         let program = ingress(&mut ebpf)?.fd()?.as_fd();
         let unknown = Unknown::new(program, pins, &maps, &foreign, full)?;
+        let before = chosen(&maps)?;
         let new = unknown.cost(&opening)?;
+        let between = chosen(&maps)?;
         let node_port = unknown.cost(&packet(40_000, NODE, NODE_PORT, "S"))?;
+        // Else something else has been measured.
+        let (first, second) = (between - before, chosen(&maps)? - between);
+        if first.min(second) < 100_000 {
+            return Err(format!("{first} and {second} flows were new").into());
+        }
         make_stale(pins, size, &maps)?;
-        let stale = repeated(&mut ebpf, &opening, full)?;
+        let stale = repeated(&mut ebpf, &opening, full, NEW_FLOW + measuring)?;
         let cost = Cost {
             none: none - measuring,
             known: known - measuring,
@@ -145,6 +168,11 @@ fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
         serve(&mut maps, 0);
     }
     Ok(judge(&costs, full))
+}
+
+/// How many flows were given a backend.
+fn chosen(maps: &Maps) -> Result<u64, datapath::Error> {
+    Ok(maps.counters()?[Reason::Chosen.name()])
 }
 
 /// The first packets of flows of which nothing is known: the record of the run before is gone.
@@ -172,7 +200,8 @@ impl Unknown {
         };
         let bucket = client.place(maps.settings()?.seed).bucket;
         let fresh = Fresh::before(program, By::Forgetting(conntrack.fd().as_fd(), bucket))?;
-        let measuring = least(full, |repeat| Ok(f64::from(fresh.run(foreign, repeat)?)))?;
+        let run = |repeat| Ok(f64::from(fresh.run(foreign, repeat)?));
+        let measuring = least(full, f64::INFINITY, run)?;
         Ok(Self {
             fresh,
             measuring,
@@ -182,7 +211,7 @@ impl Unknown {
 
     fn cost(&self, packet: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
         let run = |repeat| Ok(f64::from(self.fresh.run(packet, repeat)?));
-        Ok(least(self.full, run)? - self.measuring)
+        Ok(least(self.full, NEW_FLOW + self.measuring, run)? - self.measuring)
     }
 }
 
@@ -205,8 +234,8 @@ impl Clients {
 
     fn cost(&mut self, foreign: &[u8], packet: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
         let run = |repeat| Ok(f64::from(self.fresh.run(foreign, repeat)?));
-        let measuring = least(self.full, run)?;
-        let cost = least(self.full, |repeat| {
+        let measuring = least(self.full, f64::INFINITY, run)?;
+        let cost = least(self.full, f64::INFINITY, |repeat| {
             let mut packet = packet.to_owned();
             packet[26..30].copy_from_slice(&self.next.to_le_bytes());
             self.next += repeat;
@@ -264,10 +293,14 @@ fn judge(costs: &[Cost], full: bool) -> bool {
         many.new_client / few.new_client.max(100.0),
         GROWTH,
     );
-    if full {
-        check("known flow, ns", many.known, KNOWN_FLOW);
-        check("new flow, ns", many.new, NEW_FLOW);
-        check("new client, ns", many.new_client, NEW_CLIENT);
+    for cost in costs {
+        check("known flow, ns", cost.known, KNOWN_FLOW);
+        check("new flow, ns", cost.new, NEW_FLOW);
+        check("new flow to a node port, ns", cost.node_port, NEW_FLOW);
+        if full {
+            check("new flow, stale record, ns", cost.stale, NEW_FLOW);
+            check("new client, ns", cost.new_client, NEW_CLIENT);
+        }
     }
     good
 }
@@ -381,29 +414,49 @@ fn run(
     Ok(result.duration)
 }
 
-/// Nanoseconds of one run, of many in one call: the least of some calls.
-fn repeated(ebpf: &mut Ebpf, packet: &[u8], full: bool) -> Result<f64, Box<dyn std::error::Error>> {
-    least(full, |repeat| {
+/// Nanoseconds of one run, of many in one call; the bound is that of [`least`].
+fn repeated(
+    ebpf: &mut Ebpf,
+    packet: &[u8],
+    full: bool,
+    bound: f64,
+) -> Result<f64, Box<dyn std::error::Error>> {
+    least(full, bound, |repeat| {
         // The kernel gives the average.
         Ok(run(ebpf, packet, repeat)?.as_nanos() as f64)
     })
 }
 
+/// The least of some calls; of many more, while it is over the bound.
 fn least(
     full: bool,
+    bound: f64,
     mut run: impl FnMut(u32) -> Result<f64, Box<dyn std::error::Error>>,
 ) -> Result<f64, Box<dyn std::error::Error>> {
     let (calls, repeat) = if full { (50, 100_000) } else { (25, 20_000) };
     let mut least = f64::MAX;
-    for _ in 0..calls {
+    for call in 0..calls * PATIENCE {
+        if call >= calls && least <= bound {
+            break;
+        }
         least = least.min(run(repeat)?);
     }
     Ok(least)
 }
 
-fn known(ebpf: &mut Ebpf, size: usize, full: bool) -> Result<f64, Box<dyn std::error::Error>> {
+fn known(
+    ebpf: &mut Ebpf,
+    size: usize,
+    full: bool,
+    measuring: f64,
+) -> Result<f64, Box<dyn std::error::Error>> {
     run(ebpf, &packet(40_000, last(size), 80, "S"), 1)?;
-    repeated(ebpf, &packet(40_000, last(size), 80, "A"), full)
+    repeated(
+        ebpf,
+        &packet(40_000, last(size), 80, "A"),
+        full,
+        KNOWN_FLOW + measuring,
+    )
 }
 
 /// Writes the last Service's backend over as another Service's.
