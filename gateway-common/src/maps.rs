@@ -16,6 +16,7 @@
 //! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
 //! | `events` | – | [`Event`](crate::event::Event) ring | kernel |
+//! | `heartbeat` | 0 | [`Heartbeat`] | daemon |
 //! | `trace_filter` | 0 | [`TraceFilter`](crate::event::TraceFilter) | daemon |
 //! | `trace_services` | service id: u32 | 1: u32 | daemon |
 //!
@@ -104,6 +105,20 @@ impl Settings {
     pub const FLAG_NODE_PORTS_V4: u32 = 32;
     /// The same for [`Settings::node_v6`].
     pub const FLAG_NODE_PORTS_V6: u32 = 64;
+}
+
+/// The daemon's sign of life, for who comes when it is gone. One element; no program reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// When it was last alive: `CLOCK_BOOTTIME`, nanoseconds; 0: never.
+    pub seen: u64,
+    /// When it was started, by the same clock.
+    pub started: u64,
+    /// Its process id, in its own namespace.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A frontend: what clients connect to.
@@ -423,6 +438,7 @@ mod user {
     }
     pod!(
         super::Settings,
+        super::Heartbeat,
         super::ServiceKey,
         super::Service,
         super::SlotKey,
@@ -453,6 +469,7 @@ mod tests {
     #[test]
     fn no_implicit_padding() {
         assert_eq!(size_of::<Settings>(), 4 * 4 + 3 * 8 + 2 * 16);
+        assert_eq!(size_of::<Heartbeat>(), 2 * 8 + 2 * 4);
         assert_eq!(size_of::<ServiceKey>(), 16 + 2 + 1 + 1);
         assert_eq!(size_of::<Service>(), 6 * 4);
         assert_eq!(size_of::<SlotKey>(), 3 * 4);
