@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate_testbed::Binaries;
+pub(crate) use nodegate_testbed::Binaries;
 use serde_json::Value;
 
 use crate::setup;
@@ -96,6 +96,22 @@ pub(crate) fn traffic() -> anyhow::Result<PathBuf> {
         .args(["--message-format", "json-render-diagnostics"])
         .args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
     executable(&run(cargo)?, "testbed-traffic")
+}
+
+/// Builds tests that are run elsewhere: packets, budget, e2e.
+pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
+    let names = ["packets", "budget", "e2e"];
+    let mut cargo = Command::new(setup::cargo());
+    cargo.args(["test", "--no-run"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    cargo.args(["--package", "nodegate", "--package", "nodegate-testbed"]);
+    for name in names {
+        cargo.args(["--test", name]);
+    }
+    cargo.env("PATH", setup::path_with_linker()?);
+    let messages = run(cargo)?;
+    let [packets, budget, e2e] = names.map(|name| executable(&messages, name));
+    Ok([packets?, budget?, e2e?])
 }
 
 /// The root of the workspace.

@@ -170,7 +170,7 @@ impl Rustc {
 }
 
 /// One line about what is being done.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("set-up: {text}");
 }
 

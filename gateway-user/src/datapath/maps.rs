@@ -28,6 +28,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{
     Error, Failure, contents,
     desired::{Network, PortKey},
+    features::Features,
     from_map,
     plan::{Mirror, Plan, Step},
     sockets::Connected,
@@ -90,6 +91,20 @@ pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+    load_for(Features::probe(), pin_dir)
+}
+
+/// A loader of the programs for a kernel that can do this.
+pub(super) fn loader(features: Features) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The verifier does not look at what a constant leaves out.
+    let sets_retval: &u8 = if features.set_retval { &1 } else { &0 };
+    loader.override_global("SETS_RETVAL", sets_retval, true);
+    loader
+}
+
+/// As [`load`], for a kernel that can do this.
+pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     let unusable = |source| Error::PinDir {
         path: pin_dir.to_owned(),
         source,
@@ -97,7 +112,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     on_bpf_file_system(pin_dir).map_err(unusable)?;
     fs::create_dir_all(pin_dir).map_err(unusable)?;
     check_schema(pin_dir)?;
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader(features);
     for (name, pin) in NAMES {
         loader.map_pin_path(name, pin_dir.join(pin));
     }
