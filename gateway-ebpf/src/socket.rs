@@ -158,16 +158,18 @@ pub(crate) fn decide_call(
         return None;
     }
     count(decision.reason);
-    let client = Client {
-        hook,
-        netns,
-        cookie: if trace::is_on() { cookie(ctx) } else { 0 },
-        address: UNSPECIFIED,
-        port: 0,
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        interface: 0,
-    };
-    trace::emit(&client, &flow, &decision);
+    if trace::is_on() {
+        let client = Client {
+            hook,
+            netns,
+            cookie: cookie(ctx),
+            address: UNSPECIFIED,
+            port: 0,
+            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            interface: 0,
+        };
+        trace::emit(&client, &flow, &decision);
+    }
     trace::fault(ctx, &decision);
     Some(decision)
 }

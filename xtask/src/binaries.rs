@@ -1,6 +1,7 @@
 //! Building what a testbed runs.
 
 use std::{
+    ffi::OsStr,
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -67,6 +68,34 @@ pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
     let messages = run(cargo)?;
     let nodegate = given.map_or_else(|| executable(&messages, "nodegate"), Ok)?;
     Ok((nodegate, executable(&messages, "testbed-traffic")?))
+}
+
+/// Builds `nodegate` as it runs on nodes, with further arguments for cargo and a flag for rustc.
+pub(crate) fn nodegate<'a>(
+    arguments: impl Iterator<Item = &'a OsStr>,
+    flag: &str,
+) -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo
+        .args(["build", "--release"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(["--package", "nodegate", "--bin", "nodegate"])
+        .args(arguments)
+        .env("PATH", setup::path_with_linker()?)
+        .env_remove("RUSTFLAGS")
+        // Which separates flags by something that no path has in it.
+        .env("CARGO_ENCODED_RUSTFLAGS", flag);
+    executable(&run(cargo)?, "nodegate")
+}
+
+/// Builds the traffic for measuring `nodegate`.
+pub(crate) fn traffic() -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo
+        .args(["build", "--release"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
+    executable(&run(cargo)?, "testbed-traffic")
 }
 
 /// Builds tests that are run elsewhere: packets, budget, e2e.

@@ -8,6 +8,7 @@ use nodegate_testbed::environment::Unmet;
 mod bench;
 mod binaries;
 mod demo;
+mod dist;
 mod fuzz;
 mod kernels;
 mod setup;
@@ -42,6 +43,9 @@ enum Command {
     /// Measure: what the proxy costs, beside HAProxy and Envoy.
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
+    /// Build nodegate for nodes, with a profile of what it does there.
+    #[command(after_help = dist::ABOUT)]
+    Dist,
     /// Feed parsers and the matcher with arbitrary input.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Fuzz),
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Kernels(kernels) => kernels::run(&kernels),
         Command::Testbed(command) => testbed::run(command),

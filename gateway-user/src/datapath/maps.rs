@@ -19,8 +19,8 @@ use gateway_common::{
     decide::Reason,
     event::TraceFilter,
     maps::{
-        AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
+        AddressKey, Backend, Bucket, Heartbeat, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service,
+        ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -41,7 +41,7 @@ pub(super) static OBJECT: &[u8] =
 
 /// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
 /// packet.
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 18] = [
     ("settings", "settings"),
     ("services", "services"),
     ("slots", "slots"),
@@ -50,6 +50,7 @@ const NAMES: [(&str, &str); 17] = [
     ("pod_networks", "pod_networks"),
     ("node_addresses", "node_addresses"),
     ("service_names", "service_names"),
+    ("heartbeat", "heartbeat"),
     ("affinity", "affinity"),
     ("conntrack", "conntrack"),
     ("fragments", "fragments"),
@@ -74,6 +75,7 @@ pub struct Maps {
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
+    heartbeat: Array<MapData, Heartbeat>,
     conntrack: Array<MapData, Bucket>,
     sockets: HashMap<MapData, SocketKey, SocketPeer>,
     counters: PerCpuArray<MapData, u64>,
@@ -124,6 +126,7 @@ pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Erro
         pod_networks: take(&mut ebpf, "pod_networks")?,
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
+        heartbeat: take(&mut ebpf, "heartbeat")?,
         conntrack: take(&mut ebpf, "conntrack")?,
         sockets: take(&mut ebpf, "sockets")?,
         counters: take(&mut ebpf, "counters")?,
@@ -210,7 +213,7 @@ impl Maps {
     fn read(&self) -> Result<Mirror, Error> {
         Ok(Mirror {
             services: collect!(self.services, "services", |entry| entry),
-            slots: collect!(self.slots, "slots", |(key, slot)| (key, slot.backend)),
+            slots: collect!(self.slots, "slots", |entry| entry),
             backends: collect!(self.backends, "backends", |entry| entry),
             source_ranges: collect!(self.source_ranges, "source_ranges", |(key, _)| {
                 let range = key.data();
@@ -263,10 +266,7 @@ impl Maps {
                 .insert(key, service, 0)
                 .map_err(within("services")),
             Step::DeleteService(key) => self.services.remove(key).map_err(within("services")),
-            Step::PutSlot(key, backend) => {
-                let slot = Slot { backend: *backend };
-                self.slots.insert(key, slot, 0).map_err(within("slots"))
-            }
+            Step::PutSlot(key, slot) => self.slots.insert(key, slot, 0).map_err(within("slots")),
             Step::DeleteSlot(key) => self.slots.remove(key).map_err(within("slots")),
             Step::PutBackend(id, backend) => self
                 .backends
@@ -333,6 +333,24 @@ impl Maps {
             .set(0, settings, 0)
             .map_err(|source| Error::Map {
                 name: "settings",
+                source,
+            })
+    }
+
+    /// The daemon's last sign of life.
+    pub fn heartbeat(&self) -> Result<Heartbeat, Error> {
+        self.heartbeat.get(&0, 0).map_err(|source| Error::Map {
+            name: "heartbeat",
+            source,
+        })
+    }
+
+    /// Says that the daemon is alive.
+    pub fn set_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Error> {
+        self.heartbeat
+            .set(0, heartbeat, 0)
+            .map_err(|source| Error::Map {
+                name: "heartbeat",
                 source,
             })
     }

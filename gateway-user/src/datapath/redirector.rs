@@ -21,7 +21,7 @@ use super::{
 };
 use crate::model::{Published, Snapshot};
 
-/// How often the node's addresses are looked at, and what failed is tried again.
+/// How often the node's addresses are looked at, what failed is tried again, and a sign of life is given.
 const TICK: Duration = Duration::from_secs(2);
 /// Decisions that a slow reader of the trace may be behind before it loses some.
 const TRACE_BACKLOG: usize = 4096;
@@ -115,10 +115,14 @@ impl Redirector {
         }
     }
 
-    /// Attaches to devices that have come.
+    /// Attaches to devices that have come, and says that the daemon is alive.
     fn refresh(&self) {
-        if let Err(error) = self.datapath().refresh_devices() {
+        let mut datapath = self.datapath();
+        if let Err(error) = datapath.refresh_devices() {
             warn!(%error, "devices");
+        }
+        if let Err(error) = datapath.beat() {
+            warn!(%error, "no sign of life");
         }
     }
 

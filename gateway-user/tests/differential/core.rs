@@ -1,4 +1,8 @@
 //! The decision core over the planned tables, in memory: what must happen to a flow.
+//!
+//! Not by way of [`nodegate::datapath::tables::MirrorTables`], which looks the same things up: `explain` goes
+//! by that, and is held to what comes out here. A mistake in how an address is found in a network, or in how
+//! the possible backends are enumerated, would be in both otherwise.
 
 use std::{
     cell::Cell,
@@ -40,7 +44,6 @@ pub(crate) struct Prediction {
 
 impl Tables {
     pub(crate) fn new(settings: &Settings, mirror: &Mirror) -> Self {
-        let slot = |(key, backend): (&SlotKey, &u32)| (*key, Slot { backend: *backend });
         let serving = NodeAddress {
             flags: NodeAddress::FLAG_NODE_PORTS,
         };
@@ -48,7 +51,7 @@ impl Tables {
         Self {
             settings: *settings,
             services: mirror.services.clone(),
-            slots: mirror.slots.iter().map(slot).collect(),
+            slots: mirror.slots.clone(),
             backends: mirror.backends.clone(),
             node_addresses: mirror.node_addresses.iter().map(own).collect(),
             source_ranges: mirror.source_ranges.clone(),

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{
-    harness::{Endpoint, Fixture, Peer, header, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Fixture, Peer, header, proxy_to, status};
 
 /// How an endpoint's answer reaches a client that asks twice.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{
-    harness::{Endpoint, Peer, header, ok, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Peer, header, ok, proxy_to, status};
 
 /// Longer than a connection must rest to change hands again.
 const REST: Duration = Duration::from_millis(3200);
