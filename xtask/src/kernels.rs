@@ -214,11 +214,7 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
     }
     guest::iptables(guest)?;
     // busybox' own tc knows too little, and it has no ss.
-    let more = [
-        ("modprobe", "kmod"),
-        ("ss", "iproute2"),
-        ("tc", "iproute2"),
-    ];
+    let more = [("modprobe", "kmod"), ("ss", "iproute2"), ("tc", "iproute2")];
     for (name, package) in more {
         guest.program(&setup::program(name, package)?)?;
     }

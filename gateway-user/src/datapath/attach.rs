@@ -396,8 +396,7 @@ impl Attaching<'_> {
     }
 }
 
-/// Filters on a clsact qdisc outlive the daemon without a pin. One that is there is replaced, at once:
-/// between two filters, packets of translated flows would go to the node itself, which resets them.
+/// Filters on a clsact qdisc outlive the daemon without a pin. Old ones of ours are found by name.
 fn clsact(
     ebpf: &mut Ebpf,
     name: &'static str,
@@ -412,23 +411,31 @@ fn clsact(
         // Older kernels and aya tell "there already" in several ways; attaching tells for sure.
         Err(error) => debug!(device, %error, "adding the clsact qdisc"),
     }
-    let NlOptions {
-        priority,
-        handle,
-        classid,
-    } = FILTER;
-    let earlier = SchedClassifierLink::attached(device, direction, priority, handle, classid)
-        .map_err(|source| wrap(tc::TcError::from(source).into()))?;
-    let id = match program.attach_to_link(earlier) {
-        Ok(id) => id,
-        Err(error) => {
-            debug!(program = name, device, %error, "no earlier filter");
-            let options = TcAttachOptions::Netlink(FILTER);
-            program
-                .attach_with_options(device, direction, options)
-                .map_err(wrap)?
+    let link = SchedClassifierLink::attached(
+        device,
+        direction,
+        FILTER.priority,
+        FILTER.handle,
+        FILTER.classid,
+    );
+    let replaced = link.map_err(ProgramError::from);
+    match replaced.and_then(|link| program.attach_to_link(link)) {
+        Ok(id) => {
+            // Dropping the link would detach the filter.
+            std::mem::forget(program.take_link(id).map_err(wrap)?);
+            info!(program = name, device, "replaced (clsact)");
+            return Ok(());
         }
-    };
+        Err(error) => debug!(program = name, device, %error, "no filter to replace"),
+    }
+    match tc::qdisc_detach_program(device, direction, name) {
+        Ok(()) => debug!(program = name, device, "removed the earlier filter"),
+        Err(error) => debug!(program = name, device, %error, "no earlier filter"),
+    }
+    let options = TcAttachOptions::Netlink(FILTER);
+    let id = program
+        .attach_with_options(device, direction, options)
+        .map_err(wrap)?;
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id).map_err(wrap)?);
     info!(program = name, device, "attached (clsact)");
