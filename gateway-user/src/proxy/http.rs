@@ -65,7 +65,7 @@ use direct::Turn;
 use exchange::Exchange;
 use failure::Failure;
 use forward::{Answer, Errand, Outgoing};
-use own::Survey;
+use own::{Identity, Survey};
 use reply::{Context, LocalReply};
 use request::Plan;
 use response::Extras;
@@ -85,8 +85,8 @@ pub(super) struct Client {
     address: SocketAddr,
     /// Where it connected to.
     local: SocketAddr,
-    /// The address as it goes into `x-forwarded-for`.
-    forwarded_for: HeaderValue,
+    /// What endpoints are told of it.
+    identity: Rc<Identity>,
     /// As it was when the connection was accepted: for when the port has no HTTP listener any more,
     /// but a request had already been sent.
     listener: Arc<Listener>,
@@ -102,7 +102,7 @@ pub(super) async fn serve(
     listener: Arc<Listener>,
     registration: Registration,
 ) {
-    let Ok(forwarded_for) = HeaderValue::try_from(address.ip().to_string()) else {
+    let Some(identity) = Identity::new(address.ip()) else {
         return;
     };
     let handle = &registration.handle;
@@ -111,7 +111,7 @@ pub(super) async fn serve(
         handle: Rc::clone(handle),
         address,
         local,
-        forwarded_for,
+        identity: Rc::new(identity),
         listener,
         tunnel: RefCell::new(None),
     });
@@ -284,10 +284,10 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
-    let valid = request::validate(&parts);
+    let survey = Survey::of(&parts.headers);
+    let valid = request::validate(&parts, survey);
     let normalized = request::normalize(&mut parts);
     exchange.record(&parts);
-    let survey = Survey::of(&parts.headers);
     let mut context = Context {
         grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..Context::default()

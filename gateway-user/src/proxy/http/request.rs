@@ -49,7 +49,7 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
 }
 
 /// Refuses what isn't HTTP/1.1 or HTTP/2 for one host.
-pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
+pub(super) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> {
     if parts.version < Version::HTTP_11 {
         return Err(LocalReply::old_version());
     }
@@ -64,11 +64,11 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if first.is_some_and(|host| host.to_str().is_err()) {
         return Err(LocalReply::bad_host("invalid_host_header"));
     }
-    if authority(parts).is_none() {
+    if first.is_none() && authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
     }
     if parts.version == Version::HTTP_11 {
-        validate_http1(parts)?;
+        validate_http1(parts, first, survey)?;
     }
     if parts.method == Method::CONNECT {
         // No route is one for CONNECT (Envoy: `connect_matcher`, which Istio doesn't set).
@@ -78,13 +78,17 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
 }
 
 /// What Envoy's HTTP/1.1 parser refuses and hyper's doesn't (Envoy: `BalsaParser`).
-fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
-    match parts.headers.get(TRANSFER_ENCODING) {
-        // Whoever frames the body anew must be able to undo every coding (RFC 9112, section 6.1).
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            return Err(LocalReply::unknown_coding());
-        }
-        _ => {}
+fn validate_http1(
+    parts: &Parts,
+    host: Option<&HeaderValue>,
+    survey: Survey,
+) -> Result<(), LocalReply> {
+    // Whoever frames the body anew must be able to undo every coding (RFC 9112, section 6.1).
+    if survey.hop_by_hop
+        && let Some(coding) = parts.headers.get(TRANSFER_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    {
+        return Err(LocalReply::unknown_coding());
     }
     match parts.uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => return Err(LocalReply::wrong_scheme()),
@@ -93,10 +97,7 @@ fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
         }
         _ => {}
     }
-    let host = parts
-        .headers
-        .get(HOST)
-        .map_or(&[][..], HeaderValue::as_bytes);
+    let host = host.map_or(&[][..], HeaderValue::as_bytes);
     if !is_known_method(&parts.method) {
         return Err(LocalReply::malformed("http1.codec_error"));
     }
@@ -428,6 +429,10 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn checked(parts: &Parts) -> Result<(), LocalReply> {
+        validate(parts, Survey::of(&parts.headers))
+    }
+
     #[test]
     fn absolute_targets_outrank_host() {
         for (target, hosts, wanted) in [
@@ -446,14 +451,14 @@ mod tests {
 
     #[test]
     fn one_host_is_enough_and_two_are_too_many() {
-        assert_eq!(validate(&parts("/", &["a"])), Ok(()));
-        assert_eq!(validate(&parts("http://b/", &[])), Ok(()));
-        assert!(validate(&parts("/", &[])).is_err());
-        assert!(validate(&parts("/", &["a", "a"])).is_err());
-        assert!(validate(&parts("/", &["ü"])).is_err());
+        assert_eq!(checked(&parts("/", &["a"])), Ok(()));
+        assert_eq!(checked(&parts("http://b/", &[])), Ok(()));
+        assert!(checked(&parts("/", &[])).is_err());
+        assert!(checked(&parts("/", &["a", "a"])).is_err());
+        assert!(checked(&parts("/", &["ü"])).is_err());
         let mut old = parts("/", &["a"]);
         old.version = Version::HTTP_10;
-        assert_eq!(validate(&old), Err(LocalReply::old_version()));
+        assert_eq!(checked(&old), Err(LocalReply::old_version()));
     }
 
     #[test]
