@@ -48,6 +48,7 @@ mod stream;
 mod tunnel;
 
 use super::{
+    Difference, Parity,
     config::{Listener, Protocol, Routed},
     connections::{Handle, Order, Registration},
     pool::{CONNECTION_WINDOW, Local, MAX_BUFFER, STREAM_WINDOW},
@@ -284,8 +285,18 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
+    let parity = client.worker.options.parity;
+    if parity != Parity::default() {
+        request::adapt(&mut parts, parity);
+    }
     let valid = request::validate(&parts);
     let normalized = request::normalize(&mut parts);
+    // What is refused before there is a route ends the connection with Envoy, but for `OPTIONS *`.
+    let refused = [&valid, &normalized]
+        .into_iter()
+        .find_map(|result| result.as_ref().err());
+    let closes = parity.has(Difference::EarlyReply)
+        && refused.is_some_and(|reply| *reply != LocalReply::no_path());
     exchange.record(&parts);
     let survey = Survey::of(&parts.headers);
     let mut context = Context {
@@ -302,6 +313,7 @@ async fn answer(
         .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
     let (upgrade, routed) = match found {
         Ok(found) => found,
+        Err(reply) if closes => return reply.closing().into_response(exchange, context),
         Err(reply) => return reply.into_response(exchange, context),
     };
     let route = routed.route();
@@ -388,7 +400,13 @@ async fn pass_on(
     let Some(cluster) = chosen.cluster else {
         return LocalReply::no_cluster().into_response(exchange, context);
     };
-    let (timeout, try_timeout) = timeouts(forward, routed, &parts, context.grpc);
+    let parity = client.worker.options.parity;
+    let (timeout, try_timeout) =
+        if routed.route().fault.is_some() && !parity.has(Difference::TimeoutWithFault) {
+            (None, None)
+        } else {
+            timeouts(forward, &parts, context.grpc)
+        };
     let plan = Plan {
         routed,
         forward,
@@ -416,7 +434,7 @@ async fn pass_on(
         retry: forward
             .retry
             .as_ref()
-            .filter(|_| routed.route().fault.is_none()),
+            .filter(|_| routed.route().fault.is_none() || parity.has(Difference::TimeoutWithFault)),
         timeout,
         try_timeout,
         upgrade: plan.upgrade.is_some(),
@@ -437,22 +455,18 @@ async fn pass_on(
         }
         Err(failure) => {
             let retried = exchange.attempts > 1;
-            LocalReply::failure(&failure, retried).into_response(exchange, context)
+            let mut reply = LocalReply::failure(&failure, retried);
+            if parity.has(Difference::TransportFailure) {
+                reply = reply.without_transport_failure();
+            }
+            reply.into_response(exchange, context)
         }
     }
 }
 
 /// How long a request may take in all, and how long a try.
 // Envoy: FilterUtility::finalTimeout, which ignores a try's limit that is not below that of all.
-fn timeouts(
-    forward: &Forward,
-    routed: &Routed,
-    parts: &Parts,
-    grpc: bool,
-) -> (Option<Duration>, Option<Duration>) {
-    if routed.route().fault.is_some() {
-        return (None, None);
-    }
+fn timeouts(forward: &Forward, parts: &Parts, grpc: bool) -> (Option<Duration>, Option<Duration>) {
     let timeout = if grpc {
         timeout::of_request(forward.timeout, &parts.headers)
     } else {
