@@ -13,7 +13,7 @@
 //! Source: `syncProxyRules` in Kubernetes' pkg/proxy/iptables/proxier.go.
 
 use crate::{
-    Address, is_loopback, is_v4,
+    Address, halves, is_loopback, is_v4,
     maps::{
         AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
     },
@@ -25,7 +25,7 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// The frontend, if a Service has it.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
-    /// The backend id in a slot.
+    /// The backend in a slot.
     fn slot(&self, key: &SlotKey) -> Option<&Slot>;
     /// A backend by id.
     fn backend(&self, id: u32) -> Option<&Backend>;
@@ -392,6 +392,9 @@ fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow, settings: &Settings) ->
             && is_v4(&flow.destination)
             && settings.flags & Settings::FLAG_LOCALHOST_NODE_PORTS != 0;
     }
+    if is_main_address(settings, &flow.destination) {
+        return true;
+    }
     let key = AddressKey {
         address: flow.destination,
     };
@@ -399,6 +402,17 @@ fn serves_node_ports<T: Tables>(tables: &T, flow: &Flow, settings: &Settings) ->
         Some(address) => address.flags & NodeAddress::FLAG_NODE_PORTS != 0,
         None => false,
     }
+}
+
+/// Whether it is the address of the node's that most node ports are asked for on.
+#[inline(always)]
+fn is_main_address(settings: &Settings, address: &Address) -> bool {
+    let flag = if is_v4(address) {
+        Settings::FLAG_NODE_PORTS_V4
+    } else {
+        Settings::FLAG_NODE_PORTS_V6
+    };
+    settings.flags & flag != 0 && halves(node_source(settings, address)) == halves(address)
 }
 
 /// The node's own address in the family of the destination.
@@ -414,7 +428,9 @@ const fn node_source<'s>(settings: &'s Settings, destination: &Address) -> &'s A
 /// The policies: the chain that KUBE-SERVICES jumps to for a cluster IP, and KUBE-EXT for the rest.
 #[inline(always)]
 fn way<T: Tables>(tables: &T, flow: &Flow, settings: &Settings, service: &Service) -> Way {
-    let from_pod = matches!(flow.origin, Origin::Packet) && tables.is_pod(&flow.client);
+    let from_pod = matches!(flow.origin, Origin::Packet)
+        && may_matter(settings, service)
+        && tables.is_pod(&flow.client);
     let (local, masquerade) = policy(flow, settings, service, from_pod);
     Way {
         local,
@@ -422,6 +438,22 @@ fn way<T: Tables>(tables: &T, flow: &Flow, settings: &Settings, service: &Servic
         from_pod,
     }
 }
+
+/// Whether it makes a difference if the sender is a pod. Not for what is masqueraded everywhere, nor
+/// for a cluster IP as long as nobody knows pods.
+#[inline(always)]
+const fn may_matter(settings: &Settings, service: &Service) -> bool {
+    let flags = settings.flags;
+    if service.flags & Service::FLAG_EXTERNAL == 0 {
+        flags & (Settings::FLAG_MASQUERADE_ALL | Settings::FLAG_KNOWS_PODS)
+            == Settings::FLAG_KNOWS_PODS
+    } else {
+        service.flags & Service::FLAG_LOCAL != 0 || flags & EVERYWHERE == 0
+    }
+}
+
+/// Masquerade wherever kube-proxy does.
+const EVERYWHERE: u32 = Settings::FLAG_MASQUERADE_ALL | Settings::FLAG_MASQUERADE_AS_KUBE_PROXY;
 
 /// Whether only endpoints on this node, and whether kube-proxy masquerades.
 #[inline(always)]
@@ -473,19 +505,14 @@ fn choose<T: Tables>(
         reserved: 0,
         client: flow.client,
     };
-    let mut reason = Reason::Chosen;
-    let mut id = 0;
-    if service.affinity != 0
-        && let Some(known) = tables.affinity(&affinity, service.affinity)
-        && let Some(backend) = tables.backend(known)
-        // Numbers of backends that went are given to new ones, of other Services too.
-        && backend.service == service.id
-        && backend.flags & set_flag(way) != 0
-    {
-        reason = Reason::Affinity;
-        id = known;
-    }
-    if id == 0 {
+    let known = if service.affinity == 0 {
+        None
+    } else {
+        stays(tables, &affinity, service, way)
+    };
+    let (reason, choice) = if let Some(choice) = known {
+        (Reason::Affinity, choice)
+    } else {
         let slot = SlotKey {
             service: service.id,
             generation: service.generation,
@@ -494,24 +521,36 @@ fn choose<T: Tables>(
         let Some(slot) = tables.slot(&slot) else {
             return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
         };
-        id = slot.backend;
-    }
-    let Some(backend) = tables.backend(id) else {
-        return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
+        (Reason::Chosen, *slot)
     };
     if service.affinity != 0 {
-        tables.remember(&affinity, id);
+        tables.remember(&affinity, choice.backend);
     }
     Decision {
         verdict: Verdict::Forward,
         reason,
-        masquerade: masquerade(flow, settings, way, backend),
+        masquerade: masquerade(flow, settings, way, &choice),
         service: service.id,
         flags: service.flags,
-        backend: id,
-        address: backend.address,
-        port: backend.port,
+        backend: choice.backend,
+        address: choice.address,
+        port: choice.port,
     }
+}
+
+/// The backend that the client was sent to lately, if it is one of the set still.
+#[inline(always)]
+fn stays<T: Tables>(
+    tables: &T,
+    affinity: &AffinityKey,
+    service: &Service,
+    way: Way,
+) -> Option<Slot> {
+    let id = tables.affinity(affinity, service.affinity)?;
+    let backend = tables.backend(id)?;
+    // Numbers of backends that went are given to new ones, of other Services too.
+    let same = backend.service == service.id && backend.flags & set_flag(way) != 0;
+    same.then(|| Slot::new(id, backend))
 }
 
 #[inline(always)]
@@ -525,22 +564,21 @@ const fn set_flag(way: Way) -> u8 {
 
 /// What becomes of kube-proxy's mark.
 #[inline(always)]
-fn masquerade(flow: &Flow, settings: &Settings, way: Way, backend: &Backend) -> Masquerade {
+fn masquerade(flow: &Flow, settings: &Settings, way: Way, choice: &Slot) -> Masquerade {
     // "-s EP -j KUBE-MARK-MASQ": a pod that reaches itself must see another source than itself.
-    let hairpin = !flow.origin.is_socket() && flow.client == backend.address;
+    let hairpin = !flow.origin.is_socket() && flow.client == choice.address;
     if !way.masquerade && !hairpin {
         return Masquerade::No;
     }
     if flow.origin.is_socket() {
         return Masquerade::Elided;
     }
-    let everywhere = Settings::FLAG_MASQUERADE_ALL | Settings::FLAG_MASQUERADE_AS_KUBE_PROXY;
-    let passes_here = backend.flags & Backend::FLAG_LOCAL != 0
+    let passes_here = choice.local != 0
         && matches!(flow.origin, Origin::Packet)
         && !hairpin
         // A pod's reply to another node's pod may take another device than the uplink.
         && !way.from_pod;
-    if passes_here && settings.flags & everywhere == 0 {
+    if passes_here && settings.flags & EVERYWHERE == 0 {
         return Masquerade::Elided;
     }
     Masquerade::Yes

@@ -16,6 +16,7 @@
 //! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
 //! | `events` | – | [`Event`](crate::event::Event) ring | kernel |
+//! | `heartbeat` | 0 | [`Heartbeat`] | daemon |
 //! | `trace_filter` | 0 | [`TraceFilter`](crate::event::TraceFilter) | daemon |
 //! | `trace_services` | service id: u32 | 1: u32 | daemon |
 //!
@@ -25,7 +26,7 @@ use crate::Address;
 pub use crate::conntrack::{BUCKETS, Bucket, Record};
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Capacity of `services`: frontends, and one guard for each cluster IP.
 pub const MAX_SERVICES: u32 = 131_072;
@@ -99,6 +100,25 @@ impl Settings {
     pub const FLAG_LOCALHOST_NODE_PORTS: u32 = 8;
     /// Sockets in pods are left to the hooks on the pods' devices.
     pub const FLAG_PODS_BY_PACKET: u32 = 16;
+    /// Node ports are served on [`Settings::node_v4`]: most packets to node ports need not ask
+    /// `node_addresses`.
+    pub const FLAG_NODE_PORTS_V4: u32 = 32;
+    /// The same for [`Settings::node_v6`].
+    pub const FLAG_NODE_PORTS_V6: u32 = 64;
+}
+
+/// The daemon's sign of life, for who comes when it is gone. One element; no program reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// When it was last alive: `CLOCK_BOOTTIME`, nanoseconds; 0: never.
+    pub seen: u64,
+    /// When it was started, by the same clock.
+    pub started: u64,
+    /// Its process id, in its own namespace.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A frontend: what clients connect to.
@@ -207,12 +227,35 @@ pub struct SlotKey {
     pub index: u32,
 }
 
-/// The backend in a slot.
-#[repr(C)]
+/// The backend in a slot, with what a choice needs to know of it: a lookup less for each new flow.
+///
+/// Aligned as it is in the map, so that the address is read in two pieces.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
+    /// [`Backend::address`].
+    pub address: Address,
     /// Key of the `backends` map.
     pub backend: u32,
+    /// [`Backend::port`], host byte order.
+    pub port: u16,
+    /// 1 if the pod runs on this node ([`Backend::FLAG_LOCAL`]), else 0.
+    pub local: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+impl Slot {
+    /// The slot of a backend.
+    pub const fn new(id: u32, backend: &Backend) -> Self {
+        Self {
+            address: backend.address,
+            backend: id,
+            port: backend.port,
+            local: backend.flags & Backend::FLAG_LOCAL,
+            reserved: 0,
+        }
+    }
 }
 
 /// An endpoint: where connections are sent.
@@ -395,6 +438,7 @@ mod user {
     }
     pod!(
         super::Settings,
+        super::Heartbeat,
         super::ServiceKey,
         super::Service,
         super::SlotKey,
@@ -425,10 +469,11 @@ mod tests {
     #[test]
     fn no_implicit_padding() {
         assert_eq!(size_of::<Settings>(), 4 * 4 + 3 * 8 + 2 * 16);
+        assert_eq!(size_of::<Heartbeat>(), 2 * 8 + 2 * 4);
         assert_eq!(size_of::<ServiceKey>(), 16 + 2 + 1 + 1);
         assert_eq!(size_of::<Service>(), 6 * 4);
         assert_eq!(size_of::<SlotKey>(), 3 * 4);
-        assert_eq!(size_of::<Slot>(), 4);
+        assert_eq!(size_of::<Slot>(), 16 + 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Backend>(), 16 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<SourceRange>(), 4 + 16);
         assert_eq!(size_of::<AffinityKey>(), 4 + 4 + 16);

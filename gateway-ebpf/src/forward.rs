@@ -179,16 +179,18 @@ fn new_flow(
         decision.reason = reason;
     }
     count(decision.reason);
-    let client = &mut scratch.client;
-    client.hook = hook;
-    client.netns = 0;
-    client.cookie = 0;
-    client.address = scratch.ends.client;
-    client.port = scratch.ends.client_port;
-    client.pid = 0;
-    // SAFETY: the kernel hands the program a valid context.
-    client.interface = unsafe { (*ctx.skb.skb).ifindex };
-    trace::emit(client, &scratch.flow, &decision);
+    if trace::is_on() {
+        let client = &mut scratch.client;
+        client.hook = hook;
+        client.netns = 0;
+        client.cookie = 0;
+        client.address = scratch.ends.client;
+        client.port = scratch.ends.client_port;
+        client.pid = 0;
+        // SAFETY: the kernel hands the program a valid context.
+        client.interface = unsafe { (*ctx.skb.skb).ifindex };
+        trace::emit(client, &scratch.flow, &decision);
+    }
     trace::fault(ctx, &decision);
     match decision.verdict {
         Verdict::Forward => Ok(()),

@@ -13,10 +13,10 @@ use gateway_common::{
     event::{Event, TraceFilter},
     maps::{
         AddressKey, Affinity, AffinityKey, BUCKETS, Backend, Bucket, EVENT_RING_BYTES, FragmentKey,
-        MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES, MAX_POD_NETWORKS,
-        MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES, MAX_TRACE_SERVICES, NodeAddress,
-        Ports, Record, Service, ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey,
-        SocketPeer, SourceRange,
+        Heartbeat, MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES,
+        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
+        MAX_TRACE_SERVICES, NodeAddress, Ports, Record, Service, ServiceKey, ServiceName, Settings,
+        Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 
@@ -59,6 +59,10 @@ pub(crate) static NODE_ADDRESSES: HashMap<
 #[btf_map(name = "service_names")]
 pub(crate) static SERVICE_NAMES: HashMap<u32, ServiceName, { MAX_SERVICES as usize }, ON_DEMAND> =
     HashMap::new();
+
+/// Only the daemon writes it, and only people read it.
+#[btf_map(name = "heartbeat")]
+pub(crate) static HEARTBEAT: Array<Heartbeat, 1> = Array::new();
 
 #[btf_map(name = "affinity")]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =

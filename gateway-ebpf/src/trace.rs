@@ -22,12 +22,9 @@ pub(crate) struct Client {
     pub(crate) interface: u32,
 }
 
-/// Emits the decision if somebody traces and wants it. A full ring loses the event, never the packet.
+/// Emits the decision if somebody who traces wants it. A full ring loses the event, never the packet.
 #[inline(always)]
 pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
-    if !is_on() {
-        return;
-    }
     let Some(mut event) = EVENTS.reserve(0) else {
         return;
     };

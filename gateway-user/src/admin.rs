@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `GET /ready` | 200 once the first Snapshot is applied, else 503 |
 //! | `GET /status` | [`status::Status`] as JSON |
+//! | `GET /metrics` | the same as metrics, in Prometheus' text format |
 //! | `POST /sync` | reads the source again, waits until all of it is applied, answers as `/status` |
 //! | `GET /trace` | one line per decision for as long as the client stays; which and how: [`wanted::Wanted`] |
 //! | `POST /explain` | what becomes of an [`Ask`](crate::explain::ask::Ask) as JSON; `?output=json` for JSON |
 //! | `POST /kube-proxy` | with [`KubeProxyArgs`](crate::iptables::config::KubeProxyArgs) as JSON: the [`KubeProxyNode`](crate::iptables::node::KubeProxyNode) |
 
 pub mod client;
+pub mod metrics;
 pub mod server;
 pub mod status;
 pub mod trace;

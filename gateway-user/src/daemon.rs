@@ -476,6 +476,11 @@ fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> Data
             .into_iter()
             .map(named)
             .collect(),
+        heartbeat_age: datapath
+            .heartbeat_age()
+            .ok()
+            .flatten()
+            .map(|age| age.as_secs_f64()),
         failures: progress.failures,
     }
 }

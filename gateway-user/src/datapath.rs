@@ -9,7 +9,9 @@
 //! | [`contents`] | what the pinned maps hold, for people |
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
+//! | [`features`] | what only some kernels can do |
 //! | [`events`] | decisions as they are made, with names |
+//! | [`heartbeat`] | the daemon's sign of life, which outlives it |
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`health`] | the health check node ports |
 //! | [`listeners`] | processes on node ports, which wait there in vain |
@@ -25,12 +27,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
+    time::Duration,
 };
 
 use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
     UDP, UNSPECIFIED,
-    maps::{Backend, SCHEMA, Settings},
+    maps::{Backend, Heartbeat, SCHEMA, Settings},
 };
 
 pub mod attach;
@@ -38,8 +41,10 @@ pub mod cleanup;
 pub mod contents;
 pub mod desired;
 pub mod events;
+pub mod features;
 pub mod filter;
 pub mod health;
+pub mod heartbeat;
 pub mod listeners;
 pub mod maps;
 pub mod netfilter;
@@ -240,6 +245,8 @@ pub struct Datapath {
     devices: Option<attach::Devices>,
     /// Whether a Snapshot was applied.
     applied: bool,
+    /// The last sign of life.
+    heartbeat: Heartbeat,
     /// Tells from where sockets connect, while somebody traces.
     connected: Option<SockOpsLink>,
     /// As they were when it was looked who listens on them.
@@ -282,16 +289,36 @@ impl Datapath {
             settings,
             devices: None,
             applied: false,
+            heartbeat: Heartbeat::default(),
             connected: None,
             node_ports: BTreeSet::new(),
             netfilter: Vec::new(),
         };
         datapath.maps.set_settings(&settings)?;
+        datapath.beat()?;
         datapath.refresh_devices()?;
         datapath.netfilter = [netfilter::V4, netfilter::V6]
             .map(netfilter::Keeper::install)
             .into();
         Ok(datapath)
+    }
+
+    /// Says that the daemon is alive, for whoever finds the maps without it.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be written.
+    pub fn beat(&mut self) -> Result<(), Error> {
+        let started = self.heartbeat.started;
+        self.heartbeat = heartbeat::beat(started)?;
+        self.maps.set_heartbeat(&self.heartbeat)
+    }
+
+    /// How long ago it last said so.
+    ///
+    /// # Errors
+    /// Fails if the map or the clock cannot be read.
+    pub fn heartbeat_age(&self) -> Result<Option<Duration>, Error> {
+        heartbeat::age(&self.maps.heartbeat()?)
     }
 
     /// Attaches the programs to the devices that are there now: pods come and go, uplinks may too.
@@ -349,10 +376,22 @@ impl Datapath {
                 .or_else(any)
                 .map_or(UNSPECIFIED, to_map)
         };
+        let (node_v4, node_v6) = (primary(IpFamily::V4), primary(IpFamily::V6));
+        let serving = &self.maps.mirror().node_addresses;
+        let mut flags = flags(&self.options);
+        for (address, flag) in [
+            (node_v4, Settings::FLAG_NODE_PORTS_V4),
+            (node_v6, Settings::FLAG_NODE_PORTS_V6),
+        ] {
+            if serving.contains(&address) {
+                flags |= flag;
+            }
+        }
         let settings = Settings {
             generation: snapshot.generation,
-            node_v4: primary(IpFamily::V4),
-            node_v6: primary(IpFamily::V6),
+            flags,
+            node_v4,
+            node_v6,
             ..self.settings
         };
         if self.settings != settings {

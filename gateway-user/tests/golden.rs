@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
 };
 
-use gateway_common::maps::{Service, ServiceKey, SlotKey};
+use gateway_common::maps::{Service, ServiceKey, Slot, SlotKey};
 use nodegate::{
     datapath::{
         desired::{Desired, Policy},
@@ -421,11 +421,13 @@ fn content(mirror: &Mirror) -> Content {
         let set = |first: u32, size: u32| {
             let mut set: Vec<_> = (first..first + size)
                 .map(|index| {
-                    let backend = &mirror.backends[&mirror.slots[&SlotKey {
+                    let slot = &mirror.slots[&SlotKey {
                         service: service.id,
                         generation: service.generation,
                         index,
-                    }]];
+                    }];
+                    let backend = &mirror.backends[&slot.backend];
+                    assert_eq!(*slot, Slot::new(slot.backend, backend));
                     assert_eq!(backend.service, service.id);
                     let address = from_map(backend.address);
                     (SocketAddr::new(address, backend.port), backend.flags)

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -25,6 +26,11 @@ pub(crate) const CASES: &[Case] = &[
         "durable_a_killed_redirector_leaves_traffic_flowing",
         one_node("s1"),
         killed,
+    ),
+    (
+        "durable_what_is_pinned_tells_when_nodegate_was_last_alive",
+        one_node("s1"),
+        last_alive,
     ),
     (
         "durable_a_restart_adopts_maps_and_links",
@@ -156,6 +162,57 @@ fn killed(scene: &Scene) -> anyhow::Result<()> {
     new_connections_work(scene).context("after the restart")
 }
 
+fn last_alive(scene: &Scene) -> anyhow::Result<()> {
+    let metrics = || {
+        let curl = "curl -sS --unix-socket \"$NODEGATE_ADMIN\" http://nodegate/metrics";
+        scene.run("node1", &["sh", "-c", curl])
+    };
+    let age = |text: &str| -> anyhow::Result<f64> {
+        let name = "nodegate_datapath_heartbeat_age_seconds ";
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line
+            .with_context(|| format!("no {name}in {text}"))?
+            .parse()?)
+    };
+    // It says so every two seconds, whatever else happens.
+    thread::sleep(Duration::from_secs(6));
+    let running = age(&metrics()?)?;
+    anyhow::ensure!(running < 5.0, "{running} s without a sign of life");
+    let daemon = || -> anyhow::Result<Value> {
+        let text = scene.run("node1", &["nodegate", "maps", "daemon", "-o", "json"])?;
+        Ok(serde_json::from_str::<Value>(&text)?["daemon"][0].take())
+    };
+    let alive = daemon()?;
+    let pid = scene.status("node1")?["pid"].clone();
+    same!(alive["pid"], pid, "the daemon's process");
+    anyhow::ensure!(alive["ran"].as_u64() >= Some(4), "{alive}");
+
+    kill(scene)?;
+    thread::sleep(Duration::from_secs(4));
+    let dead = daemon()?;
+    same!(dead["pid"], pid, "the process that is gone");
+    let idle = dead["idle"].as_u64().context("no age")?;
+    anyhow::ensure!((4..30).contains(&idle), "{dead}");
+    let shown = scene.run("node1", &["nodegate", "maps"])?;
+    anyhow::ensure!(
+        shown.starts_with("PID ") && shown.contains("s ago"),
+        "{shown}"
+    );
+    let output = scene.testbed.exec("node1", ["nodegate", "status"])?;
+    same!(output.status.code(), Some(2), "the exit status");
+    let told = String::from_utf8(output.stderr)?;
+    for part in [
+        "nobody answers at",
+        &format!("(pid {pid}) was last alive"),
+        "as of generation",
+    ] {
+        anyhow::ensure!(told.contains(part), "no `{part}` in {told}");
+    }
+    scene.testbed.restart("node1")?;
+    anyhow::ensure!(daemon()?["pid"] != pid, "the new process says nothing");
+    Ok(())
+}
+
 /// Ids of the links and maps that are pinned, by name.
 fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
     let mut ids = Vec::new();
@@ -189,8 +246,8 @@ fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
 
 fn adopted(scene: &Scene) -> anyhow::Result<()> {
     let before = pinned(scene)?;
-    // 17 maps; links of 8 socket programs and of 2 packet programs.
-    same!(before.len(), 27, "pins: {before:?}");
+    // 18 maps; links of 8 socket programs and of 2 packet programs.
+    same!(before.len(), 28, "pins: {before:?}");
     let dump = |map: &str| {
         let pin = scene.testbed.pin_dir("node1").join(map);
         scene.run(

@@ -171,8 +171,8 @@ fn node(spec: &Spec<'_>) -> Collections {
             .backends
             .iter()
             .find(|(_, backend)| backend.address == *address);
-        let backend = *id.expect("it was inserted").0;
-        tables.slots.insert(key, Slot { backend });
+        let (id, backend) = id.expect("it was inserted");
+        tables.slots.insert(key, Slot::new(*id, backend));
     }
     let flags = NodeAddress::FLAG_NODE_PORTS;
     tables
@@ -519,13 +519,39 @@ fn a_gap_in_the_tables_drops_rather_than_misdelivers() {
         backends: &[(LOCAL, true)],
         ..Spec::default()
     });
-    let expected = (Verdict::Drop, Reason::TableGap);
+    let slot = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    // A slot says all that a choice needs.
     tables.backends.clear();
     let decision = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
-    assert_eq!((decision.verdict, decision.reason), expected);
+    assert_eq!(decision, slot);
     tables.slots.clear();
     let decision = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    let expected = (Verdict::Drop, Reason::TableGap);
     assert_eq!((decision.verdict, decision.reason), expected);
+}
+
+#[test]
+fn the_main_address_needs_no_lookup_and_no_other_passes_for_it() {
+    let mut tables = node(&Spec {
+        backends: &[(LOCAL, true)],
+        ..Spec::default()
+    });
+    let asked = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(asked.reason, Reason::Chosen);
+    tables.node.clear();
+    let expected = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(expected.reason, Reason::NoService);
+    // The other family's flag says nothing about this one.
+    tables.settings.flags |= Settings::FLAG_NODE_PORTS_V6;
+    let expected = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(expected.reason, Reason::NoService);
+    tables.settings.flags |= Settings::FLAG_NODE_PORTS_V4;
+    for origin in [Origin::Packet, Origin::PodPacket] {
+        let decision = ask(&tables, OUTSIDE, NODE_PORT, origin);
+        assert_eq!(decision.address, asked.address);
+        let decision = ask(&tables, OUTSIDE, (OTHER_ADDRESS, NODE_PORT.1), origin);
+        assert_eq!(decision.reason, Reason::NoService);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Asks a running nodegate.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -9,6 +12,17 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+
+/// No process listens on the admin socket.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nobody answers at {}: is nodegate running here? (--admin or NODEGATE_ADMIN names its socket)",
+    socket.display()
+)]
+pub struct Unreachable {
+    socket: PathBuf,
+    source: std::io::Error,
+}
 
 /// Sends a request to the admin socket, and gives the answer once its head is there.
 ///
@@ -21,13 +35,12 @@ pub async fn request(
     body: impl Into<Bytes>,
     patience: Duration,
 ) -> anyhow::Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "nobody answers at {}: is nodegate running here? (--admin or NODEGATE_ADMIN names its \
-             socket)",
-            socket.display()
-        )
-    })?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| Unreachable {
+            socket: socket.to_owned(),
+            source,
+        })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()

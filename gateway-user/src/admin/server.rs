@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
 use super::{
+    metrics,
     status::Status,
     trace::{TraceError, Traces},
     wanted::{Format, Wanted},
@@ -120,6 +121,11 @@ async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Resp
             }
         }
         (&Method::GET, "/status") => status(&**subject),
+        (&Method::GET, "/metrics") => response(
+            StatusCode::OK,
+            metrics::CONTENT_TYPE,
+            metrics::text(&subject.status()).into_bytes(),
+        ),
         (&Method::POST, "/sync") => match subject.sync().await {
             Ok(()) => status(&**subject),
             Err(message) => text(StatusCode::GATEWAY_TIMEOUT, format!("{message}\n")),
@@ -129,7 +135,7 @@ async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Resp
         (&Method::POST, "/kube-proxy") => kube_proxy(subject, request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are GET /ready, GET /status, POST /sync, GET /trace, POST /explain and POST /kube-proxy\n",
+            "there are GET /ready, GET /status, GET /metrics, POST /sync, GET /trace, POST /explain and POST /kube-proxy\n",
         ),
     }
 }

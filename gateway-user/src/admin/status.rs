@@ -78,6 +78,8 @@ pub struct DatapathStatus {
     pub elements: BTreeMap<String, usize>,
     /// Decisions by reason since the maps were made.
     pub decisions: BTreeMap<String, u64>,
+    /// Seconds since the redirector last wrote a sign of life into its maps; it does every two seconds.
+    pub heartbeat_age: Option<f64>,
     /// What could not be written.
     pub failures: Vec<String>,
 }

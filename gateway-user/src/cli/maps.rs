@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Output, attachment::PinDir};
 use crate::datapath::contents::{
-    AffinityRow, BackendRow, CounterRow, FlowRow, Pins, ServiceRow, SocketRow, now,
+    AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow, now,
 };
 
 /// Show what the loaded maps hold: names of Services, addresses as text.
@@ -21,14 +21,15 @@ use crate::datapath::contents::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  nodegate maps                       frontends, backends and counters
+  nodegate maps                       the daemon, frontends, backends and counters
+  nodegate maps daemon                when it was last alive
   nodegate maps conntrack             the flows that are translated packet by packet
   nodegate maps services -o json | jq '.services[] | select(.kind == \"node port\")'
   nodegate maps --pin-dir /sys/fs/bpf/nodegate
 
 Exit status: 0 success, 2 nothing is pinned there or it cannot be read.")]
 pub struct Maps {
-    /// Which map [default: services, backends and counters]
+    /// Which map [default: daemon, services, backends and counters]
     #[arg(value_enum)]
     map: Option<Which>,
     /// How to print
@@ -40,6 +41,8 @@ pub struct Maps {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Which {
+    /// Who writes the maps, and when it was last alive
+    Daemon,
     /// Frontends: cluster IPs, node ports, external and load balancer IPs
     Services,
     /// Endpoints behind them
@@ -57,6 +60,8 @@ enum Which {
 /// What is shown of the maps.
 #[derive(Debug, Default, Serialize)]
 struct Shown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daemon: Option<Vec<DaemonRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     services: Option<Vec<ServiceRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,11 +109,17 @@ impl Shown {
         let now = now()?;
         let wanted = match map {
             Some(map) => vec![map],
-            None => vec![Which::Services, Which::Backends, Which::Counters],
+            None => vec![
+                Which::Daemon,
+                Which::Services,
+                Which::Backends,
+                Which::Counters,
+            ],
         };
         let mut shown = Self::default();
         for map in wanted {
             match map {
+                Which::Daemon => shown.daemon = Some(pins.daemon()?.into_iter().collect()),
                 Which::Services => shown.services = Some(pins.services()?),
                 Which::Backends => shown.backends = Some(pins.backends()),
                 Which::Conntrack => shown.conntrack = Some(pins.conntrack(now)?),
@@ -122,6 +133,7 @@ impl Shown {
 
     fn text(&self) -> String {
         let tables = [
+            self.daemon.as_deref().map(table),
             self.services.as_deref().map(table),
             self.backends.as_deref().map(table),
             self.conntrack.as_deref().map(table),
@@ -159,6 +171,20 @@ fn dash(text: &str) -> String {
 
 fn mark(is_so: bool) -> String {
     if is_so { "yes" } else { "-" }.to_owned()
+}
+
+impl Row for DaemonRow {
+    const HEADER: &'static [&'static str] = &["PID", "LAST ALIVE", "AFTER", "GENERATION", "LAYOUT"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.pid.to_string(),
+            format!("{}s ago", self.idle),
+            format!("{}s", self.ran),
+            self.generation.to_string(),
+            self.schema.to_string(),
+        ]
+    }
 }
 
 impl Row for ServiceRow {
@@ -301,6 +327,18 @@ mod tests {
         assert_eq!(
             table(&[counter]),
             "REASON   COUNT   MEANING\nchosen   12      backend chosen\n"
+        );
+        let daemon = DaemonRow {
+            pid: 4711,
+            idle: 14,
+            ran: 3600,
+            generation: 7,
+            schema: 4,
+        };
+        assert_eq!(
+            table(&[daemon]),
+            "PID    LAST ALIVE   AFTER   GENERATION   LAYOUT\n\
+             4711   14s ago      3600s   7            4\n"
         );
         let affinity = AffinityRow {
             service: String::new(),

@@ -1,17 +1,28 @@
 //! `nodegate status`
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::anyhow;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 
 use super::{Admin, Output};
-use crate::admin::{client, status::Status};
+use crate::{
+    admin::{client, status::Status},
+    datapath::{Error, contents::Pins},
+};
 
 /// Show what a running nodegate serves.
 ///
-/// Exit status 0 if it is up to date, 1 if something could not be applied or a manifest is wrong.
+/// Where none runs, tells when one was last alive, by what it has pinned.
+///
+/// Exit status 0 if it is up to date, 1 if something could not be applied or a manifest is wrong, 2 if
+/// nobody answers.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,6 +39,14 @@ pub struct StatusCommand {
     /// How long to wait: 500ms, 10s, 2m
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = super::duration)]
     timeout: Duration,
+    /// Where the maps are pinned, for when nobody answers
+    #[arg(
+        long,
+        env = "NODEGATE_PIN_DIR",
+        default_value = "/sys/fs/bpf/nodegate",
+        value_name = "DIR"
+    )]
+    pin_dir: PathBuf,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -45,7 +64,16 @@ impl StatusCommand {
             let response =
                 client::request(&self.admin.admin, method, path, "", self.timeout).await?;
             Ok(response.into_body().collect().await?.to_bytes())
-        })?;
+        });
+        let json = match json {
+            Err(error) if error.is::<client::Unreachable>() => {
+                return Err(match last_alive(&self.pin_dir) {
+                    Some(told) => anyhow!("{error:#}\n{told}"),
+                    None => error,
+                });
+            }
+            json => json?,
+        };
         let status: Status = serde_json::from_slice(&json)?;
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
@@ -58,6 +86,23 @@ impl StatusCommand {
             ExitCode::FAILURE
         })
     }
+}
+
+/// What the pinned maps tell of a redirector that does not answer; none where there are none.
+fn last_alive(pin_dir: &Path) -> Option<String> {
+    let told = match Pins::open(pin_dir).and_then(|pins| pins.daemon()) {
+        Ok(daemon) => daemon?,
+        Err(Error::NotPinned { .. }) => return None,
+        Err(error) => return Some(error.to_string()),
+    };
+    Some(format!(
+        "the redirector that pinned its maps in {} (pid {}) was last alive {} s ago: connections are \
+         redirected as of generation {}, and nothing changes until it runs again",
+        pin_dir.display(),
+        told.pid,
+        told.idle,
+        told.generation
+    ))
 }
 
 fn print(status: &Status) {
@@ -111,6 +156,9 @@ fn print(status: &Status) {
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
         let none = "none yet".to_owned();
+        if let Some(age) = datapath.heartbeat_age {
+            row("heartbeat", format!("{age:.1} s ago"));
+        }
         row(
             "decisions",
             if decisions.is_empty() {

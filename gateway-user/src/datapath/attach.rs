@@ -27,7 +27,7 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use tracing::{debug, info, warn};
 
-use super::{Error, Options};
+use super::{Error, Options, features::Features};
 
 /// How packet programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -265,9 +265,7 @@ fn uses_tcx(mode: Mode) -> bool {
     match mode {
         Mode::Tcx => true,
         Mode::Clsact => false,
-        // The kernel release that has BPF_TCX_INGRESS.
-        Mode::Auto => aya::util::KernelVersion::current()
-            .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
+        Mode::Auto => Features::probe().tcx,
     }
 }
 

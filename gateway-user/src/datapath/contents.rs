@@ -14,15 +14,15 @@ use gateway_common::{
     decide::Reason,
     is_v4,
     maps::{
-        Affinity, AffinityKey, Backend, Bucket, Record, SCHEMA, Service, ServiceKey, ServiceName,
-        Settings, SocketKey, SocketPeer,
+        Affinity, AffinityKey, Backend, Bucket, Heartbeat, Record, SCHEMA, Service, ServiceKey,
+        ServiceName, Settings, SocketKey, SocketPeer,
     },
 };
 use serde::Serialize;
 
 mod implemented;
 
-use super::{Error, desired::PortKey, from_map, maps::decode};
+use super::{Error, desired::PortKey, from_map, heartbeat, maps::decode};
 
 /// The pinned maps of a node.
 #[derive(Debug)]
@@ -129,6 +129,21 @@ pub struct SocketRow {
     pub service: String,
 }
 
+/// Who writes the maps, and since when nobody does: `heartbeat` and `settings`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DaemonRow {
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it was last alive; a running one says so every two seconds.
+    pub idle: u64,
+    /// For how many seconds it had been running then.
+    pub ran: u64,
+    /// Generation of the Snapshot that the maps hold.
+    pub generation: u64,
+    /// Version of the maps' layout.
+    pub schema: u32,
+}
+
 /// An element of `counters`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CounterRow {
@@ -169,6 +184,21 @@ impl Pins {
         let backends: HashMap<MapData, u32, Backend> = pins.map("backends")?;
         pins.backends = elements(&backends).collect();
         Ok(pins)
+    }
+
+    /// Who writes the maps; none if nobody ever did.
+    pub fn daemon(&self) -> Result<Option<DaemonRow>, Error> {
+        let settings: Array<MapData, Settings> = self.map("settings")?;
+        let settings = settings.get(&0, 0).map_err(wrap("settings"))?;
+        let map: Array<MapData, Heartbeat> = self.map("heartbeat")?;
+        let beat = map.get(&0, 0).map_err(wrap("heartbeat"))?;
+        Ok(heartbeat::age(&beat)?.map(|age| DaemonRow {
+            pid: beat.pid,
+            idle: age.as_secs(),
+            ran: heartbeat::ran(&beat).as_secs(),
+            generation: settings.generation,
+            schema: settings.schema,
+        }))
     }
 
     /// The frontends, by Service port.

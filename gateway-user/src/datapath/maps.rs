@@ -19,8 +19,8 @@ use gateway_common::{
     decide::Reason,
     event::TraceFilter,
     maps::{
-        AddressKey, Backend, Bucket, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
+        AddressKey, Backend, Bucket, Heartbeat, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service,
+        ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -28,6 +28,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{
     Error, Failure, contents,
     desired::{Network, PortKey},
+    features::Features,
     from_map,
     plan::{Mirror, Plan, Step},
     sockets::Connected,
@@ -40,7 +41,7 @@ pub(super) static OBJECT: &[u8] =
 
 /// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
 /// packet.
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 18] = [
     ("settings", "settings"),
     ("services", "services"),
     ("slots", "slots"),
@@ -49,6 +50,7 @@ const NAMES: [(&str, &str); 17] = [
     ("pod_networks", "pod_networks"),
     ("node_addresses", "node_addresses"),
     ("service_names", "service_names"),
+    ("heartbeat", "heartbeat"),
     ("affinity", "affinity"),
     ("conntrack", "conntrack"),
     ("fragments", "fragments"),
@@ -73,6 +75,7 @@ pub struct Maps {
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
     service_names: HashMap<MapData, u32, ServiceName>,
+    heartbeat: Array<MapData, Heartbeat>,
     conntrack: Array<MapData, Bucket>,
     sockets: HashMap<MapData, SocketKey, SocketPeer>,
     counters: PerCpuArray<MapData, u64>,
@@ -88,6 +91,20 @@ pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+    load_for(Features::probe(), pin_dir)
+}
+
+/// A loader of the programs for a kernel that can do this.
+pub(super) fn loader(features: Features) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The verifier does not look at what a constant leaves out.
+    let sets_retval: &u8 = if features.set_retval { &1 } else { &0 };
+    loader.override_global("SETS_RETVAL", sets_retval, true);
+    loader
+}
+
+/// As [`load`], for a kernel that can do this.
+pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     let unusable = |source| Error::PinDir {
         path: pin_dir.to_owned(),
         source,
@@ -95,7 +112,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     on_bpf_file_system(pin_dir).map_err(unusable)?;
     fs::create_dir_all(pin_dir).map_err(unusable)?;
     check_schema(pin_dir)?;
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader(features);
     for (name, pin) in NAMES {
         loader.map_pin_path(name, pin_dir.join(pin));
     }
@@ -109,6 +126,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
         pod_networks: take(&mut ebpf, "pod_networks")?,
         node_addresses: take(&mut ebpf, "node_addresses")?,
         service_names: take(&mut ebpf, "service_names")?,
+        heartbeat: take(&mut ebpf, "heartbeat")?,
         conntrack: take(&mut ebpf, "conntrack")?,
         sockets: take(&mut ebpf, "sockets")?,
         counters: take(&mut ebpf, "counters")?,
@@ -195,7 +213,7 @@ impl Maps {
     fn read(&self) -> Result<Mirror, Error> {
         Ok(Mirror {
             services: collect!(self.services, "services", |entry| entry),
-            slots: collect!(self.slots, "slots", |(key, slot)| (key, slot.backend)),
+            slots: collect!(self.slots, "slots", |entry| entry),
             backends: collect!(self.backends, "backends", |entry| entry),
             source_ranges: collect!(self.source_ranges, "source_ranges", |(key, _)| {
                 let range = key.data();
@@ -248,10 +266,7 @@ impl Maps {
                 .insert(key, service, 0)
                 .map_err(within("services")),
             Step::DeleteService(key) => self.services.remove(key).map_err(within("services")),
-            Step::PutSlot(key, backend) => {
-                let slot = Slot { backend: *backend };
-                self.slots.insert(key, slot, 0).map_err(within("slots"))
-            }
+            Step::PutSlot(key, slot) => self.slots.insert(key, slot, 0).map_err(within("slots")),
             Step::DeleteSlot(key) => self.slots.remove(key).map_err(within("slots")),
             Step::PutBackend(id, backend) => self
                 .backends
@@ -318,6 +333,24 @@ impl Maps {
             .set(0, settings, 0)
             .map_err(|source| Error::Map {
                 name: "settings",
+                source,
+            })
+    }
+
+    /// The daemon's last sign of life.
+    pub fn heartbeat(&self) -> Result<Heartbeat, Error> {
+        self.heartbeat.get(&0, 0).map_err(|source| Error::Map {
+            name: "heartbeat",
+            source,
+        })
+    }
+
+    /// Says that the daemon is alive.
+    pub fn set_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Error> {
+        self.heartbeat
+            .set(0, heartbeat, 0)
+            .map_err(|source| Error::Map {
+                name: "heartbeat",
                 source,
             })
     }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::{
     Address,
-    maps::{Backend, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, Service, ServiceKey, SlotKey},
+    maps::{Backend, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, Service, ServiceKey, Slot, SlotKey},
 };
 
 use super::desired::{Desired, DesiredService, Network, PortKey};
@@ -30,8 +30,8 @@ use super::desired::{Desired, DesiredService, Network, PortKey};
 pub struct Mirror {
     /// `services`
     pub services: BTreeMap<ServiceKey, Service>,
-    /// `slots`: backend ids.
-    pub slots: BTreeMap<SlotKey, u32>,
+    /// `slots`
+    pub slots: BTreeMap<SlotKey, Slot>,
     /// `backends`
     pub backends: BTreeMap<u32, Backend>,
     /// `service_names`
@@ -51,8 +51,8 @@ pub enum Step {
     PutService(ServiceKey, Service),
     /// Remove a frontend.
     DeleteService(ServiceKey),
-    /// Write a slot: a backend id.
-    PutSlot(SlotKey, u32),
+    /// Write a slot.
+    PutSlot(SlotKey, Slot),
     /// Remove a slot.
     DeleteSlot(SlotKey),
     /// Write a backend.
@@ -165,7 +165,7 @@ struct Planner<'m> {
     backend_ids: BTreeMap<(u32, Address, u16), u32>,
     next_backend: u32,
     /// The newest generation of each Service port, and what is in it.
-    newest: BTreeMap<u32, (u32, Vec<u32>)>,
+    newest: BTreeMap<u32, (u32, Vec<Slot>)>,
     /// One of each Service port's frontends, as it is now.
     current: BTreeMap<u32, Service>,
     live_sets: BTreeMap<u32, u32>,
@@ -233,15 +233,15 @@ impl<'m> Planner<'m> {
             .iter()
             .map(|(id, b)| ((b.service, b.address, b.port), *id))
             .collect();
-        let mut newest: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
+        let mut newest: BTreeMap<u32, (u32, Vec<Slot>)> = BTreeMap::new();
         // Keys are sorted by service, generation, index.
-        for (key, backend) in &mirror.slots {
+        for (key, slot) in &mirror.slots {
             let (generation, set) = newest.entry(key.service).or_default();
             if *generation != key.generation {
                 *generation = key.generation;
                 set.clear();
             }
-            set.push(*backend);
+            set.push(*slot);
         }
         Self {
             mirror,
@@ -321,16 +321,17 @@ impl<'m> Planner<'m> {
             id
         });
         let (cluster, local) = service.sets();
-        let ids = |planner: &mut Self, set: &[Backend], steps: &mut Vec<Step>| -> Vec<u32> {
+        let slots = |planner: &mut Self, set: &[Backend], steps: &mut Vec<Step>| -> Vec<Slot> {
             set.iter()
                 .map(|backend| planner.backend(id, *backend, steps))
                 .collect()
         };
-        let mut set = ids(self, &cluster, &mut steps);
-        set.extend(ids(self, &local, &mut steps));
+        let mut set = slots(self, &cluster, &mut steps);
+        set.extend(slots(self, &local, &mut steps));
         let generation = self.generation(id, &set, &mut steps);
         self.live_sets.insert(id, generation);
-        self.live_backends.extend(&set);
+        self.live_backends
+            .extend(set.iter().map(|slot| slot.backend));
         for network in &service.source_ranges {
             self.live_ranges.insert((id, *network));
             if !self.mirror.source_ranges.contains(&(id, *network)) {
@@ -353,8 +354,8 @@ impl<'m> Planner<'m> {
         self.push(Some(name), steps);
     }
 
-    /// The id of a backend of a Service port, new or known.
-    fn backend(&mut self, service: u32, backend: Backend, steps: &mut Vec<Step>) -> u32 {
+    /// The slot of a backend of a Service port, new or known.
+    fn backend(&mut self, service: u32, backend: Backend, steps: &mut Vec<Step>) -> Slot {
         let backend = Backend { service, ..backend };
         let key = (service, backend.address, backend.port);
         let id = *self.backend_ids.entry(key).or_insert_with(|| {
@@ -366,11 +367,11 @@ impl<'m> Planner<'m> {
         if !known && self.written.insert(id) {
             steps.push(Step::PutBackend(id, backend));
         }
-        id
+        Slot::new(id, &backend)
     }
 
     /// The generation that holds the set: the newest one, if it does already.
-    fn generation(&self, id: u32, set: &[u32], steps: &mut Vec<Step>) -> u32 {
+    fn generation(&self, id: u32, set: &[Slot], steps: &mut Vec<Step>) -> u32 {
         let live = self.current.get(&id);
         let next = match self.newest.get(&id) {
             Some((generation, current)) if current == set => return *generation,
@@ -384,13 +385,13 @@ impl<'m> Planner<'m> {
                 .filter(|service| service.cluster + service.local == 0)
                 .map_or(next, |s| s.generation);
         }
-        for (index, backend) in set.iter().enumerate() {
+        for (index, slot) in set.iter().enumerate() {
             let key = SlotKey {
                 service: id,
                 generation: next,
                 index: index as u32,
             };
-            steps.push(Step::PutSlot(key, *backend));
+            steps.push(Step::PutSlot(key, *slot));
         }
         next
     }
@@ -455,7 +456,7 @@ impl Mirror {
         match step {
             Step::PutService(key, service) => drop(self.services.insert(*key, *service)),
             Step::DeleteService(key) => drop(self.services.remove(key)),
-            Step::PutSlot(key, backend) => drop(self.slots.insert(*key, *backend)),
+            Step::PutSlot(key, slot) => drop(self.slots.insert(*key, *slot)),
             Step::DeleteSlot(key) => drop(self.slots.remove(key)),
             Step::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
             Step::DeleteBackend(id) => drop(self.backends.remove(id)),

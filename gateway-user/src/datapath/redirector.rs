@@ -21,7 +21,7 @@ use super::{
 };
 use crate::model::{Published, Snapshot};
 
-/// How often the node's addresses are looked at, and what failed is tried again.
+/// How often the node's addresses are looked at, what failed is tried again, and a sign of life is given.
 const TICK: Duration = Duration::from_secs(2);
 /// Decisions that a slow reader of the trace may be behind before it loses some.
 const TRACE_BACKLOG: usize = 4096;
@@ -78,13 +78,12 @@ impl Redirector {
         let mut tick = tokio::time::interval(TICK);
         let mut seen = NodeFacts::default();
         loop {
-            let fresh = tokio::select! {
-                changed = published.changed() => match changed {
-                    Ok(()) => true,
-                    Err(_) => return,
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() {
+                    return;
                 },
-                _ = tick.tick() => false,
-            };
+                _ = tick.tick() => {}
+            }
             let this = Arc::clone(&self);
             if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
                 error!(%error, "looking at the devices");
@@ -99,8 +98,12 @@ impl Redirector {
                     seen.clone()
                 }
             };
-            let failed = !self.progress.borrow().failures.is_empty();
-            if !fresh && facts == seen && !failed {
+            // By its number, and not by what has woken us: it may have come since.
+            let settled = {
+                let progress = self.progress.borrow();
+                progress.applied == snapshot.generation && progress.failures.is_empty()
+            };
+            if settled && facts == seen {
                 continue;
             }
             seen = facts.clone();
@@ -112,10 +115,14 @@ impl Redirector {
         }
     }
 
-    /// Attaches to devices that have come.
+    /// Attaches to devices that have come, and says that the daemon is alive.
     fn refresh(&self) {
-        if let Err(error) = self.datapath().refresh_devices() {
+        let mut datapath = self.datapath();
+        if let Err(error) = datapath.refresh_devices() {
             warn!(%error, "devices");
+        }
+        if let Err(error) = datapath.beat() {
+            warn!(%error, "no sign of life");
         }
     }
 

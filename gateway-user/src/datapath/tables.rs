@@ -3,7 +3,7 @@
 //! A decision draws at most one random number. [`MirrorTables::outcomes`] finds every decision that
 //! some number leads to, and how many numbers do.
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::cell::Cell;
 
 use gateway_common::{
     Address,
@@ -39,7 +39,6 @@ pub fn filled(desired: &Desired) -> (Mirror, Plan) {
 pub struct MirrorTables<'m> {
     mirror: &'m Mirror,
     settings: Settings,
-    slots: BTreeMap<SlotKey, Slot>,
     /// The backend that every client was sent to before.
     known: Option<u32>,
     random: Cell<u32>,
@@ -60,11 +59,9 @@ pub struct Outcome {
 impl<'m> MirrorTables<'m> {
     /// The tables of a node with these settings, which has seen no client before.
     pub fn new(mirror: &'m Mirror, settings: Settings) -> Self {
-        let slot = |(key, backend): (&SlotKey, &u32)| (*key, Slot { backend: *backend });
         Self {
             mirror,
             settings,
-            slots: mirror.slots.iter().map(slot).collect(),
             known: None,
             random: Cell::new(0),
             drawn: Cell::new(false),
@@ -138,7 +135,7 @@ impl Tables for MirrorTables<'_> {
     }
 
     fn slot(&self, key: &SlotKey) -> Option<&Slot> {
-        self.slots.get(key)
+        self.mirror.slots.get(key)
     }
 
     fn backend(&self, id: u32) -> Option<&Backend> {

@@ -1,12 +1,15 @@
-//! Packets of which each is from another client.
+//! Packets of which each begins a flow.
 //!
-//! The kernel repeats a test run with one packet. A small program in front of the one that is measured
-//! writes another source address into it each time, and jumps there.
+//! The kernel repeats a test run with one packet, whose flow is known from the second run on. A small
+//! program in front of the one that is measured prevents that each time, and jumps there.
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
+
+use gateway_common::maps::Bucket;
 
 /// `struct bpf_insn` (include/uapi/linux/bpf.h); the registers are nibbles, the destination's is low.
 #[repr(C)]
@@ -39,14 +42,27 @@ const SCHED_CLS: u32 = 3;
 /// Where an IPv4 header after Ethernet has the source address.
 const SOURCE: i16 = 26;
 
-/// A classifier behind a program that changes the client.
+/// Where a bucket of `conntrack` says what it holds.
+const TAGS: usize = offset_of!(Bucket, tags);
+
+/// What a program in front does to make the packet a flow's first.
+#[derive(Clone, Copy)]
+pub(crate) enum By<'m> {
+    /// Adds one to the source address. The client's part of `conntrack` is another each time, which no
+    /// cache holds.
+    AnotherClient,
+    /// Empties the client's bucket of `conntrack` (the map, the index).
+    Forgetting(BorrowedFd<'m>, u32),
+}
+
+/// A classifier behind such a program.
 pub(crate) struct Fresh {
     program: OwnedFd,
     _jump: OwnedFd,
 }
 
 impl Fresh {
-    pub(crate) fn before(program: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn before(program: BorrowedFd<'_>, by: By<'_>) -> io::Result<Self> {
         let jump = open(MAP_CREATE, &[PROG_ARRAY, 4, 4, 1])?;
         let (key, value) = (0u32, program.as_raw_fd());
         let mut update = Attributes::default();
@@ -54,7 +70,11 @@ impl Fresh {
         update.put(8, &raw const key as u64, 8);
         update.put(16, &raw const value as u64, 8);
         bpf(MAP_UPDATE_ELEM, &mut update)?;
-        let code = code(jump.as_raw_fd());
+        let mut code = match by {
+            By::AnotherClient => another_client(),
+            By::Forgetting(conntrack, bucket) => forgetting(conntrack.as_raw_fd(), bucket),
+        };
+        code.extend(jumping(jump.as_raw_fd()));
         let mut load = Attributes::default();
         load.put(0, SCHED_CLS.into(), 4);
         load.put(4, code.len() as u64, 4);
@@ -130,21 +150,45 @@ fn bpf(command: u32, attributes: &mut Attributes) -> io::Result<i32> {
     Ok(result as i32)
 }
 
-/// Adds one to the source address and jumps to the program in the map.
-fn code(jump: i32) -> [Instruction; 16] {
-    [
+/// Adds one to the source address; r6 is the context from then on.
+fn another_client() -> Vec<Instruction> {
+    vec![
         // r6 = context; r2 = data; r3 = its end (offsets in `struct __sk_buff`)
         instruction(0xbf, 0x16, 0, 0),
         instruction(0x61, 0x12, 76, 0),
         instruction(0x61, 0x13, 80, 0),
-        // if data + 34 > end, give up
+        // if data + 34 > end, leave it
         instruction(0xbf, 0x24, 0, 0),
         instruction(0x07, 0x04, 0, 34),
-        instruction(0x2d, 0x34, 8, 0),
+        instruction(0x2d, 0x34, 3, 0),
         // the source address += 1
         instruction(0x61, 0x25, SOURCE, 0),
         instruction(0x04, 0x05, 0, 1),
         instruction(0x63, 0x52, SOURCE, 0),
+    ]
+}
+
+/// Empties a bucket; r6 is the context from then on.
+fn forgetting(conntrack: i32, bucket: u32) -> Vec<Instruction> {
+    vec![
+        // r6 = context
+        instruction(0xbf, 0x16, 0, 0),
+        // look the bucket up: r1 = map, r2 = the index on the stack
+        instruction(0x62, 0x0a, -4, bucket.cast_signed()),
+        instruction(0xbf, 0xa2, 0, 0),
+        instruction(0x07, 0x02, 0, -4),
+        instruction(0x18, 0x11, 0, conntrack),
+        instruction(0x00, 0x00, 0, 0),
+        instruction(0x85, 0x00, 0, 1),
+        // if there is one, its tags = 0
+        instruction(0x15, 0x00, 1, 0),
+        instruction(0x7a, 0x00, i16::try_from(TAGS).unwrap_or_default(), 0),
+    ]
+}
+
+/// Jumps to the program in the map.
+fn jumping(jump: i32) -> [Instruction; 7] {
+    [
         // tail call: r1 = context, r2 = map, r3 = index
         instruction(0xbf, 0x61, 0, 0),
         instruction(0x18, 0x12, 0, jump),

@@ -44,7 +44,6 @@ pub(crate) struct Prediction {
 
 impl Tables {
     pub(crate) fn new(settings: &Settings, mirror: &Mirror) -> Self {
-        let slot = |(key, backend): (&SlotKey, &u32)| (*key, Slot { backend: *backend });
         let serving = NodeAddress {
             flags: NodeAddress::FLAG_NODE_PORTS,
         };
@@ -52,7 +51,7 @@ impl Tables {
         Self {
             settings: *settings,
             services: mirror.services.clone(),
-            slots: mirror.slots.iter().map(slot).collect(),
+            slots: mirror.slots.clone(),
             backends: mirror.backends.clone(),
             node_addresses: mirror.node_addresses.iter().map(own).collect(),
             source_ranges: mirror.source_ranges.clone(),

@@ -65,8 +65,11 @@ fn seen(mirror: &Mirror, key: ServiceKey) -> Option<BTreeSet<u8>> {
                 generation: service.generation,
                 index,
             };
-            let id = mirror.slots.get(&slot).expect("the slot exists");
-            mirror.backends.get(id).expect("the backend exists").address[15]
+            let slot = mirror.slots.get(&slot).expect("the slot exists");
+            let backend = mirror.backends.get(&slot.backend);
+            let backend = backend.expect("the backend exists");
+            assert_eq!((slot.address, slot.port), (backend.address, backend.port));
+            slot.address[15]
         })
         .collect();
     Some(set)
@@ -196,6 +199,12 @@ fn a_backend_that_moves_to_another_node_keeps_its_id() {
     assert_eq!(mirror.backends.keys().copied().collect::<Vec<_>>(), before);
     let moved = mirror.backends.values().next().unwrap();
     assert_eq!(moved.flags & Backend::FLAG_LOCAL, 0);
+    let slots: Vec<_> = mirror.slots.values().collect();
+    assert_eq!(
+        slots,
+        [&Slot::new(before[0], moved)],
+        "the old set has gone"
+    );
 }
 
 #[test]
