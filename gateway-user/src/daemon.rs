@@ -100,6 +100,8 @@ pub struct ProxyOptions {
     pub dns: Option<SocketAddr>,
     /// In what the proxy does as Envoy does, although it would differ.
     pub parity: Parity,
+    /// Whether streams of HTTP/2 may become WebSockets.
+    pub extended_connect: bool,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -248,6 +250,7 @@ fn start_proxy(
         workers: options.workers.unwrap_or(defaults.workers),
         dns: options.dns,
         parity: options.parity,
+        extended_connect: options.extended_connect,
         ..defaults
     })
     .context("starting the proxy's workers")?;

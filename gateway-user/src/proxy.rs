@@ -64,6 +64,8 @@ pub struct Options {
     pub dns: Option<SocketAddr>,
     /// In what to do as Envoy does, although this proxy would differ.
     pub parity: Parity,
+    /// Whether streams of HTTP/2 may become WebSockets (RFC 8441; Envoy's `allow_connect`).
+    pub extended_connect: bool,
 }
 
 /// How long a Snapshot waits for names that are asked for with it. Until they are known, their
@@ -122,6 +124,7 @@ impl Default for Options {
             header_timeout: Duration::from_mins(1),
             dns: None,
             parity: Parity::default(),
+            extended_connect: false,
         }
     }
 }

@@ -153,6 +153,10 @@ struct ProxyArgs {
         hide_default_value = true
     )]
     envoy_parity: Parity,
+    /// Let streams of HTTP/2 become WebSockets (RFC 8441), as an EnvoyFilter with `allow_connect` does
+    /// with Istio
+    #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
+    extended_connect: bool,
     /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
     /// SIGHUP opens it again [default: no log]
     #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
@@ -340,6 +344,7 @@ impl ProxyArgs {
             drain: self.drain,
             dns: self.dns_server,
             parity: self.envoy_parity,
+            extended_connect: self.extended_connect,
             access_log: self.access_log()?,
         })
     }

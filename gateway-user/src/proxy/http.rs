@@ -30,6 +30,7 @@ mod deadline;
 mod direct;
 mod exchange;
 mod expect;
+mod extended;
 mod facts;
 mod failure;
 mod fault;
@@ -222,17 +223,30 @@ async fn serve_http2(
 ) -> hyper::Result<()> {
     // The preface is no head of a request.
     handle.head_ended();
-    let service = service_fn(move |request| {
+    let parity = client.worker.options.parity;
+    let offers = client.worker.options.extended_connect;
+    let service = service_fn(move |mut request| {
         let client = Rc::clone(&client);
+        let stream = extended::Stream::translate(&mut request, parity);
         let (request, exchange) = client.begin(request);
-        async move { Ok::<_, Infallible>(answer(request, exchange).await) }
+        async move {
+            let response = answer(request, exchange).await;
+            Ok::<_, Infallible>(match stream {
+                Some(stream) => stream.answer(response, &client),
+                None => response,
+            })
+        }
     });
-    let connection = http2::Builder::new(Local)
+    let mut builder = http2::Builder::new(Local);
+    builder
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(stream, service);
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if offers {
+        builder.enable_connect_protocol();
+    }
+    let connection = builder.serve_connection(stream, service);
     let mut connection = pin!(connection);
     let mut finishing = false;
     poll_fn(|cx| {

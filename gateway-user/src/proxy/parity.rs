@@ -19,6 +19,8 @@ pub enum Difference {
     TwoHosts,
     /// An answer that doesn't wait for the request's body leaves the connection open.
     EarlyReply,
+    /// A WebSocket of HTTP/2 has a `sec-websocket-key` for its endpoint.
+    WebsocketKey,
 }
 
 /// In what to do as Envoy does.
@@ -32,7 +34,7 @@ pub struct UnknownDifference(String);
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TransportFailure,
         Self::TimeoutWithFault,
         Self::Overloaded,
@@ -40,6 +42,7 @@ impl Difference {
         Self::Referer,
         Self::TwoHosts,
         Self::EarlyReply,
+        Self::WebsocketKey,
     ];
 
     /// As options name it.
@@ -52,6 +55,7 @@ impl Difference {
             Self::Referer => "referer",
             Self::TwoHosts => "two-hosts",
             Self::EarlyReply => "early-reply",
+            Self::WebsocketKey => "websocket-key",
         }
     }
 }

@@ -101,6 +101,7 @@ impl Pair {
         let (snapshot, mut bootstrap) = compiled(directory.path())?;
         let log = directory.path().join("access.log");
         log::configure(&mut bootstrap, &log);
+        allow_connect(&mut bootstrap);
         let ports: Vec<u16> = snapshot
             .gateway
             .listeners
@@ -112,6 +113,7 @@ impl Pair {
                 workers: NonZero::<usize>::MIN,
                 address: Some(IpAddr::V4(address)),
                 parity,
+                extended_connect: true,
                 ..Options::default()
             })?;
             let applied = runtime.block_on(proxy.apply(&snapshot));
@@ -177,8 +179,25 @@ impl Pair {
         })
     }
 
+    /// What comes of asking for a WebSocket in HTTP/2: with Envoy, this proxy, and this proxy doing as Envoy
+    /// does.
+    pub(crate) fn websockets(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> anyhow::Result<[(Answer, String); 3]> {
+        let port = *self.places.numbers.get("port").context("no such port")?;
+        let runtime = self.runtime.as_ref().context("not running")?;
+        let ask = |address| {
+            let asked = http2::websocket((address, port).into(), path, protocol);
+            let asked = runtime.block_on(asked);
+            asked.map_err(|error| anyhow::anyhow!("{address}, {path}, {protocol}: {error:#}"))
+        };
+        Ok([ask(ENVOY)?, ask(NODEGATE)?, ask(WITH_PARITY)?])
+    }
+
     /// Settings that both begin an HTTP/2 connection with.
-    pub(crate) fn settings(&self) -> anyhow::Result<[Vec<u16>; 2]> {
+    pub(crate) fn settings(&self) -> anyhow::Result<[BTreeMap<u16, u32>; 2]> {
         let port = *self.places.numbers.get("port").context("no such port")?;
         let runtime = self.runtime.as_ref().context("not running")?;
         Ok([
@@ -258,6 +277,15 @@ impl Places {
             text = text.replace(&format!("{{{{a*{length}}}}}"), &"a".repeat(length));
         }
         text
+    }
+}
+
+/// Lets streams of HTTP/2 become WebSockets, which Istio leaves to an EnvoyFilter.
+fn allow_connect(bootstrap: &mut Value) {
+    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut();
+    for listener in listeners.into_iter().flatten() {
+        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        filter["http2_protocol_options"]["allow_connect"] = true.into();
     }
 }
 

@@ -38,7 +38,8 @@ const MAX_HEADERS: usize = 100;
 /// (RFC 9112, section 3.2.2).
 pub(super) fn authority(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
-        Some(authority) if parts.method != Method::CONNECT => {
+        // In HTTP/1.1 the target of CONNECT is what is to be connected to.
+        Some(authority) if parts.method != Method::CONNECT || parts.version == Version::HTTP_2 => {
             let authority = authority.as_str();
             // User information is no part of the host.
             Some(
@@ -180,7 +181,10 @@ fn is_of_authority(byte: u8) -> bool {
 // Envoy: Utility::isUpgrade, and `upgrade_configs`, which Istio sets to websocket. An upgrade to
 // HTTP/2 is an offer that may be ignored (RFC 9113, section 3.1, has given it up).
 pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
-    let (Some(upgrade), Version::HTTP_11) = (parts.headers.get(UPGRADE), parts.version) else {
+    // In HTTP/2 there is no such header: it stands for an extended CONNECT.
+    let (Some(upgrade), Version::HTTP_11 | Version::HTTP_2) =
+        (parts.headers.get(UPGRADE), parts.version)
+    else {
         return Ok(None);
     };
     let asked = parts
