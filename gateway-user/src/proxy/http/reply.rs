@@ -19,10 +19,10 @@ use crate::{
     route::cors,
 };
 
-/// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 /// What stands before the reason that a connection had.
 const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
 
+/// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
 /// An answer of our own.
