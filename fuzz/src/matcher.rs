@@ -6,11 +6,11 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nodegate::{
     model::gateway::{
-        Destination, Forward, HeaderMatch, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
-        PathMatch, QueryMatch, RouteMatch, RouteOrigin, ValueMatch, VirtualHost,
+        Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, QueryMatch, RouteMatch,
+        RouteOrigin, ValueMatch, VirtualHost,
     },
     resources::pattern::Pattern,
-    route::{Miss, Query, Table},
+    route::{Miss, Query, Table, explain},
 };
 
 /// Few words, so that requests meet routes.
@@ -38,22 +38,13 @@ const VALUES: [&str; 4] = ["", "1", "12", "a.x"];
 
 /// A route without anything but a condition and a destination.
 pub fn route(matches: RouteMatch) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: RouteOrigin {
-            namespace: "default".into(),
-            name: "web".into(),
-            index: 0,
-        },
-        matches,
-        action: HttpAction::Forward(Box::new(Forward {
-            destinations: vec![Destination::new("outbound|80||web", 1)],
-            ..Forward::default()
-        })),
-        headers: HeaderOperations::default(),
-        fault: None,
-        cors: None,
-    }
+    let origin = RouteOrigin {
+        namespace: "default".into(),
+        name: "web".into(),
+        index: 0,
+    };
+    let destination = Destination::new("outbound|80||web", 1);
+    HttpRoute::forwarding(origin, matches, vec![destination])
 }
 
 /// Makes a table and asks it several times.
@@ -114,7 +105,7 @@ fn ask(table: &Table, input: &mut Unstructured<'_>) -> Result<()> {
     let hosts = &table.routes().virtual_hosts;
     let virtual_host = slow_host(hosts, query.host);
     // What `explain` does is to try one route after the other.
-    let explained = table.explain(&query);
+    let explained = explain(table.routes(), &query);
     match virtual_host {
         None => assert_eq!(found, Err(Miss::NoVirtualHost), "{query:?}"),
         Some(virtual_host) if hosts[virtual_host].require_tls && query.scheme == "http" => {

@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nodegate::{
     model::gateway::{
-        Destination, Forward, HeaderMatch, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
-        PathMatch, RouteMatch, RouteOrigin, ValueMatch, VirtualHost,
+        Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, RouteMatch, RouteOrigin,
+        ValueMatch, VirtualHost,
     },
     resources::pattern::Pattern,
     route::{Query, Table},
@@ -18,22 +18,13 @@ use nodegate::{
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 
 fn route(matches: RouteMatch) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: RouteOrigin {
-            namespace: "default".into(),
-            name: "web".into(),
-            index: 0,
-        },
-        matches,
-        action: HttpAction::Forward(Box::new(Forward {
-            destinations: vec![Destination::new("outbound|80||web", 1)],
-            ..Forward::default()
-        })),
-        headers: HeaderOperations::default(),
-        fault: None,
-        cors: None,
-    }
+    let origin = RouteOrigin {
+        namespace: "default".into(),
+        name: "web".into(),
+        index: 0,
+    };
+    let destination = Destination::new("outbound|80||web", 1);
+    HttpRoute::forwarding(origin, matches, vec![destination])
 }
 
 fn host(domain: String, routes: Vec<HttpRoute>) -> VirtualHost {

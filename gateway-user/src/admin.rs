@@ -16,3 +16,13 @@ pub mod server;
 pub mod status;
 pub mod trace;
 pub mod wanted;
+
+/// What only a redirector can answer was asked of a proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("this nodegate is a proxy only: {what} is known where the redirector runs (fix: {fix})")]
+pub struct ProxyOnly {
+    /// What is not known here.
+    pub what: &'static str,
+    /// Where to ask instead.
+    pub fix: &'static str,
+}

@@ -17,7 +17,7 @@ mod sources;
 
 use crate::{
     admin::{
-        self,
+        self, ProxyOnly,
         status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
         trace::Traces,
     },
@@ -342,13 +342,7 @@ impl admin::server::Subject for Speaker {
     }
 
     fn explain(&self, ask: Ask) -> Result<Answer, String> {
-        let Some((redirector, options)) = &self.datapath else {
-            return Err(
-                "this nodegate is a proxy only: where connections go is known where the redirector \
-                 runs (fix: ask there, or --manifests)"
-                    .to_owned(),
-            );
-        };
+        let (redirector, options) = self.redirector("where connections go")?;
         let mut question = ask.question()?;
         match &question.node {
             Some(other) if *other != self.node => {
@@ -375,13 +369,7 @@ impl admin::server::Subject for Speaker {
     }
 
     fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String> {
-        let Some((_, options)) = &self.datapath else {
-            return Err(
-                "this nodegate is a proxy only: how the node is set up is known where the \
-                 redirector runs (fix: ask there, or --manifests)"
-                    .to_owned(),
-            );
-        };
+        let (_, options) = self.redirector("how the node is set up")?;
         let text = |error: &dyn fmt::Display| error.to_string();
         let own = KubeProxyArgs {
             hostname_override: self.node.clone(),
@@ -426,6 +414,16 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
 }
 
 impl Speaker {
+    /// The redirector, which alone knows `what`.
+    fn redirector(
+        &self,
+        what: &'static str,
+    ) -> Result<&(Arc<Redirector>, datapath::Options), String> {
+        let fix = "ask there, or --manifests";
+        let missing = || ProxyOnly { what, fix }.to_string();
+        self.datapath.as_ref().ok_or_else(missing)
+    }
+
     async fn catch_up(&self) -> Result<(), String> {
         let versions = self.sources.reload().await;
         let versions = versions.map_err(|error| error.to_string())?;

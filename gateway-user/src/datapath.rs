@@ -9,6 +9,7 @@
 //! | [`contents`] | what the pinned maps hold, for people |
 //! | [`netfilter`] | masquerading and refusing, which netfilter does for marked packets |
 //! | [`node`] | what the datapath must know of the node: its addresses, its network namespace |
+//! | [`features`] | what only some kernels can do |
 //! | [`events`] | decisions as they are made, with names |
 //! | [`heartbeat`] | the daemon's sign of life, which outlives it |
 //! | [`mod@cleanup`] | the end of the redirection |
@@ -42,6 +43,7 @@ pub mod cleanup;
 pub mod contents;
 pub mod desired;
 pub mod events;
+pub mod features;
 pub mod filter;
 pub mod health;
 pub mod heartbeat;

@@ -28,6 +28,7 @@ mod deadlines;
 mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod head;
 mod http;
 mod pool;
 mod tcp;

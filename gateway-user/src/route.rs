@@ -27,7 +27,8 @@ mod split;
 mod table;
 pub mod timeout;
 
+pub use host::is_in_domain;
 pub use predicate::{Failed, Query};
 pub use rewrite::{Rewrite, RewriteError};
 pub use split::Split;
-pub use table::{Explanation, Match, Miss, Table, Tried};
+pub use table::{Explanation, Match, Miss, Table, Tried, explain};

@@ -192,6 +192,5 @@ fn the_recordings_have_all_protocols() {
         .flat_map(|set| Recording::of(set).services)
         .map(|service| service.protocol)
         .collect();
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    assert_eq!(protocols, BTreeSet::from(all));
+    assert_eq!(protocols, BTreeSet::from(Protocol::ALL));
 }

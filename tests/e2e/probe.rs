@@ -18,19 +18,23 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+use nodegate_testbed::environment::patiently;
 use serde::{Deserialize, Serialize};
 
 /// Its value is a [`Task`]. Not `NODEGATE_…`: the testbed takes those away.
 const VARIABLE: &str = "E2E_PROBE";
 
-/// How long an answer may take that must come.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for what must not come. Less than a second: then TCP tries again.
 const SILENCE: Duration = Duration::from_millis(600);
 /// The error of a socket that somebody else has ended.
 const ABORTED: &str = "aborted";
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(5);
+
+/// How long an answer may take that must come.
+fn patience() -> Duration {
+    patiently(Duration::from_secs(3))
+}
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -96,21 +100,21 @@ pub(crate) struct Summary {
 }
 
 impl Task {
-    pub(crate) const fn tcp(to: SocketAddr) -> Self {
+    pub(crate) fn tcp(to: SocketAddr) -> Self {
         Self::Tcp {
             to,
             times: 1,
-            patience: PATIENCE,
+            patience: patience(),
         }
     }
 
-    pub(crate) const fn udp(to: SocketAddr) -> Self {
+    pub(crate) fn udp(to: SocketAddr) -> Self {
         Self::Udp {
             to,
             times: 1,
             connected: false,
             size: 4,
-            patience: PATIENCE,
+            patience: patience(),
         }
     }
 
@@ -272,10 +276,10 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Load { to, threads } => say(&load(to, threads))?,
         Task::Download { to, bytes } => {
             let what = format!("GET /?bytes={bytes}");
-            say(&timed(|| request(to, 3 * PATIENCE, &what, 0)))?;
+            say(&timed(|| request(to, 3 * patience(), &what, 0)))?;
         }
         Task::Upload { to, bytes } => {
-            say(&timed(|| request(to, 3 * PATIENCE, "POST /?json", bytes)))?;
+            say(&timed(|| request(to, 3 * patience(), "POST /?json", bytes)))?;
         }
     }
     Ok(())
@@ -351,7 +355,7 @@ fn from_port(port: u16, to: SocketAddr) -> anyhow::Result<TcpStream> {
     socket::bind(fd.as_raw_fd(), &any)?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     Ok(stream)
 }
 
@@ -380,11 +384,11 @@ fn head(mut stream: &TcpStream, lines: &mut BufReader<&TcpStream>) -> io::Result
 
 /// Requests on one connection; ends with the first that fails.
 fn keep_alive(to: SocketAddr) -> anyhow::Result<()> {
-    let stream = match TcpStream::connect_timeout(&to, PATIENCE) {
+    let stream = match TcpStream::connect_timeout(&to, patience()) {
         Ok(stream) => stream,
         Err(error) => return say(&Reply::failed(&error)),
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     let mut lines = BufReader::new(&stream);
     loop {
         let reply = timed(|| head(&stream, &mut lines));
@@ -451,7 +455,7 @@ fn load(to: SocketAddr, threads: usize) -> Summary {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let reply = timed(|| request(to, PATIENCE, "GET /", 0));
+                    let reply = timed(|| request(to, patience(), "GET /", 0));
                     summary
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -502,7 +506,7 @@ impl Running {
 
     /// Waits for a reply of which this holds; gives all up to it.
     pub(crate) fn until(&self, is_it: impl Fn(&Reply) -> bool) -> anyhow::Result<Vec<Reply>> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * patience();
         let mut passed = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -534,7 +538,7 @@ impl Running {
         drop(self.process.stdin.take());
         self.process.wait()?;
         // The reader has it all soon after the end.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let line = self
                 .last

@@ -102,7 +102,9 @@ impl Scene {
 
     /// A request with curl.
     pub(crate) fn curl(&self, host: &str, arguments: &[&str]) -> anyhow::Result<Answer> {
-        let fixed = ["curl", "-s", "-i", "--max-time", "10"];
+        let limit = environment::patiently(Duration::from_secs(10));
+        let limit = limit.as_secs().to_string();
+        let fixed = ["curl", "-s", "-i", "--max-time", &limit];
         let output = self.testbed.exec(host, fixed.iter().chain(arguments))?;
         Answer::read(&output)
     }
@@ -219,6 +221,7 @@ pub(crate) fn wait<T>(
     limit: Duration,
     mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
+    let limit = environment::patiently(limit);
     let start = Instant::now();
     loop {
         if let Some(answer) = ask()? {

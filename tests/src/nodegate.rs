@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     cgroup,
+    environment::patiently,
     names::{Host, Names},
     process,
     state::State,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// How long nodegate may take to apply a change, by its own count.
-const SYNC: &str = "10s";
+const SYNC: Duration = Duration::from_secs(10);
 /// And by ours: it has to start and answer, too.
 const SYNC_LIMIT: Duration = Duration::from_secs(20);
 /// How long a process may take to come up.
@@ -199,7 +200,7 @@ pub(crate) fn signal(
     if !matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) {
         return Ok(());
     }
-    let deadline = Instant::now() + END;
+    let deadline = Instant::now() + patiently(END);
     // A zombie has no program any more.
     let program = format!("/proc/{pid}/exe");
     while fs::read_link(&program).is_ok() {
@@ -252,10 +253,11 @@ pub(crate) fn forget(names: &Names, host: &Host) {
 /// Waits until these hosts' nodegate has applied everything that is in the manifest directory now.
 pub(crate) fn sync(names: &Names, state: &State, hosts: &[Host]) -> anyhow::Result<()> {
     let mut waiting: Vec<(&Host, Child)> = Vec::new();
+    let limit = format!("{}s", patiently(SYNC).as_secs());
     for host in hosts {
         let mut status = command(names, state, host, &state.binaries.nodegate)?;
         let child = status
-            .args(["status", "--sync", "--timeout", SYNC])
+            .args(["status", "--sync", "--timeout", &limit])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(messages(names, host))?)
@@ -291,7 +293,8 @@ fn failure(names: &Names, host: &Host) -> String {
         format!(" ({said})")
     };
     format!(
-        "nodegate on {host} has not applied the manifests within {SYNC}{said}; {}",
+        "nodegate on {host} has not applied the manifests within {:?}{said}; {}",
+        patiently(SYNC),
         process::tail(&names.log(host))
     )
 }

@@ -21,7 +21,7 @@ use nix::{
     unistd::{self, Pid},
 };
 
-use crate::names::NETNS_ROOT;
+use crate::{environment::patiently, names::NETNS_ROOT};
 
 /// Lets the command start in a network namespace and a cgroup: it is in both before its program
 /// begins, so that no socket of it escapes the cgroup's programs.
@@ -81,6 +81,7 @@ pub(crate) fn detach(mut command: Command, log: &Path) -> anyhow::Result<Pid> {
 /// Waits until a process that we started has made a file, by which it says that it is there; of a
 /// socket, until it listens.
 pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path, limit: Duration) -> anyhow::Result<()> {
+    let limit = patiently(limit);
     let deadline = Instant::now() + limit;
     while !is_there(file) {
         ensure!(kill(pid, None).is_ok(), "it has ended; {}", tail(log));
@@ -127,7 +128,7 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
     let status = status.with_context(late)?;
     // Something that it has left in the background may hold its output open.
     let collect = |bytes: Receiver<Vec<u8>>| {
-        let left = limit.saturating_sub(started.elapsed());
+        let left = patiently(limit).saturating_sub(started.elapsed());
         bytes.recv_timeout(left).ok().with_context(late)
     };
     Ok(Output {
@@ -139,7 +140,7 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
 
 /// Waits for the child; ends it after the limit, and gives none then.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patiently(limit);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

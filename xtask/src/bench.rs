@@ -21,8 +21,10 @@ use serde_json::{Value, json};
 mod haproxy;
 mod instructions;
 mod proxies;
+mod training;
 
 use proxies::{Kind, Programs, Proxy, Table};
+pub(crate) use training::train;
 
 use crate::{binaries, setup, table as printed};
 

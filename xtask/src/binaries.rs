@@ -1,12 +1,13 @@
 //! Building what a testbed runs.
 
 use std::{
+    ffi::OsStr,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate_testbed::Binaries;
+pub(crate) use nodegate_testbed::Binaries;
 use serde_json::Value;
 
 use crate::setup;
@@ -67,6 +68,50 @@ pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
     let messages = run(cargo)?;
     let nodegate = given.map_or_else(|| executable(&messages, "nodegate"), Ok)?;
     Ok((nodegate, executable(&messages, "testbed-traffic")?))
+}
+
+/// Builds `nodegate` as it runs on nodes, with further arguments for cargo and a flag for rustc.
+pub(crate) fn nodegate<'a>(
+    arguments: impl Iterator<Item = &'a OsStr>,
+    flag: &str,
+) -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo
+        .args(["build", "--release"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(["--package", "nodegate", "--bin", "nodegate"])
+        .args(arguments)
+        .env("PATH", setup::path_with_linker()?)
+        .env_remove("RUSTFLAGS")
+        // Which separates flags by something that no path has in it.
+        .env("CARGO_ENCODED_RUSTFLAGS", flag);
+    executable(&run(cargo)?, "nodegate")
+}
+
+/// Builds the traffic for measuring `nodegate`.
+pub(crate) fn traffic() -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new(setup::cargo());
+    cargo
+        .args(["build", "--release"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
+    executable(&run(cargo)?, "testbed-traffic")
+}
+
+/// Builds tests that are run elsewhere: packets, budget, e2e.
+pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
+    let names = ["packets", "budget", "e2e"];
+    let mut cargo = Command::new(setup::cargo());
+    cargo.args(["test", "--no-run"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    cargo.args(["--package", "nodegate", "--package", "nodegate-testbed"]);
+    for name in names {
+        cargo.args(["--test", name]);
+    }
+    cargo.env("PATH", setup::path_with_linker()?);
+    let messages = run(cargo)?;
+    let [packets, budget, e2e] = names.map(|name| executable(&messages, name));
+    Ok([packets?, budget?, e2e?])
 }
 
 /// The root of the workspace.

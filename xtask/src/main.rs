@@ -8,7 +8,9 @@ use nodegate_testbed::environment::Unmet;
 mod bench;
 mod binaries;
 mod demo;
+mod dist;
 mod fuzz;
+mod kernels;
 mod setup;
 mod table;
 mod test;
@@ -41,9 +43,18 @@ enum Command {
     /// Measure: what the proxy costs, beside HAProxy and Envoy.
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
+    /// Build nodegate for nodes, with a profile of what it does there.
+    #[command(after_help = dist::ABOUT)]
+    Dist,
     /// Feed parsers and the matcher with arbitrary input.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Fuzz),
+    /// Try the redirector on other kernels, each in a machine of its own.
+    ///
+    /// Gets them as Debian packages, boots them with QEMU, and runs there: `nodegate preflight`, the packet
+    /// tests, and end-to-end trials. The machines have no network. Without KVM it takes a while.
+    #[command(after_help = kernels::EXAMPLES)]
+    Kernels(kernels::Kernels),
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
@@ -55,7 +66,9 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Command::Fuzz(fuzz) => fuzz::run(fuzz),
+        Command::Kernels(kernels) => kernels::run(&kernels),
         Command::Testbed(command) => testbed::run(command),
     };
     match result {

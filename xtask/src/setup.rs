@@ -12,11 +12,13 @@ use anyhow::{Context as _, ensure};
 
 mod bpf_linker;
 mod envoy;
+mod llvm;
 mod machine;
 mod rust_src;
 mod tools;
 
 pub(crate) use envoy::{PROGRAM as ENVOY, prepare as envoy};
+pub(crate) use llvm::{host, llvm_profdata};
 pub(crate) use machine::prepare as machine;
 pub(crate) use tools::{prepare as tools, program};
 
@@ -138,6 +140,8 @@ struct Rustc {
     release: String,
     /// `22`
     llvm_major: String,
+    /// `x86_64-unknown-linux-gnu`
+    host: String,
 }
 
 impl Rustc {
@@ -149,7 +153,7 @@ impl Rustc {
             .with_context(|| format!("starting {}", rustc.display()))?;
         Self::parse(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
             format!(
-                "{} -vV says neither release nor LLVM version",
+                "{} -vV doesn't say its release, host and LLVM version",
                 rustc.display()
             )
         })
@@ -160,12 +164,13 @@ impl Rustc {
         Some(Self {
             release: field("release: ")?.trim().into(),
             llvm_major: field("LLVM version: ")?.split('.').next()?.trim().into(),
+            host: field("host: ")?.trim().into(),
         })
     }
 }
 
 /// One line about what is being done.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("set-up: {text}");
 }
 
@@ -189,6 +194,7 @@ mod tests {
             (rustc.release.as_str(), rustc.llvm_major.as_str()),
             ("1.95.0", "22")
         );
+        assert_eq!(rustc.host, "x86_64-unknown-linux-gnu");
         assert_eq!(Rustc::parse("rustc 1.95.0\n"), None);
     }
 }

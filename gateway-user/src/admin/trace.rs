@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::wanted::{Format, Wanted};
+use super::{
+    ProxyOnly,
+    wanted::{Format, Wanted},
+};
 use crate::{
     datapath::{
         events::Report,
@@ -62,11 +65,8 @@ pub enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The proxy does not know what is asked for.
-    #[error(
-        "this nodegate is a proxy only: {0} is known where the redirector runs (fix: trace on the \
-         node, and name this socket with --gateway-admin to see both)"
-    )]
-    NoRedirector(&'static str),
+    #[error(transparent)]
+    NoRedirector(#[from] ProxyOnly),
     /// The datapath refuses.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
@@ -85,8 +85,10 @@ impl Traces {
                 follow_kernel(redirector, wanted.clone(), sender.clone())?;
             }
             None => {
-                if let Some(option) = of_the_kernel(&wanted.kernel) {
-                    return Err(TraceError::NoRedirector(option));
+                if let Some(what) = of_the_kernel(&wanted.kernel) {
+                    let fix =
+                        "trace on the node, and name this socket with --gateway-admin to see both";
+                    return Err(ProxyOnly { what, fix }.into());
                 }
             }
         }

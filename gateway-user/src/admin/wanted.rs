@@ -6,7 +6,6 @@ use gateway_common::{decide::Verdict, event::Hook};
 
 use crate::{
     datapath::filter::Filter,
-    model::service::Protocol,
     observe::{RecordFilter, Status},
 };
 
@@ -61,12 +60,6 @@ pub fn hook(text: &str) -> Result<Hook, String> {
     named(text, "hook", hooks, Hook::name)
 }
 
-/// Reads a protocol by its name.
-pub fn protocol(text: &str) -> Result<Protocol, String> {
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    named(text, "protocol", all, Protocol::lowercase)
-}
-
 fn named<T: Copy>(
     text: &str,
     what: &str,
@@ -117,7 +110,7 @@ impl Wanted {
             "service" => kernel.service = Some(parse(value)?),
             "verdict" => kernel.verdicts = list(value, verdict)?,
             "hook" => kernel.hooks = list(value, hook)?,
-            "protocol" => kernel.protocol = Some(protocol(value)?),
+            "protocol" => kernel.protocol = Some(parse(value)?),
             "host" => self.records.host = Some(value.to_owned()),
             "status" => self.records.statuses = list(value, parse::<Status>)?,
             _ => return Err("there is no such parameter".to_owned()),
@@ -183,6 +176,7 @@ fn join(texts: impl IntoIterator<Item = impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::service::Protocol;
 
     #[test]
     fn a_query_says_all_of_it() {

@@ -18,17 +18,24 @@ pub(super) struct Attachment {
         value_delimiter = ','
     )]
     uplinks: Vec<String>,
+    #[command(flatten)]
+    pub(super) pins: PinDir,
+    /// Directory of the cgroup whose processes are redirected [default: the root of cgroup2]
+    #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+}
+
+/// Where what is attached can be found again.
+#[derive(Debug, Args)]
+pub(super) struct PinDir {
     /// Where maps and links are pinned, on a BPF file system
     #[arg(
-        long,
+        long = "pin-dir",
         env = "NODEGATE_PIN_DIR",
         default_value = "/sys/fs/bpf/nodegate",
         value_name = "DIR"
     )]
-    pub(super) pin_dir: PathBuf,
-    /// Directory of the cgroup whose processes are redirected [default: the root of cgroup2]
-    #[arg(long, env = "NODEGATE_CGROUP", value_name = "DIR")]
-    cgroup: Option<PathBuf>,
+    pub(super) path: PathBuf,
 }
 
 impl Attachment {

@@ -10,6 +10,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::Output;
 use crate::{
     model::compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile},
     resources::{
@@ -39,18 +40,9 @@ pub struct Args {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    /// How to print: messages go to standard error, JSON to standard output
+    #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// One line for each message, on standard error.
-    Text,
-    /// `{"diagnostics": […]}` on standard output.
-    Json,
 }
 
 /// The answer.

@@ -1,9 +1,10 @@
 //! `nodegate cleanup`
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
+use super::attachment::PinDir;
 use crate::datapath::cleanup::cleanup;
 
 /// End the redirection: remove the pinned programs and maps of this node.
@@ -18,14 +19,8 @@ Examples:
   nodegate cleanup --drain 10m      give them longer
   nodegate cleanup --drain 0s       break them")]
 pub struct Cleanup {
-    /// Where maps and links are pinned
-    #[arg(
-        long,
-        env = "NODEGATE_PIN_DIR",
-        default_value = "/sys/fs/bpf/nodegate",
-        value_name = "DIR"
-    )]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    pins: PinDir,
     /// How long connections may go on. It is over as soon as they are
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
@@ -34,9 +29,9 @@ pub struct Cleanup {
 impl Cleanup {
     /// Removes the pins and says which.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let cleaned = cleanup(&self.pin_dir, self.drain)?;
+        let cleaned = cleanup(&self.pins.path, self.drain)?;
         if cleaned.removed.is_empty() {
-            eprintln!("nothing is pinned in {}", self.pin_dir.display());
+            eprintln!("nothing is pinned in {}", self.pins.path.display());
         }
         for pin in cleaned.removed {
             println!("removed {}", pin.display());

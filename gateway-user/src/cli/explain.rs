@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::{
     admin::{client, server::ANSWER_IS_GOOD},
     datapath::{MasqueradeMode, desired::ExternalIps},
@@ -73,9 +73,9 @@ pub struct Explain {
     manifests: Vec<PathBuf>,
     #[command(flatten)]
     admin: Admin,
-    /// Transport protocol [default: that of the Service's port, else TCP]
-    #[arg(long, value_enum, value_name = "PROTOCOL")]
-    protocol: Option<ProtocolArg>,
+    /// Transport protocol: tcp, udp or sctp [default: that of the Service's port, else tcp]
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<Protocol>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -132,35 +132,6 @@ struct NodeArgs {
     services: Option<ServiceScope>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProtocolArg {
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-    /// SCTP
-    Sctp,
-}
-
-impl From<ProtocolArg> for Protocol {
-    fn from(protocol: ProtocolArg) -> Self {
-        match protocol {
-            ProtocolArg::Tcp => Self::Tcp,
-            ProtocolArg::Udp => Self::Udp,
-            ProtocolArg::Sctp => Self::Sctp,
-        }
-    }
-}
-
 fn client(text: &str) -> Result<String, String> {
     text.parse::<ClientSpec>().map(|_| text.to_owned())
 }
@@ -215,11 +186,12 @@ impl Explain {
     }
 
     fn ask(&self) -> Ask {
-        let protocol = self.protocol.map(Protocol::from);
         Ask {
             from: self.from.clone(),
             to: self.to.clone(),
-            protocol: protocol.map(|protocol| protocol.lowercase().to_owned()),
+            protocol: self
+                .protocol
+                .map(|protocol| protocol.lowercase().to_owned()),
             node: self.node.node.clone(),
             method: self.request.method.clone(),
             host: self.request.host.clone(),

@@ -20,7 +20,7 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::{
     admin::client,
     iptables::{
@@ -55,16 +55,6 @@ enum IptablesCommand {
     Show(show::Show),
     /// Tell how a node's rules differ from what the Services ask for, or from the loaded maps
     Diff(Box<diff::DiffCommand>),
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// `--family`

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
     process::ExitCode,
 };
 
@@ -10,6 +9,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
+use super::{Output, attachment::PinDir};
 use crate::datapath::contents::{
     AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow, now,
 };
@@ -35,14 +35,8 @@ pub struct Maps {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-    /// Where the maps are pinned
-    #[arg(
-        long,
-        env = "NODEGATE_PIN_DIR",
-        default_value = "/sys/fs/bpf/nodegate",
-        value_name = "DIR"
-    )]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    pins: PinDir,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,15 +55,6 @@ enum Which {
     Sockets,
     /// Decisions by reason
     Counters,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// What is shown of the maps.
@@ -103,7 +88,7 @@ trait Row {
 impl Maps {
     /// Reads and prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let shown = Shown::read(&Pins::open(&self.pin_dir)?, self.map)?;
+        let shown = Shown::read(&Pins::open(&self.pins.path)?, self.map)?;
         let mut out = io::BufWriter::new(io::stdout().lock());
         let written = match self.output {
             Output::Json => serde_json::to_writer_pretty(&mut out, &shown)

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::attachment::Attachment;
+use super::{Output, attachment::Attachment};
 use crate::datapath::probe::{self, Check, Outcome};
 
 /// Check whether nodegate can do its work on this machine, and how.
@@ -23,21 +23,12 @@ pub struct Preflight {
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// JSON
-    Json,
-}
-
 impl Preflight {
     /// Checks and prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let cgroup = self.attachment.cgroup().ok();
         let uplinks = self.attachment.uplinks().unwrap_or_default();
-        let checks = probe::all(&self.attachment.pin_dir, cgroup.as_deref(), &uplinks);
+        let checks = probe::all(&self.attachment.pins.path, cgroup.as_deref(), &uplinks);
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
             Output::Text => print(&checks),

@@ -300,7 +300,7 @@ impl Run {
 impl RedirectorArgs {
     fn options(&self) -> anyhow::Result<datapath::Options> {
         Ok(datapath::Options {
-            pin_dir: self.attachment.pin_dir.clone(),
+            pin_dir: self.attachment.pins.path.clone(),
             cgroup: self.attachment.cgroup()?,
             uplinks: self.attachment.uplinks()?,
             mode: self.attach,

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::anyhow;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::{
     admin::{client, status::Status},
     datapath::{Error, contents::Pins},
@@ -50,15 +50,6 @@ pub struct StatusCommand {
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 impl StatusCommand {

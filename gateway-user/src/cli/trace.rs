@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gateway_common::{decide::Verdict, event::Hook};
 use http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
-use super::Admin;
+use super::{Admin, Output};
 use crate::{
     admin::{
         client,
@@ -69,7 +69,7 @@ pub struct Trace {
     /// End after this time: 500ms, 10s, 2m
     #[arg(long = "for", value_name = "TIME", value_parser = super::duration)]
     time: Option<Duration>,
-    /// How to print
+    /// How to print: lines, or one JSON object per line
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
@@ -95,7 +95,7 @@ struct Filters {
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = wanted::hook)]
     hook: Vec<Hook>,
     /// Only tcp, udp or sctp
-    #[arg(long, value_name = "PROTOCOL", value_parser = wanted::protocol)]
+    #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<Protocol>,
     /// Only requests for this host
     #[arg(long, value_name = "NAME")]
@@ -103,15 +103,6 @@ struct Filters {
     /// Only requests that ended so: 404, or 4xx
     #[arg(long, value_name = "STATUS", value_delimiter = ',')]
     status: Vec<Status>,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Output {
-    /// Lines for people
-    #[default]
-    Text,
-    /// One JSON object per line
-    Json,
 }
 
 impl Trace {

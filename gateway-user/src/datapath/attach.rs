@@ -27,7 +27,7 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use tracing::{debug, info, warn};
 
-use super::{Error, Options, rejection::Rejection, sys};
+use super::{Error, Options, features::Features, rejection::Rejection, sys};
 
 /// How packet programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -286,9 +286,7 @@ fn uses_tcx(mode: Mode) -> bool {
     match mode {
         Mode::Tcx => true,
         Mode::Clsact => false,
-        // The kernel release that has BPF_TCX_INGRESS.
-        Mode::Auto => aya::util::KernelVersion::current()
-            .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
+        Mode::Auto => Features::probe().tcx,
     }
 }
 

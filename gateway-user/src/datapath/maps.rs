@@ -28,6 +28,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{
     Error, Failure, contents,
     desired::{Network, PortKey},
+    features::Features,
     from_map,
     plan::{Mirror, Plan, Step},
     sockets::Connected,
@@ -130,9 +131,14 @@ pub type Logger = EbpfLogger<&'static dyn log::Log>;
 /// # Errors
 /// Fails if they have another layout.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+    load_for(Features::probe(), pin_dir)
+}
+
+/// As [`load`], for a kernel that can do this.
+pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     prepare(pin_dir)?;
     match upgrade::layout(pin_dir)? {
-        None | Some(0 | SCHEMA) => load_from(pin_dir),
+        None | Some(0 | SCHEMA) => load_from(features, pin_dir),
         Some(found) => Err(Error::Schema {
             path: pin_dir.to_owned(),
             found,
@@ -140,18 +146,19 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     }
 }
 
-/// The same; beside maps of an older layout, makes new ones, which take their places when the upgrade
+/// As [`load`]; beside maps of an older layout, makes new ones, which take their places when the upgrade
 /// is finished.
 ///
 /// # Errors
 /// Fails if they have a newer layout, and touches nothing then.
 pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), Error> {
+    let features = Features::probe();
     prepare(pin_dir)?;
     match upgrade::layout(pin_dir)? {
         Some(found) if (1..SCHEMA).contains(&found) => {
             upgrade::tidy(pin_dir)?;
             let upgrade = Upgrade::begin(pin_dir, found)?;
-            let (ebpf, mut maps) = load_from(upgrade.directory())?;
+            let (ebpf, mut maps) = load_from(features, upgrade.directory())?;
             upgrade.copy(&mut maps)?;
             Ok((ebpf, maps, Some(upgrade)))
         }
@@ -161,10 +168,19 @@ pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), 
         }),
         _ => {
             upgrade::tidy(pin_dir)?;
-            let (ebpf, maps) = load_from(pin_dir)?;
+            let (ebpf, maps) = load_from(features, pin_dir)?;
             Ok((ebpf, maps, None))
         }
     }
+}
+
+/// A loader of the programs for a kernel that can do this.
+pub(super) fn loader(features: Features) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The verifier does not look at what a constant leaves out.
+    let sets_retval: &u8 = if features.set_retval { &1 } else { &0 };
+    loader.override_global("SETS_RETVAL", sets_retval, true);
+    loader
 }
 
 fn prepare(pin_dir: &Path) -> Result<(), Error> {
@@ -176,8 +192,8 @@ fn prepare(pin_dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(pin_dir).map_err(unusable)
 }
 
-fn load_from(directory: &Path) -> Result<(Ebpf, Maps), Error> {
-    let mut loader = EbpfLoader::new();
+fn load_from(features: Features, directory: &Path) -> Result<(Ebpf, Maps), Error> {
+    let mut loader = loader(features);
     for map in MAPS {
         loader.map_pin_path(map.name, directory.join(map.pin));
     }

@@ -5,14 +5,13 @@
 use std::{fs, io, path::Path, process::Command};
 
 use aya::{
-    EbpfLoader,
-    programs::{Program, ProgramError, SchedClassifier, TcAttachType},
+    programs::{Program, ProgramError},
     util::KernelVersion,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use serde::Serialize;
 
-use super::{maps, node};
+use super::{features::Features, maps, node, sockets};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -74,6 +73,12 @@ const CAP_NET_ADMIN: u32 = 12;
 /// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone.
 const CAP_SYS_ADMIN: u32 = 21;
 
+/// The oldest kernel that has what there is no other way for: `SO_NETNS_COOKIE` (5.14). Also atomic
+/// compare-and-exchange in programs (5.12) and `bpf_ktime_get_coarse_ns` (5.11).
+const OLDEST: KernelVersion = KernelVersion::new(5, 14, 0);
+/// The oldest kernel that `cargo xtask kernels` has been run with.
+const TRIED: KernelVersion = KernelVersion::new(6, 1, 0);
+
 /// Everything, in the order in which things depend on each other.
 pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check> {
     let mut checks = vec![
@@ -83,9 +88,12 @@ pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check
         bpf_file_system(bpffs),
         cgroup2(cgroup),
     ];
+    let features = Features::probe();
     checks.push(netns_cookie());
-    checks.extend(programs());
-    checks.push(packet_hooks(uplinks));
+    checks.extend(programs(features));
+    checks.push(refusals(features));
+    checks.push(packet_hooks(features, uplinks));
+    checks.push(datagrams());
     checks.push(netfilter("iptables", "ip_tables"));
     checks.push(netfilter("ip6tables", "ip6_tables"));
     checks.push(forwarding());
@@ -98,18 +106,23 @@ fn kernel() -> Check {
     match KernelVersion::current() {
         Ok(version) => {
             let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-            if version >= KernelVersion::new(5, 18, 0) {
-                Check::ok(name, text.trim())
+            let found = text.trim();
+            if version >= TRIED {
+                Check::ok(name, found)
+            } else if version >= OLDEST {
+                let found = format!("{found}: nodegate has not been tried on kernels before 6.1");
+                Check::bad(name, Outcome::Warning, found, "Linux 6.1 or newer")
             } else {
-                // bpf_set_retval, bpf_ktime_get_coarse_ns, SO_NETNS_COOKIE
-                Check::bad(name, Outcome::Failed, text.trim(), "Linux 5.18 or newer")
+                let found = format!("{found}: it lacks SO_NETNS_COOKIE");
+                let fix = "Linux 5.14 at least, better 6.1 or newer";
+                Check::bad(name, Outcome::Failed, found, fix)
             }
         }
         Err(error) => Check::bad(
             name,
             Outcome::Warning,
             error.to_string(),
-            "Linux 5.18 or newer",
+            "Linux 6.1 or newer",
         ),
     }
 }
@@ -208,9 +221,9 @@ fn netns_cookie() -> Check {
 }
 
 /// Loads every program, on maps that go again at once.
-fn programs() -> Vec<Check> {
+fn programs(features: Features) -> Vec<Check> {
     let name = "programs";
-    let mut ebpf = match EbpfLoader::new().load(maps::OBJECT) {
+    let mut ebpf = match maps::loader(features).load(maps::OBJECT) {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let found = chain(&error);
@@ -223,15 +236,20 @@ fn programs() -> Vec<Check> {
         }
     };
     let mut loaded = 0;
+    let mut dearest = (0, String::new());
     let mut checks = Vec::new();
     for (program_name, program) in ebpf.programs_mut() {
         let result = match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
+            Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
+            Program::CgroupSockAddr(program) => program.load().and_then(|()| program.info()),
             _ => continue,
         };
         match result {
-            Ok(()) => loaded += 1,
+            Ok(info) => {
+                loaded += 1;
+                let cost = info.verified_instruction_count().unwrap_or(0);
+                dearest = dearest.max((cost, program_name.to_owned()));
+            }
             Err(error) => {
                 let found = format!("{program_name}: {}", verdict(&error));
                 let fix = "a newer kernel; please report it with the output of uname -a";
@@ -239,11 +257,30 @@ fn programs() -> Vec<Check> {
             }
         }
     }
-    checks.insert(
-        0,
-        Check::ok(name, format!("{loaded} pass this kernel's verifier")),
-    );
+    let mut found = format!("{loaded} pass this kernel's verifier");
+    if let (cost @ 1.., program) = dearest {
+        found.push_str("; the dearest, ");
+        found.push_str(&program);
+        found.push_str(", after ");
+        found.push_str(&cost.to_string());
+        found.push_str(" of at most 1000000 instructions");
+    }
+    checks.insert(0, Check::ok(name, found));
     checks
+}
+
+/// What a process is told whose connection must not be.
+fn refusals(features: Features) -> Check {
+    let name = "refusals";
+    if features.set_retval {
+        return Check::ok(name, "processes get ECONNREFUSED or EHOSTUNREACH");
+    }
+    Check::bad(
+        name,
+        Outcome::Warning,
+        "no bpf_set_retval in socket hooks: processes get EPERM where they would be refused",
+        "Linux 6.1 or newer",
+    )
 }
 
 /// The end of the verifier's log, which says why.
@@ -275,7 +312,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-fn packet_hooks(uplinks: &[String]) -> Check {
+fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
     let name = "packet hooks";
     let Some(uplink) = uplinks.first() else {
         let fix = "--uplink INTERFACE, for each one on which packets from outside arrive";
@@ -286,17 +323,32 @@ fn packet_hooks(uplinks: &[String]) -> Check {
             fix,
         );
     };
-    match SchedClassifier::query_tcx(uplink, TcAttachType::Ingress) {
-        Ok(_) => Check::ok(name, format!("tcx on {}", uplinks.join(", "))),
-        Err(ProgramError::TcError(_)) => {
-            let found = format!("there is no interface {uplink}");
-            Check::bad(name, Outcome::Failed, found, "--uplink INTERFACE")
-        }
-        Err(_) => Check::bad(
+    if let Err(error) = nix::net::if_::if_nametoindex(uplink.as_str()) {
+        let found = format!("there is no interface {uplink}: {error}");
+        return Check::bad(name, Outcome::Failed, found, "--uplink INTERFACE");
+    }
+    let uplinks = uplinks.join(", ");
+    if features.tcx {
+        return Check::ok(name, format!("tcx on {uplinks}"));
+    }
+    Check::bad(
+        name,
+        Outcome::Warning,
+        format!("no tcx: clsact filters on {uplinks}"),
+        "Linux 6.6 or newer, for links that cannot be removed by others",
+    )
+}
+
+/// Connected datagram sockets can only be ended when their endpoint goes.
+fn datagrams() -> Check {
+    let name = "datagrams";
+    match sockets::check() {
+        Ok(()) => Check::ok(name, "connected sockets are ended when their endpoint goes"),
+        Err(error) => Check::bad(
             name,
             Outcome::Warning,
-            format!("no tcx: clsact filters on {}", uplinks.join(", ")),
-            "Linux 6.6 or newer, for links that cannot be removed by others",
+            format!("connected sockets stay with endpoints that are gone: {error}"),
+            "a kernel with CONFIG_INET_DIAG_DESTROY=y and CONFIG_INET_UDP_DIAG",
         ),
     }
 }

@@ -78,13 +78,12 @@ impl Redirector {
         let mut tick = tokio::time::interval(TICK);
         let mut seen = NodeFacts::default();
         loop {
-            let fresh = tokio::select! {
-                changed = published.changed() => match changed {
-                    Ok(()) => true,
-                    Err(_) => return,
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() {
+                    return;
                 },
-                _ = tick.tick() => false,
-            };
+                _ = tick.tick() => {}
+            }
             let this = Arc::clone(&self);
             if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
                 error!(%error, "looking at the devices");
@@ -99,8 +98,12 @@ impl Redirector {
                     seen.clone()
                 }
             };
-            let failed = !self.progress.borrow().failures.is_empty();
-            if !fresh && facts == seen && !failed {
+            // By its number, and not by what has woken us: it may have come since.
+            let settled = {
+                let progress = self.progress.borrow();
+                progress.applied == snapshot.generation && progress.failures.is_empty()
+            };
+            if settled && facts == seen {
                 continue;
             }
             seen = facts.clone();

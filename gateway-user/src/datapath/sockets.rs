@@ -37,6 +37,25 @@ pub struct Ended {
     pub closed: (usize, Option<String>),
 }
 
+/// Whether the kernel can end sockets: asks it to end one that cannot be, of port 0.
+///
+/// # Errors
+/// Fails where it cannot.
+pub fn check() -> io::Result<()> {
+    let diag = Diag::open()?;
+    for family in FAMILIES {
+        // Without udp_diag this fails; ending sockets would fail as if there were none.
+        diag.list(family)?;
+        let nobody = Socket {
+            cookie: 0,
+            peer: (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            id: [0; ID_BYTES],
+        };
+        diag.end(family, &nobody)?;
+    }
+    Ok(())
+}
+
 /// Ends those datagram sockets, in whatever network namespace they are. Those that are gone or connected
 /// to somebody else by now are left alone.
 ///
@@ -294,6 +313,22 @@ mod tests {
         };
         assert_eq!(result, 0);
         cookie
+    }
+
+    #[test]
+    fn asking_whether_sockets_can_be_ended_ends_none() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: not root");
+            return;
+        }
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(peer.local_addr().unwrap()).unwrap();
+        check().unwrap();
+        for socket in [&peer, &socket] {
+            assert!(socket.take_error().unwrap().is_none());
+        }
+        socket.send(b"x").unwrap();
     }
 
     #[test]

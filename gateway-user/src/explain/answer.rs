@@ -1,6 +1,6 @@
 //! All that is to be said about a question.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use gateway_common::decide::Verdict;
 use serde::Serialize;
@@ -15,8 +15,7 @@ use super::{
 use crate::{
     iptables::config::{Config, ConfigError, KubeProxyArgs},
     model::{
-        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, kube_proxy},
-        gateway::Gateway,
+        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy},
         service::{Protocol, ServicePort},
     },
     resources::{Resources, lookup::selects},
@@ -135,10 +134,7 @@ pub fn explain(
         &question.from,
         target.socket.ip(),
     )?;
-    let mut world = World::new(resources, setup, &name)?;
-    if let Some(loaded) = loaded {
-        world.node = world.node.with(loaded);
-    }
+    let world = World::new(resources, setup, loaded, &name)?;
     let own = world.node.addresses();
     let (from, client) = question
         .from
@@ -183,13 +179,17 @@ struct World<'w> {
     resources: &'w Resources,
     services: Vec<ServicePort>,
     node: Node,
-    identity: NodeIdentity,
 }
 
 // === impl World ===
 
 impl<'w> World<'w> {
-    fn new(resources: &'w Resources, setup: &Setup, name: &str) -> Result<Self, ExplainError> {
+    fn new(
+        resources: &'w Resources,
+        setup: &Setup,
+        loaded: Option<Loaded>,
+        name: &str,
+    ) -> Result<Self, ExplainError> {
         if resources.node(name).is_none() && setup.kube_proxy.node_addresses.is_empty() {
             return Err(ExplainError::NoNode(name.to_owned()));
         }
@@ -198,20 +198,24 @@ impl<'w> World<'w> {
         };
         let args = setup.kube_proxy.on(resources, name);
         let config = Config::new(&args, resources)?;
-        let compiled = compile(resources, &identity, None, &setup.services);
-        let (by_kube_proxy, programmed) = if let Some(services) = &setup.by_kube_proxy {
-            let compiled = compiled.with_services(services, &[], &setup.services);
-            (services.clone(), compiled.services)
+        let by_kube_proxy = if let Some(services) = &setup.by_kube_proxy {
+            services.clone()
         } else {
-            let services = kube_proxy(resources, &identity, &mut Vec::new());
-            (services, compiled.services)
+            kube_proxy(resources, &identity, &mut Vec::new())
         };
-        let node = Node::new(&by_kube_proxy, &programmed, config, &setup.choices);
+        let node = if let Some(loaded) = loaded {
+            Node::running(&by_kube_proxy, config, loaded)
+        } else {
+            let mut compiled = compile(resources, &identity, None, &setup.services);
+            if let Some(services) = &setup.by_kube_proxy {
+                compiled = compiled.with_services(services, &[], &setup.services);
+            }
+            Node::new(&by_kube_proxy, &compiled.services, config, &setup.choices)
+        };
         Ok(Self {
             resources,
             services: by_kube_proxy,
             node,
-            identity,
         })
     }
 
@@ -222,18 +226,13 @@ impl<'w> World<'w> {
         at: SocketAddr,
         request: Option<&Request>,
     ) -> Option<Routed> {
-        let gateway = self.compiled(&identity(self.resources, cluster, &self.services, at)?);
+        let identity = identity(self.resources, cluster, &self.services, at)?;
         let known = Known {
-            gateway: &gateway,
+            gateway: &gateway(self.resources, &identity, &mut Vec::new()),
             resources: self.resources,
             services: &self.services,
         };
         route(&known, at.port(), request)
-    }
-
-    fn compiled(&self, identity: &GatewayIdentity) -> Arc<Gateway> {
-        let scope = ServiceScope::Gateway;
-        compile(self.resources, &self.identity, Some(identity), &scope).gateway
     }
 }
 

@@ -42,11 +42,7 @@ impl Ask {
     /// # Errors
     /// Says what cannot be asked.
     pub fn question(self) -> Result<Question, String> {
-        let protocol = |text: &str| {
-            let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-            let found = all.into_iter().find(|one| one.lowercase() == text);
-            found.ok_or_else(|| format!("`{text}` is no protocol (fix: tcp, udp or sctp)"))
-        };
+        let protocol = |name: &str| name.parse::<Protocol>().map_err(text);
         Ok(Question {
             from: self.from.parse::<ClientSpec>().map_err(text)?,
             to: self.to.parse::<TargetSpec>().map_err(text)?,

@@ -79,8 +79,6 @@ impl Node {
         config: Config,
         choices: &Choices,
     ) -> Self {
-        let rules =
-            IpFamily::ALL.map(|family| normal::dump(&render(by_kube_proxy, family, &config)));
         let facts = NodeFacts {
             addresses: config.addresses.iter().copied().collect(),
         };
@@ -97,22 +95,22 @@ impl Node {
             .collect();
         let settings = settings(&config, choices);
         Self {
-            config,
-            rules,
-            mirror,
-            settings,
             refused,
+            ..Self::running(by_kube_proxy, config, Loaded { settings, mirror })
         }
     }
 
-    /// The same node, but for what the maps really hold.
-    #[must_use]
-    pub fn with(self, loaded: Loaded) -> Self {
+    /// A node where kube-proxy, configured so, has the Services `by_kube_proxy`, and the maps are those of
+    /// a running nodegate.
+    pub fn running(by_kube_proxy: &[ServicePort], config: Config, loaded: Loaded) -> Self {
+        let rules =
+            IpFamily::ALL.map(|family| normal::dump(&render(by_kube_proxy, family, &config)));
         Self {
+            config,
+            rules,
             mirror: loaded.mirror,
             settings: loaded.settings,
             refused: Vec::new(),
-            ..self
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     observe::ResponseFlag,
     resources::{Resources, manifest::nearest},
     route::{
-        Query, Rewrite, Table, path,
+        Query, Rewrite, explain, path,
         redirect::{self, Requested},
     },
 };
@@ -327,13 +327,12 @@ fn matched(
     let query = parsed.query();
     http.normal_path =
         (parsed.request.path != parsed.target.as_str()).then(|| parsed.target.as_str().to_owned());
-    let table = Table::new(routes.clone());
-    let explanation = table.explain(&query);
+    let explanation = explain(routes, &query);
     let Some(index) = explanation.virtual_host else {
         routed.end = no_host(&parsed.request.host, &http.domains);
         return http;
     };
-    http.virtual_host = Some(routes::host(table.virtual_host(index), &query));
+    http.virtual_host = Some(routes::host(&routes.virtual_hosts[index], &query));
     http.routes = routes::tried(&explanation, &query);
     if explanation.tls_required {
         let location = redirect::https_location(parsed.requested());

@@ -251,7 +251,7 @@ impl<'r> Reader<'r> {
         for rule in filter.rules(NODE_PORTS) {
             if let Some((key, "health check node port")) = about(rule) {
                 // It is asked over TCP, whatever the Service's protocol.
-                for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+                for protocol in Protocol::ALL {
                     let name = key.name.clone();
                     if let Some(service) = self.found.get_mut(&Key { name, protocol }) {
                         service.health_check_node_port = rule.destination_port();
@@ -410,12 +410,7 @@ pub(super) fn about(rule: &Rule) -> Option<(Key, &str)> {
     let (name, what) = comment.split_once(' ').unwrap_or((comment, ""));
     let (namespace, rest) = name.split_once('/')?;
     let (service, port) = rest.split_once(':').unwrap_or((rest, ""));
-    let protocol = match rule.protocol()? {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return None,
-    };
+    let protocol = rule.protocol()?.parse().ok()?;
     let key = Key {
         name: ServicePortName {
             namespace: namespace.to_owned(),

@@ -121,6 +121,16 @@ pub fn compile(
     }
 }
 
+/// What a gateway pod serves.
+pub fn gateway(
+    resources: &Resources,
+    identity: &GatewayIdentity,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Gateway {
+    let endpoints = endpoints::Endpoints::of(resources, diagnostics);
+    gateway::compile(resources, &endpoints, identity, diagnostics)
+}
+
 /// The Services that kube-proxy would translate, sorted by name and protocol.
 pub fn kube_proxy(
     resources: &Resources,

@@ -124,6 +124,26 @@ pub struct TcpRoute {
 // === impl HttpRoute ===
 
 impl HttpRoute {
+    /// A route that passes requests on as they are.
+    pub fn forwarding(
+        origin: RouteOrigin,
+        matches: RouteMatch,
+        destinations: Vec<Destination>,
+    ) -> Self {
+        Self {
+            name: String::new(),
+            origin,
+            matches,
+            action: HttpAction::Forward(Box::new(Forward {
+                destinations,
+                ..Forward::default()
+            })),
+            headers: HeaderOperations::default(),
+            fault: None,
+            cors: None,
+        }
+    }
+
     /// The destinations of what it forwards; empty for other actions.
     pub fn destinations(&self) -> &[Destination] {
         self.action

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    str::FromStr,
 };
 
 use ipnet::IpNet;
@@ -63,6 +64,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// IANA protocol number.
     pub const fn number(self) -> u8 {
         match self {
@@ -81,6 +85,22 @@ impl Protocol {
         }
     }
 }
+
+/// Reads [`Protocol::lowercase`].
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|protocol| protocol.lowercase() == text)
+            .ok_or_else(|| UnknownProtocol(text.to_owned()))
+    }
+}
+
+/// There is no such protocol, or none that Services have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no protocol (fix: one of tcp, udp, sctp)")]
+pub struct UnknownProtocol(String);
 
 /// kube-proxy's `ServicePortName` without the protocol: prints as `ns/name:port`, or `ns/name`
 /// when the port has no name.

@@ -22,6 +22,7 @@ mod outlier;
 mod tiers;
 mod warmup;
 
+use hash::Hashing;
 pub(super) use hash::key_hash;
 pub(super) use limits::{Overflow, Permit, RetryPermit};
 
@@ -100,9 +101,10 @@ impl ClusterState {
             .iter()
             .filter(|endpoint| endpoint.health.is_ejected(now))
             .count();
+        let tiers = Tiers::new(model);
         Self {
-            balancer: Balancer::new(model),
-            tiers: Tiers::new(model),
+            balancer: Balancer::new(model, tiers.as_ref()),
+            tiers,
             position: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.position)),
             ejected: Arc::new(AtomicU32::new(ejected as u32)),
             limits: Limits::new(
@@ -162,17 +164,31 @@ impl ClusterState {
     }
 
     /// Which endpoints may be used: none if all may.
-    fn usable(&self, hash: Option<u64>) -> Option<Cow<'_, [usize]>> {
+    fn usable(&self) -> Option<Cow<'_, [usize]>> {
         let Some(tiers) = &self.tiers else {
             return self.not_ejected().map(Cow::Owned);
         };
-        let random = hash.unwrap_or_else(|| fastrand::u64(..));
+        let random = fastrand::u64(..);
         let Some(outliers) = self.outliers() else {
-            return Some(tiers.choose(random, 0, |_| true));
+            return Some(tiers.of_locality(random, 0, |_| true));
         };
         let now = Instant::now();
         let healthy = |at: usize| !self.endpoints[at].health.is_ejected(now);
-        Some(tiers.choose(random, outliers.min_health_percent, healthy))
+        Some(tiers.of_locality(random, outliers.min_health_percent, healthy))
+    }
+
+    /// Which endpoints have a part in consistent hashing.
+    fn usable_by_hash<'s>(&'s self, hashing: &'s Hashing, hash: u64) -> Cow<'s, [usize]> {
+        let Some(tiers) = &self.tiers else {
+            let usable = self.not_ejected().map(Cow::Owned);
+            return usable.unwrap_or(Cow::Borrowed(hashing.all()));
+        };
+        let Some(outliers) = self.outliers() else {
+            return tiers.of_priority(hash, 0, |_| true);
+        };
+        let now = Instant::now();
+        let healthy = |at: usize| !self.endpoints[at].health.is_ejected(now);
+        tiers.of_priority(hash, outliers.min_health_percent, healthy)
     }
 
     fn not_ejected(&self) -> Option<Vec<usize>> {

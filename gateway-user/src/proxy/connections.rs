@@ -53,6 +53,10 @@ pub(super) struct Handle {
     /// When the client shut down its side.
     client_ended: Cell<Option<Tick>>,
     rejection: Cell<Option<Rejection>>,
+    /// Whether hyper serves it, which keeps buffers. HTTP/1.1 only.
+    buffered: Cell<bool>,
+    /// Whether all that was written has left.
+    flushed: Cell<bool>,
     /// When something last happened.
     active: Cell<Tick>,
     /// For how long nothing may happen, if that is shorter than what holds for all.
@@ -94,6 +98,8 @@ impl Connections {
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
             rejection: Cell::new(None),
+            buffered: Cell::new(false),
+            flushed: Cell::new(true),
             active: Cell::new(now),
             idle_limit: Cell::new(None),
         });
@@ -267,6 +273,32 @@ impl Handle {
         self.rejection.get()
     }
 
+    /// Whether to finish what is being served, and then close.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.order.get() != Order::Serve
+    }
+
+    /// Says whether buffers are kept for the connection, which should end once it rests.
+    pub(super) fn set_buffered(&self, buffered: bool) {
+        self.buffered.set(buffered);
+    }
+
+    /// Says whether all that was written has left.
+    pub(super) fn set_flushed(&self, flushed: bool) {
+        self.flushed.set(flushed);
+    }
+
+    /// Whether nothing is under way, and hasn't been since the last tick.
+    pub(super) fn rests(&self, now: Tick) -> bool {
+        self.flushed.get()
+            && !self.is_serving()
+            && !self.is_reading_head()
+            && !self.body_open.get()
+            && self.rejection.get().is_none()
+            && self.client_ended.get().is_none()
+            && now.wrapping_sub(self.active.get()) > 1
+    }
+
     /// Looks after what takes too long.
     fn sweep(&self, now: Tick, head_limit: Tick) {
         let slow = self
@@ -277,7 +309,8 @@ impl Handle {
             self.reject(Rejection::SlowHead);
             self.wake();
         }
-        if self.is_waiting() && self.is_gone(now) {
+        let gone = self.is_waiting() && self.is_gone(now);
+        if gone || (self.buffered.get() && self.rests(now)) {
             self.wake();
         }
     }

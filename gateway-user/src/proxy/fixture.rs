@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use crate::model::gateway::{
-    Cluster, Destination, Forward, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
-    Listener, ListenerProtocol, PathMatch, PathRewrite, RouteMatch, RouteOrigin, TcpRoute,
-    VirtualHost,
+    Cluster, Destination, Forward, Gateway, HttpAction, HttpRoute, HttpRoutes, Listener,
+    ListenerProtocol, PathMatch, PathRewrite, RouteMatch, RouteOrigin, TcpRoute, VirtualHost,
 };
 
 pub(crate) fn gateway(listeners: Vec<Listener>, clusters: Vec<Cluster>) -> Gateway {
@@ -16,6 +15,15 @@ pub(crate) fn gateway(listeners: Vec<Listener>, clusters: Vec<Cluster>) -> Gatew
             .map(|cluster| (cluster.name.clone(), Arc::new(cluster)))
             .collect(),
     }
+}
+
+/// Everything goes to one cluster.
+pub(crate) fn everything_to(cluster: Cluster, port: u16) -> Gateway {
+    let route = prefix_route("/", &[(&cluster.name, 1)]);
+    gateway(
+        vec![http_listener(port, &["*"], vec![route])],
+        vec![cluster],
+    )
 }
 
 pub(crate) fn cluster(name: &str, endpoints: &[&str]) -> Cluster {
@@ -49,18 +57,8 @@ pub(crate) fn tcp_listener(port: u16, destinations: &[(&str, u32)]) -> Listener 
 }
 
 pub(crate) fn prefix_route(prefix: &str, destinations: &[(&str, u32)]) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: origin(),
-        matches: RouteMatch::path(PathMatch::Prefix(prefix.into())),
-        action: HttpAction::Forward(Box::new(Forward {
-            destinations: weighted(destinations),
-            ..Forward::default()
-        })),
-        headers: HeaderOperations::default(),
-        fault: None,
-        cors: None,
-    }
+    let matches = RouteMatch::path(PathMatch::Prefix(prefix.into()));
+    HttpRoute::forwarding(origin(), matches, weighted(destinations))
 }
 
 pub(crate) fn rewrite_to(route: &mut HttpRoute, path: &str) {

@@ -6,7 +6,7 @@
 //! `reply` (answers of our own).
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     convert::Infallible,
     future::poll_fn,
     net::SocketAddr,
@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 
 pub(in crate::proxy) mod body;
 mod deadline;
+mod direct;
 mod exchange;
 mod expect;
 mod facts;
@@ -60,6 +61,7 @@ use crate::{
     },
 };
 use body::{RequestBody, ResponseBody};
+use direct::Turn;
 use exchange::Exchange;
 use failure::Failure;
 use forward::{Answer, Errand, Outgoing};
@@ -122,8 +124,9 @@ pub(super) async fn serve(
         Order::Finish | Order::Close => Poll::Ready(None),
     });
     let served = match first.await {
-        Some(Ok(true)) => serve_http2(stream, client, handle).await,
-        Some(Ok(false)) => serve_http1(stream, client, handle).await,
+        // Boxed: whoever speaks HTTP/1.1 needs no room for it.
+        Some(Ok(true)) => Box::pin(serve_http2(stream, client, handle)).await,
+        Some(Ok(false)) => serve_http1(stream, &client).await,
         Some(Err(_)) | None => return,
     };
     if let Err(error) = served {
@@ -131,17 +134,45 @@ pub(super) async fn serve(
     }
 }
 
-async fn serve_http1(
+async fn serve_http1(mut stream: ClientStream, client: &Rc<Client>) -> hyper::Result<()> {
+    loop {
+        let prepared = match direct::serve(&mut stream, client).await {
+            Turn::Over => return Ok(()),
+            Turn::Hyper(prepared) => prepared,
+        };
+        stream.begin();
+        client.handle.set_buffered(true);
+        // Boxed: there is no room for it while a connection is served directly.
+        let rested = Box::pin(serve_hyper(stream, client, prepared)).await?;
+        client.handle.set_buffered(false);
+        match rested {
+            Some(rested) => stream = rested,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Serves a connection until it ends, or until it rests: then it comes back. The first request may
+/// have its answer already.
+async fn serve_hyper(
     stream: ClientStream,
-    client: Rc<Client>,
-    handle: &Handle,
-) -> hyper::Result<()> {
-    let owner = Rc::clone(&client);
-    let service = service_fn(move |request| {
-        let client = Rc::clone(&client);
-        // Before anything else is read from the client: what it means depends on this.
-        let (request, exchange) = client.begin(request);
-        async move { Ok::<_, Infallible>(answer(request, exchange).await) }
+    client: &Rc<Client>,
+    prepared: Option<Response<ResponseBody>>,
+) -> hyper::Result<Option<ClientStream>> {
+    let handle = &client.handle;
+    let prepared = Cell::new(prepared);
+    let service = service_fn(|request| {
+        let answered = match prepared.take() {
+            Some(response) => Ok(response),
+            // Before anything else is read from the client: what it means depends on this.
+            None => Err(client.begin(request)),
+        };
+        async move {
+            Ok::<_, Infallible>(match answered {
+                Ok(response) => response,
+                Err((request, exchange)) => answer(request, exchange).await,
+            })
+        }
     });
     let mut connection = http1::Builder::new()
         // One flat write of head and small body is cheaper than a gathering one.
@@ -152,6 +183,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(stream, service);
     let mut finishing = false;
+    let mut rests = false;
     let served = poll_fn(|cx| {
         match handle.order(cx) {
             Order::Serve => {}
@@ -162,17 +194,24 @@ async fn serve_http1(
             }
             Order::Close => return Ok(()).into(),
         }
-        Pin::new(&mut connection).poll(cx)
+        let served = Pin::new(&mut connection).poll(cx);
+        rests = served.is_pending() && !finishing && handle.rests(client.worker.now());
+        if rests { Ok(()).into() } else { served }
     })
     .await;
     // Taken whatever happened: it holds on to what holds it.
-    let tunnel = owner.tunnel.take();
+    let tunnel = client.tunnel.take();
     served?;
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
         tunnel.run(parts.io, parts.read_buf, handle).await;
+        return Ok(None);
     }
-    Ok(())
+    Ok(rests.then(|| {
+        let mut parts = connection.into_parts();
+        parts.io.put_back(&parts.read_buf);
+        parts.io
+    }))
 }
 
 async fn serve_http2(

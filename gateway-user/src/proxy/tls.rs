@@ -294,29 +294,26 @@ impl Material {
                     name: name.clone(),
                     reason,
                 };
-                let content = content
-                    .as_ref()
-                    .ok_or(error("is not in the gateway's namespace"))?;
-                let identity = match (&content.identity, policy.mode) {
-                    (Some((chain, key)), _) => {
+                if let Some((_, reason)) = policy.lacks() {
+                    return Err(error(reason));
+                }
+                let content = content.as_ref();
+                let identity = match content.and_then(|content| content.identity.as_ref()) {
+                    Some((chain, key)) => {
                         let chain = certificates(chain)
                             .map_err(|_| error("has a tls.crt that is no certificate in PEM"))?;
                         let key = private_key(key)
                             .map_err(|_| error("has a tls.key that is no key in PEM"))?;
                         Some((chain, key))
                     }
-                    (None, TlsMode::Mutual) => {
-                        return Err(error("has no tls.crt and tls.key"));
-                    }
-                    (None, _) => None,
+                    None => None,
                 };
-                let authorities = match &content.authorities {
+                let authorities = match content.and_then(|content| content.authorities.as_ref()) {
                     Some(text) => Some(
                         certificates(text)
                             .map_err(|_| error("has a ca.crt that is no certificate in PEM"))?,
                     ),
-                    None if policy.insecure_skip_verify => None,
-                    None => return Err(error("has no ca.crt")),
+                    None => None,
                 };
                 Ok(Self {
                     identity,

@@ -4,15 +4,17 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    io,
+    io::{self, Write as _},
     net::{self, SocketAddr},
     rc::Rc,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
+use http::HeaderMap;
+use httpdate::HttpDate;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -27,7 +29,7 @@ use super::{
     config::{Config, Protocol},
     connections::{Connections, Tick},
     deadlines::Deadlines,
-    http,
+    http as serving,
     pool::Pool,
     tcp,
 };
@@ -37,6 +39,11 @@ use crate::observe::Tap;
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long accepting waits when the process has no file descriptors left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
+
+/// Spare memory: pieces of a kind, headers of one, bytes of one.
+const MAX_SPARE: usize = 64;
+const MAX_SPARE_HEADERS: usize = 64;
+const MAX_SPARE_BUFFER: usize = 16 * 1024;
 
 /// What a worker is told. Answers go to the `oneshot`s.
 #[derive(Debug)]
@@ -63,7 +70,17 @@ pub(super) struct Worker {
     pub(super) connections: Rc<Connections>,
     pub(super) deadlines: Rc<Deadlines>,
     now: Cell<Tick>,
+    /// What `date` says.
+    date: Cell<[u8; 29]>,
+    spare: RefCell<Spare>,
     accepting: RefCell<HashMap<u16, Accepting>>,
+}
+
+/// Memory that the next request can use.
+#[derive(Debug, Default)]
+struct Spare {
+    headers: Vec<HeaderMap>,
+    buffers: Vec<Vec<u8>>,
 }
 
 /// A socket that is being accepted from.
@@ -100,6 +117,8 @@ pub(super) fn spawn(
                         connections: Rc::default(),
                         deadlines: Rc::default(),
                         now: Cell::new(0),
+                        date: Cell::new(date()),
+                        spare: RefCell::default(),
                         accepting: RefCell::default(),
                     });
                     runtime.block_on(worker.run(commands));
@@ -119,6 +138,35 @@ impl Worker {
     /// The configuration that is in force. Not to be held over an await.
     pub(super) fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// The time, to the second, as `date` says it (RFC 9110, section 5.6.7).
+    pub(super) fn date(&self) -> [u8; 29] {
+        self.date.get()
+    }
+
+    /// No headers, and room for some.
+    pub(super) fn take_headers(&self) -> HeaderMap {
+        self.spare.borrow_mut().headers.pop().unwrap_or_default()
+    }
+
+    /// An empty buffer.
+    pub(super) fn take_buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes back what isn't needed any more.
+    pub(super) fn give_back(&self, mut headers: HeaderMap, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.headers.len() < MAX_SPARE && (1..=MAX_SPARE_HEADERS).contains(&headers.capacity())
+        {
+            headers.clear();
+            spare.headers.push(headers);
+        }
+        if spare.buffers.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BUFFER {
+            buffer.clear();
+            spare.buffers.push(buffer);
+        }
     }
 
     /// The current tick.
@@ -243,7 +291,7 @@ impl Worker {
         let registration = self.connections.register(port, gentle, self.now());
         match listener.protocol {
             Protocol::Http(_) => {
-                task::spawn_local(http::serve(
+                task::spawn_local(serving::serve(
                     worker,
                     stream,
                     addresses,
@@ -266,6 +314,7 @@ impl Worker {
     fn sweep(&self) {
         let now = self.now.get().wrapping_add(1);
         self.now.set(now);
+        self.date.set(date());
         let ticks = |time: Duration| {
             let ticks = time.as_secs() / SWEEP.as_secs();
             Tick::try_from(ticks).unwrap_or(Tick::MAX).max(1)
@@ -293,4 +342,12 @@ impl Worker {
             "the deadline cuts connections off"
         );
     }
+}
+
+/// The time as `date` says it.
+fn date() -> [u8; 29] {
+    let mut text = [b' '; 29];
+    // That is always so long.
+    let _ = write!(&mut text[..], "{}", HttpDate::from(SystemTime::now()));
+    text
 }

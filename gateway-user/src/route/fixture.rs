@@ -5,31 +5,17 @@ use std::sync::LazyLock;
 use http::{HeaderMap, Method};
 
 use super::Query;
-use crate::model::gateway::{
-    Destination, Forward, HeaderOperations, HttpAction, HttpRoute, RouteMatch, RouteOrigin,
-};
+use crate::model::gateway::{Destination, HttpRoute, RouteMatch, RouteOrigin};
 
 /// A route to one cluster.
 pub(super) fn route(matches: RouteMatch) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: RouteOrigin {
-            namespace: "default".into(),
-            name: "web".into(),
-            index: 0,
-        },
-        matches,
-        action: HttpAction::Forward(Box::new(Forward {
-            destinations: vec![Destination::new(
-                "outbound|80||web.default.svc.cluster.local",
-                1,
-            )],
-            ..Forward::default()
-        })),
-        headers: HeaderOperations::default(),
-        fault: None,
-        cors: None,
-    }
+    let origin = RouteOrigin {
+        namespace: "default".into(),
+        name: "web".into(),
+        index: 0,
+    };
+    let destination = Destination::new("outbound|80||web.default.svc.cluster.local", 1);
+    HttpRoute::forwarding(origin, matches, vec![destination])
 }
 
 /// A GET without headers.

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
+use crate::model::gateway::HttpRoutes;
+
 /// The host as it is searched: lower case, without the port. IPv6 literals keep their brackets.
 ///
 /// Allocates only if there is an upper-case letter.
@@ -32,7 +34,25 @@ pub(super) struct Hosts {
     any: Option<usize>,
 }
 
+/// Whether a virtual host that has no other domain is the one for requests with this `Host`.
+pub fn is_in_domain(host: &str, domain: &str) -> bool {
+    let mut only = Hosts::default();
+    only.insert(domain, 0);
+    only.find(&normalize(host)).is_some()
+}
+
 impl Hosts {
+    /// The domains of all virtual hosts.
+    pub(super) fn of(routes: &HttpRoutes) -> Self {
+        let mut hosts = Self::default();
+        for (index, virtual_host) in routes.virtual_hosts.iter().enumerate() {
+            for domain in &virtual_host.domains {
+                hosts.insert(domain, index);
+            }
+        }
+        hosts
+    }
+
     /// Adds a domain: an exact name, `*suffix`, or `*`. The first virtual host to claim a domain
     /// keeps it.
     pub(super) fn insert(&mut self, domain: &str, virtual_host: usize) {

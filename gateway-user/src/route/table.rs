@@ -83,12 +83,7 @@ pub struct Table {
 impl Table {
     /// Compiles routes.
     pub fn new(routes: HttpRoutes) -> Self {
-        let mut hosts = Hosts::default();
-        for (index, virtual_host) in routes.virtual_hosts.iter().enumerate() {
-            for domain in &virtual_host.domains {
-                hosts.insert(domain, index);
-            }
-        }
+        let hosts = Hosts::of(&routes);
         let rewrites = routes
             .virtual_hosts
             .iter()
@@ -138,30 +133,6 @@ impl Table {
             .ok_or(Miss::NoRoute { virtual_host })
     }
 
-    /// Finds the route of a request as [`find`](Self::find) does, but tries one after the other, and
-    /// tells what became of each.
-    pub fn explain(&self, query: &Query<'_>) -> Explanation<'_> {
-        let host = host::normalize(query.host).into_owned();
-        let virtual_host = self.hosts.find(&host);
-        let found = virtual_host.map(|index| &self.routes.virtual_hosts[index]);
-        let tls_required = found.is_some_and(|host| host.require_tls && query.scheme != "https");
-        let routes = found.map(|host| host.routes.as_slice()).unwrap_or_default();
-        let mut tried = Vec::new();
-        for route in routes.iter().filter(|_| !tls_required) {
-            let failed = predicate::check(&route.matches, query).err();
-            tried.push(Tried { route, failed });
-            if failed.is_none() {
-                break;
-            }
-        }
-        Explanation {
-            host,
-            virtual_host,
-            tls_required,
-            tried,
-        }
-    }
-
     /// The virtual host of that index.
     ///
     /// # Panics
@@ -187,6 +158,30 @@ impl Table {
     /// If the match is not from this table.
     pub fn rewrite(&self, found: Match) -> Option<&Rewrite> {
         self.rewrites[found.virtual_host][found.route].as_ref()
+    }
+}
+
+/// Finds the route of a request as [`Table::find`] does, but tries one after the other, and tells what
+/// became of each.
+pub fn explain<'t>(routes: &'t HttpRoutes, query: &Query<'_>) -> Explanation<'t> {
+    let host = host::normalize(query.host).into_owned();
+    let virtual_host = Hosts::of(routes).find(&host);
+    let found = virtual_host.map(|index| &routes.virtual_hosts[index]);
+    let tls_required = found.is_some_and(|host| host.require_tls && query.scheme != "https");
+    let routes = found.map(|host| host.routes.as_slice()).unwrap_or_default();
+    let mut tried = Vec::new();
+    for route in routes.iter().filter(|_| !tls_required) {
+        let failed = predicate::check(&route.matches, query).err();
+        tried.push(Tried { route, failed });
+        if failed.is_none() {
+            break;
+        }
+    }
+    Explanation {
+        host,
+        virtual_host,
+        tls_required,
+        tried,
     }
 }
 

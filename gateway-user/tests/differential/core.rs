@@ -1,4 +1,8 @@
 //! The decision core over the planned tables, in memory: what must happen to a flow.
+//!
+//! Not by way of [`nodegate::datapath::tables::MirrorTables`], which looks the same things up: `explain` goes
+//! by that, and is held to what comes out here. A mistake in how an address is found in a network, or in how
+//! the possible backends are enumerated, would be in both otherwise.
 
 use std::{
     cell::Cell,

@@ -6,7 +6,7 @@ use gateway_common::decide::{Masquerade, Verdict};
 use nodegate::{
     explain::{
         connection::{Attempt, Client, Connection, connection},
-        node::{Choices, Node},
+        node::Node,
     },
     iptables::config::Config,
     model::service::{IpFamily, Protocol, ServicePort},
@@ -37,10 +37,8 @@ impl Explained {
                 .collect(),
             ..load.config.clone()
         };
-        // What the maps hold takes the place of what these would come to.
-        let node = Node::new(&load.services, &[], config, &Choices::default());
         Ok(Self {
-            node: node.with(sides.loaded()?),
+            node: Node::running(&load.services, config, sides.loaded()?),
         })
     }
 

@@ -63,11 +63,22 @@ pub(crate) fn kept(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
 
 /// A protocol that is agreed upon, with bytes that don't wait for that.
 pub(crate) fn switching(pair: &Pair) -> Result<(), Failed> {
-    let request = b"GET /chat HTTP/1.1\r\nHost: mirror.test\r\nConnection: keep-alive, Upgrade\r\n\
-                    Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\nearly\n";
+    switch(pair, "/chat")
+}
+
+/// The same with an endpoint that speaks TLS.
+pub(crate) fn switching_in_tls(pair: &Pair) -> Result<(), Failed> {
+    switch(pair, "/secret-chat")
+}
+
+fn switch(pair: &Pair, path: &str) -> Result<(), Failed> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: mirror.test\r\nConnection: keep-alive, Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\nearly\n"
+    );
     let talk = |address: SocketAddr| -> Result<(Answer, String), Failed> {
         let mut connection = Connection::open(address)?;
-        let answer = connection.ask(request)?;
+        let answer = connection.ask(request.as_bytes())?;
         connection.send(b"later\n")?;
         let said = connection.until(b"later\n")?.unwrap_or_default();
         Ok((answer, String::from_utf8_lossy(&said).into_owned()))

@@ -18,6 +18,7 @@ mod generate;
 mod http2;
 mod log;
 mod pair;
+mod places;
 mod script;
 mod upstream;
 
@@ -80,8 +81,13 @@ fn main() -> anyhow::Result<ExitCode> {
         let test = move |pair: &Pair| beyond::kept(pair, &steps);
         trials.push(with_pair(format!("kept::{name}"), Box::new(test)));
     }
-    let beyond: [Named; 4] = [
+    let beyond: [Named; 9] = [
+        ("distributed", places::distributed),
+        ("distributed_by_key", places::distributed_by_key),
+        ("turned", places::turned),
+        ("turned_by_key", places::turned_by_key),
         ("switching", beyond::switching),
+        ("switching_in_tls", beyond::switching_in_tls),
         ("mirrors", beyond::mirrors),
         ("shares", beyond::shares),
         ("extended_connect", beyond::extended_connect),

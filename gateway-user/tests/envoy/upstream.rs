@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     time,
 };
@@ -91,14 +91,20 @@ enum Manner {
     Cut,
     /// Speaks TLS.
     Tls(Kind),
+    /// As [`Manner::Switch`], in TLS.
+    TlsSwitch,
     /// Agrees to another protocol, in which it greets and says everything again.
     Switch,
 }
 
-const MANNERS: [(&str, Manner); 13] = [
+const MANNERS: [(&str, Manner); 18] = [
     ("echo", Manner::Echo),
     ("v1", Manner::Echo),
     ("v2", Manner::Echo),
+    ("near1", Manner::Echo),
+    ("near2", Manner::Echo),
+    ("far1", Manner::Echo),
+    ("far2", Manner::Echo),
     ("echo-http2", Manner::EchoHttp2),
     ("closing", Manner::Close),
     ("garbage", Manner::Garbage),
@@ -107,6 +113,7 @@ const MANNERS: [(&str, Manner); 13] = [
     ("copies", Manner::Echo),
     ("switching", Manner::Switch),
     ("tls", Manner::Tls(Kind::Plain)),
+    ("tls-switching", Manner::TlsSwitch),
     ("tls-mutual", Manner::Tls(Kind::Mutual)),
     ("tls-strange", Manner::Tls(Kind::Strange)),
 ];
@@ -129,6 +136,14 @@ impl Upstreams {
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     match manner {
+                        Manner::TlsSwitch => {
+                            let acceptor = acceptors[Kind::Plain as usize].clone();
+                            tokio::spawn(async move {
+                                if let Ok(stream) = acceptor.accept(stream).await {
+                                    switch(stream).await;
+                                }
+                            });
+                        }
                         Manner::Tls(kind) => {
                             let acceptor = acceptors[kind as usize].clone();
                             tokio::spawn(serve_tls(stream, name, acceptor));
@@ -182,18 +197,21 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
             let _ = stream.write_all(head).await;
         }
-        Manner::Switch => {
-            read_head(&mut stream).await;
-            let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-                        Upgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\nhello\n";
-            let _ = stream.write_all(head.as_bytes()).await;
-            let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-            let _ = write.write_all(b"bye").await;
-        }
+        Manner::Switch => switch(stream).await,
         // `serve_tls` does that.
-        Manner::Tls(_) => {}
+        Manner::Tls(_) | Manner::TlsSwitch => {}
     }
+}
+
+/// Greets in another protocol, says everything again, and `bye`.
+async fn switch(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    read_head(&mut stream).await;
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                Upgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\nhello\n";
+    let _ = stream.write_all(head.as_bytes()).await;
+    let (mut read, mut write) = tokio::io::split(stream);
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+    let _ = write.write_all(b"bye").await;
 }
 
 async fn serve_tls(stream: TcpStream, name: &'static str, acceptor: TlsAcceptor) {
@@ -220,7 +238,7 @@ async fn serve_tls(stream: TcpStream, name: &'static str, acceptor: TlsAcceptor)
     }
 }
 
-async fn read_head(stream: &mut TcpStream) {
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
     let mut buffer = Vec::new();
     while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
         match stream.read_buf(&mut buffer).await {
@@ -231,7 +249,7 @@ async fn read_head(stream: &mut TcpStream) {
 }
 
 /// Says what it saw, and obeys headers of the request: `answer-status`, `answer-header` (`name=value`),
-/// `answer-after` (milliseconds).
+/// `answer-after` (milliseconds), `fail-at` (the name of the endpoint that answers 503).
 async fn echo(
     name: &'static str,
     tls: Option<(Option<String>, Option<String>, bool)>,
@@ -258,6 +276,9 @@ async fn echo(
     let mut builder = Response::builder().header("server", "upstream");
     if let Some(status) = wish("answer-status").and_then(|status| status.parse::<u16>().ok()) {
         builder = builder.status(status);
+    }
+    if wish("fail-at").is_some_and(|at| at == name) {
+        builder = builder.status(StatusCode::SERVICE_UNAVAILABLE);
     }
     for wish in headers.get("answer-header").into_iter().flatten() {
         if let Some((name, value)) = wish.split_once('=') {

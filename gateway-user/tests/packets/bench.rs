@@ -22,6 +22,7 @@ use libtest_mimic::Failed;
 use nodegate::{
     datapath::{
         desired::{Desired, Policy},
+        features::Features,
         filter::{self, Filter},
         maps::{self, Maps},
         node::NodeFacts,
@@ -32,6 +33,8 @@ use nodegate::{
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
     },
 };
+
+use crate::refusals;
 
 /// `TC_ACT_UNSPEC`: on to the next program, and to the stack.
 pub(crate) const NEXT: u32 = u32::MAX;
@@ -44,8 +47,12 @@ pub(crate) fn obstacle() -> Option<&'static str> {
         return Some("not root (run them with sudo)");
     }
     let magic = nix::sys::statfs::statfs("/sys/fs/bpf").map(|stat| stat.filesystem_type());
-    (magic != Ok(nix::sys::statfs::BPF_FS_MAGIC))
-        .then_some("no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
+    if magic != Ok(nix::sys::statfs::BPF_FS_MAGIC) {
+        return Some("no BPF file system (mount -t bpf bpf /sys/fs/bpf)");
+    }
+    refusals::cgroup2()
+        .is_none()
+        .then_some("no cgroup2 file system (mount -t cgroup2 none /sys/fs/cgroup/unified)")
 }
 
 /// The gateway's Service: port 80, node port 31373, target port 8080.
@@ -93,11 +100,16 @@ impl Drop for Bench {
 
 impl Bench {
     pub(crate) fn new() -> Result<Self, Failed> {
+        Self::for_kernel(Features::probe())
+    }
+
+    /// As if the kernel could do this and no more.
+    pub(crate) fn for_kernel(features: Features) -> Result<Self, Failed> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let pins = format!("/sys/fs/bpf/nodegate-test-{}-{number}", std::process::id());
         let pins = PathBuf::from(pins);
-        let (ebpf, mut maps) = maps::load(&pins)?;
+        let (ebpf, mut maps) = maps::load_for(features, &pins)?;
         let settings = Settings {
             flags: Settings::FLAG_KNOWS_PODS,
             ..maps.settings()?

@@ -1,16 +1,20 @@
 //! The kernel programs, packet by packet: bytes in, bytes and verdict out, through the real verifier
-//! and `BPF_PROG_TEST_RUN`. Nothing is attached to anything.
+//! and `BPF_PROG_TEST_RUN`. Nothing is attached to anything but a cgroup of one process.
 //!
-//! Needs root and a BPF file system; without, every test is reported as ignored.
+//! Needs root, a BPF file system and a cgroup2; without, every test is reported as ignored.
 
 mod bench;
 mod datagrams;
 mod flows;
 mod headers;
 mod policies;
+mod refusals;
 mod traces;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::ExitCode,
+};
 
 use aya::programs::CgroupSockAddr;
 use bench::{Bench, Segment};
@@ -144,9 +148,13 @@ const ONCE: &[(&str, Test)] = &[
         datagrams::no_udp_checksum,
     ),
     ("the_verifier_takes_the_socket_programs", socket_programs),
+    ("refused_calls_fail_at_once", refusals::told),
 ];
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(code) = refusals::connect() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     let obstacle = bench::obstacle();
     if let Some(obstacle) = &obstacle {
@@ -168,7 +176,7 @@ fn main() {
                 .with_ignored_flag(obstacle.is_some())
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 impl Addresses {

@@ -168,7 +168,7 @@ impl Drop for Proxy {
     }
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     // Nobody gets the port of a closed listener without asking for it, for a while.
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

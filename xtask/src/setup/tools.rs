@@ -53,6 +53,17 @@ pub(crate) fn program(name: &'static str, package: &'static str) -> anyhow::Resu
     find().ok_or_else(|| Unmet::Tool(name, package).into())
 }
 
+/// Installs a package, as root, with apt-get.
+pub(super) fn package(package: &str) -> anyhow::Result<()> {
+    environment::root()?;
+    say(&format!("installing {package} with apt-get"));
+    install(&[package]).or_else(|error| {
+        run(&["-qq", "update"])
+            .and_then(|()| install(&[package]))
+            .map_err(|_| error)
+    })
+}
+
 /// The packages that have the tools, each once.
 fn packages(tools: &[Tool]) -> Vec<&'static str> {
     let mut packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();

@@ -6,26 +6,13 @@ use http::header::HOST;
 
 use super::{Host, Tried};
 use crate::{
-    model::gateway::{HeaderMatch, HttpRoutes, PathMatch, RouteMatch, ValueMatch, VirtualHost},
-    route::{Explanation, Failed, Query, Table, Tried as Attempt},
+    model::gateway::{HeaderMatch, PathMatch, RouteMatch, ValueMatch, VirtualHost},
+    route::{Explanation, Failed, Query, Tried as Attempt, is_in_domain},
 };
 
 /// Which of the virtual host's domains the request's host is.
 pub(super) fn host(virtual_host: &VirtualHost, query: &Query<'_>) -> Host {
-    // The matcher itself says so: a table with this domain only finds it, or not.
-    let is_it = |domain: &&String| {
-        let only = VirtualHost {
-            name: String::new(),
-            domains: vec![(*domain).clone()],
-            routes: Vec::new(),
-            require_tls: false,
-        };
-        let table = Table::new(HttpRoutes {
-            name: String::new(),
-            virtual_hosts: vec![only],
-        });
-        table.explain(query).virtual_host.is_some()
-    };
+    let is_it = |domain: &&String| is_in_domain(query.host, domain);
     let best = |domain: &&String| (!domain.starts_with('*'), domain.len());
     let domain = virtual_host.domains.iter().filter(is_it).max_by_key(best);
     let domain = domain.cloned().unwrap_or_default();

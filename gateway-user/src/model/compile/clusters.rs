@@ -25,6 +25,7 @@ use crate::{
     },
     resources::{
         Resources,
+        diagnostic::Diagnostic,
         istio::{self, RouteDestination, Subset},
         lookup::{Client, Destinations, MergedRule, full_host, selects, service_of},
     },
@@ -39,9 +40,11 @@ pub(super) struct Clusters<'r> {
     identity: &'r GatewayIdentity,
     /// Where it is.
     here: Place<'r>,
-    pub(super) found: BTreeMap<String, Arc<Cluster>>,
+    found: BTreeMap<String, Arc<Cluster>>,
     /// Names that have been asked for and are not there.
     missing: BTreeSet<String>,
+    /// TLS settings whose Secrets are not as they should be.
+    lacking: Vec<tls::Lacking<'r>>,
 }
 
 /// Where a cluster's endpoints are.
@@ -69,7 +72,18 @@ impl<'r> Clusters<'r> {
             here: endpoints.place_of(resources, identity),
             found: BTreeMap::new(),
             missing: BTreeSet::new(),
+            lacking: Vec::new(),
         }
+    }
+
+    /// All clusters; and what is wrong about them.
+    pub(super) fn finish(
+        self,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> BTreeMap<String, Arc<Cluster>> {
+        let namespace = &self.identity.namespace;
+        tls::report(&self.lacking, self.resources, namespace, diagnostics);
+        self.found
     }
 
     /// The destinations of a route in a VirtualService of `namespace`, on the Gateway server's port
@@ -150,7 +164,7 @@ impl<'r> Clusters<'r> {
     }
 
     /// None if there is no such destination, port or subset.
-    fn make(&self, name: String, host: &str, port: i64, subset: &str) -> Option<Cluster> {
+    fn make(&mut self, name: String, host: &str, port: i64, subset: &str) -> Option<Cluster> {
         let rule = self.known.rule(
             host,
             Client {
@@ -171,6 +185,7 @@ impl<'r> Clusters<'r> {
             (Some(service), _) => self.behind_service(service, host, port, subset)?,
             (None, entry) => entry::members(entry?, host, port, subset)?,
         };
+        let mut lacking = None;
         let policy = policy::of(
             rule.as_ref().and_then(MergedRule::policy),
             subset.and_then(|subset| subset.traffic_policy.as_ref()),
@@ -182,9 +197,12 @@ impl<'r> Clusters<'r> {
                     cluster: &name,
                     entry_names: entry.map_or(&[], |entry| &entry.spec.subject_alt_names),
                 };
-                tls::of(given, &subject)
+                let tls = tls::of(given, &subject)?;
+                lacking = tls.lacks().map(|(_, lack)| (given, lack));
+                Some(tls)
             },
         );
+        self.lacking.extend(lacking);
         let shares = match &policy.locality {
             Some(near) => locality::apply(near, &self.here, &mut members),
             None => Vec::new(),

@@ -96,11 +96,12 @@ pub(super) fn compile(
         };
         listeners.extend(protocol.map(|protocol| Listener { port, protocol }));
     }
+    let clusters = context.clusters.finish(&mut context.diagnostics);
     diagnostics.append(&mut context.diagnostics);
     unreachable_hosts(resources, identity, diagnostics);
     Gateway {
         listeners,
-        clusters: context.clusters.found,
+        clusters,
     }
 }
 

@@ -321,6 +321,25 @@ impl RetryPolicy {
     }
 }
 
+impl Default for RetryPolicy {
+    /// Istio's where nothing is said: two retries, of requests that cannot have reached anybody
+    /// (`DefaultPolicy` of istio's pilot/pkg/networking/core/route/retry).
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            per_try_timeout: None,
+            on: RetryOn::CONNECT_FAILURE
+                .union(RetryOn::REFUSED_STREAM)
+                .union(RetryOn::UNAVAILABLE)
+                .union(RetryOn::CANCELLED)
+                .union(RetryOn::RETRIABLE_STATUS_CODES),
+            status_codes: Vec::new(),
+            base_backoff: Self::DEFAULT_BASE_BACKOFF,
+            ignore_previous_hosts: true,
+        }
+    }
+}
+
 // === impl RetryOn ===
 
 macro_rules! retry_on {

@@ -1,6 +1,7 @@
 //! Clusters: endpoints, and how to treat them.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -370,6 +371,22 @@ impl Cluster {
             policy: ClusterPolicy::default(),
         }
     }
+
+    /// What the localities of a priority weigh: their shares, or else what their endpoints weigh together.
+    pub fn locality_weights(&self, priority: u32) -> BTreeMap<&Locality, u64> {
+        let mut weights = BTreeMap::new();
+        for endpoint in &self.endpoints {
+            if endpoint.priority == priority {
+                *weights.entry(&endpoint.locality).or_default() += u64::from(endpoint.weight);
+            }
+        }
+        for (locality, share) in &self.shares {
+            if let Some(weight) = weights.get_mut(locality) {
+                *weight = u64::from(*share);
+            }
+        }
+        weights
+    }
 }
 
 // === impl Endpoint ===
@@ -427,6 +444,29 @@ impl TlsCredentials {
             identity: Some((directory.join("cert-chain.pem"), directory.join("key.pem"))),
             authorities: Some(directory.join("root-cert.pem")),
         }
+    }
+}
+
+// === impl UpstreamTls ===
+
+impl UpstreamTls {
+    /// The Secret that no connection can be made without, and what it lacks; none if it is all there, or
+    /// there is none.
+    pub fn lacks(&self) -> Option<(&str, &'static str)> {
+        let TlsCredentials::Secret { name, content } = &self.credentials else {
+            return None;
+        };
+        let lack = match content {
+            None => "is not in the gateway's namespace",
+            Some(content) if self.mode == TlsMode::Mutual && content.identity.is_none() => {
+                "has no tls.crt and tls.key"
+            }
+            Some(content) if content.authorities.is_none() && !self.insecure_skip_verify => {
+                "has no ca.crt"
+            }
+            Some(_) => return None,
+        };
+        Some((name, lack))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{ClusterState, hash::HashRing, warmup};
+use super::{ClusterState, hash::Hashing, tiers::Tiers, warmup};
 use crate::{
     model::gateway::{Balancing, Cluster},
     route::Split,
@@ -22,11 +22,11 @@ pub(super) enum Balancer {
     LeastRequest,
     RoundRobin(Split),
     Random,
-    Hash(HashRing),
+    Hash(Hashing),
 }
 
 impl Balancer {
-    pub(super) fn new(model: &Arc<Cluster>) -> Self {
+    pub(super) fn new(model: &Arc<Cluster>, tiers: Option<&Tiers>) -> Self {
         match &model.policy.balancing {
             // Behind a gateway there is no address that the client wanted other than our own.
             Balancing::LeastRequest | Balancing::Passthrough => Self::LeastRequest,
@@ -36,7 +36,11 @@ impl Balancer {
             }
             Balancing::Random => Self::Random,
             Balancing::ConsistentHash { table, .. } => {
-                Self::Hash(HashRing::new(*table, &model.endpoints))
+                let sets: Vec<Box<[usize]>> = match tiers {
+                    None => vec![(0..model.endpoints.len()).collect()],
+                    Some(tiers) => tiers.members().map(Into::into).collect(),
+                };
+                Self::Hash(Hashing::new(*table, model, sets))
             }
         }
     }
@@ -45,22 +49,27 @@ impl Balancer {
 impl ClusterState {
     /// Index of the next endpoint.
     pub(super) fn choose(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<usize> {
-        let mut index = self.choose_among(self.usable(hash).as_deref(), hash)?;
-        // The same hash would only give the same endpoint again.
-        let by_hash = hash.is_some() && matches!(self.balancer, Balancer::Hash(_));
-        if !avoid.is_empty() && !by_hash {
-            for _ in 0..REDRAWS {
-                if !avoid.contains(&self.endpoints[index].address) {
-                    break;
-                }
-                index = self.choose_among(self.usable(hash).as_deref(), hash)?;
+        let hashing = match &self.balancer {
+            Balancer::Hash(hashing) => Some(hashing),
+            _ => None,
+        };
+        // Whoever has no key has any.
+        let hash = hash.unwrap_or_else(|| fastrand::u64(..));
+        let mut index = None;
+        for attempt in 0..=REDRAWS {
+            index = match hashing {
+                Some(hashing) => hashing.find(&self.usable_by_hash(hashing, hash), hash, attempt),
+                None => self.choose_among(self.usable().as_deref()),
+            };
+            if index.is_none_or(|index| !avoid.contains(&self.endpoints[index].address)) {
+                break;
             }
         }
-        Some(index)
+        index
     }
 
     /// Index of the next endpoint of those that may be used; none stands for all.
-    fn choose_among(&self, usable: Option<&[usize]>, hash: Option<u64>) -> Option<usize> {
+    fn choose_among(&self, usable: Option<&[usize]>) -> Option<usize> {
         let count = usable.map_or(self.endpoints.len(), <[usize]>::len);
         if count == 0 {
             return None;
@@ -80,13 +89,7 @@ impl ClusterState {
                 }
                 self.round(split, usable, count)
             }
-            Balancer::Random => at(fastrand::usize(..count)),
-            Balancer::Hash(ring) => match hash {
-                Some(hash) => ring.find(hash, |index| {
-                    usable.is_none_or(|usable| usable.binary_search(&index).is_ok())
-                })?,
-                None => at(fastrand::usize(..count)),
-            },
+            Balancer::Random | Balancer::Hash(_) => at(fastrand::usize(..count)),
         })
     }
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    model::gateway::{Balancing, HashKey, HashTable, Warmup},
+    model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup},
     proxy::fixture::cluster,
 };
 
@@ -121,10 +121,56 @@ fn one_key_one_endpoint() {
         };
     });
     let hash = Some(key_hash(b"me"));
-    let first = cluster.engage(hash, &[]).unwrap().address();
+    let address = |avoid: &[_]| cluster.engage(hash, avoid).unwrap().address();
+    let first = address(&[]);
     for _ in 0..20 {
-        assert_eq!(cluster.engage(hash, &[first]).unwrap().address(), first);
+        assert_eq!(address(&[]), first);
     }
+    // Another one is asked where that is wished for, and always the same.
+    let second = address(&[first]);
+    assert_ne!(second, first);
+    assert_eq!(address(&[first]), second);
+}
+
+/// Whoever fails has no part in it, and another one for each of its keys; localities have their shares.
+#[test]
+fn keys_stay_within_shares_and_health() {
+    let cluster = with(4, |model| {
+        model.policy.balancing = Balancing::ConsistentHash {
+            key: HashKey::SourceIp,
+            table: HashTable::Ring(HashTable::DEFAULT_RING),
+        };
+        model.policy.outliers = Some(OutlierDetection {
+            consecutive_5xx: Some(1),
+            max_ejection_percent: 50,
+            ..OutlierDetection::default()
+        });
+        model.policy.locality = Some(LocalityPolicy::default());
+        let places = ["a", "a", "b", "b"].map(Locality::parse);
+        for (endpoint, place) in model.endpoints.iter_mut().zip(places) {
+            endpoint.locality = place;
+        }
+        model.shares = vec![(Locality::parse("a"), 90), (Locality::parse("b"), 10)];
+    });
+    let places: Vec<_> = cluster.addresses().collect();
+    let of_keys = || -> Vec<usize> {
+        let keys = 0..1000_u32;
+        let hashes = keys.map(|key| Some(key_hash(&key.to_le_bytes())));
+        let found = hashes.map(|hash| cluster.engage(hash, &[]).unwrap().address());
+        let at = |address| places.iter().position(|place| *place == address).unwrap();
+        found.map(at).collect()
+    };
+    let before = of_keys();
+    assert_eq!(before, of_keys());
+    let of_a = before.iter().filter(|at| **at < 2).count();
+    assert!(of_a.abs_diff(900) < 60, "{of_a}");
+    cluster.observe(&cluster.endpoints[0], Outcome::Status(503));
+    let after = of_keys();
+    assert_eq!(after, of_keys());
+    assert!(!after.contains(&0));
+    let moved = before.iter().zip(&after);
+    let moved = moved.filter(|(was, is)| **was != 0 && was != is).count();
+    assert!(moved < 150, "{moved}");
 }
 
 #[test]

@@ -42,40 +42,68 @@ impl Tiers {
         if single {
             return None;
         }
-        let shares: BTreeMap<_, _> = model
-            .shares
-            .iter()
-            .map(|(place, share)| (place, *share))
-            .collect();
-        let tiers = tiers.into_values().map(|groups| {
-            let groups = groups.into_iter().map(|(locality, members)| {
-                let together = || {
-                    members
-                        .iter()
-                        .map(|&at| u64::from(model.endpoints[at].weight))
-                        .sum()
-                };
-                let share = shares.get(locality).copied().map(u64::from);
-                Group {
-                    weight: share.unwrap_or_else(together),
-                    members,
-                }
+        let tiers = tiers.into_iter().map(|(priority, groups)| {
+            let weights = model.locality_weights(priority);
+            let groups = groups.into_iter().map(|(locality, members)| Group {
+                weight: weights.get(locality).copied().unwrap_or_default(),
+                members,
             });
             Tier::new(groups.collect())
         });
         Some(Self(tiers.collect()))
     }
 
-    /// The endpoints of which one is to be asked; none are left where nobody is healthy. `random`
+    /// The endpoints of each priority.
+    pub(super) fn members(&self) -> impl Iterator<Item = &[usize]> {
+        self.0.iter().map(|tier| tier.members.as_slice())
+    }
+
+    /// The endpoints of one priority that may be asked; none are left where nobody is healthy. `random`
     /// chooses the priority, and so sends the same hash to the same one; `panic_below` is
     /// [`OutlierDetection::min_health_percent`](crate::model::gateway::OutlierDetection).
-    // Envoy: LoadBalancerBase::chooseHostSet and ZoneAwareLoadBalancerBase::hostSourceToUse.
-    pub(super) fn choose(
+    pub(super) fn of_priority(
         &self,
         random: u64,
         panic_below: u8,
         healthy: impl Fn(usize) -> bool,
     ) -> Cow<'_, [usize]> {
+        match self.tier(random, panic_below, &healthy) {
+            None => Cow::Borrowed(&[]),
+            Some((tier, true)) => Cow::Borrowed(&tier.members),
+            Some((tier, false)) => usable(&tier.members, healthy),
+        }
+    }
+
+    /// The endpoints of one priority and one of its localities that may be asked.
+    // Envoy: ZoneAwareLoadBalancerBase::hostSourceToUse.
+    pub(super) fn of_locality(
+        &self,
+        random: u64,
+        panic_below: u8,
+        healthy: impl Fn(usize) -> bool,
+    ) -> Cow<'_, [usize]> {
+        match self.tier(random, panic_below, &healthy) {
+            None => Cow::Borrowed(&[]),
+            Some((tier, true)) => Cow::Borrowed(&tier.members),
+            Some((tier, false)) => {
+                let group = match tier.groups.as_slice() {
+                    [only] => Some(only),
+                    _ => tier.group(&healthy),
+                };
+                usable(group.map_or(&[], |group| &group.members), healthy)
+            }
+        }
+    }
+
+    /// The priority that is asked, and whether all of it is, healthy or not, because too few are left: the
+    /// rest would only be overwhelmed.
+    // Envoy: LoadBalancerBase::chooseHostSet.
+    fn tier(
+        &self,
+        random: u64,
+        panic_below: u8,
+        healthy: impl Fn(usize) -> bool,
+    ) -> Option<(&Tier, bool)> {
         let counts: Vec<_> = self
             .0
             .iter()
@@ -83,23 +111,14 @@ impl Tiers {
             .collect();
         let loads = loads(&counts);
         let at = pick(&loads, random);
-        let (Some(tier), Some(&(up, all))) = (self.0.get(at), counts.get(at)) else {
-            return Cow::Borrowed(&[]);
-        };
+        let (up, all) = *counts.get(at)?;
         let suffices = counts
             .iter()
             .map(|&(up, all)| availability(up, all))
             .sum::<usize>()
             >= 100;
-        // Too few are left: the rest would only be overwhelmed.
-        if !suffices && up * 100 < usize::from(panic_below) * all {
-            return Cow::Borrowed(&tier.members);
-        }
-        let [only] = tier.groups.as_slice() else {
-            let group = tier.group(&healthy);
-            return usable(group.map_or(&[], |group| &group.members), &healthy);
-        };
-        usable(&only.members, &healthy)
+        let panic = !suffices && up * 100 < usize::from(panic_below) * all;
+        Some((self.0.get(at)?, panic))
     }
 }
 
@@ -224,7 +243,7 @@ mod tests {
     fn often(tiers: &Tiers, up: &[usize]) -> Vec<usize> {
         let mut counts = vec![0; 8];
         for random in 0..1000 {
-            for &at in &*tiers.choose(random, 0, |at| up.contains(&at)) {
+            for &at in &*tiers.of_locality(random, 0, |at| up.contains(&at)) {
                 counts[at] += 1;
             }
         }
@@ -265,10 +284,10 @@ mod tests {
     fn panic_asks_all_of_a_priority() {
         let tiers = tiers(&[("eu", 0), ("eu", 0), ("us", 1)], &[]);
         let none = |_| false;
-        assert!(tiers.choose(0, 0, none).is_empty());
-        assert_eq!(*tiers.choose(0, 50, none), [0, 1]);
+        assert!(tiers.of_locality(0, 0, none).is_empty());
+        assert_eq!(*tiers.of_locality(0, 50, none), [0, 1]);
         // Where the rest suffices nobody panics.
-        assert_eq!(*tiers.choose(0, 50, |at| at == 2), [2]);
+        assert_eq!(*tiers.of_locality(0, 50, |at| at == 2), [2]);
     }
 
     #[test]

@@ -63,18 +63,7 @@ mod tests {
 
     #[test]
     fn what_istio_does_by_default_needs_no_copy() {
-        let policy = RetryPolicy {
-            attempts: 2,
-            per_try_timeout: None,
-            on: RetryOn::CONNECT_FAILURE
-                .union(RetryOn::REFUSED_STREAM)
-                .union(RetryOn::UNAVAILABLE)
-                .union(RetryOn::CANCELLED)
-                .union(RetryOn::RETRIABLE_STATUS_CODES),
-            status_codes: Vec::new(),
-            base_backoff: RetryPolicy::DEFAULT_BASE_BACKOFF,
-            ignore_previous_hosts: true,
-        };
+        let policy = RetryPolicy::default();
         assert!(!needs_copy(&policy, false, false));
         assert!(needs_copy(&policy, true, false));
         assert!(needs_copy(&policy, false, true));

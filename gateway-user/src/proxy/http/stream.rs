@@ -10,6 +10,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -27,11 +28,9 @@ use tokio::{
 use super::refusal::Refusal;
 use crate::proxy::{
     connections::{Handle, Rejection},
+    head::{self, FIRST_READ},
     worker::Worker,
 };
-
-/// What is read before it is known which protocol a client speaks.
-const FIRST_READ: usize = 4096;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -97,18 +96,83 @@ impl ClientStream {
                 self.messages = !multiplexed;
                 return Poll::Ready(Ok(multiplexed));
             }
-            let mut first = [0; FIRST_READ];
-            let mut buffer = ReadBuf::new(&mut first);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            if !ready!(self.poll_more(cx))? {
                 // The end will be read again.
                 return Poll::Ready(Ok(false));
             }
             self.handle.head_began(self.worker.now());
-            let mut prefix = self.prefix.to_vec();
-            prefix.extend_from_slice(buffer.filled());
-            self.prefix = prefix.into();
         }
+    }
+
+    /// What has been read and not been taken.
+    pub(super) fn read(&self) -> &Bytes {
+        &self.prefix
+    }
+
+    /// Takes so much of it.
+    pub(super) fn take(&mut self, length: usize) -> Bytes {
+        self.prefix.split_to(length)
+    }
+
+    /// Puts what has been taken before all that can be read.
+    pub(super) fn put_back(&mut self, taken: &Bytes) {
+        if !taken.is_empty() {
+            self.prefix = head::join(taken, &self.prefix);
+        }
+    }
+
+    /// Reads more, behind what has been read; false at the end.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Read to where there is room for anything, and kept in what it needs.
+        let mut room = [MaybeUninit::uninit(); FIRST_READ];
+        let mut room = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        let more = !room.filled().is_empty();
+        if more {
+            self.prefix = head::join(&self.prefix, room.filled());
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    /// Waits until the client has gone, while a request of it is being served. What it sends meanwhile
+    /// is read, once.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended {
+            if !self.prefix.is_empty() {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_more(cx)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.ended = true;
+                    self.handle.client_ended(self.worker.now());
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        if self.may_end() {
+            Poll::Ready(())
+        } else {
+            // The sweep wakes us.
+            Poll::Pending
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn poll_put(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
+            Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(written),
+        }
+    }
+
+    /// Passes to hyper, which begins with a head.
+    pub(super) fn begin(&mut self) {
+        self.head = Head::default();
     }
 
     /// From now on bytes are bytes.
@@ -266,6 +330,7 @@ impl Write for ClientStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.handle.set_flushed(false);
         if this.instead.is_empty()
             && this.messages
             && this.handle.is_reading_head()
@@ -301,6 +366,7 @@ impl Write for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.handle.set_flushed(true);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

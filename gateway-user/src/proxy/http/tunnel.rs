@@ -39,6 +39,8 @@ impl Tunnel {
         let mut client = TokioIo::new(client);
         let relay = async {
             upstream.write_all(&read).await?;
+            // TLS may hold some of it back.
+            upstream.flush().await?;
             client.write_all(&raw.read).await?;
             client.flush().await?;
             copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await

@@ -16,37 +16,32 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    HeaderMap, HeaderName, Method, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request, response,
     uri::PathAndQuery,
 };
-use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
 };
 use tokio_util::io::poll_read_buf;
 
-/// Most of an answer that is read at first.
-const FIRST_READ: usize = 16 * 1024;
+use crate::proxy::head::{self, FIRST_READ, MAX_HEAD, MAX_HEADERS};
+
 /// Least of a body that is read at once.
 const LEAST_READ: usize = 4 * 1024;
 /// Most of a body that is read at once.
 const MOST_READ: usize = 64 * 1024;
-/// Heads that are longer are not ordinary.
-const MAX_HEAD: usize = 16 * 1024;
-/// Heads with more headers are not ordinary.
-const MAX_HEADERS: usize = 64;
 
 /// A connection on which nothing is under way but what is asked here.
 #[derive(Debug)]
 pub(in crate::proxy) struct Direct {
     stream: TcpStream,
     /// Read, and not yet handed up.
-    read: BytesMut,
+    read: Bytes,
     /// The head that is sent.
     head: Vec<u8>,
 }
@@ -80,7 +75,7 @@ impl Direct {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            read: BytesMut::new(),
+            read: Bytes::new(),
             head: Vec::new(),
         }
     }
@@ -151,11 +146,7 @@ impl Direct {
             if read.is_err() || room.filled().is_empty() {
                 return Poll::Ready(Asked::Ended);
             }
-            if self.read.is_empty() {
-                self.read = BytesMut::from(room.filled());
-            } else {
-                self.read.extend_from_slice(room.filled());
-            }
+            self.read = head::join(&self.read, room.filled());
             match parse(&mut self.read, spare) {
                 Parsed::Ordinary(head, length) => {
                     return Poll::Ready(Asked::Answer(head, length));
@@ -174,17 +165,14 @@ impl Direct {
     ) -> Poll<io::Result<Bytes>> {
         let most = usize::try_from(*left).unwrap_or(usize::MAX);
         if self.read.is_empty() {
-            self.read.reserve(most.clamp(LEAST_READ, MOST_READ));
-            if ready!(poll_read_buf(
-                Pin::new(&mut self.stream),
-                cx,
-                &mut self.read
-            ))? == 0
-            {
+            let mut room = BytesMut::with_capacity(most.clamp(LEAST_READ, MOST_READ));
+            let stream = Pin::new(&mut self.stream);
+            if ready!(poll_read_buf(stream, cx, &mut room))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+            self.read = room.freeze();
         }
-        let piece = self.read.split_to(self.read.len().min(most)).freeze();
+        let piece = self.read.split_to(self.read.len().min(most));
         *left -= piece.len() as u64;
         Poll::Ready(Ok(piece))
     }
@@ -193,7 +181,7 @@ impl Direct {
     pub(super) fn adopt(self) -> Adopted {
         Adopted {
             stream: self.stream,
-            read: self.read.freeze(),
+            read: self.read,
             written: Some(0),
             waker: None,
         }
@@ -230,7 +218,7 @@ enum Parsed {
 }
 
 /// Takes an ordinary head, into the memory of other headers; leaves anything else as it is.
-fn parse(read: &mut BytesMut, spare: &mut HeaderMap) -> Parsed {
+fn parse(read: &mut Bytes, spare: &mut HeaderMap) -> Parsed {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -255,35 +243,14 @@ fn parse(read: &mut BytesMut, spare: &mut HeaderMap) -> Parsed {
     {
         return Parsed::Unusual;
     }
-    // The head's bytes are shared by its values; where they are in them, in the order of the headers.
-    let start = read.as_ptr().addr();
-    let mut names = SmallVec::<[_; 16]>::new();
-    for field in &*response.headers {
-        let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else {
-            return Parsed::Unusual;
-        };
-        let at = field.value.as_ptr().addr().wrapping_sub(start);
-        names.push((name, at..at + field.value.len()));
-    }
     let Some(body) = framing(response.headers) else {
         return Parsed::Unusual;
     };
-    let bytes = read.split_to(length).freeze();
-    let mut headers = mem::take(spare);
-    headers.clear();
-    // Two more will come.
-    headers.reserve(names.len() + 2);
-    for (name, range) in names {
-        // An empty value need not be of these bytes.
-        let value = if range.end <= bytes.len() {
-            bytes.slice(range)
-        } else {
-            Bytes::new()
-        };
-        // What httparse takes for a value is one.
-        let value = HeaderValue::from_maybe_shared(value);
-        headers.append(name, value.unwrap_or(HeaderValue::from_static("")));
-    }
+    let Some(headers) = head::collect(response.headers, read, mem::take(spare)) else {
+        return Parsed::Unusual;
+    };
+    // Without what the headers' values share.
+    read.advance(length);
     let mut head = response::Response::new(()).into_parts().0;
     head.status = status;
     head.version = Version::HTTP_11;

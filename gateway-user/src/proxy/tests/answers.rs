@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{
-    harness::{Endpoint, Fixture, Peer, header, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Fixture, Peer, header, proxy_to, status};
 
 /// How an endpoint's answer reaches a client that asks twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +89,16 @@ async fn same(answer: &'static [u8]) -> Outcome {
         "{text}"
     );
     assert_eq!(direct.connections, hyper.connections, "{text}");
+    // Nothing about that request is hyper's.
+    let plain = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+    for pieces in [1, 3] {
+        let plain = outcome(answer, pieces, plain).await;
+        assert_eq!(
+            (&plain.head, &plain.body),
+            (&hyper.head, &hyper.body),
+            "{text} in {pieces}"
+        );
+    }
     for pieces in [2, 5, answer.len()] {
         let slow = outcome(answer, pieces, &empty).await;
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::{
         Balancing, Cluster, HashKey, HashTable, Locality, LocalityPolicy, OutlierDetection,
     },
     observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, gateway, http_listener, prefix_route},
+    proxy::fixture::{cluster, everything_to},
 };
 
 async fn proxy(endpoints: &[&Endpoint], change: impl FnOnce(&mut Cluster)) -> (Fixture, u16) {
@@ -21,16 +21,7 @@ async fn proxy(endpoints: &[&Endpoint], change: impl FnOnce(&mut Cluster)) -> (F
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let mut web = cluster("web", &addresses);
     change(&mut web);
-    fixture
-        .apply(gateway(
-            vec![http_listener(
-                port,
-                &["*"],
-                vec![prefix_route("/", &[("web", 1)])],
-            )],
-            vec![web],
-        ))
-        .await;
+    fixture.apply(everything_to(web, port)).await;
     (fixture, port)
 }
 
@@ -279,16 +270,7 @@ async fn connecting_has_its_own_limit() {
     let port = free_port();
     let mut web = cluster("web", &[&address.to_string()]);
     web.policy.limits.connect_timeout = Duration::from_millis(200);
-    fixture
-        .apply(gateway(
-            vec![http_listener(
-                port,
-                &["*"],
-                vec![prefix_route("/", &[("web", 1)])],
-            )],
-            vec![web],
-        ))
-        .await;
+    fixture.apply(everything_to(web, port)).await;
     let (head, body) = Peer::connect(port).await.get("a", "/").await;
     assert_eq!(status(&head), "HTTP/1.1 503 Service Unavailable");
     assert!(body.ends_with("reset reason: connection timeout"), "{body}");

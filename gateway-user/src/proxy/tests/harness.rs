@@ -19,7 +19,10 @@ use tokio::{
 
 use crate::{
     model::{Snapshot, gateway::Gateway},
-    proxy::{Applied, Options, Proxy},
+    proxy::{
+        Applied, Options, Proxy,
+        fixture::{cluster, everything_to},
+    },
 };
 
 /// Longer than anything here takes; a test that waits for so long has failed.
@@ -76,6 +79,19 @@ pub(super) fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// All paths of all hosts to one cluster with one endpoint.
+pub(super) fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
+    everything_to(cluster("web", &[&endpoint.address()]), port)
+}
+
+/// A proxy with one worker in front of the endpoint.
+pub(super) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    fixture.apply(simple(port, endpoint)).await;
+    (fixture, port)
 }
 
 /// An endpoint: runs a script for each connection.

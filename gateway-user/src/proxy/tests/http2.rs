@@ -25,10 +25,7 @@ use tokio::{
     time,
 };
 
-use super::{
-    harness::{Endpoint, Fixture, Peer, free_port, header, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, proxy_to, status};
 use crate::{
     model::gateway::HttpRoute,
     observe::{Record, ResponseFlag},

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time};
 
-use super::{
-    harness::{Endpoint, Fixture, Peer, free_port, header, ok, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, status};
 use crate::{
     observe::{Record, ResponseFlag},
     proxy::{
@@ -255,16 +252,7 @@ async fn slow_heads_are_refused() {
         ..Options::default()
     });
     let port = free_port();
-    fixture
-        .apply(gateway(
-            vec![http_listener(
-                port,
-                &["*"],
-                vec![prefix_route("/", &[("web", 1)])],
-            )],
-            vec![cluster("web", &[&endpoint.address()])],
-        ))
-        .await;
+    fixture.apply(simple(port, &endpoint)).await;
     let mut idle = Peer::connect(port).await;
     // The last could still become HTTP/2.
     for beginning in ["GET / HTTP/1.1\r\nHost: a\r\n", "P"] {

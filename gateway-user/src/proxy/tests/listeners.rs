@@ -19,6 +19,43 @@ fn with(listeners: Vec<Listener>, endpoint: &Endpoint) -> Gateway {
     gateway(listeners, vec![cluster("web", &[&endpoint.address()])])
 }
 
+/// A request that the endpoint has, and answers with `late` once it is let.
+struct Waiting {
+    fixture: Fixture,
+    endpoint: Endpoint,
+    port: u16,
+    client: Peer,
+    go_on: Arc<Notify>,
+}
+
+async fn waiting() -> Waiting {
+    let (came, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let gates = (Arc::clone(&came), Arc::clone(&go_on));
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let (came, go_on) = gates.clone();
+        async move {
+            peer.head().await;
+            came.notify_one();
+            go_on.notified().await;
+            peer.send(ok("late")).await;
+        }
+    })
+    .await;
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    fixture.apply(with(vec![http(port)], &endpoint)).await;
+    let mut client = Peer::connect(port).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    came.notified().await;
+    Waiting {
+        fixture,
+        endpoint,
+        port,
+        client,
+        go_on,
+    }
+}
+
 #[tokio::test]
 async fn listeners_come_and_go() {
     let endpoint = Endpoint::answering("hi").await;
@@ -47,24 +84,13 @@ async fn listeners_come_and_go() {
 
 #[tokio::test]
 async fn requests_outlive_their_listener() {
-    let (came, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let gates = (Arc::clone(&came), Arc::clone(&go_on));
-    let endpoint = Endpoint::new(move |_, mut peer| {
-        let (came, go_on) = gates.clone();
-        async move {
-            peer.head().await;
-            came.notify_one();
-            go_on.notified().await;
-            peer.send(ok("late")).await;
-        }
-    })
-    .await;
-    let fixture = Fixture::new(1);
-    let port = free_port();
-    fixture.apply(with(vec![http(port)], &endpoint)).await;
-    let mut client = Peer::connect(port).await;
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    came.notified().await;
+    let Waiting {
+        fixture,
+        endpoint,
+        mut client,
+        go_on,
+        ..
+    } = waiting().await;
     fixture.apply(with(Vec::new(), &endpoint)).await;
     go_on.notify_one();
     let (head, body) = client.response().await;
@@ -154,24 +180,13 @@ async fn no_request_is_lost_while_routes_change() {
 
 #[tokio::test]
 async fn shutdown_lets_requests_finish() {
-    let (came, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let gates = (Arc::clone(&came), Arc::clone(&go_on));
-    let endpoint = Endpoint::new(move |_, mut peer| {
-        let (came, go_on) = gates.clone();
-        async move {
-            peer.head().await;
-            came.notify_one();
-            go_on.notified().await;
-            peer.send(ok("late")).await;
-        }
-    })
-    .await;
-    let fixture = Fixture::new(1);
-    let port = free_port();
-    fixture.apply(with(vec![http(port)], &endpoint)).await;
-    let mut client = Peer::connect(port).await;
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    came.notified().await;
+    let Waiting {
+        fixture,
+        endpoint: _endpoint,
+        port,
+        mut client,
+        go_on,
+    } = waiting().await;
     let shutdown = tokio::spawn(fixture.proxy.shutdown(Duration::from_secs(10)));
     while Peer::try_connect(port).await.is_ok() {
         time::sleep(Duration::from_millis(5)).await;

@@ -2,6 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -21,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::harness::{Endpoint, Fixture, Peer, free_port, status};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, status};
 use crate::{
     model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls},
     observe::{Record, ResponseFlag},
@@ -153,8 +157,11 @@ impl TlsEndpoint {
                         alpn.as_deref().unwrap_or("-"),
                         connection.peer_certificates().is_some(),
                     );
-                    let service = service_fn(move |_: Request<Incoming>| {
-                        let response = Response::new(Full::new(Bytes::from(said.clone())));
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let response = match request.headers().get(UPGRADE) {
+                            Some(protocol) => switched(protocol.clone(), request),
+                            None => Response::new(Full::new(Bytes::from(said.clone()))),
+                        };
                         async move { Ok::<_, std::convert::Infallible>(response) }
                     });
                     // How it ends is what the proxy is asked about.
@@ -167,6 +174,7 @@ impl TlsEndpoint {
                         Some(_) => {
                             let _ = hyper::server::conn::http1::Builder::new()
                                 .serve_connection(TokioIo::new(stream), service)
+                                .with_upgrades()
                                 .await;
                         }
                         None => {
@@ -181,6 +189,23 @@ impl TlsEndpoint {
         });
         Self { address, task }
     }
+}
+
+/// Agrees to another protocol, in which everything is sent back, and `bye` at the end.
+fn switched(protocol: HeaderValue, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(request).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.write_all(b"bye").await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+    response
 }
 
 impl Drop for TlsEndpoint {
@@ -211,6 +236,30 @@ async fn asked(port: u16, host: &str) -> (String, String) {
 
 const OK: &str = "HTTP/1.1 200 OK";
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable";
+
+/// Also with bytes that don't wait for the answer, and with more than fits into one record.
+#[tokio::test]
+async fn websockets_go_through_tls() {
+    let authority = Authority::new();
+    let endpoint = authority.endpoint(&["a.example"], false).await;
+    let (_fixture, port) = proxy(web(&endpoint.address, authority.simple())).await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send(
+            "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: x\r\n\r\nearly\n",
+        )
+        .await;
+    let head = client.head().await.unwrap();
+    assert_eq!(status(&head), "HTTP/1.1 101 Switching Protocols");
+    assert_eq!(header(&head, "upgrade"), Some("websocket"));
+    assert_eq!(client.until("\n").await.unwrap(), "early\n");
+    let long = "x".repeat(300_000) + "\n";
+    client.send(&long).await;
+    assert_eq!(client.until("\n").await.unwrap(), long);
+    client.shutdown().await;
+    assert_eq!(client.rest().await.unwrap(), "bye");
+}
 
 #[tokio::test]
 async fn the_host_is_asked_for_and_verified() {

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use super::{
-    harness::{Endpoint, Peer, header, status},
-    http::proxy_to,
-};
+use super::harness::{Endpoint, Peer, header, proxy_to, status};
 
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
                          Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";

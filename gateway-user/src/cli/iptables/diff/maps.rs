@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{Output, json, whole};
 use crate::{
+    cli::attachment::PinDir,
     datapath::contents::Pins,
     iptables::{
         diff::{Change, Words, changes},
@@ -27,14 +28,8 @@ pub(super) struct MapsArgs {
     /// Compare with what nodegate has loaded on this node, instead of manifests
     #[arg(long, conflicts_with = "manifests")]
     pub(super) maps: bool,
-    /// Where the maps are pinned
-    #[arg(
-        long,
-        env = "NODEGATE_PIN_DIR",
-        default_value = "/sys/fs/bpf/nodegate",
-        value_name = "DIR"
-    )]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    pins: PinDir,
     /// Which Services the maps should have: `all`, or names such as `shop/web,istio-system/*`
     #[arg(long, default_value = "all", value_name = "WHICH", value_parser = crate::cli::run::scope)]
     services: ServiceScope,
@@ -60,7 +55,7 @@ pub(super) fn run(
              --services shop/web)"
         );
     }
-    let pins = Pins::open(&args.pin_dir)?;
+    let pins = Pins::open(&args.pins.path)?;
     let mut differences = Vec::new();
     for ruleset in whole(dumps)? {
         let family = ruleset.family;

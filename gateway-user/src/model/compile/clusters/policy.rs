@@ -26,11 +26,11 @@ struct Settings<'p> {
 
 /// The policy for a Service's `port`: of the whole destination, and on top of it that of the subset.
 /// `tls` says what the TLS settings mean.
-pub(super) fn of(
-    whole: Option<&TrafficPolicy>,
-    subset: Option<&TrafficPolicy>,
+pub(super) fn of<'p>(
+    whole: Option<&'p TrafficPolicy>,
+    subset: Option<&'p TrafficPolicy>,
     port: i64,
-    tls: impl FnOnce(&Tls) -> Option<UpstreamTls>,
+    tls: impl FnOnce(&'p Tls) -> Option<UpstreamTls>,
 ) -> ClusterPolicy {
     let settings = [whole, subset]
         .into_iter()

@@ -4,8 +4,15 @@ use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
     model::gateway::{TlsCredentials, TlsMode, TlsSecret, UpstreamTls},
-    resources::{Resources, istio::Tls},
+    resources::{
+        Resources,
+        diagnostic::{Diagnostic, Severity},
+        istio::{Tls, TrafficPolicy},
+    },
 };
+
+/// Settings whose Secret lacks something, and what.
+pub(super) type Lacking<'r> = (&'r Tls, &'static str);
 
 /// What the settings are for.
 pub(super) struct Subject<'a> {
@@ -55,6 +62,63 @@ pub(super) fn of(tls: &Tls, subject: &Subject<'_>) -> Option<UpstreamTls> {
     })
 }
 
+/// Says of DestinationRules that their Secrets are not as they should be in the gateway's namespace.
+pub(super) fn report(
+    lacking: &[Lacking<'_>],
+    resources: &Resources,
+    namespace: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    for (object, rule) in resources.destination_rules() {
+        let mut policies = Vec::new();
+        let whole = rule.spec.traffic_policy.iter();
+        policies.extend(whole.map(|policy| ("spec.trafficPolicy".to_owned(), policy)));
+        for (index, subset) in rule.spec.subsets.iter().enumerate() {
+            let of_subset = subset.traffic_policy.iter();
+            policies.extend(
+                of_subset.map(|policy| (format!("spec.subsets[{index}].trafficPolicy"), policy)),
+            );
+        }
+        for (path, tls) in policies.iter().flat_map(|(path, policy)| all(policy, path)) {
+            let it = lacking.iter().find(|(given, _)| std::ptr::eq(*given, tls));
+            let Some((_, lack)) = it else {
+                continue;
+            };
+            let name = tls.credential_name.trim_start_matches("kubernetes://");
+            let message = format!(
+                "Secret {namespace}/{name} {lack}: there will be no connections to {}",
+                rule.spec.host
+            );
+            let fix = format!(
+                "kubectl create secret generic {name} -n {namespace} {}",
+                keys(tls)
+            );
+            let path = format!("{path}.credentialName");
+            diagnostics.push(object.report(Severity::Warning, path, message, fix));
+        }
+    }
+}
+
+/// All TLS settings of a policy, and where they are.
+fn all<'p>(policy: &'p TrafficPolicy, path: &str) -> Vec<(String, &'p Tls)> {
+    let whole = policy.tls.iter().map(|tls| (format!("{path}.tls"), tls));
+    let ports = policy.port_level_settings.iter().enumerate();
+    let ports = ports.filter_map(|(index, settings)| {
+        let path = format!("{path}.portLevelSettings[{index}].tls");
+        Some((path, settings.tls.as_ref()?))
+    });
+    whole.chain(ports).collect()
+}
+
+/// What the Secret should hold, as options of kubectl.
+fn keys(tls: &Tls) -> &'static str {
+    if tls.mode == "MUTUAL" {
+        "--from-file=tls.crt --from-file=tls.key --from-file=ca.crt"
+    } else {
+        "--from-file=ca.crt"
+    }
+}
+
 fn credentials(tls: &Tls, mode: TlsMode, subject: &Subject<'_>) -> TlsCredentials {
     if let Some(name) = some(&tls.credential_name) {
         let content = content(subject, &name, mode);
@@ -75,8 +139,9 @@ fn credentials(tls: &Tls, mode: TlsMode, subject: &Subject<'_>) -> TlsCredential
 /// What the Secret `name` holds, and the one beside it that may hold the authorities.
 // Istio: `extractCertInfo` and `GetCaCert` of pilot/pkg/credentials/kube.
 fn content(subject: &Subject<'_>, name: &str, mode: TlsMode) -> Option<TlsSecret> {
+    let name = name.trim_start_matches("kubernetes://");
     let find = |name: &str| subject.resources.secret(subject.namespace, name);
-    let secret = find(name.trim_start_matches("kubernetes://"))?;
+    let secret = find(name)?;
     let beside = find(&format!("{name}-cacert"));
     let pair = |certificate, key| Some((value(secret, certificate)?, value(secret, key)?));
     let authorities = |secret| value(secret, "cacert").or_else(|| value(secret, "ca.crt"));

@@ -128,16 +128,8 @@ fn retry_policy(
     timeout: Option<Duration>,
 ) -> Option<RetryPolicy> {
     let mut policy = RetryPolicy {
-        attempts: 2,
-        per_try_timeout: None,
-        on: RetryOn::CONNECT_FAILURE
-            .union(RetryOn::REFUSED_STREAM)
-            .union(RetryOn::UNAVAILABLE)
-            .union(RetryOn::CANCELLED)
-            .union(RetryOn::RETRIABLE_STATUS_CODES),
-        status_codes: Vec::new(),
-        base_backoff: RetryPolicy::DEFAULT_BASE_BACKOFF,
         ignore_previous_hosts: !hashed,
+        ..RetryPolicy::default()
     };
     let Some(given) = given else {
         return Some(policy);

@@ -258,3 +258,39 @@ fn what_is_near_the_gateway_s_node_comes_first() {
     let shares: Vec<_> = shares.shares.iter().map(|(_, share)| *share).collect();
     assert_eq!(shares, [35, 35, 30]);
 }
+
+#[test]
+fn secrets_that_are_not_as_they_should_be_are_named() {
+    let entry = entry(
+        "  hosts: [web.example]\n  ports: [{number: 443, name: tls, protocol: TLS}, {number: 444, name: b, protocol: TLS}]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1}]\n",
+    );
+    let rule = rule(
+        "r",
+        "  host: web.example\n  trafficPolicy:\n    tls: {mode: SIMPLE, credentialName: ours}\n    portLevelSettings:\n    - port: {number: 444}\n      tls: {mode: MUTUAL, credentialName: kubernetes://pair}\n",
+    );
+    let http = "  http:\n  - {match: [{uri: {exact: /}}], route: [{destination: {host: web.example, port: {number: 444}}}]}\n  - route: [{destination: {host: web.example, port: {number: 443}}}]\n";
+    let secret = |namespace: &str, name: &str, keys: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\nstringData: {{{keys}}}\n"
+        )
+    };
+    let found = |secrets: &[String]| -> Vec<String> {
+        let around = [gateway("g", HTTP), routes("v", "'*'", "g", http)];
+        let all = around.iter().chain([&entry, &rule]).chain(secrets);
+        let all: Vec<_> = all.map(String::as_str).collect();
+        let snapshot = snapshot(&all);
+        let about = snapshot.diagnostics.iter();
+        let about = about.filter(|one| one.message.contains("Secret"));
+        about.map(ToString::to_string).collect()
+    };
+    let wanted = [
+        "warning: 3.yaml:7: DestinationRule default/r: spec.trafficPolicy.tls.credentialName: Secret istio-system/ours is not in the gateway's namespace: there will be no connections to web.example (fix: kubectl create secret generic ours -n istio-system --from-file=ca.crt)",
+        "warning: 3.yaml:10: DestinationRule default/r: spec.trafficPolicy.portLevelSettings[0].tls.credentialName: Secret istio-system/pair has no tls.crt and tls.key: there will be no connections to web.example (fix: kubectl create secret generic pair -n istio-system --from-file=tls.crt --from-file=tls.key --from-file=ca.crt)",
+    ];
+    let elsewhere = secret("default", "ours", "ca.crt: x");
+    let half = secret("istio-system", "pair", "ca.crt: x");
+    assert_eq!(found(&[elsewhere, half]), wanted);
+    let whole = secret("istio-system", "pair", "tls.crt: x, tls.key: x, ca.crt: x");
+    let ours = secret("istio-system", "ours", "ca.crt: x");
+    assert_eq!(found(&[whole, ours]), [""; 0]);
+}

@@ -1,0 +1,46 @@
+//! Heads of HTTP/1.1 as they are read directly, from clients and from endpoints.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Most of a message that is read at first.
+pub(super) const FIRST_READ: usize = 16 * 1024;
+/// Heads that are longer are not ordinary.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+/// Heads with more headers are not ordinary.
+pub(super) const MAX_HEADERS: usize = 64;
+
+/// Puts what has been parsed of a head into the memory of other headers, which are gone then. The
+/// values share the head's bytes. None if there is a name that is none.
+pub(super) fn collect(
+    fields: &[httparse::Header<'_>],
+    head: &Bytes,
+    mut headers: HeaderMap,
+) -> Option<HeaderMap> {
+    headers.clear();
+    // Two more will come.
+    headers.reserve(fields.len() + 2);
+    let start = head.as_ptr().addr();
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let at = field.value.as_ptr().addr().wrapping_sub(start);
+        // An empty value need not be of these bytes.
+        let value = if field.value.is_empty() {
+            Bytes::new()
+        } else {
+            head.slice(at..at + field.value.len())
+        };
+        // What httparse takes for a value is one.
+        let value = HeaderValue::from_maybe_shared(value);
+        headers.append(name, value.unwrap_or(HeaderValue::from_static("")));
+    }
+    Some(headers)
+}
+
+/// One after the other.
+pub(super) fn join(first: &Bytes, second: &[u8]) -> Bytes {
+    if first.is_empty() {
+        return Bytes::copy_from_slice(second);
+    }
+    [first, second].concat().into()
+}
