@@ -93,12 +93,12 @@ impl fmt::Display for Cause {
                 )
             }
             Self::TooLarge => f.write_str(
-                "this kernel's verifier gives up before the end (fix: a newer kernel, 5.18 at least)",
+                "this kernel's verifier gives up before the end (fix: Linux 6.1 or newer)",
             ),
             Self::Helper(line) => write!(
                 f,
-                "this kernel has not what the program calls, \"{line}\" (fix: a newer kernel, 5.18 at \
-                 least)"
+                "this kernel has not what the program calls, \"{line}\" (fix: Linux 6.1 or \
+                 newer)"
             ),
             Self::Memory => f.write_str(
                 "there is too little memory (fix: a higher memory limit for this process's cgroup, or \
