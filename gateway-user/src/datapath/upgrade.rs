@@ -235,7 +235,8 @@ fn take_places(pin_dir: &Path, directory: &Path) -> Result<(), Error> {
     let known: BTreeSet<PathBuf> = MAPS.iter().map(|map| pin_dir.join(map.pin)).collect();
     for entry in fs::read_dir(pin_dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if !attach::is_link(&path) && !is_directory(&path) && !known.contains(&path) {
+        // Directories are other people's.
+        if !attach::is_link(&path) && !path.is_dir() && !known.contains(&path) {
             fs::remove_file(&path).map_err(failed)?;
         }
     }
