@@ -5,17 +5,27 @@ use std::{net::SocketAddr, thread, time::Duration};
 use anyhow::Context as _;
 
 use crate::{
-    Case,
+    Case, Setting,
     probe::Task,
     scene::Scene,
     services::{POD1, SETTING, both_protocols, cluster_ips, server, service},
 };
 
-pub(crate) const CASES: &[Case] = &[(
-    "restarts_no_connection_fails_while_the_redirector_is_killed_again_and_again",
-    SETTING,
-    kill_loop,
-)];
+pub(crate) const CASES: &[Case] = &[
+    (
+        "restarts_no_connection_fails_while_the_redirector_is_killed_again_and_again",
+        SETTING,
+        kill_loop,
+    ),
+    (
+        "restarts_no_connection_fails_with_filters_on_clsact_qdiscs_either",
+        Setting {
+            manifests: "services-clsact",
+            ..SETTING
+        },
+        kill_loop,
+    ),
+];
 
 const ROUNDS: usize = 5;
 

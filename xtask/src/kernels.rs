@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   cargo xtask kernels                          the newest kernel of each series that apt has
-  cargo xtask kernels 6.1 --trials services_   one series, and other trials; '' is all of them
+  cargo xtask kernels 6.1 --trials services_   one series, and only these trials; '' is all of them
   cargo xtask kernels 6.1 --short              no packet tests, one trial
   cargo xtask kernels ./linux-image-5.15.0-amd64.deb
   cargo xtask kernels 6.1 --exec 'nodegate preflight; bpftool feature probe'";
@@ -49,7 +49,7 @@ pub(crate) struct Kernels {
     /// each series that apt has]
     #[arg(value_name = "KERNEL")]
     wanted: Vec<String>,
-    /// End-to-end trials: those whose names have this in them
+    /// Only load the programs, and run the end-to-end trials whose names have this in them
     #[arg(long, value_name = "NAME")]
     trials: Vec<String>,
     /// Only load the programs, and run the first trial
@@ -139,7 +139,7 @@ impl Kernels {
             step(report::PREFLIGHT, 300, preflight),
             step(report::PROGRAMS, 300, sizes),
         ];
-        if !self.short {
+        if !self.short && self.trials.is_empty() {
             let line = format!("{} --color never --test-threads 2", text(&programs.packets));
             steps.push(step(report::PACKETS, all, line));
         }
@@ -213,7 +213,9 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
         guest.program(&setup::program(tool.program, tool.package)?)?;
     }
     guest::iptables(guest)?;
-    for (name, package) in [("ss", "iproute2"), ("modprobe", "kmod")] {
+    // busybox' own tc knows too little, and it has no ss.
+    let more = [("modprobe", "kmod"), ("ss", "iproute2"), ("tc", "iproute2")];
+    for (name, package) in more {
         guest.program(&setup::program(name, package)?)?;
     }
     let busybox = setup::program("busybox", "busybox")?;

@@ -193,7 +193,7 @@ fn instructions(report: &Report) -> Vec<(String, u64)> {
 fn ended(outcome: &Outcome) -> String {
     match outcome.status {
         // busybox' timeout(1)
-        Some(143 | 137) => "took too long".into(),
+        Some(124 | 137 | 143) => "took too long".into(),
         Some(status) => format!("exit status {status}"),
         None => "the machine ended meanwhile".into(),
     }
