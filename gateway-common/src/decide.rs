@@ -187,11 +187,15 @@ pub enum Reason {
     Pinned = 13,
     /// An ICMP error about a translated flow, translated like it.
     IcmpError = 14,
+    /// A fragmented SCTP packet whose ports would have to change. Its checksum is a CRC over the whole
+    /// packet: what the change makes of it depends on how many bytes follow, which the first fragment does
+    /// not say.
+    FragmentedSctp = 15,
 }
 
 impl Reason {
     /// How many reasons there are: the size of `counters`.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -210,6 +214,7 @@ impl Reason {
         Self::LostFragment,
         Self::Pinned,
         Self::IcmpError,
+        Self::FragmentedSctp,
     ];
 
     /// The reason with this number, if there is one.
@@ -235,6 +240,7 @@ impl Reason {
             Self::LostFragment => "lost-fragment",
             Self::Pinned => "pinned",
             Self::IcmpError => "icmp-error",
+            Self::FragmentedSctp => "fragmented-sctp",
         }
     }
 
@@ -256,6 +262,9 @@ impl Reason {
             Self::LostFragment => "a fragment whose packet's beginning was not seen",
             Self::Pinned => "the datagram's flow stays with its backend",
             Self::IcmpError => "an ICMP error about a translated flow",
+            Self::FragmentedSctp => {
+                "a fragmented SCTP packet, whose checksum does not survive another port"
+            }
         }
     }
 }

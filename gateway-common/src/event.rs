@@ -21,6 +21,8 @@ pub enum Hook {
     /// No decision: the socket of an earlier one sends its SYN, from an address and port that are
     /// known now (sockops). Reported only while somebody traces.
     Connected = 7,
+    /// No decision: an answer that cannot be given to the client (tcx or tc egress).
+    Egress = 8,
 }
 
 impl Hook {
@@ -34,6 +36,7 @@ impl Hook {
             5 => Some(Self::Sendmsg6),
             6 => Some(Self::Pod),
             7 => Some(Self::Connected),
+            8 => Some(Self::Egress),
             _ => None,
         }
     }
@@ -48,6 +51,7 @@ impl Hook {
             Self::Sendmsg6 => "sendmsg6",
             Self::Pod => "pod",
             Self::Connected => "connected",
+            Self::Egress => "egress",
         }
     }
 }
@@ -218,12 +222,12 @@ mod tests {
 
     #[test]
     fn hooks_survive_the_trip() {
-        for number in 1..=7 {
+        for number in 1..=8 {
             let hook = Hook::from_number(number).unwrap();
             assert_eq!(hook as u8, number);
         }
         assert_eq!(Hook::from_number(0), None);
-        assert_eq!(Hook::from_number(8), None);
+        assert_eq!(Hook::from_number(9), None);
     }
 
     const NODE: u64 = 1;

@@ -18,7 +18,7 @@ use gateway_common::{
 use crate::{
     icmp,
     maps::{BACKENDS, Direction, KernelTables, Scratch, bucket, count, now, place, scratch},
-    packet::{ETHERNET, End, Headers, Packet, Stage, Unhandled},
+    packet::{ETHERNET, End, Headers, Stage, Unhandled},
     trace,
 };
 
@@ -100,7 +100,7 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
         // liked it.
         mark(ctx, mark_of(&scratch.record));
     }
-    Ok(send(ctx, &scratch.packet, &scratch.record))
+    Ok(send(ctx, scratch, hook))
 }
 
 /// The same, of which the verifier knows nothing after it has been in memory: it would follow all that
@@ -125,13 +125,21 @@ struct Table {
 
 /// Sends a client's packet to its backend.
 #[inline(always)]
-fn send(ctx: &TcContext, packet: &Packet, record: &Record) -> i32 {
+fn send(ctx: &TcContext, scratch: &mut Scratch, hook: Hook) -> i32 {
+    let (packet, record) = (&scratch.packet, &scratch.record);
     let ports = Ports {
         source: record.source_port,
         destination: record.backend_port,
     };
     let rewritten = packet.rewrite(ctx, End::Destination, &record.backend, &ports);
-    if rewritten.is_ok() { NEXT } else { DROP }
+    if rewritten.is_ok() {
+        return NEXT;
+    }
+    if packet.is_fragmented_sctp() {
+        count(Reason::FragmentedSctp);
+        trace::dropped(ctx, scratch, hook, Reason::FragmentedSctp);
+    }
+    DROP
 }
 
 /// Whether the flow's backend is still one of its Service's.
@@ -180,16 +188,9 @@ fn new_flow(
     }
     count(decision.reason);
     if trace::is_on() {
-        let client = &mut scratch.client;
-        client.hook = hook;
-        client.netns = 0;
-        client.cookie = 0;
-        client.address = scratch.ends.client;
-        client.port = scratch.ends.client_port;
-        client.pid = 0;
-        // SAFETY: the kernel hands the program a valid context.
-        client.interface = unsafe { (*ctx.skb.skb).ifindex };
-        trace::emit(client, &scratch.flow, &decision);
+        let (address, port) = (&scratch.ends.client, scratch.ends.client_port);
+        scratch.client.outside(ctx, hook, address, port);
+        trace::emit(&scratch.client, &scratch.flow, &decision);
     }
     trace::fault(ctx, &decision);
     match decision.verdict {
@@ -236,8 +237,8 @@ fn mark(ctx: &TcContext, mark: u32) {
 #[inline(always)]
 fn record(scratch: &mut Scratch, decision: &Decision, table: &Table) -> Result<(), Reason> {
     let (ends, record) = (&scratch.ends, &mut scratch.record);
-    if ends.peer_port != decision.port && !scratch.packet.can_change_ports() {
-        return Err(Reason::Unparsed);
+    if ends.peer_port != decision.port && scratch.packet.is_fragmented_sctp() {
+        return Err(Reason::FragmentedSctp);
     }
     record.client = ends.client;
     record.frontend = ends.peer;

@@ -536,15 +536,15 @@ impl Packet {
     /// Mends an SCTP packet's CRC after a change of its ports.
     #[inline(always)]
     fn mend_crc(&self, ctx: &TcContext, difference: u32) -> Result<(), i64> {
-        if self.headers.more {
-            // How many bytes follow in later fragments nobody knows yet.
-            return Err(-1);
-        }
         let at = self.headers.transport + SCTP_CRC;
         let crc = u32::from_le(ctx.load(at)?);
         if crc == 0 {
             // The network card has yet to compute it, or the ends do without (RFC 9653).
             return Ok(());
+        }
+        if self.headers.more {
+            // How many bytes follow in later fragments nobody knows yet.
+            return Err(-1);
         }
         let ports = self.headers.transport + size_of::<PortsHeader>();
         let following = self.headers.end.wrapping_sub(ports) as u32;
@@ -552,10 +552,11 @@ impl Packet {
         ctx.store(at, &crc.to_le(), u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
-    /// Whether other ports can be written into it.
+    /// Whether it is the first fragment of an SCTP packet: other ports cannot be written into it, but
+    /// where there is no checksum.
     #[inline(always)]
-    pub(crate) fn can_change_ports(&self) -> bool {
-        self.headers.protocol != SCTP || !self.headers.more
+    pub(crate) fn is_fragmented_sctp(&self) -> bool {
+        self.headers.protocol == SCTP && self.headers.more
     }
 }
 

@@ -2,13 +2,14 @@
 //! knows.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use gateway_common::{conntrack::Found, decide::Reason, maps::Ports};
+use gateway_common::{conntrack::Found, decide::Reason, event::Hook, maps::Ports};
 
 use crate::{
     forward::{DROP, NEXT},
     icmp,
     maps::{Direction, bucket, count, now, place, scratch},
     packet::{ETHERNET, End, Headers, Unhandled},
+    trace,
 };
 
 #[classifier]
@@ -51,6 +52,13 @@ fn translate(ctx: &TcContext) -> Result<i32, Unhandled> {
         destination: record.client_port,
     };
     let rewritten = packet.rewrite(ctx, End::Source, &record.frontend, &ports);
+    if rewritten.is_ok() {
+        return Ok(NEXT);
+    }
+    if packet.is_fragmented_sctp() {
+        count(Reason::FragmentedSctp);
+        trace::dropped(ctx, scratch, Hook::Egress, Reason::FragmentedSctp);
+    }
     // Half-written headers would reach the client as another flow's.
-    Ok(if rewritten.is_ok() { NEXT } else { DROP })
+    Ok(DROP)
 }

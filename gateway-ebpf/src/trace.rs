@@ -1,14 +1,14 @@
 //! Tells whoever traces about a decision, and the daemon's log about faults.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns};
+use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::error;
 use gateway_common::{
     Address,
-    decide::{Decision, Flow, Reason},
+    decide::{Decision, Flow, Masquerade, Origin, Reason, Verdict},
     event::{Event, Hook},
 };
 
-use crate::maps::{EVENTS, TRACE_FILTER, TRACE_SERVICES, settings};
+use crate::maps::{EVENTS, Scratch, TRACE_FILTER, TRACE_SERVICES, settings};
 
 /// What a hook knows about the client, beyond the [`Flow`].
 #[derive(Clone, Copy)]
@@ -20,6 +20,49 @@ pub(crate) struct Client {
     pub(crate) port: u16,
     pub(crate) pid: u32,
     pub(crate) interface: u32,
+}
+
+impl Client {
+    /// A client whose packets come in on a device.
+    #[inline(always)]
+    pub(crate) fn outside(&mut self, ctx: &TcContext, hook: Hook, address: &Address, port: u16) {
+        self.hook = hook;
+        self.netns = 0;
+        self.cookie = 0;
+        self.address = *address;
+        self.port = port;
+        self.pid = 0;
+        // SAFETY: the kernel hands the program a valid context.
+        self.interface = unsafe { (*ctx.skb.skb).ifindex };
+    }
+}
+
+/// Tells of a packet of the flow in `scratch.record` that is dropped, if somebody traces.
+#[inline(always)]
+pub(crate) fn dropped(ctx: &TcContext, scratch: &mut Scratch, hook: Hook, reason: Reason) {
+    if !is_on() {
+        return;
+    }
+    let (record, flow) = (&scratch.record, &mut scratch.flow);
+    flow.client = record.client;
+    flow.destination = record.frontend;
+    flow.port = record.frontend_port;
+    flow.protocol = record.protocol;
+    flow.origin = Origin::Packet;
+    let decision = Decision {
+        verdict: Verdict::Drop,
+        reason,
+        masquerade: Masquerade::No,
+        service: record.service,
+        flags: 0,
+        backend: record.backend_id,
+        address: record.backend,
+        port: record.backend_port,
+    };
+    scratch
+        .client
+        .outside(ctx, hook, &record.client, record.client_port);
+    emit(&scratch.client, flow, &decision);
 }
 
 /// Emits the decision if somebody who traces wants it. A full ring loses the event, never the packet.

@@ -36,7 +36,7 @@ use crate::{
         compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     },
     observe::{AccessLog, AccessLogOptions, Tap},
-    proxy::{self, Proxy},
+    proxy::{self, Parity, Proxy},
 };
 use publisher::Compiler;
 use sources::Sources;
@@ -98,6 +98,10 @@ pub struct ProxyOptions {
     pub drain: Duration,
     /// Who is asked for the names of ServiceEntries; none: whom the system asks.
     pub dns: Option<SocketAddr>,
+    /// In what the proxy does as Envoy does, although it would differ.
+    pub parity: Parity,
+    /// Whether streams of HTTP/2 may become WebSockets.
+    pub extended_connect: bool,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -245,6 +249,8 @@ fn start_proxy(
     let proxy = Proxy::start(proxy::Options {
         workers: options.workers.unwrap_or(defaults.workers),
         dns: options.dns,
+        parity: options.parity,
+        extended_connect: options.extended_connect,
         ..defaults
     })
     .context("starting the proxy's workers")?;

@@ -16,9 +16,11 @@
 //! | [`health`] | the health check node ports |
 //! | [`listeners`] | processes on node ports, which wait there in vain |
 //! | [`probe`] | what this kernel and machine can do |
+//! | [`rejection`] | a program that the kernel does not take, and why that may be |
 //! | [`sockets`] | the end of connected datagram sockets whose backend is gone |
 //! | [`redirector`] | keeps the maps in step with the Snapshots |
 //! | [`tables`] | what the maps would decide, without a kernel |
+//! | [`upgrade`] | from maps of an older layout to ours, while traffic flows |
 //!
 //! The maps and links are pinned, so traffic flows on while the daemon is away. A daemon that
 //! starts takes over what it finds: it reads the maps, compares, and writes the difference.
@@ -52,8 +54,11 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod redirector;
+pub mod rejection;
 pub mod sockets;
+mod sys;
 pub mod tables;
+pub mod upgrade;
 
 use crate::{
     iptables::ports::Facts,
@@ -64,6 +69,7 @@ use filter::Filter;
 use listeners::NodePort;
 use maps::Maps;
 use node::NodeFacts;
+use upgrade::Upgrade;
 
 /// Where the datapath lives and what it is attached to.
 #[derive(Clone, Debug)]
@@ -152,9 +158,13 @@ pub enum Error {
     },
     /// The maps were written by another version.
     #[error(
-        "the maps in {} have layout {found}, this nodegate knows {SCHEMA}: run the newer one, or \
-         `nodegate cleanup` (which ends the redirection until the next start)",
-        path.display()
+        "the maps in {} have layout {found}, this nodegate knows {SCHEMA}: {}",
+        path.display(),
+        if *found > SCHEMA {
+            "run the newer one, or `nodegate cleanup` (which ends the redirection until the next start)"
+        } else {
+            "`nodegate run` upgrades them and no connection breaks, or ask the older one"
+        }
     )]
     Schema {
         /// The pin directory.
@@ -188,7 +198,10 @@ pub enum Error {
     /// The object file lacks something; a defect of the build.
     #[error("the BPF object has no {0}")]
     Missing(&'static str),
-    /// A program does not get through the verifier or cannot be attached.
+    /// The kernel's verifier refuses a program.
+    #[error("{0}")]
+    Rejected(Box<rejection::Rejection>),
+    /// A program cannot be loaded or attached.
     #[error("program {name}: {source}")]
     Program {
         /// Name of the program.
@@ -243,6 +256,8 @@ pub struct Datapath {
     settings: Settings,
     /// Devices that the packet programs are attached to; `None` before the first time.
     devices: Option<attach::Devices>,
+    /// Maps of an older layout, on which the programs in the kernel work until the new ones are filled.
+    upgrade: Option<Upgrade>,
     /// Whether a Snapshot was applied.
     applied: bool,
     /// The last sign of life.
@@ -258,14 +273,21 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs, or takes over what an earlier daemon left, and attaches them.
     ///
-    /// The maps' content is left as it is until [`Self::apply`].
+    /// The maps' content is left as it is until [`Self::apply`]. Where they have an older layout, what
+    /// is attached is left as it is, too, until the new ones have been filled by that.
     ///
     /// # Errors
     /// Fails without touching anything when the kernel or the system refuses, and when the maps
-    /// were written by a nodegate with another layout.
+    /// were written by a nodegate with a newer layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
         attach::check(options)?;
-        let (ebpf, maps) = maps::load(&options.pin_dir)?;
+        let (mut ebpf, maps, upgrade) = maps::load_or_upgrade(&options.pin_dir)?;
+        if let Err(error) = attach::load(&mut ebpf, options) {
+            if let Some(upgrade) = upgrade {
+                upgrade.abandon();
+            }
+            return Err(error);
+        }
         let earlier = maps.settings()?;
         let settings = Settings {
             schema: SCHEMA,
@@ -288,6 +310,7 @@ impl Datapath {
             options: options.clone(),
             settings,
             devices: None,
+            upgrade,
             applied: false,
             heartbeat: Heartbeat::default(),
             connected: None,
@@ -327,9 +350,14 @@ impl Datapath {
     /// Fails if an uplink is missing the first time. A device that goes later is no error: it takes its
     /// programs with it, and gets them again when it comes back.
     pub fn refresh_devices(&mut self) -> Result<(), Error> {
+        if self.upgrade.is_some() {
+            // The new programs have nothing to go by yet.
+            return Ok(());
+        }
         let devices = attach::Devices::find(&self.options, self.devices.as_ref())?;
+        let pins = self.options.pin_dir.clone();
         let Some(last) = &self.devices else {
-            attach::attach(&mut self.ebpf, &self.options, &devices)?;
+            attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
             self.devices = Some(devices);
             return Ok(());
         };
@@ -345,9 +373,18 @@ impl Datapath {
         for uplink in devices.uplinks_without(last) {
             tracing::info!(uplink, "the device is back");
         }
-        attach::attach(&mut self.ebpf, &self.options, &devices)?;
+        attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
         self.devices = Some(devices);
         Ok(())
+    }
+
+    /// Gives the links the new programs, now that their maps are filled, and their pins the old ones'
+    /// places.
+    fn switch(&mut self, upgrade: &Upgrade) -> Result<(), Error> {
+        let devices = attach::Devices::find(&self.options, None)?;
+        attach::attach(&mut self.ebpf, &self.options, &devices, upgrade.directory())?;
+        self.devices = Some(devices);
+        upgrade.finish()
     }
 
     /// Makes the maps say what the Snapshot says. What cannot be written leaves the Service port
@@ -397,6 +434,13 @@ impl Datapath {
         if self.settings != settings {
             self.settings = settings;
             self.maps.set_settings(&settings)?;
+        }
+        if let Some(upgrade) = self.upgrade.take()
+            && let Err(error) = self.switch(&upgrade)
+        {
+            // It is tried again with the next Snapshot, or in a moment.
+            self.upgrade = Some(upgrade);
+            return Err(error);
         }
         Ok(failures)
     }

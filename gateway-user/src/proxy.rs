@@ -30,6 +30,7 @@ mod dns;
 pub(crate) mod fixture;
 mod head;
 mod http;
+mod parity;
 mod pool;
 mod tcp;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod tls;
 mod worker;
 
 pub use bind::BindError;
+pub use parity::{Difference, Parity, UnknownDifference};
 
 use crate::{
     model::{Snapshot, gateway::Gateway},
@@ -60,6 +62,10 @@ pub struct Options {
     pub header_timeout: Duration,
     /// Who is asked for the names of endpoints; none: whom the system asks.
     pub dns: Option<SocketAddr>,
+    /// In what to do as Envoy does, although this proxy would differ.
+    pub parity: Parity,
+    /// Whether streams of HTTP/2 may become WebSockets (RFC 8441; Envoy's `allow_connect`).
+    pub extended_connect: bool,
 }
 
 /// How long a Snapshot waits for names that are asked for with it. Until they are known, their
@@ -117,6 +123,8 @@ impl Default for Options {
             // keeps its connection. This is far above what any honest client needs.
             header_timeout: Duration::from_mins(1),
             dns: None,
+            parity: Parity::default(),
+            extended_connect: false,
         }
     }
 }

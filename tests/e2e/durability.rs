@@ -38,9 +38,14 @@ pub(crate) const CASES: &[Case] = &[
         adopted,
     ),
     (
-        "durable_maps_of_another_layout_are_not_touched",
+        "durable_maps_of_a_newer_layout_are_not_touched",
         one_node("s1"),
-        other_layout,
+        newer_layout,
+    ),
+    (
+        "durable_what_the_verifier_refuses_changes_nothing",
+        one_node("s1"),
+        refused,
     ),
     (
         "durable_cleanup_ends_the_redirection",
@@ -297,7 +302,7 @@ spec: {clusterIP: 10.96.55.55, selector: {app: nginx}, ports: [{port: 80}]}
 }
 
 /// The first field of `settings` is the layout's version.
-fn other_layout(scene: &Scene) -> anyhow::Result<()> {
+fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
     kill(scene)?;
     let pin = scene.testbed.pin_dir("node1").join("settings");
     let pin = pin.to_str().unwrap_or_default();
@@ -309,28 +314,77 @@ fn other_layout(scene: &Scene) -> anyhow::Result<()> {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    // Of a newer nodegate, and of an older one.
-    for layout in ["0x99", "0x01"] {
-        let mut update = vec![
-            "bpftool", "map", "update", "pinned", pin, "key", "0", "0", "0", "0",
-        ];
-        update.push("value");
-        update.extend([layout, "0", "0", "0"]);
-        update.extend(&bytes[4..]);
-        scene.run("node1", &update)?;
-        let output = scene
-            .testbed
-            .exec("node1", ["nodegate", "run", "--role", "redirector"])?;
-        same!(output.status.code(), Some(2), "the exit status");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        let number = i64::from_str_radix(layout.trim_start_matches("0x"), 16)?;
-        anyhow::ensure!(
-            told.contains(&format!("layout {number},")) && told.contains("nodegate cleanup"),
-            "{told}"
-        );
-        new_connections_work(scene).context("with the maps as they were")?;
+    let before = pinned(scene)?;
+    let mut update = vec![
+        "bpftool", "map", "update", "pinned", pin, "key", "0", "0", "0", "0",
+    ];
+    update.extend(["value", "0x99", "0", "0", "0"]);
+    update.extend(&bytes[4..]);
+    scene.run("node1", &update)?;
+    let output = scene
+        .testbed
+        .exec("node1", ["nodegate", "run", "--role", "redirector"])?;
+    same!(output.status.code(), Some(2), "the exit status");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    anyhow::ensure!(
+        told.contains("layout 153,") && told.contains("run the newer one"),
+        "{told}"
+    );
+    same!(pinned(scene)?, before, "links and maps");
+    new_connections_work(scene).context("with the maps as they were")
+}
+
+/// Without CAP_PERFMON, the kernel's verifier has stricter rules, and refuses the programs.
+fn refused(scene: &Scene) -> anyhow::Result<()> {
+    let mut open = Connection::open(scene)?;
+    open.ask()?;
+    kill(scene)?;
+    let state = || -> anyhow::Result<_> {
+        let links = scene.run("node1", &["bpftool", "-j", "link", "show"])?;
+        let links: Vec<Value> = serde_json::from_str(&links)?;
+        let programs: Vec<_> = links
+            .iter()
+            .map(|link| (link["id"].as_u64(), link["prog_id"].as_u64()))
+            .collect();
+        let settings = scene.testbed.pin_dir("node1").join("settings");
+        let settings = settings.to_str().unwrap_or_default();
+        let settings = scene.run("node1", &["bpftool", "map", "dump", "pinned", settings])?;
+        // Other trials have links too.
+        let own = pinned(scene)?;
+        let is_own = |id: Option<u64>| own.iter().any(|(_, own)| Some(*own) == id);
+        let programs: Vec<_> = programs.into_iter().filter(|(id, _)| is_own(*id)).collect();
+        Ok((own, programs, settings))
+    };
+    let before = state()?;
+    let output = scene.testbed.exec(
+        "node1",
+        [
+            "setpriv",
+            "--bounding-set=-all,+bpf,+net_admin,+net_raw,+dac_override",
+            "nodegate",
+            "run",
+            "--role=redirector",
+            "--services=all",
+        ],
+    )?;
+    same!(output.status.code(), Some(2), "the exit status");
+    let told = String::from_utf8(output.stderr)?;
+    for part in [
+        "the kernel refuses the program connect4: ",
+        "this process has no CAP_PERFMON",
+        "(fix: run it with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        "what was attached before stays",
+        "the verifier's last ",
+    ] {
+        anyhow::ensure!(told.contains(part), "no `{part}` in {told}");
     }
-    Ok(())
+    let lines = told.lines().filter(|line| line.starts_with("  ")).count();
+    anyhow::ensure!((3..=40).contains(&lines), "{lines} lines: {told}");
+    same!(state()?, before, "maps, links, programs and settings");
+    open.ask().context("an open connection")?;
+    new_connections_work(scene)?;
+    scene.testbed.restart("node1")?;
+    open.ask().context("an open connection, after the restart")
 }
 
 /// Every check of a node that works is fine, and JSON says the same.

@@ -51,7 +51,17 @@ pub(crate) const CASES: &[Case] = &[
         SETTING,
         starts_later,
     ),
+    (
+        "kube_proxy_that_starts_later_does_not_get_before_nodegate_in_legacy",
+        SETTING,
+        |scene| legacy(scene).and_then(|()| starts_later(scene)),
+    ),
     ("fault_netfilters_tables_are_flushed", SETTING, flushed),
+    (
+        "fault_netfilters_tables_are_flushed_in_legacy",
+        SETTING,
+        |scene| legacy(scene).and_then(|()| flushed(scene)),
+    ),
 ];
 
 /// node1 has no nodegate to begin with; node2 never has one.
@@ -419,6 +429,29 @@ fn masquerades_from_high_ports(scene: &Scene) -> anyhow::Result<()> {
         ports.iter().all(|port| *port >= 32_768),
         "{ports:?}\n{table}"
     );
+    Ok(())
+}
+
+/// Makes `iptables` the one with tables of its own in the kernel, for all that runs in this testbed, as a
+/// distribution's alternatives do for a machine.
+fn legacy(scene: &Scene) -> anyhow::Result<()> {
+    for name in ["iptables", "ip6tables"] {
+        for (name, tool) in ["", "-save", "-restore"]
+            .map(|what| (format!("{name}{what}"), format!("{name}-legacy{what}")))
+        {
+            let found = scene.shell("node1", &format!("command -v {tool}"))?;
+            let found = String::from_utf8(found.stdout)?;
+            ensure!(
+                !found.is_empty(),
+                "there is no {tool} (fix: install iptables)"
+            );
+            let link = scene.testbed.names().state().join("bin").join(name);
+            std::os::unix::fs::symlink(found.trim_end(), &link)
+                .with_context(|| format!("making {}", link.display()))?;
+        }
+        let version = scene.run("node1", &[name, "--version"])?;
+        ensure!(version.contains("(legacy)"), "{version}");
+    }
     Ok(())
 }
 

@@ -22,6 +22,7 @@ mod scene;
 mod services;
 mod simple;
 mod tcp_shifting;
+mod upgrade;
 mod workshop;
 
 use scene::Scene;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         kube_proxy::CASES,
         machine::CASES,
         rules::CASES,
+        upgrade::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
     let trials = cases

@@ -17,6 +17,7 @@ use crate::{
     },
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     observe::{AccessLogOptions, Encoding, LineFormat},
+    proxy::Parity,
 };
 
 /// Serve: redirect connections to Services (redirector), proxy requests (proxy), or both.
@@ -142,6 +143,20 @@ struct ProxyArgs {
     /// Ask this server for the names of ServiceEntries [default: those of /etc/resolv.conf]
     #[arg(long, env = "NODEGATE_DNS_SERVER", value_name = "ADDRESS:PORT")]
     dns_server: Option<std::net::SocketAddr>,
+    /// In what the proxy does as Envoy does, although it would differ: `all`, or some of the names in
+    /// docs/differences.md
+    #[arg(
+        long,
+        env = "NODEGATE_ENVOY_PARITY",
+        value_name = "NAMES",
+        default_value = "",
+        hide_default_value = true
+    )]
+    envoy_parity: Parity,
+    /// Let streams of HTTP/2 become WebSockets (RFC 8441), as an EnvoyFilter with `allow_connect` does
+    /// with Istio
+    #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
+    extended_connect: bool,
     /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
     /// SIGHUP opens it again [default: no log]
     #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
@@ -328,6 +343,8 @@ impl ProxyArgs {
             workers: self.workers,
             drain: self.drain,
             dns: self.dns_server,
+            parity: self.envoy_parity,
+            extended_connect: self.extended_connect,
             access_log: self.access_log()?,
         })
     }

@@ -2,22 +2,22 @@
 //!
 //! A link's pin says what it is attached to, so that a daemon that starts can tell which of the
 //! links it finds are still the right ones. A right one whose program is the one it would load
-//! itself is left alone: adopted. Otherwise the new program is attached first and the old link goes
-//! after it; for the moment in between both run, which is harmless: the second finds nothing left
-//! to translate.
+//! itself is left alone: adopted. Otherwise it gets the new program in place of the old one, at once.
+//! A link that cannot, because it has lost its device, say, goes after a new one has been attached; for
+//! the moment in between both run, which is harmless: the second finds nothing left to translate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, ProgramInfo, SchedClassifier,
-        SockOps, TcAttachType,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, ProgramFd, ProgramInfo,
+        SchedClassifier, SockOps, TcAttachType,
         links::{FdLink, PinnedLink},
         loaded_programs,
         sock_ops::SockOpsLink,
@@ -27,7 +27,7 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use tracing::{debug, info, warn};
 
-use super::{Error, Options, features::Features};
+use super::{Error, Options, features::Features, rejection::Rejection, sys};
 
 /// How packet programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -199,11 +199,17 @@ fn open_cgroup(options: &Options) -> Result<fs::File, Error> {
     Ok(cgroup)
 }
 
-/// Loads all programs and attaches them; links of earlier daemons to other places go.
-pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(), Error> {
+/// Attaches the programs, which are loaded; links of earlier daemons to other places go. The maps that
+/// they work on are pinned in `maps`.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    options: &Options,
+    devices: &Devices,
+    maps: &Path,
+) -> Result<(), Error> {
     let attaching = Attaching {
         pin_dir: &options.pin_dir,
-        maps: super::maps::pinned(&options.pin_dir),
+        maps: super::maps::pinned(maps),
         programs: loaded_programs().filter_map(Result::ok).collect(),
         tcx: uses_tcx(options.mode),
     };
@@ -238,13 +244,28 @@ pub fn attach(ebpf: &mut Ebpf, options: &Options, devices: &Devices) -> Result<(
     remove_others(&options.pin_dir, &wanted)
 }
 
+/// Loads the programs, before anything else is touched: if the kernel refuses one, all stays as it is;
+/// and links get their new programs within a moment.
+pub fn load(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
+    for name in SOCKET_PROGRAMS {
+        loaded(program::<CgroupSockAddr>(ebpf, name)?.load(), name)?;
+    }
+    let pods = POD_PROGRAMS
+        .into_iter()
+        .filter(|_| !options.pod_devices.is_empty());
+    for (name, _) in UPLINK_PROGRAMS.into_iter().chain(pods) {
+        loaded(program::<SchedClassifier>(ebpf, name)?.load(), name)?;
+    }
+    Ok(())
+}
+
 /// Attaches the program that reports from where sockets connect, for as long as the link lives.
 pub fn connected(ebpf: &mut Ebpf, options: &Options) -> Result<SockOpsLink, Error> {
     let name = "connected";
     let wrap = |source| Error::Program { name, source };
     let cgroup = open_cgroup(options)?;
     let program: &mut SockOps = program(ebpf, name)?;
-    loaded(program.load()).map_err(wrap)?;
+    loaded(program.load(), name)?;
     let id = program
         .attach(cgroup, CgroupAttachMode::Single)
         .map_err(wrap)?;
@@ -289,9 +310,11 @@ impl Attaching<'_> {
     ) -> Result<(), Error> {
         let wrap = |source| Error::Program { name, source };
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
-        loaded(program.load()).map_err(wrap)?;
         if self.is_current(pin, &program.info().map_err(wrap)?)? {
             debug!(program = name, pin = %pin.display(), "adopted");
+            return Ok(());
+        }
+        if replaced(pin, name, program.fd().map_err(wrap)?) {
             return Ok(());
         }
         // The kernel wants no flags for links; they always stack.
@@ -352,14 +375,18 @@ impl Attaching<'_> {
     ) -> Result<(), Error> {
         let wrap = |source| Error::Program { name, source };
         let program: &mut SchedClassifier = program(ebpf, name)?;
-        loaded(program.load()).map_err(wrap)?;
         let new = program.info().map_err(wrap)?;
         let (_, attached) = SchedClassifier::query_tcx(device, direction).map_err(wrap)?;
         // The device may have been made anew under the same name and number.
         let on_device = |id| attached.iter().any(|info| info.id() == id);
-        if self.is_current(pin, &new)? && link_program(pin)?.is_some_and(on_device) {
-            debug!(program = name, device, "adopted");
-            return Ok(());
+        if link_program(pin)?.is_some_and(on_device) {
+            if self.is_current(pin, &new)? {
+                debug!(program = name, device, "adopted");
+                return Ok(());
+            }
+            if replaced(pin, name, program.fd().map_err(wrap)?) {
+                return Ok(());
+            }
         }
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program
@@ -405,7 +432,6 @@ fn clsact(
 ) -> Result<(), Error> {
     let wrap = |source| Error::Program { name, source };
     let program: &mut SchedClassifier = program(ebpf, name)?;
-    loaded(program.load()).map_err(wrap)?;
     match tc::qdisc_add_clsact(device) {
         Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
         // Older kernels and aya tell "there already" in several ways; attaching tells for sure.
@@ -442,11 +468,36 @@ fn clsact(
     Ok(())
 }
 
+/// Gives the pinned link the program in place of the one that it has, and says whether that went well.
+fn replaced(pin: &Path, name: &str, program: &ProgramFd) -> bool {
+    if !pin.exists() {
+        return false;
+    }
+    match sys::open(pin).and_then(|link| sys::update_link(&link, program.as_fd())) {
+        Ok(()) => {
+            info!(program = name, pin = %pin.display(), "replaced");
+            true
+        }
+        Err(error) => {
+            debug!(program = name, pin = %pin.display(), %error, "cannot be replaced");
+            false
+        }
+    }
+}
+
 /// A program is loaded once, however often it is attached.
-fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
+fn loaded(result: Result<(), ProgramError>, name: &'static str) -> Result<(), Error> {
     match result {
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        result => result,
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => Err(Error::Rejected(Box::new(Rejection::new(
+            name,
+            io_error,
+            &verifier_log.to_string(),
+        )))),
+        Err(source) => Err(Error::Program { name, source }),
     }
 }
 

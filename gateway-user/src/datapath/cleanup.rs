@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Error, attach, maps, netfilter};
+use super::{Error, attach, maps, netfilter, upgrade};
 
 /// How often the flows are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -51,6 +51,7 @@ pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
     remove_pins(pin_dir, attach::is_forward_link, &mut cleaned.removed)?;
     remove_pins(pin_dir, attach::is_link, &mut cleaned.removed)?;
     attach::remove_filters();
+    remove_upgrades(pin_dir, &mut cleaned.removed)?;
     remove_pins(pin_dir, |_| true, &mut cleaned.removed)?;
     fs::remove_dir(pin_dir).map_err(|source| unusable(pin_dir, source))?;
     for tools in [netfilter::V4, netfilter::V6] {
@@ -77,6 +78,19 @@ fn wait_for_flows(
         }
         thread::sleep(LOOK);
     }
+}
+
+/// Of a daemon that died on the way to another layout.
+fn remove_upgrades(pin_dir: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let failed = |source| unusable(pin_dir, source);
+    for entry in fs::read_dir(pin_dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if upgrade::is_directory(&path) {
+            upgrade::remove(&path)?;
+            removed.push(path);
+        }
+    }
+    Ok(())
 }
 
 fn remove_pins(

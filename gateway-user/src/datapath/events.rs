@@ -156,7 +156,7 @@ impl Decision {
             command: command(event.pid),
         });
         let client = match hook {
-            Some(Hook::Ingress | Hook::Pod | Hook::Connected) => {
+            Some(Hook::Ingress | Hook::Pod | Hook::Connected | Hook::Egress) => {
                 Some(SocketAddr::new(from_map(event.source), event.source_port))
             }
             _ => namespace_address(event.pid).map(|ip| SocketAddr::new(ip, 0)),
@@ -171,9 +171,12 @@ impl Decision {
             destination,
             service: service.map(|(name, ..)| name.to_string()),
             port: service.map(|(name, ..)| name.clone()),
-            chains: service.map_or_else(Vec::new, |(name, protocol, _)| {
-                walk(name, *protocol, event, backend)
-            }),
+            // A packet of a flow that was decided before passes no chains any more.
+            chains: service
+                .filter(|_| event.flags != 0 || backend.is_none())
+                .map_or_else(Vec::new, |(name, protocol, _)| {
+                    walk(name, *protocol, event, backend)
+                }),
             backend,
             masquerade: match Masquerade::from_number(event.masquerade) {
                 Some(Masquerade::Yes) => "yes",
@@ -355,6 +358,25 @@ mod tests {
             line.ends_with("reject: the Service has no endpoints"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_dropped_passes_no_chains() {
+        let event = Event {
+            hook: Hook::Egress as u8,
+            verdict: Verdict::Drop as u8,
+            reason: Reason::FragmentedSctp as u8,
+            flags: 0,
+            ..event()
+        };
+        let decision = Decision::new(&event, &gateway());
+        assert_eq!(decision.chains, [""; 0]);
+        let line = decision.to_string();
+        assert!(
+            line.starts_with("egress   192.168.170.1:50000 -> "),
+            "{line}"
+        );
+        assert!(line.contains("drop: a fragmented SCTP packet"), "{line}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::{
     from_map,
     plan::{Mirror, Plan, Step},
     sockets::Connected,
+    upgrade::{self, Upgrade},
 };
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
@@ -39,29 +40,65 @@ use crate::model::service::{IpFamily, Protocol, ServicePortName};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
 
-/// Every map that is pinned, and under which name. `scratch` is not: nothing in it outlives a
-/// packet.
-const NAMES: [(&str, &str); 18] = [
-    ("settings", "settings"),
-    ("services", "services"),
-    ("slots", "slots"),
-    ("backends", "backends"),
-    ("source_ranges", "source_ranges"),
-    ("pod_networks", "pod_networks"),
-    ("node_addresses", "node_addresses"),
-    ("service_names", "service_names"),
-    ("heartbeat", "heartbeat"),
-    ("affinity", "affinity"),
-    ("conntrack", "conntrack"),
-    ("fragments", "fragments"),
-    ("sockets", "sockets"),
-    ("counters", "counters"),
-    ("events", "events"),
-    ("trace_filter", "trace_filter"),
-    ("trace_services", "trace_services"),
+/// A map that is pinned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pinned {
+    /// Its name in the object.
+    name: &'static str,
+    /// Its pin.
+    pub(super) pin: &'static str,
+    /// The version since which it is laid out as it is.
+    pub(super) since: u32,
+    /// What becomes of it when another map's layout changes.
+    pub(super) upgrade: Carry,
+}
+
+/// What a new layout does to a map that is laid out as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carry {
+    /// It is made anew, and written by the daemon.
+    Anew,
+    /// The old programs and the new ones work on the same map.
+    Shared,
+    /// The same, if Services and endpoints keep their numbers.
+    SharedByNumber,
+}
+
+/// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. Who changes a map's
+/// layout changes [`SCHEMA`] and, here, since when it is so.
+pub(super) const MAPS: [Pinned; 18] = [
+    pinned_as("settings", 3, Carry::Anew),
+    pinned_as("services", 2, Carry::Anew),
+    pinned_as("slots", 4, Carry::Anew),
+    pinned_as("backends", 2, Carry::Anew),
+    pinned_as("source_ranges", 2, Carry::Anew),
+    pinned_as("pod_networks", 2, Carry::Anew),
+    pinned_as("node_addresses", 2, Carry::Anew),
+    pinned_as("service_names", 2, Carry::Anew),
+    pinned_as("heartbeat", 4, Carry::Anew),
+    pinned_as("affinity", 2, Carry::SharedByNumber),
+    pinned_as("conntrack", 3, Carry::SharedByNumber),
+    pinned_as("fragments", 2, Carry::Shared),
+    pinned_as("sockets", 2, Carry::SharedByNumber),
+    pinned_as("counters", 4, Carry::Shared),
+    pinned_as("events", 3, Carry::Anew),
+    pinned_as("trace_filter", 3, Carry::Anew),
+    pinned_as("trace_services", 3, Carry::Anew),
     // The name that aya-log gives its ring. Adopted programs go on writing to it.
-    ("AYA_LOGS", "log"),
+    Pinned {
+        name: "AYA_LOGS",
+        ..pinned_as("log", 1, Carry::Anew)
+    },
 ];
+
+const fn pinned_as(name: &'static str, since: u32, upgrade: Carry) -> Pinned {
+    Pinned {
+        name,
+        pin: name,
+        since,
+        upgrade,
+    }
+}
 
 /// The maps that the daemon writes or reads. The kernel's own (`conntrack`, `sockets`, …) are only
 /// pinned.
@@ -90,8 +127,51 @@ pub struct Maps {
 pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
+///
+/// # Errors
+/// Fails if they have another layout.
 pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     load_for(Features::probe(), pin_dir)
+}
+
+/// As [`load`], for a kernel that can do this.
+pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+    prepare(pin_dir)?;
+    match upgrade::layout(pin_dir)? {
+        None | Some(0 | SCHEMA) => load_from(features, pin_dir),
+        Some(found) => Err(Error::Schema {
+            path: pin_dir.to_owned(),
+            found,
+        }),
+    }
+}
+
+/// As [`load`]; beside maps of an older layout, makes new ones, which take their places when the upgrade
+/// is finished.
+///
+/// # Errors
+/// Fails if they have a newer layout, and touches nothing then.
+pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), Error> {
+    let features = Features::probe();
+    prepare(pin_dir)?;
+    match upgrade::layout(pin_dir)? {
+        Some(found) if (1..SCHEMA).contains(&found) => {
+            upgrade::tidy(pin_dir)?;
+            let upgrade = Upgrade::begin(pin_dir, found)?;
+            let (ebpf, mut maps) = load_from(features, upgrade.directory())?;
+            upgrade.copy(&mut maps)?;
+            Ok((ebpf, maps, Some(upgrade)))
+        }
+        Some(found) if found > SCHEMA => Err(Error::Schema {
+            path: pin_dir.to_owned(),
+            found,
+        }),
+        _ => {
+            upgrade::tidy(pin_dir)?;
+            let (ebpf, maps) = load_from(features, pin_dir)?;
+            Ok((ebpf, maps, None))
+        }
+    }
 }
 
 /// A loader of the programs for a kernel that can do this.
@@ -103,18 +183,19 @@ pub(super) fn loader(features: Features) -> EbpfLoader<'static> {
     loader
 }
 
-/// As [`load`], for a kernel that can do this.
-pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
+fn prepare(pin_dir: &Path) -> Result<(), Error> {
     let unusable = |source| Error::PinDir {
         path: pin_dir.to_owned(),
         source,
     };
     on_bpf_file_system(pin_dir).map_err(unusable)?;
-    fs::create_dir_all(pin_dir).map_err(unusable)?;
-    check_schema(pin_dir)?;
+    fs::create_dir_all(pin_dir).map_err(unusable)
+}
+
+fn load_from(features: Features, directory: &Path) -> Result<(Ebpf, Maps), Error> {
     let mut loader = loader(features);
-    for (name, pin) in NAMES {
-        loader.map_pin_path(name, pin_dir.join(pin));
+    for map in MAPS {
+        loader.map_pin_path(map.name, directory.join(map.pin));
     }
     let mut ebpf = loader.load(OBJECT)?;
     let mut maps = Maps {
@@ -154,33 +235,10 @@ fn on_bpf_file_system(directory: &Path) -> std::io::Result<()> {
 /// Ids of the maps that are pinned. One that cannot be read is left out: links that use it are not
 /// taken for current then.
 pub fn pinned(pin_dir: &Path) -> BTreeSet<u32> {
-    NAMES
-        .iter()
-        .filter_map(|(_, pin)| MapInfo::from_pin(pin_dir.join(pin)).ok())
+    MAPS.iter()
+        .filter_map(|map| MapInfo::from_pin(pin_dir.join(map.pin)).ok())
         .map(|info| info.id())
         .collect()
-}
-
-/// Refuses maps of another layout before anything is opened by type or written.
-fn check_schema(pin_dir: &Path) -> Result<(), Error> {
-    let pin = pin_dir.join("settings");
-    if !pin.exists() {
-        return Ok(());
-    }
-    let wrap = |source| Error::Map {
-        name: "settings",
-        source,
-    };
-    let data = MapData::from_pin(&pin).map_err(wrap)?;
-    let settings: Array<_, Settings> = Map::Array(data).try_into().map_err(wrap)?;
-    match settings.get(&0, 0).map_err(wrap)?.schema {
-        // 0: made, but its daemon died before it wrote anything.
-        0 | SCHEMA => Ok(()),
-        found => Err(Error::Schema {
-            path: pin_dir.to_owned(),
-            found,
-        }),
-    }
 }
 
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
@@ -231,6 +289,25 @@ impl Maps {
             node_addresses: collect!(self.node_addresses, "node_addresses", |(key, _)| key
                 .address),
         })
+    }
+
+    /// Takes over the numbers of endpoints and Services.
+    pub(super) fn number(
+        &mut self,
+        backends: impl Iterator<Item = (u32, Backend)>,
+        names: impl Iterator<Item = (u32, ServiceName)>,
+    ) -> Result<(), Error> {
+        let wrap = |name| move |source| Error::Map { name, source };
+        for (id, backend) in backends {
+            let written = self.backends.insert(id, backend, 0);
+            written.map_err(wrap("backends"))?;
+        }
+        for (id, name) in names {
+            let written = self.service_names.insert(id, name, 0);
+            written.map_err(wrap("service_names"))?;
+        }
+        self.mirror = self.read()?;
+        Ok(())
     }
 
     /// Carries out a plan. Groups that fail are cut short and reported; the others go on.

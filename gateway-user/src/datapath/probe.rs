@@ -129,8 +129,7 @@ fn kernel() -> Check {
 
 fn capabilities() -> Check {
     let name = "capabilities";
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let missing = missing_capabilities(&status);
+    let missing = missing();
     if missing.is_empty() {
         Check::ok(name, "all that the redirector needs")
     } else {
@@ -142,6 +141,12 @@ fn capabilities() -> Check {
             "run as root, or add them to the container",
         )
     }
+}
+
+/// The capabilities that the redirector needs and this process lacks.
+pub(super) fn missing() -> Vec<&'static str> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    missing_capabilities(&status)
 }
 
 fn missing_capabilities(status: &str) -> Vec<&'static str> {

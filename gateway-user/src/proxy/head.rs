@@ -44,3 +44,13 @@ pub(super) fn join(first: &Bytes, second: &[u8]) -> Bytes {
     }
     [first, second].concat().into()
 }
+
+/// Writes a header.
+pub(super) fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    // Room for all of it at once.
+    head.reserve(name.len() + value.len() + 4);
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}

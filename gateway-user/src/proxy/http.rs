@@ -30,6 +30,7 @@ mod deadline;
 mod direct;
 mod exchange;
 mod expect;
+mod extended;
 mod facts;
 mod failure;
 mod fault;
@@ -48,6 +49,7 @@ mod stream;
 mod tunnel;
 
 use super::{
+    Difference, Parity,
     config::{Listener, Protocol, Routed},
     connections::{Handle, Order, Registration},
     pool::{CONNECTION_WINDOW, Local, MAX_BUFFER, STREAM_WINDOW},
@@ -65,7 +67,7 @@ use direct::Turn;
 use exchange::Exchange;
 use failure::Failure;
 use forward::{Answer, Errand, Outgoing};
-use own::Survey;
+use own::{Identity, Survey};
 use reply::{Context, LocalReply};
 use request::Plan;
 use response::Extras;
@@ -85,8 +87,8 @@ pub(super) struct Client {
     address: SocketAddr,
     /// Where it connected to.
     local: SocketAddr,
-    /// The address as it goes into `x-forwarded-for`.
-    forwarded_for: HeaderValue,
+    /// What endpoints are told of it.
+    identity: Rc<Identity>,
     /// As it was when the connection was accepted: for when the port has no HTTP listener any more,
     /// but a request had already been sent.
     listener: Arc<Listener>,
@@ -102,7 +104,7 @@ pub(super) async fn serve(
     listener: Arc<Listener>,
     registration: Registration,
 ) {
-    let Ok(forwarded_for) = HeaderValue::try_from(address.ip().to_string()) else {
+    let Some(identity) = Identity::new(address.ip()) else {
         return;
     };
     let handle = &registration.handle;
@@ -111,7 +113,7 @@ pub(super) async fn serve(
         handle: Rc::clone(handle),
         address,
         local,
-        forwarded_for,
+        identity: Rc::new(identity),
         listener,
         tunnel: RefCell::new(None),
     });
@@ -221,17 +223,30 @@ async fn serve_http2(
 ) -> hyper::Result<()> {
     // The preface is no head of a request.
     handle.head_ended();
-    let service = service_fn(move |request| {
+    let parity = client.worker.options.parity;
+    let offers = client.worker.options.extended_connect;
+    let service = service_fn(move |mut request| {
         let client = Rc::clone(&client);
+        let stream = extended::Stream::translate(&mut request, parity);
         let (request, exchange) = client.begin(request);
-        async move { Ok::<_, Infallible>(answer(request, exchange).await) }
+        async move {
+            let response = answer(request, exchange).await;
+            Ok::<_, Infallible>(match stream {
+                Some(stream) => stream.answer(response, &client),
+                None => response,
+            })
+        }
     });
-    let connection = http2::Builder::new(Local)
+    let mut builder = http2::Builder::new(Local);
+    builder
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(stream, service);
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if offers {
+        builder.enable_connect_protocol();
+    }
+    let connection = builder.serve_connection(stream, service);
     let mut connection = pin!(connection);
     let mut finishing = false;
     poll_fn(|cx| {
@@ -284,10 +299,20 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let client = Rc::clone(&exchange.client);
     let (mut parts, body) = request.into_parts();
-    let valid = request::validate(&parts);
-    let normalized = request::normalize(&mut parts);
-    exchange.record(&parts);
+    let parity = client.worker.options.parity;
+    if parity != Parity::default() {
+        request::adapt(&mut parts, parity);
+    }
     let survey = Survey::of(&parts.headers);
+    let valid = request::validate(&parts, survey);
+    let normalized = request::normalize(&mut parts);
+    // What is refused before there is a route ends the connection with Envoy, but for `OPTIONS *`.
+    let closes = parity.has(Difference::EarlyReply)
+        && [&valid, &normalized]
+            .into_iter()
+            .find_map(|result| result.as_ref().err())
+            .is_some_and(|reply| *reply != LocalReply::no_path());
+    exchange.record(&parts);
     let mut context = Context {
         grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..Context::default()
@@ -302,6 +327,7 @@ async fn answer(
         .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
     let (upgrade, routed) = match found {
         Ok(found) => found,
+        Err(reply) if closes => return reply.closing().into_response(exchange, context),
         Err(reply) => return reply.into_response(exchange, context),
     };
     let route = routed.route();
@@ -388,7 +414,13 @@ async fn pass_on(
     let Some(cluster) = chosen.cluster else {
         return LocalReply::no_cluster().into_response(exchange, context);
     };
-    let (timeout, try_timeout) = timeouts(forward, routed, &parts, context.grpc);
+    let parity = client.worker.options.parity;
+    let (timeout, try_timeout) =
+        if routed.route().fault.is_some() && !parity.has(Difference::TimeoutWithFault) {
+            (None, None)
+        } else {
+            timeouts(forward, &parts, context.grpc)
+        };
     let plan = Plan {
         routed,
         forward,
@@ -416,7 +448,7 @@ async fn pass_on(
         retry: forward
             .retry
             .as_ref()
-            .filter(|_| routed.route().fault.is_none()),
+            .filter(|_| routed.route().fault.is_none() || parity.has(Difference::TimeoutWithFault)),
         timeout,
         try_timeout,
         upgrade: plan.upgrade.is_some(),
@@ -437,22 +469,18 @@ async fn pass_on(
         }
         Err(failure) => {
             let retried = exchange.attempts > 1;
-            LocalReply::failure(&failure, retried).into_response(exchange, context)
+            let mut reply = LocalReply::failure(&failure, retried);
+            if parity.has(Difference::TransportFailure) {
+                reply = reply.without_transport_failure();
+            }
+            reply.into_response(exchange, context)
         }
     }
 }
 
 /// How long a request may take in all, and how long a try.
 // Envoy: FilterUtility::finalTimeout, which ignores a try's limit that is not below that of all.
-fn timeouts(
-    forward: &Forward,
-    routed: &Routed,
-    parts: &Parts,
-    grpc: bool,
-) -> (Option<Duration>, Option<Duration>) {
-    if routed.route().fault.is_some() {
-        return (None, None);
-    }
+fn timeouts(forward: &Forward, parts: &Parts, grpc: bool) -> (Option<Duration>, Option<Duration>) {
     let timeout = if grpc {
         timeout::of_request(forward.timeout, &parts.headers)
     } else {

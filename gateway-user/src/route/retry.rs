@@ -62,6 +62,7 @@ pub struct RetryState<'p> {
     remaining: u32,
     /// Bound of the next pause, in milliseconds.
     next: u64,
+    despite_overload: bool,
 }
 
 impl<'p> RetryState<'p> {
@@ -71,13 +72,23 @@ impl<'p> RetryState<'p> {
             policy,
             remaining: policy.attempts,
             next: milliseconds(policy.base_backoff).max(1),
+            despite_overload: false,
+        }
+    }
+
+    /// Whether to try again also after an answer that says `x-envoy-overloaded`.
+    #[must_use]
+    pub fn despite_overload(self, despite_overload: bool) -> Self {
+        Self {
+            despite_overload,
+            ..self
         }
     }
 
     /// Decides after a try; `random` is any number, evenly spread.
     // Envoy: RetryStateImpl::shouldRetry.
     pub fn decide(&mut self, outcome: Outcome<'_>, random: u64) -> RetryDecision {
-        if !is_retriable(self.policy, outcome) {
+        if !is_retriable(self.policy, outcome, self.despite_overload) {
             return RetryDecision::No;
         }
         if self.remaining == 0 {
@@ -98,9 +109,11 @@ impl<'p> RetryState<'p> {
 }
 
 /// Whether a try with this outcome is one that the policy is about.
-fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
+fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>, despite_overload: bool) -> bool {
     match outcome {
-        Outcome::Response { status, headers } => after_response(policy, status, headers),
+        Outcome::Response { status, headers } => {
+            after_response(policy, status, headers, despite_overload)
+        }
         Outcome::Reset {
             reason,
             request_started,
@@ -109,13 +122,18 @@ fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
 }
 
 // Envoy: RetryStateImpl::wouldRetryFromHeaders.
-fn after_response(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap) -> bool {
+fn after_response(
+    policy: &RetryPolicy,
+    status: StatusCode,
+    headers: &HeaderMap,
+    despite_overload: bool,
+) -> bool {
     // One look at all names is cheaper than looking for each of them.
     if status.is_success() && !headers.keys().any(tells_of_failure) {
         return policy.on.contains(RetryOn::RETRIABLE_STATUS_CODES)
             && policy.status_codes.contains(&status.as_u16());
     }
-    if headers.contains_key(OVERLOADED) {
+    if !despite_overload && headers.contains_key(OVERLOADED) {
         return false;
     }
     // It is from another proxy: only if that is what the policy is about.
@@ -226,10 +244,23 @@ mod tests {
             (response(503, &none), false),
             (response(500, &none), false),
         ] {
-            assert_eq!(is_retriable(&policy, outcome), wanted, "{outcome:?}");
+            assert_eq!(is_retriable(&policy, outcome, false), wanted, "{outcome:?}");
         }
         let unavailable = HeaderMap::from_iter([(GRPC_STATUS, "14".parse().unwrap())]);
-        assert!(is_retriable(&policy, response(200, &unavailable)));
+        assert!(is_retriable(&policy, response(200, &unavailable), false));
+    }
+
+    #[test]
+    fn who_says_that_it_has_enough_may_be_asked_again_all_the_same() {
+        let overloaded = HeaderMap::from_iter([(OVERLOADED, "true".parse().unwrap())]);
+        let policy = policy(RetryOn::SERVER_ERROR);
+        for (despite, wanted) in [
+            (false, RetryDecision::No),
+            (true, RetryDecision::After(Duration::ZERO)),
+        ] {
+            let mut state = RetryState::new(&policy).despite_overload(despite);
+            assert_eq!(state.decide(response(503, &overloaded), 0), wanted);
+        }
     }
 
     #[test]
@@ -269,7 +300,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                is_retriable(&policy(on), outcome),
+                is_retriable(&policy(on), outcome, false),
                 wanted,
                 "{on:?} {outcome:?}"
             );

@@ -180,15 +180,59 @@ pub(crate) fn shares(pair: &Pair) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Envoy offers to make an HTTP/2 stream a WebSocket (RFC 8441); this proxy doesn't, so that clients
-/// make a connection of its own for it.
+/// Where they may, both make a WebSocket of an HTTP/2 stream (RFC 8441), which it is to endpoints in HTTP/1.1. They
+/// want a key, which nobody says in HTTP/2: Envoy leaves that to them.
 pub(crate) fn extended_connect(pair: &Pair) -> Result<(), Failed> {
     const ENABLE_CONNECT_PROTOCOL: u16 = 8;
     let offers = pair
         .settings()?
-        .map(|all| all.contains(&ENABLE_CONNECT_PROTOCOL));
-    if offers == [true, false] {
+        .map(|all| all.get(&ENABLE_CONNECT_PROTOCOL).copied());
+    if offers != [Some(1), Some(1)] {
+        return Err(format!("Envoy and nodegate offer it: {offers:?}").into());
+    }
+    for path in ["/chat", "/secret-chat"] {
+        let asked = pair.websockets(path, "websocket")?;
+        for (answer, said) in &asked {
+            if answer.status != 200 || said != "hello\nearly\n" {
+                return Err(format!("{path}: {answer:?}, and then `{said}`").into());
+            }
+        }
+        let [envoy, nodegate, with_parity] = asked.map(|(answer, _)| answer);
+        // Endpoints say whether there was one, and what they make of it is for whoever has said it.
+        same(&envoy, &with_parity, &[])?;
+        same(
+            &envoy,
+            &nodegate,
+            &["header x-key", "header sec-websocket-accept"],
+        )?;
+        let key = |answer: &Answer| {
+            let mut headers = answer.headers.iter();
+            headers.any(|(name, value)| name == "x-key" && value == "yes")
+        };
+        if [key(&envoy), key(&nodegate), key(&with_parity)] != [false, true, false] {
+            return Err(format!("{path}: {envoy:?}, {nodegate:?}, {with_parity:?}").into());
+        }
+    }
+    // Nothing else, and nobody who isn't there.
+    for (path, protocol) in [("/chat", "irc"), ("/nowhere", "websocket")] {
+        let [envoy, nodegate, _] = pair.websockets(path, protocol)?.map(|(answer, _)| answer);
+        same(&envoy, &nodegate, &[])?;
+    }
+    Ok(())
+}
+
+fn same(envoy: &Answer, nodegate: &Answer, known: &[&str]) -> Result<(), Failed> {
+    let answers = Answers {
+        envoy: envoy.clone(),
+        nodegate: nodegate.clone(),
+    };
+    let found = compare(&answers);
+    let found = found
+        .iter()
+        .filter(|found| !known.contains(&found.aspect.as_str()));
+    let found: Vec<_> = found.map(told).collect();
+    if found.is_empty() {
         return Ok(());
     }
-    Err(format!("Envoy and nodegate offer it: {offers:?}").into())
+    Err(found.join("\n").into())
 }

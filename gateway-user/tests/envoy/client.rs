@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// Longer than any answer takes.
@@ -14,6 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Answer {
     /// The port that the client came from.
     pub(crate) port: u16,
+    /// When it was asked for, in microseconds since 1970.
+    pub(crate) asked: i64,
     /// Statuses of interim responses.
     pub(crate) interim: Vec<u16>,
     /// 0 if the connection ended before there was one.
@@ -80,11 +82,14 @@ impl Connection {
 
     /// Sends a request and reads the response to it.
     pub(crate) fn ask(&mut self, request: &[u8]) -> io::Result<Answer> {
+        let asked = SystemTime::now().duration_since(UNIX_EPOCH);
+        let asked = asked.map_err(io::Error::other)?.as_micros() as i64;
         self.send(request)?;
         let head_only = request.starts_with(b"HEAD ");
         let reader = &mut self.reader;
         let mut answer = Answer {
             port: reader.stream.local_addr()?.port(),
+            asked,
             ..Answer::default()
         };
         loop {

@@ -1,5 +1,7 @@
 //! In what this proxy differs from Envoy and means to.
 
+use nodegate::proxy::Parity;
+
 /// A difference that is meant. Each is listed in `docs/differences.md`, too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Difference {
@@ -136,6 +138,11 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
 ];
 
 impl Difference {
+    /// Whether this proxy can be told to do as Envoy does.
+    pub(crate) fn has_option(&self) -> bool {
+        self.name.parse::<Parity>().is_ok()
+    }
+
     /// Whether it is about an aspect.
     pub(crate) fn covers(&self, aspect: &str) -> bool {
         self.aspects

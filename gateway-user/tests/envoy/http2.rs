@@ -1,13 +1,17 @@
 //! The same requests over HTTP/2: all of a script over one connection to each of the two.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, client::conn::http2};
+use hyper::{Request, client::conn::http2, ext::Protocol};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, time};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time,
+};
 
 use crate::client::{Answer, PATIENCE};
 
@@ -71,6 +75,46 @@ impl Client {
     }
 }
 
+/// What came of asking for a WebSocket over a stream: the answer, and then what was said.
+pub(crate) async fn websocket(
+    to: SocketAddr,
+    path: &str,
+    protocol: &'static str,
+) -> anyhow::Result<(Answer, String)> {
+    let mut client = Client::connect(to).await?;
+    // What the server can do is known once it has answered something.
+    let missing = Request::get("http://nobody.test/").body(Full::default())?;
+    client.ask(missing).await?;
+    let request = Request::connect(format!("http://mirror.test{path}"))
+        .extension(Protocol::from_static(protocol))
+        .header("sec-websocket-version", "13")
+        .body(Full::default())?;
+    let response = client.sender.send_request(request);
+    let response = time::timeout(PATIENCE, response).await??;
+    let headers = response.headers().iter();
+    let headers = headers.map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.as_str().to_owned(), value)
+    });
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        headers: headers.collect(),
+        ..Answer::default()
+    };
+    if !response.status().is_success() {
+        answer.body = response.into_body().collect().await?.to_bytes().to_vec();
+        return Ok((answer, String::new()));
+    }
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await?);
+    stream.write_all(b"early\n").await?;
+    let mut said = Vec::new();
+    while !said.ends_with(b"early\n") {
+        let read = time::timeout(PATIENCE, stream.read_buf(&mut said)).await??;
+        anyhow::ensure!(read > 0, "{to} ends the stream after {said:?}");
+    }
+    Ok((answer, String::from_utf8_lossy(&said).into_owned()))
+}
+
 /// A script's request in HTTP/2; none if there is no such thing.
 pub(crate) fn request(text: &str) -> Option<Request<Full<Bytes>>> {
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -114,9 +158,8 @@ pub(crate) fn request(text: &str) -> Option<Request<Full<Bytes>>> {
     request.body(Full::from(body.to_owned())).ok()
 }
 
-/// The identifiers of the settings that a server begins with (RFC 9113, section 6.5).
-pub(crate) async fn settings(to: SocketAddr) -> anyhow::Result<Vec<u16>> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+/// The settings that a server begins with (RFC 9113, section 6.5), by their identifiers.
+pub(crate) async fn settings(to: SocketAddr) -> anyhow::Result<BTreeMap<u16, u32>> {
     let mut stream = TcpStream::connect(to).await?;
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
@@ -127,8 +170,9 @@ pub(crate) async fn settings(to: SocketAddr) -> anyhow::Result<Vec<u16>> {
     let length = usize::from(head[1]) * 256 + usize::from(head[2]);
     let mut frame = vec![0; length];
     stream.read_exact(&mut frame).await.context("settings")?;
-    let ids = frame
-        .chunks(6)
-        .map(|setting| u16::from_be_bytes([setting[0], setting[1]]));
-    Ok(ids.collect())
+    let (settings, _) = frame.as_chunks::<6>();
+    let settings = settings
+        .iter()
+        .map(|[a, b, value @ ..]| (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value)));
+    Ok(settings.collect())
 }

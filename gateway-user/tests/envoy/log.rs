@@ -14,6 +14,8 @@ use nodegate::observe::{Record, Subscription, Tap};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::client::Answer;
+
 /// How long a line may take to be written, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,12 +45,14 @@ pub(crate) struct EnvoyLog(Mutex<(BufReader<File>, Lines)>);
 pub(crate) struct Records(Mutex<(Subscription, Lines)>);
 
 /// Lines by the port that the client came from.
-type Lines = HashMap<u16, Line>;
+/// By the port of the client; and when the request came, in microseconds since 1970. Ports come again.
+type Lines = HashMap<u16, (i64, Line)>;
 
 /// Sets Envoy's log up.
 pub(crate) fn configure(bootstrap: &mut Value, path: &Path) {
     let fields = [
         "DOWNSTREAM_DIRECT_REMOTE_PORT",
+        "START_TIME(%s%6f)",
         "RESPONSE_CODE",
         "RESPONSE_FLAGS",
         "RESPONSE_CODE_DETAILS",
@@ -76,8 +80,8 @@ impl EnvoyLog {
         Ok(Self(Mutex::new((reader, Lines::new()))))
     }
 
-    /// The line about the request from a port, once it is there.
-    pub(crate) fn take(&self, port: u16) -> io::Result<Option<Line>> {
+    /// The line about a request that has been answered, once it is there.
+    pub(crate) fn take(&self, answer: &Answer) -> io::Result<Option<Line>> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +92,7 @@ impl EnvoyLog {
                 lines.extend(parse(&text));
                 text.clear();
             }
-            if let Some(line) = lines.remove(&port) {
+            if let Some(line) = newest(lines, answer) {
                 return Ok(Some(line));
             }
             drop(locked);
@@ -98,20 +102,27 @@ impl EnvoyLog {
     }
 }
 
-fn parse(text: &str) -> Option<(u16, Line)> {
+/// The line of the request, and not an older one from the same port.
+fn newest(lines: &mut Lines, answer: &Answer) -> Option<Line> {
+    let (_, line) = lines
+        .remove(&answer.port)
+        .filter(|(came, _)| *came >= answer.asked)?;
+    Some(line)
+}
+
+fn parse(text: &str) -> Option<(u16, (i64, Line))> {
     let mut fields = text.trim_end_matches('\n').split('\t');
     let port = fields.next()?.parse().ok()?;
+    let came = fields.next()?.parse().ok()?;
     let mut next = || Some(fields.next()?.trim_matches('-').to_owned());
-    Some((
-        port,
-        Line {
-            status: next()?,
-            flags: sorted(&next()?),
-            details: next()?,
-            route: next()?,
-            cluster: next()?,
-        },
-    ))
+    let line = Line {
+        status: next()?,
+        flags: sorted(&next()?),
+        details: next()?,
+        route: next()?,
+        cluster: next()?,
+    };
+    Some((port, (came, line)))
 }
 
 fn sorted(flags: &str) -> String {
@@ -125,13 +136,13 @@ impl Records {
         Self(Mutex::new((tap.subscribe(BUFFER), Lines::new())))
     }
 
-    /// The record of the request from a port, once it is there.
-    pub(crate) fn take(&self, runtime: &Runtime, port: u16) -> Option<Line> {
+    /// The record of a request that has been answered, once it is there.
+    pub(crate) fn take(&self, runtime: &Runtime, answer: &Answer) -> Option<Line> {
         let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (subscription, lines) = &mut *locked;
         runtime.block_on(async {
             loop {
-                if let Some(line) = lines.remove(&port) {
+                if let Some(line) = newest(lines, answer) {
                     return Some(line);
                 }
                 let received = tokio::time::timeout(PATIENCE, subscription.recv());
@@ -146,7 +157,8 @@ impl Records {
                     route: decision.route.clone().unwrap_or_default(),
                     cluster: decision.cluster.clone().unwrap_or_default(),
                 };
-                lines.insert(record.client.port(), line);
+                let came = record.time.as_microsecond();
+                lines.insert(record.client.port(), (came, line));
             }
         })
     }

@@ -78,6 +78,9 @@ fn main() -> anyhow::Result<ExitCode> {
         let test = move |pair: &Pair| over_http2(pair, &steps);
         trials.push(with_pair(format!("http2::{name}"), Box::new(test)));
         let steps = case.steps.clone();
+        let test = move |pair: &Pair| with_parity(pair, &steps);
+        trials.push(with_pair(format!("parity::{name}"), Box::new(test)));
+        let steps = case.steps.clone();
         let test = move |pair: &Pair| beyond::kept(pair, &steps);
         trials.push(with_pair(format!("kept::{name}"), Box::new(test)));
     }
@@ -193,6 +196,35 @@ fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
                 complaints.extend(judge(step, &answers, &lines, &request));
             }
             Err(error) => complaints.push(format!("{}: {error:#}\n{request}", step.place)),
+        }
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(complaints.join("\n\n").into())
+}
+
+/// Asks what a script says where this proxy is told to do as Envoy does: no difference is left that there
+/// is an option for.
+fn with_parity(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
+    let mut complaints = Vec::new();
+    for step in steps {
+        let request = pair.places().fill(&step.request);
+        let answers = pair.ask_with_parity(&step.port, &script::bytes(&request))?;
+        let known: Vec<_> = step.differs.iter().filter_map(|name| named(name)).collect();
+        let mut found = compare(&answers);
+        found.extend(compare_lines(&pair.lines_with_parity(&answers)?));
+        let left: Vec<_> = found
+            .into_iter()
+            .filter(|found| {
+                let left = known.iter().filter(|known| !known.has_option());
+                !left.into_iter().any(|known| known.covers(&found.aspect))
+            })
+            .map(|found| told(&found))
+            .collect();
+        if !left.is_empty() {
+            let left = left.join("\n  ");
+            complaints.push(format!("{}:\n{}\n  {left}", step.place, request.trim_end()));
         }
     }
     if complaints.is_empty() {

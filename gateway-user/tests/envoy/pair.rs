@@ -22,7 +22,7 @@ use nodegate::{
         Snapshot,
         compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
     },
-    proxy::{Options, Proxy},
+    proxy::{Options, Parity, Proxy},
     resources::{
         admission::Store,
         diagnostic::{self, Severity},
@@ -44,6 +44,8 @@ use crate::{
 /// to differ; both see the same client.
 const ENVOY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const NODEGATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+/// This proxy again, with all options that make it do as Envoy does.
+const WITH_PARITY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
 /// How long Envoy may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -54,9 +56,10 @@ pub(crate) struct Pair {
     places: Places,
     log: EnvoyLog,
     records: Records,
+    records_with_parity: Records,
     // Ended in this order.
     _envoy: Envoy,
-    proxy: Option<Proxy>,
+    proxies: Vec<Proxy>,
     runtime: Option<Runtime>,
 }
 
@@ -98,27 +101,35 @@ impl Pair {
         let (snapshot, mut bootstrap) = compiled(directory.path())?;
         let log = directory.path().join("access.log");
         log::configure(&mut bootstrap, &log);
+        allow_connect(&mut bootstrap);
         let ports: Vec<u16> = snapshot
             .gateway
             .listeners
             .iter()
             .map(|listener| listener.port)
             .collect();
-        let proxy = Proxy::start(Options {
-            workers: NonZero::<usize>::MIN,
-            address: Some(IpAddr::V4(NODEGATE)),
-            ..Options::default()
-        })?;
-        let applied = runtime.block_on(proxy.apply(&snapshot));
-        ensure!(applied.failures.is_empty(), "{:?}", applied.failures);
-        let records = Records::of(proxy.tap());
+        let start = |address, parity| -> anyhow::Result<Proxy> {
+            let proxy = Proxy::start(Options {
+                workers: NonZero::<usize>::MIN,
+                address: Some(IpAddr::V4(address)),
+                parity,
+                extended_connect: true,
+                ..Options::default()
+            })?;
+            let applied = runtime.block_on(proxy.apply(&snapshot));
+            ensure!(applied.failures.is_empty(), "{:?}", applied.failures);
+            Ok(proxy)
+        };
+        let proxy = start(NODEGATE, Parity::default())?;
+        let with_parity = start(WITH_PARITY, Parity::all())?;
         let envoy = Envoy::start(program, directory, &bootstrap.to_string(), &ports)?;
         Ok(Self {
             places,
             log: EnvoyLog::open(&log)?,
-            records,
+            records: Records::of(proxy.tap()),
+            records_with_parity: Records::of(with_parity.tap()),
             _envoy: envoy,
-            proxy: Some(proxy),
+            proxies: vec![proxy, with_parity],
             runtime: Some(runtime),
         })
     }
@@ -133,6 +144,15 @@ impl Pair {
         Ok(Answers {
             envoy: client::ask((ENVOY, port).into(), request).context("Envoy")?,
             nodegate: client::ask((NODEGATE, port).into(), request).context("nodegate")?,
+        })
+    }
+
+    /// Sends the same bytes to Envoy and to the proxy that is to do as it does.
+    pub(crate) fn ask_with_parity(&self, port: &str, request: &[u8]) -> anyhow::Result<Answers> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        Ok(Answers {
+            envoy: client::ask((ENVOY, port).into(), request).context("Envoy")?,
+            nodegate: client::ask((WITH_PARITY, port).into(), request).context("nodegate")?,
         })
     }
 
@@ -159,8 +179,25 @@ impl Pair {
         })
     }
 
+    /// What comes of asking for a WebSocket in HTTP/2: with Envoy, this proxy, and this proxy doing as Envoy
+    /// does.
+    pub(crate) fn websockets(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> anyhow::Result<[(Answer, String); 3]> {
+        let port = *self.places.numbers.get("port").context("no such port")?;
+        let runtime = self.runtime.as_ref().context("not running")?;
+        let ask = |address| {
+            let asked = http2::websocket((address, port).into(), path, protocol);
+            let asked = runtime.block_on(asked);
+            asked.map_err(|error| anyhow::anyhow!("{address}, {path}, {protocol}: {error:#}"))
+        };
+        Ok([ask(ENVOY)?, ask(NODEGATE)?, ask(WITH_PARITY)?])
+    }
+
     /// Settings that both begin an HTTP/2 connection with.
-    pub(crate) fn settings(&self) -> anyhow::Result<[Vec<u16>; 2]> {
+    pub(crate) fn settings(&self) -> anyhow::Result<[BTreeMap<u16, u32>; 2]> {
         let port = *self.places.numbers.get("port").context("no such port")?;
         let runtime = self.runtime.as_ref().context("not running")?;
         Ok([
@@ -171,10 +208,19 @@ impl Pair {
 
     /// What both wrote down about a request that they have answered.
     pub(crate) fn lines(&self, answers: &Answers) -> anyhow::Result<Lines> {
+        self.lines_of(&self.records, answers)
+    }
+
+    /// The same, after [`Self::ask_with_parity`].
+    pub(crate) fn lines_with_parity(&self, answers: &Answers) -> anyhow::Result<Lines> {
+        self.lines_of(&self.records_with_parity, answers)
+    }
+
+    fn lines_of(&self, records: &Records, answers: &Answers) -> anyhow::Result<Lines> {
         let runtime = self.runtime.as_ref().context("not running")?;
         Ok(Lines {
-            envoy: self.log.take(answers.envoy.port)?,
-            nodegate: self.records.take(runtime, answers.nodegate.port),
+            envoy: self.log.take(&answers.envoy)?,
+            nodegate: records.take(runtime, &answers.nodegate),
         })
     }
 }
@@ -201,8 +247,8 @@ impl Http2<'_> {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        if let (Some(runtime), Some(proxy)) = (self.runtime.take(), self.proxy.take()) {
-            drop(proxy);
+        self.proxies.clear();
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -231,6 +277,15 @@ impl Places {
             text = text.replace(&format!("{{{{a*{length}}}}}"), &"a".repeat(length));
         }
         text
+    }
+}
+
+/// Lets streams of HTTP/2 become WebSockets, which Istio leaves to an EnvoyFilter.
+fn allow_connect(bootstrap: &mut Value) {
+    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut();
+    for listener in listeners.into_iter().flatten() {
+        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        filter["http2_protocol_options"]["allow_connect"] = true.into();
     }
 }
 

@@ -182,7 +182,7 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies
                 .serve_connection(TokioIo::new(stream), echo)
                 .await;
         }
-        Manner::Close => read_head(&mut stream).await,
+        Manner::Close => drop(read_head(&mut stream).await),
         Manner::Garbage => {
             read_head(&mut stream).await;
             let _ = stream.write_all(b"NONSENSE\r\n\r\n").await;
@@ -205,9 +205,13 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies
 
 /// Greets in another protocol, says everything again, and `bye`.
 async fn switch(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    read_head(&mut stream).await;
-    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-                Upgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\nhello\n";
+    let asked = read_head(&mut stream).await.to_ascii_lowercase();
+    let key = String::from_utf8_lossy(&asked).contains("\r\nsec-websocket-key: ");
+    let key = if key { "yes" } else { "no" };
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: y\r\nx-key: {key}\r\n\r\nhello\n"
+    );
     let _ = stream.write_all(head.as_bytes()).await;
     let (mut read, mut write) = tokio::io::split(stream);
     let _ = tokio::io::copy(&mut read, &mut write).await;
@@ -238,14 +242,15 @@ async fn serve_tls(stream: TcpStream, name: &'static str, acceptor: TlsAcceptor)
     }
 }
 
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut buffer = Vec::new();
     while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
         match stream.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
     }
+    buffer
 }
 
 /// Says what it saw, and obeys headers of the request: `answer-status`, `answer-header` (`name=value`),

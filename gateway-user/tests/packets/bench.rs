@@ -442,13 +442,16 @@ impl Segment {
         }
     }
 
-    pub(crate) fn bytes(self) -> Vec<u8> {
-        let next = match self.transport {
+    fn protocol(self) -> IpNumber {
+        match self.transport {
             Transport::Tcp(_) => IpNumber::TCP,
             Transport::Udp => IpNumber::UDP,
             Transport::Sctp(_) => IpNumber::SCTP,
-        };
-        self.write(self.headers(next))
+        }
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        self.write(self.headers(self.protocol()))
     }
 
     /// With so many words of options: 1 is "no operation" (RFC 791 §3.1).
@@ -500,6 +503,7 @@ impl Segment {
     /// The packet in fragments of at most so many bytes of payload.
     pub(crate) fn fragments(self, size: usize, identification: u16) -> Vec<Vec<u8>> {
         let whole = payload_of(&self.bytes());
+        let protocol = self.protocol();
         let chunks: Vec<_> = whole.chunks(size / 8 * 8).collect();
         let last = chunks.len() - 1;
         chunks
@@ -508,7 +512,7 @@ impl Segment {
             .map(|(index, chunk)| {
                 let offset = (index * (size / 8 * 8) / 8) as u16;
                 let offset = IpFragOffset::try_new(offset).expect("13 bits");
-                let headers = match self.headers(IpNumber::UDP) {
+                let headers = match self.headers(protocol) {
                     IpHeaders::Ipv4(mut header, extensions) => {
                         header.identification = identification;
                         header.fragment_offset = offset;
@@ -518,7 +522,7 @@ impl Segment {
                     IpHeaders::Ipv6(mut header, mut extensions) => {
                         header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
                         extensions.fragment = Some(Ipv6FragmentHeader::new(
-                            IpNumber::UDP,
+                            protocol,
                             offset,
                             index != last,
                             identification.into(),
@@ -529,7 +533,7 @@ impl Segment {
                 let mut bytes = Vec::new();
                 PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
                     .ip(headers)
-                    .write(&mut bytes, IpNumber::UDP, chunk)
+                    .write(&mut bytes, protocol, chunk)
                     .expect("writing to memory");
                 bytes
             })

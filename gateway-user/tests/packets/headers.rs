@@ -3,8 +3,15 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
+use gateway_common::{
+    decide::{Reason, Verdict},
+    event::Hook,
+};
 use libtest_mimic::Failed;
-use nodegate::model::service::Protocol;
+use nodegate::{
+    datapath::{filter::Filter, to_map},
+    model::service::Protocol,
+};
 
 use crate::{
     Addresses,
@@ -46,6 +53,82 @@ pub(crate) fn sctp(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     };
     let ran = bench.run("ingress", &empty(who.node_port()))?;
     assert_eq!(ran.packet, empty((who.gateway, 8080)));
+    Ok(())
+}
+
+/// How many bytes the CRC covers after the ports is not known to a first fragment. A Service whose port is
+/// its target port needs no other ports.
+pub(crate) fn fragmented_sctp(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    let serve = |bench: &mut Bench, port| {
+        let mut service = bench::service(Protocol::Sctp, who.cluster_ip, &[(who.gateway, true)]);
+        service.port = port;
+        bench.serve(&[service], who.node);
+    };
+    bench.trace(&[Filter::default()])?;
+    let from = (who.client, 50_000);
+    let parts = |segment: Segment, id| segment.with_payload(3000).fragments(1200, id);
+
+    // The same port: what the backend puts together is what was sent to it.
+    serve(bench, 8080);
+    let sent = Segment::sctp(from, (who.cluster_ip, 8080), INIT);
+    let mut whole = Vec::new();
+    for part in parts(sent, 1) {
+        let ran = bench.run("ingress", &part)?;
+        assert_eq!(ran.action, NEXT);
+        whole.push(ran.packet);
+    }
+    let expected = sent.to((who.gateway, 8080)).with_payload(3000).bytes();
+    assert_eq!(bench::join(&whole), bench::payload_of(&expected));
+    assert_eq!(bench.count("fragmented-sctp"), 0);
+    bench.events();
+
+    // Another one: neither the first packet of an association, nor a later one, nor an answer.
+    serve(bench, 80);
+    let from = (who.client, 50_001);
+    let to = (who.cluster_ip, 80);
+    let sent = Segment::sctp(from, to, INIT);
+    let answer = Segment::sctp((who.gateway, 8080), from, DATA);
+    let expect = |bench: &mut Bench, program: &str, segment: Segment, hook: Hook| {
+        let before = bench.count("fragmented-sctp");
+        let ran = bench.run(program, &parts(segment, 2 + before as u16)[0])?;
+        assert_eq!(ran.action, DROP, "{hook:?}");
+        assert_eq!(bench.count("fragmented-sctp"), before + 1, "{hook:?}");
+        let events = bench.events();
+        let [event] = events[..] else {
+            panic!("one event: {events:?}");
+        };
+        let reason = Reason::from_number(event.reason);
+        assert_eq!(reason, Some(Reason::FragmentedSctp));
+        assert_eq!(
+            (event.hook, event.verdict),
+            (hook as u8, Verdict::Drop as u8)
+        );
+        assert_eq!((event.source, event.source_port), (to_map(from.0), from.1));
+        let destination = (event.destination, event.destination_port);
+        assert_eq!(destination, (to_map(to.0), to.1));
+        Ok::<_, Failed>(())
+    };
+    expect(bench, "ingress", sent, Hook::Ingress)?;
+    // It is begun with a packet in one piece.
+    assert_eq!(bench.ingress(&sent)?.action, NEXT);
+    bench.events();
+    expect(
+        bench,
+        "ingress",
+        Segment::sctp(from, to, DATA),
+        Hook::Ingress,
+    )?;
+    expect(bench, "egress", answer, Hook::Egress)?;
+    // Ends that do without the CRC (RFC 9653) do without its mending.
+    let mut bare = parts(Segment::sctp(from, to, DATA), 99).remove(0);
+    let crc = bare.len() - 1200 + 8;
+    bare[crc..crc + 4].fill(0);
+    let ran = bench.run("ingress", &bare)?;
+    assert_eq!(ran.action, NEXT);
+    assert_eq!(ran.packet[crc - 6..crc - 4], 8080u16.to_be_bytes());
+    // The association goes on.
+    let ran = bench.egress(&answer)?;
+    assert_eq!(ran.packet, Segment::sctp(to, from, DATA).bytes());
     Ok(())
 }
 

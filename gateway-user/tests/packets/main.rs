@@ -129,6 +129,10 @@ const BOTH: &[(&str, Test)] = &[
     ("packets_from_pods_are_translated", flows::pod_packets),
     ("sctp_gets_a_crc_for_its_ports", headers::sctp),
     (
+        "sctp_in_fragments_is_dropped_where_its_port_changes_and_told",
+        headers::fragmented_sctp,
+    ),
+    (
         "an_error_about_a_reply_finds_the_backend",
         headers::error_to_backend,
     ),

@@ -64,28 +64,25 @@ pub(crate) fn train(program: &Path, environment: &[(&str, &Path)]) -> anyhow::Re
 
 /// Bodies, chunks and HTTP/2, which go through the proxy to a route of its own that answers.
 fn others(proxy: SocketAddr, manifests: &Path) -> anyhow::Result<()> {
-    let curl = setup::program("curl", "curl")?;
     let answering = free_address()?;
     // Written whole: it is read at any time.
     let aside = manifests.with_extension("new");
     fs::write(&aside, other_routes(proxy.port(), answering.port()))?;
     fs::rename(&aside, manifests)?;
     wait_for(answering)?;
-    let kinds: [&[&str]; 5] = [
-        &["--http1.1", "--data", BODY],
-        &[
-            "--http1.1",
-            "--header",
-            "transfer-encoding: chunked",
-            "--data",
-            BODY,
-        ],
-        &["--http1.1", "--head"],
-        &["--http2-prior-knowledge"],
-        &["--http2-prior-knowledge", "--data", BODY],
+    http1(proxy)?;
+    http2(proxy, &manifests.with_extension("body"))
+}
+
+fn http1(proxy: SocketAddr) -> anyhow::Result<()> {
+    let chunked = "transfer-encoding: chunked";
+    let kinds: [&[&str]; 3] = [
+        &["--data", BODY],
+        &["--data", BODY, "--header", chunked],
+        &["--head"],
     ];
     for kind in kinds {
-        let status = Command::new(&curl)
+        let status = Command::new(setup::program("curl", "curl")?)
             .args([
                 "--silent",
                 "--show-error",
@@ -93,7 +90,7 @@ fn others(proxy: SocketAddr, manifests: &Path) -> anyhow::Result<()> {
                 "--output",
                 "/dev/null",
             ])
-            .args(["--max-time", "120", "--header", "host: others.example.com"])
+            .args(["--max-time", "120", "--header", &format!("host: {HOST}")])
             .args(kind)
             .arg(format!("http://{proxy}/others?[1-{OTHERS}]"))
             .stdin(Stdio::null())
@@ -104,6 +101,30 @@ fn others(proxy: SocketAddr, manifests: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn http2(proxy: SocketAddr, body: &Path) -> anyhow::Result<()> {
+    fs::write(body, BODY)?;
+    for with_body in [false, true] {
+        let mut load = Command::new(setup::program("h2load", "nghttp2-client")?);
+        load.args(["--clients", "8", "--max-concurrent-streams", "4"])
+            .args(["--requests", &OTHERS.to_string()])
+            .args(["--header", &format!(":authority: {HOST}")]);
+        if with_body {
+            load.arg("--data").arg(body);
+        }
+        let output = load
+            .arg(format!("http://{proxy}/others"))
+            .stdin(Stdio::null())
+            .output()
+            .context("starting h2load")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let good = format!("{OTHERS} 2xx");
+        ensure!(said.contains(&good), "h2load, not {good}: {said}");
+    }
+    Ok(())
+}
+
+/// Who is asked for other things than the table's.
+const HOST: &str = "others.example.com";
 /// What is posted.
 const BODY: &str = "a=what a form has in it, or a small question in JSON; it need not be much";
 
@@ -132,7 +153,7 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {{name: others, namespace: default}}
 spec:
-  hosts: [others.example.com]
+  hosts: [{HOST}]
   gateways: [web]
   http:
     - route: [{{destination: {{host: answering.example}}}}]

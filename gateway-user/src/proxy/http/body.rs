@@ -137,6 +137,11 @@ impl Progress {
         self.bytes.get()
     }
 
+    /// Whether the whole body has come, or never will.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
     /// Waits until the whole body has come, or it is clear that it never will.
     pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
         if self.over.get() {

@@ -1,7 +1,7 @@
 //! HTTP/1.1 with a client, spoken directly: ordinary requests with ordinary answers, and nothing else.
 //!
 //! Ordinary is a request without a body and without a wish for anything but an answer, and an answer
-//! of known length. For everything else there is hyper: a connection is handed over as soon as something
+//! that has a body, be it empty. For everything else there is hyper: a connection is handed over as soon as something
 //! else stands in it, with all that has been read ([`Turn::Hyper`]), so that there is one opinion only
 //! about what is not ordinary. When nothing has been asked for a while, it comes back.
 //!
@@ -9,7 +9,8 @@
 
 use std::{
     future::poll_fn,
-    io, mem,
+    io::{self, Write as _},
+    mem,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
@@ -81,14 +82,14 @@ pub(super) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Tur
         let Some(response) = response else {
             return Turn::Over;
         };
-        let Some(length) = length_of(&response) else {
+        let Some(framing) = framing(&response) else {
             stream.put_back(&head);
             return Turn::Hyper(Some(response));
         };
         // From here on nobody needs it.
         drop(head);
         let last = handle.is_finishing();
-        let mut writer = Writer::new(response, length, last, &client.worker);
+        let mut writer = Writer::new(response, framing, last, &client.worker);
         let written = poll_fn(|cx| {
             if handle.order(cx) == Order::Close {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -193,45 +194,62 @@ fn asks_more(fields: &[httparse::Header<'_>]) -> bool {
     })
 }
 
-/// How long the body of an ordinary answer is. None if the answer is another one.
-fn length_of(response: &Response<ResponseBody>) -> Option<u64> {
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// By what is left of its length.
+    Length(u64),
+    /// By a last chunk (RFC 9112, section 7.1).
+    Chunked,
+}
+
+/// How an ordinary answer's end is told. None if the answer is another one.
+fn framing(response: &Response<ResponseBody>) -> Option<Framing> {
     let status = response.status();
     if status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     {
         return None;
     }
-    let length = response.body().size_hint().exact()?;
+    let length = response.body().size_hint().exact();
     let mut said = false;
     let ordinary = response.headers().iter().all(|(name, value)| {
         if *name == CONTENT_LENGTH {
             let again = mem::replace(&mut said, true);
             let value = value.to_str().ok().and_then(|value| value.parse().ok());
-            return !again && value == Some(length);
+            return !again && value.is_some() && value == length;
         }
         *name != CONNECTION && *name != TRANSFER_ENCODING
     });
-    ordinary.then_some(length)
+    ordinary.then(|| length.map_or(Framing::Chunked, Framing::Length))
 }
 
 /// An answer on its way to a client.
 #[derive(Debug)]
 struct Writer {
     body: ResponseBody,
-    /// How much of the body has still to come.
-    left: u64,
-    /// The head, and what leaves together with it.
+    framing: Framing,
+    /// Whether all of the body has come.
+    ended: bool,
+    /// The head, and what leaves together with it; then chunks.
     buffer: Vec<u8>,
     /// How much of that has left.
     at: usize,
-    /// What leaves next.
+    /// What leaves behind it.
     piece: Bytes,
+    /// Whether anything may leave. Before, the body may have something for the same write.
+    begun: bool,
     /// The headers' memory.
     headers: HeaderMap,
 }
 
 impl Writer {
-    fn new(response: Response<ResponseBody>, length: u64, last: bool, worker: &Worker) -> Self {
+    fn new(
+        response: Response<ResponseBody>,
+        framing: Framing,
+        last: bool,
+        worker: &Worker,
+    ) -> Self {
         let (parts, body) = response.into_parts();
         let mut buffer = worker.take_buffer();
         let status = parts.status;
@@ -244,72 +262,110 @@ impl Writer {
         for (name, value) in &parts.headers {
             says_length |= *name == CONTENT_LENGTH;
             says_date |= *name == DATE;
-            put(&mut buffer, name.as_str(), value.as_bytes());
+            head::put(&mut buffer, name.as_str(), value.as_bytes());
         }
-        if !says_length {
-            put(&mut buffer, "content-length", length.to_string().as_bytes());
+        match framing {
+            Framing::Length(_) if says_length => {}
+            Framing::Length(length) => {
+                let length = length.to_string();
+                head::put(&mut buffer, "content-length", length.as_bytes());
+            }
+            Framing::Chunked => head::put(&mut buffer, "transfer-encoding", b"chunked"),
         }
         if last {
-            put(&mut buffer, "connection", b"close");
+            head::put(&mut buffer, "connection", b"close");
         }
         if !says_date {
-            put(&mut buffer, "date", &worker.date());
+            head::put(&mut buffer, "date", &worker.date());
         }
         buffer.extend_from_slice(b"\r\n");
         Self {
             body,
-            left: length,
+            ended: framing == Framing::Length(0),
+            framing,
             buffer,
             at: 0,
             piece: Bytes::new(),
+            begun: false,
             headers: parts.headers,
         }
     }
 
     /// Writes all of it.
     fn poll(&mut self, stream: &mut ClientStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before anything has left, the body may have something for the same write.
-        let mut together = self.at == 0;
         loop {
-            while !together && self.at < self.buffer.len() {
-                self.at += ready!(stream.poll_put(cx, &self.buffer[self.at..]))?;
-            }
-            while !together && !self.piece.is_empty() {
-                let written = ready!(stream.poll_put(cx, &self.piece))?;
-                self.piece.advance(written);
-            }
-            if self.left == 0 {
-                if together {
-                    together = false;
-                    continue;
+            if self.begun || self.ended {
+                self.begun = true;
+                ready!(self.poll_flush(stream, cx))?;
+                if self.ended {
+                    return Poll::Ready(Ok(()));
                 }
-                return Poll::Ready(Ok(()));
             }
-            let frame = Pin::new(&mut self.body).poll_frame(cx);
-            let Poll::Ready(frame) = frame else {
-                if together {
-                    together = false;
-                    continue;
-                }
-                return Poll::Pending;
-            };
-            let Some(Ok(frame)) = frame else {
-                return self.break_off(stream, cx);
-            };
-            let piece = frame.into_data().unwrap_or_default();
-            self.left = self.left.saturating_sub(piece.len() as u64);
-            if together && piece.len() <= TOGETHER {
-                self.buffer.extend_from_slice(&piece);
-            } else {
-                self.piece = piece;
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending if self.begun => return Poll::Pending,
+                Poll::Pending => {}
+                // Trailers don't come here.
+                Poll::Ready(Some(Ok(frame))) => self.add(frame.into_data().unwrap_or_default()),
+                Poll::Ready(None) if self.framing == Framing::Chunked => self.add_last(),
+                Poll::Ready(None | Some(Err(_))) => return self.break_off(stream, cx),
             }
-            together = false;
+            self.begun = true;
         }
+    }
+
+    /// Takes a piece of the body.
+    fn add(&mut self, piece: Bytes) {
+        match &mut self.framing {
+            Framing::Length(left) => {
+                *left = left.saturating_sub(piece.len() as u64);
+                self.ended = *left == 0;
+                if piece.len() <= TOGETHER {
+                    self.buffer.extend_from_slice(&piece);
+                } else {
+                    self.piece = piece;
+                }
+            }
+            Framing::Chunked => {
+                // An empty chunk would be the last.
+                if !piece.is_empty() {
+                    // Writing to memory doesn't fail.
+                    let _ = write!(self.buffer, "{:x}\r\n", piece.len());
+                    self.buffer.extend_from_slice(&piece);
+                    self.buffer.extend_from_slice(b"\r\n");
+                }
+                if self.body.is_end_stream() {
+                    self.add_last();
+                }
+            }
+        }
+    }
+
+    fn add_last(&mut self) {
+        self.buffer.extend_from_slice(b"0\r\n\r\n");
+        self.ended = true;
+    }
+
+    /// Writes what there is.
+    fn poll_flush(
+        &mut self,
+        stream: &mut ClientStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.at < self.buffer.len() {
+            self.at += ready!(stream.poll_put(cx, &self.buffer[self.at..]))?;
+        }
+        self.buffer.clear();
+        self.at = 0;
+        while !self.piece.is_empty() {
+            let written = ready!(stream.poll_put(cx, &self.piece))?;
+            self.piece.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The body ends before its end, and so does the connection: that is how the client knows.
     fn break_off(&self, stream: &mut ClientStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.at == 0 {
+        if !self.begun {
             // At least the head, if there is room for it.
             let _ = stream.poll_put(cx, &self.buffer);
         }
@@ -320,12 +376,4 @@ impl Writer {
     fn give_back(self, worker: &Worker) {
         worker.give_back(self.headers, self.buffer);
     }
-}
-
-/// Writes a header.
-fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    head.extend_from_slice(name.as_bytes());
-    head.extend_from_slice(b": ");
-    head.extend_from_slice(value);
-    head.extend_from_slice(b"\r\n");
 }

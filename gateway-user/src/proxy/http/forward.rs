@@ -31,6 +31,7 @@ use crate::{
     model::gateway::RetryPolicy,
     observe::ResponseFlag,
     proxy::{
+        Difference,
         cluster::{ClusterState, Outcome},
         pool::{Asked as Said, Direct, Raw, SendError, Upstream},
     },
@@ -299,7 +300,10 @@ async fn tries(
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
     let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut state = errand.retry.map(RetryState::new);
+    let parity = exchange.client.worker.options.parity;
+    let mut state = errand
+        .retry
+        .map(|policy| RetryState::new(policy).despite_overload(parity.has(Difference::Overloaded)));
     let retries = errand.retry.map_or(0, |policy| policy.attempts);
     loop {
         exchange.attempts += 1;

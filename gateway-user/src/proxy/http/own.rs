@@ -1,6 +1,6 @@
 //! The headers that a gateway adds to every request that it passes on.
 
-use std::time::Duration;
+use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -16,6 +16,7 @@ use super::{
     },
     request::Plan,
 };
+use crate::proxy::head;
 
 const SCHEME: HeaderValue = HeaderValue::from_static("http");
 
@@ -39,13 +40,21 @@ pub(super) struct Survey {
     pub(super) own: bool,
 }
 
+/// What a gateway says of a client in each of its requests.
+#[derive(Debug)]
+pub(super) struct Identity {
+    address: HeaderValue,
+    /// As it stands in a head of HTTP/1.1.
+    lines: Vec<u8>,
+}
+
 /// The headers, before they are anywhere.
 ///
 /// Where nobody wants to see or change them they go to the endpoint as they stand here; nobody has to
 /// find a place for them among the others.
 #[derive(Clone, Debug)]
 pub(super) struct OwnHeaders {
-    client: HeaderValue,
+    client: Rc<Identity>,
     operation: Option<HeaderValue>,
     attempt: u32,
     /// In milliseconds.
@@ -72,13 +81,24 @@ impl Survey {
     }
 }
 
+impl Identity {
+    pub(super) fn new(address: IpAddr) -> Option<Self> {
+        let address = HeaderValue::try_from(address.to_string()).ok()?;
+        let mut lines = Vec::new();
+        // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
+        write(&mut lines, &X_FORWARDED_FOR, address.as_bytes());
+        write(&mut lines, &X_ENVOY_EXTERNAL_ADDRESS, address.as_bytes());
+        write(&mut lines, &X_FORWARDED_PROTO, SCHEME.as_bytes());
+        Some(Self { address, lines })
+    }
+}
+
 impl OwnHeaders {
     pub(super) fn new(plan: &Plan<'_>, client: &Client) -> Self {
         // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
         let timeout = plan.try_timeout.or(plan.timeout);
         Self {
-            // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
-            client: client.forwarded_for.clone(),
+            client: Rc::clone(&client.identity),
             operation: plan.routed.state().operation.clone(),
             attempt: 1,
             timeout: timeout
@@ -97,7 +117,7 @@ impl OwnHeaders {
 
     /// The client's address.
     pub(super) fn client(&self) -> &HeaderValue {
-        &self.client
+        &self.client.address
     }
 
     /// Says which try it is, from 1.
@@ -107,8 +127,8 @@ impl OwnHeaders {
 
     /// Puts them among others, in place of those that are there.
     pub(super) fn insert(self, headers: &mut HeaderMap) {
-        append_forwarded_for(headers, &self.client);
-        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, self.client);
+        append_forwarded_for(headers, &self.client.address);
+        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, self.client.address.clone());
         headers.insert(X_FORWARDED_PROTO, SCHEME);
         if let Some(operation) = self.operation {
             headers.insert(X_ENVOY_DECORATOR_OPERATION, operation);
@@ -124,28 +144,24 @@ impl OwnHeaders {
 
     /// Writes them as they stand in a head of HTTP/1.1.
     pub(super) fn write(&self, head: &mut Vec<u8>) {
-        let mut write = |name: &HeaderName, value: &[u8]| {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value);
-            head.extend_from_slice(b"\r\n");
-        };
-        write(&X_FORWARDED_FOR, self.client.as_bytes());
-        write(&X_ENVOY_EXTERNAL_ADDRESS, self.client.as_bytes());
-        write(&X_FORWARDED_PROTO, SCHEME.as_bytes());
+        head.extend_from_slice(&self.client.lines);
         if let Some(operation) = &self.operation {
-            write(&X_ENVOY_DECORATOR_OPERATION, operation.as_bytes());
+            write(head, &X_ENVOY_DECORATOR_OPERATION, operation.as_bytes());
         }
         let mut digits = [0; 20];
-        write(
-            &X_ENVOY_ATTEMPT_COUNT,
-            decimal(self.attempt.into(), &mut digits),
-        );
+        let attempt = decimal(self.attempt.into(), &mut digits);
+        write(head, &X_ENVOY_ATTEMPT_COUNT, attempt);
         if let Some(timeout) = self.timeout {
-            write(&X_ENVOY_EXPECTED_TIMEOUT, decimal(timeout, &mut digits));
+            let timeout = decimal(timeout, &mut digits);
+            write(head, &X_ENVOY_EXPECTED_TIMEOUT, timeout);
         }
-        write(&X_REQUEST_ID, &self.id);
+        write(head, &X_REQUEST_ID, &self.id);
     }
+}
+
+/// Writes a header as it stands in a head of HTTP/1.1.
+fn write(head: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    head::put(head, name.as_str(), value);
 }
 
 /// A number's digits.
@@ -206,7 +222,7 @@ mod tests {
 
     fn own() -> OwnHeaders {
         OwnHeaders {
-            client: HeaderValue::from_static("10.0.0.9"),
+            client: Rc::new(Identity::new([10, 0, 0, 9].into()).unwrap()),
             operation: Some(HeaderValue::from_static("a:80/*")),
             attempt: 2,
             timeout: Some(1500),

@@ -13,7 +13,14 @@ use super::{
     body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
     headers::X_ENVOY_OVERLOADED, response,
 };
-use crate::{observe::ResponseFlag, proxy::config::Routed, route::cors};
+use crate::{
+    observe::ResponseFlag,
+    proxy::{Difference, config::Routed},
+    route::cors,
+};
+
+/// What stands before the reason that a connection had.
+const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
 
 /// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
@@ -91,7 +98,8 @@ impl LocalReply {
         self
     }
 
-    fn closing(mut self) -> Self {
+    /// Ends the connection.
+    pub(super) fn closing(mut self) -> Self {
         self.close = true;
         self
     }
@@ -242,6 +250,15 @@ impl LocalReply {
         }
     }
 
+    /// Doesn't tell the client why the endpoint could not be reached.
+    pub(super) fn without_transport_failure(mut self) -> Self {
+        if let Some(failure) = &self.transport_failure {
+            let length = TRANSPORT_FAILURE.len() + failure.len();
+            self.body.truncate(self.body.len().saturating_sub(length));
+        }
+        self
+    }
+
     fn timeout(details: &'static str) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, details)
             .with_body("upstream request timeout")
@@ -264,7 +281,7 @@ impl LocalReply {
         let mut body = format!("{UPSTREAM_RESET}{retried}reset reason: {reason}");
         let mut details = format!("upstream_reset_before_response_started{{{reason}");
         if let Some(failure) = &transport_failure {
-            body.push_str(", transport failure reason: ");
+            body.push_str(TRANSPORT_FAILURE);
             body.push_str(failure);
             details.push('|');
             details.push_str(failure);
@@ -322,7 +339,13 @@ impl LocalReply {
         }
         exchange.disengage();
         headers.insert(SERVER, response::SERVER_NAME);
-        if self.close && !exchange.is_http2() {
+        let parity = exchange.client.worker.options.parity;
+        let early = parity.has(Difference::EarlyReply)
+            // With Envoy the body has been read while an endpoint was asked.
+            && (exchange.attempts == 0
+                || exchange.attempts == 1 && self.flag == Some(ResponseFlag::NoHealthyUpstream))
+            && exchange.request_body().is_some_and(|body| !body.is_over());
+        if (self.close || early) && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         exchange.answered();

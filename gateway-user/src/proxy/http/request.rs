@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, COOKIE, HOST, REFERER, TE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     model::gateway::Forward,
-    proxy::config::{HttpListener, Routed},
+    proxy::{
+        Difference, Parity,
+        config::{HttpListener, Routed},
+    },
     route::{
         Miss, Query, path,
         redirect::{self, Requested},
@@ -35,7 +38,8 @@ const MAX_HEADERS: usize = 100;
 /// (RFC 9112, section 3.2.2).
 pub(super) fn authority(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
-        Some(authority) if parts.method != Method::CONNECT => {
+        // In HTTP/1.1 the target of CONNECT is what is to be connected to.
+        Some(authority) if parts.method != Method::CONNECT || parts.version == Version::HTTP_2 => {
             let authority = authority.as_str();
             // User information is no part of the host.
             Some(
@@ -48,8 +52,36 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
     }
 }
 
+/// Reads a request as Envoy reads it, in so far as that is wanted.
+pub(super) fn adapt(parts: &mut Parts, parity: Parity) {
+    let headers = &mut parts.headers;
+    if parity.has(Difference::TwoHosts) && headers.get_all(HOST).iter().count() > 1 {
+        // Lines of one name are one list, whatever they say.
+        let lines: Vec<&[u8]> = headers
+            .get_all(HOST)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if let Ok(list) = HeaderValue::from_bytes(&lines.join(&b","[..])) {
+            headers.insert(HOST, list);
+        }
+    }
+    if parity.has(Difference::Referer)
+        && let Some(referer) = headers.get(REFERER)
+        && !is_url(referer)
+    {
+        headers.remove(REFERER);
+    }
+}
+
+/// Whether it says scheme and host (Envoy: `Utility::Url::initialize`).
+fn is_url(value: &HeaderValue) -> bool {
+    let uri = Uri::try_from(value.as_bytes());
+    uri.is_ok_and(|uri| uri.scheme().is_some() && uri.authority().is_some())
+}
+
 /// Refuses what isn't HTTP/1.1 or HTTP/2 for one host.
-pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
+pub(super) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> {
     if parts.version < Version::HTTP_11 {
         return Err(LocalReply::old_version());
     }
@@ -64,11 +96,11 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
     if first.is_some_and(|host| host.to_str().is_err()) {
         return Err(LocalReply::bad_host("invalid_host_header"));
     }
-    if authority(parts).is_none() {
+    if first.is_none() && authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
     }
     if parts.version == Version::HTTP_11 {
-        validate_http1(parts)?;
+        validate_http1(parts, first, survey)?;
     }
     if parts.method == Method::CONNECT {
         // No route is one for CONNECT (Envoy: `connect_matcher`, which Istio doesn't set).
@@ -78,13 +110,17 @@ pub(super) fn validate(parts: &Parts) -> Result<(), LocalReply> {
 }
 
 /// What Envoy's HTTP/1.1 parser refuses and hyper's doesn't (Envoy: `BalsaParser`).
-fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
-    match parts.headers.get(TRANSFER_ENCODING) {
-        // Whoever frames the body anew must be able to undo every coding (RFC 9112, section 6.1).
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            return Err(LocalReply::unknown_coding());
-        }
-        _ => {}
+fn validate_http1(
+    parts: &Parts,
+    host: Option<&HeaderValue>,
+    survey: Survey,
+) -> Result<(), LocalReply> {
+    // Whoever frames the body anew must be able to undo every coding (RFC 9112, section 6.1).
+    if survey.hop_by_hop
+        && let Some(coding) = parts.headers.get(TRANSFER_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    {
+        return Err(LocalReply::unknown_coding());
     }
     match parts.uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => return Err(LocalReply::wrong_scheme()),
@@ -93,10 +129,7 @@ fn validate_http1(parts: &Parts) -> Result<(), LocalReply> {
         }
         _ => {}
     }
-    let host = parts
-        .headers
-        .get(HOST)
-        .map_or(&[][..], HeaderValue::as_bytes);
+    let host = host.map_or(&[][..], HeaderValue::as_bytes);
     if !is_known_method(&parts.method) {
         return Err(LocalReply::malformed("http1.codec_error"));
     }
@@ -149,7 +182,10 @@ fn is_of_authority(byte: u8) -> bool {
 // Envoy: Utility::isUpgrade, and `upgrade_configs`, which Istio sets to websocket. An upgrade to
 // HTTP/2 is an offer that may be ignored (RFC 9113, section 3.1, has given it up).
 pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
-    let (Some(upgrade), Version::HTTP_11) = (parts.headers.get(UPGRADE), parts.version) else {
+    // In HTTP/2 there is no such header: it stands for an extended CONNECT.
+    let (Some(upgrade), Version::HTTP_11 | Version::HTTP_2) =
+        (parts.headers.get(UPGRADE), parts.version)
+    else {
         return Ok(None);
     };
     let asked = parts
@@ -334,7 +370,7 @@ fn own_headers(
         headers.insert(UPGRADE, protocol.clone());
     }
     if survey.control {
-        strip_control(headers);
+        strip_control(headers, client.worker.options.parity);
     }
     if let Some(timeout) = plan.try_timeout.or(plan.timeout)
         && survey.content
@@ -404,8 +440,12 @@ fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut
 
 /// Removes headers that would steer us if we believed them: they are for proxies among themselves,
 /// and clients are not of them (Envoy: header sanitizing of edge requests).
-fn strip_control(headers: &mut HeaderMap) {
-    let is_control = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
+fn strip_control(headers: &mut HeaderMap, parity: Parity) {
+    let only_known = parity.has(Difference::XEnvoyHeaders);
+    let is_control = |name: &HeaderName| {
+        let name = name.as_str().strip_prefix("x-envoy-");
+        name.is_some_and(|name| !only_known || is_sanitized(name))
+    };
     let names: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_control(name))
@@ -414,6 +454,37 @@ fn strip_control(headers: &mut HeaderMap) {
     for name in names {
         headers.remove(name);
     }
+}
+
+/// Whether Envoy takes a header `x-envoy-…` from clients at the edge.
+// Envoy: ConnectionManagerUtility::cleanInternalHeaders and mutateRequestHeaders.
+fn is_sanitized(name: &str) -> bool {
+    matches!(
+        name,
+        "attempt-count"
+            | "decorator-operation"
+            | "downstream-service-cluster"
+            | "downstream-service-node"
+            | "expected-rq-timeout-ms"
+            | "external-address"
+            | "force-trace"
+            | "hedge-on-per-try-timeout"
+            | "internal"
+            | "ip-tags"
+            | "max-retries"
+            | "original-host"
+            | "original-path"
+            | "original-url"
+            | "retriable-header-names"
+            | "retriable-status-codes"
+            | "retry-grpc-on"
+            | "retry-on"
+            | "upstream-alt-stat-name"
+            | "upstream-rq-per-try-timeout-ms"
+            | "upstream-rq-timeout-alt-response"
+            | "upstream-rq-timeout-ms"
+            | "upstream-stream-duration-ms"
+    )
 }
 
 #[cfg(test)]
@@ -426,6 +497,10 @@ mod tests {
             request = request.header(HOST, *host);
         }
         request.body(()).unwrap().into_parts().0
+    }
+
+    fn checked(parts: &Parts) -> Result<(), LocalReply> {
+        validate(parts, Survey::of(&parts.headers))
     }
 
     #[test]
@@ -446,14 +521,14 @@ mod tests {
 
     #[test]
     fn one_host_is_enough_and_two_are_too_many() {
-        assert_eq!(validate(&parts("/", &["a"])), Ok(()));
-        assert_eq!(validate(&parts("http://b/", &[])), Ok(()));
-        assert!(validate(&parts("/", &[])).is_err());
-        assert!(validate(&parts("/", &["a", "a"])).is_err());
-        assert!(validate(&parts("/", &["ü"])).is_err());
+        assert_eq!(checked(&parts("/", &["a"])), Ok(()));
+        assert_eq!(checked(&parts("http://b/", &[])), Ok(()));
+        assert!(checked(&parts("/", &[])).is_err());
+        assert!(checked(&parts("/", &["a", "a"])).is_err());
+        assert!(checked(&parts("/", &["ü"])).is_err());
         let mut old = parts("/", &["a"]);
         old.version = Version::HTTP_10;
-        assert_eq!(validate(&old), Err(LocalReply::old_version()));
+        assert_eq!(checked(&old), Err(LocalReply::old_version()));
     }
 
     #[test]
@@ -462,9 +537,32 @@ mod tests {
         for name in ["x-envoy-retry-on", "x-envoy-original-path", "x-mine"] {
             headers.insert(name, HeaderValue::from_static("1"));
         }
-        strip_control(&mut headers);
+        let mut like_envoy = headers.clone();
+        strip_control(&mut headers, Parity::default());
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-mine"));
+        like_envoy.insert("x-envoy-peer-metadata", HeaderValue::from_static("1"));
+        strip_control(&mut like_envoy, Parity::all());
+        assert_eq!(like_envoy.len(), 2);
+        assert!(like_envoy.contains_key("x-envoy-peer-metadata"));
+    }
+
+    #[test]
+    fn what_is_adapted() {
+        let mut two = parts("/", &["a", "b"]);
+        two.headers
+            .insert(REFERER, HeaderValue::from_static("not a url"));
+        adapt(&mut two, Parity::all());
+        assert_eq!(two.headers[HOST], "a,b");
+        assert!(!two.headers.contains_key(REFERER));
+        let mut one = parts("/", &["a"]);
+        let url = HeaderValue::from_static("https://a.example/x?y");
+        one.headers.insert(REFERER, url.clone());
+        adapt(&mut one, Parity::all());
+        assert_eq!(
+            (&one.headers[HOST], &one.headers[REFERER]),
+            (&HeaderValue::from_static("a"), &url)
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{future::poll_fn, io, pin::pin, task::Poll};
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncWriteExt as _, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes},
     sync::oneshot,
 };
 
@@ -33,25 +33,40 @@ impl Tunnel {
             return;
         };
         client.tunnel();
-        let mut upstream = raw.stream;
-        let early = read.len() as u64;
-        let answer = raw.read.len() as u64;
-        let mut client = TokioIo::new(client);
-        let relay = async {
-            upstream.write_all(&read).await?;
-            // TLS may hold some of it back.
-            upstream.flush().await?;
-            client.write_all(&raw.read).await?;
-            client.flush().await?;
-            copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await
-        };
-        let mut relay = pin!(relay);
+        let mut relay = pin!(relay(TokioIo::new(client), read, raw));
         let result = poll_fn(|cx| match handle.order(cx) {
             Order::Serve | Order::Finish => relay.as_mut().poll(cx),
             Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         })
         .await;
         let (received, sent) = result.unwrap_or_default();
-        self.exchange.tunnelled(early + received, answer + sent);
+        self.exchange.tunnelled(received, sent);
     }
+
+    /// The same for a stream of HTTP/2, whose connection obeys orders.
+    pub(super) async fn run_stream(mut self, client: impl AsyncRead + AsyncWrite + Unpin) {
+        let Ok(raw) = self.raw.await else {
+            return;
+        };
+        let result = relay(client, Bytes::new(), raw).await;
+        let (received, sent) = result.unwrap_or_default();
+        self.exchange.tunnelled(received, sent);
+    }
+}
+
+/// Passes bytes both ways, and says how many came from the client and went there.
+async fn relay(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    read: Bytes,
+    raw: Raw,
+) -> io::Result<(u64, u64)> {
+    let mut upstream = raw.stream;
+    upstream.write_all(&read).await?;
+    // TLS may hold some of it back.
+    upstream.flush().await?;
+    client.write_all(&raw.read).await?;
+    client.flush().await?;
+    let copied = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await?;
+    let (received, sent) = copied;
+    Ok((received + read.len() as u64, sent + raw.read.len() as u64))
 }

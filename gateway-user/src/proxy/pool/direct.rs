@@ -202,10 +202,7 @@ fn encode(request: &request::Parts, more: impl FnOnce(&mut Vec<u8>), head: &mut 
     head.extend_from_slice(target.map_or("/", PathAndQuery::as_str).as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &request.headers {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
+        head::put(head, name.as_str(), value.as_bytes());
     }
     more(head);
     head.extend_from_slice(b"\r\n");

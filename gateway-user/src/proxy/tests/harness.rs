@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
     time,
@@ -168,19 +168,12 @@ pub(super) fn ok(body: &str) -> String {
 }
 
 /// One side of a connection, byte by byte.
-pub(super) struct Peer {
-    stream: TcpStream,
+pub(super) struct Peer<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
 }
 
 impl Peer {
-    pub(super) fn of(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
-    }
-
     pub(super) async fn connect(port: u16) -> Self {
         Self::try_connect(port).await.unwrap()
     }
@@ -195,6 +188,15 @@ impl Peer {
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub(super) fn of(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +17,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::http2::SendRequest,
+    ext::Protocol,
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -25,11 +27,14 @@ use tokio::{
     time,
 };
 
-use super::harness::{Endpoint, Fixture, Peer, free_port, header, proxy_to, status};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, status};
 use crate::{
     model::gateway::HttpRoute,
     observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, forward, gateway, http_listener, prefix_route},
+    proxy::{
+        Options,
+        fixture::{cluster, forward, gateway, http_listener, prefix_route},
+    },
 };
 
 type Client = SendRequest<BoxBody<Bytes, Infallible>>;
@@ -372,4 +377,131 @@ async fn heads_that_never_end_are_cut_off() {
     assert!(sent.is_some_and(|sent| sent < 100_000), "{sent:?}");
     let (_, body) = Peer::connect(port).await.get("a", "/").await;
     assert_eq!(body, "hi");
+}
+
+/// Asks for a WebSocket over a stream (RFC 8441).
+async fn extended(client: &mut Client, protocol: &'static str) -> Response<Incoming> {
+    let request = Request::connect("http://a.example/chat")
+        .extension(Protocol::from_static(protocol))
+        .header("sec-websocket-version", "13")
+        .body(BoxBody::new(Full::default()))
+        .unwrap();
+    client.send_request(request).await.unwrap()
+}
+
+/// A proxy that lets streams become WebSockets.
+async fn offering(endpoint: &Endpoint) -> (Fixture, u16) {
+    let fixture = Fixture::with_options(Options {
+        workers: NonZero::<usize>::MIN,
+        address: Some(Ipv4Addr::LOCALHOST.into()),
+        extended_connect: true,
+        ..Options::default()
+    });
+    let port = free_port();
+    fixture.apply(simple(port, endpoint)).await;
+    (fixture, port)
+}
+
+/// A client that has heard what the server can do.
+async fn connect_and_settle(port: u16) -> Client {
+    let mut client = connect(port).await;
+    let missing = Request::get("http://a.example/none").body(BoxBody::new(Full::default()));
+    client.send_request(missing.unwrap()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn streams_become_websockets() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        while let Some(head) = peer.head().await {
+            if status(&head) == "GET /none HTTP/1.1" {
+                peer.send(&ok("")).await;
+                continue;
+            }
+            assert_eq!(status(&head), "GET /chat HTTP/1.1");
+            assert_eq!(header(&head, "host"), Some("a.example"));
+            assert_eq!(header(&head, "upgrade"), Some("websocket"));
+            assert_eq!(header(&head, "connection"), Some("upgrade"));
+            assert_eq!(header(&head, "sec-websocket-version"), Some("13"));
+            assert_eq!(header(&head, "sec-websocket-key").unwrap().len(), 24);
+            peer.send(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: y\r\nSec-WebSocket-Protocol: chat\r\n\r\nhello\n",
+            )
+            .await;
+            while let Some(line) = peer.until("\n").await {
+                peer.send(line).await;
+            }
+            peer.send("bye").await;
+            return;
+        }
+    })
+    .await;
+    let (fixture, port) = offering(&endpoint).await;
+    let mut client = connect_and_settle(port).await;
+    let mut records = fixture.proxy.tap().subscribe(8);
+    // Two at once, over one connection.
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let response = extended(&mut client, "websocket").await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        for name in ["connection", "upgrade", "sec-websocket-accept"] {
+            assert!(!response.headers().contains_key(name), "{name}");
+        }
+        let upgraded = hyper::upgrade::on(response).await.unwrap();
+        streams.push(Peer::of(TokioIo::new(upgraded)));
+    }
+    for stream in &mut streams {
+        assert_eq!(stream.until("\n").await.unwrap(), "hello\n");
+        let long = "x".repeat(200_000) + "\n";
+        stream.send(&long).await;
+        assert_eq!(stream.until("\n").await.unwrap(), long);
+    }
+    for mut stream in streams {
+        stream.shutdown().await;
+        assert_eq!(stream.rest().await.unwrap(), "bye");
+        let record = records.recv().await;
+        let Record::Request(record) = &*record else {
+            panic!("{record:?}");
+        };
+        assert_eq!(record.status, 101);
+        assert_eq!(
+            (record.bytes_received, record.bytes_sent),
+            (200_001, 200_010)
+        );
+    }
+}
+
+/// As with Istio, who leaves Envoy's `allow_connect` alone.
+#[tokio::test]
+async fn websockets_over_http2_are_not_offered_unasked() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = connect_and_settle(port).await;
+    let request = Request::connect("http://a.example/chat")
+        .extension(Protocol::from_static("websocket"))
+        .body(BoxBody::new(Full::default()))
+        .unwrap();
+    // hyper's client doesn't even send it.
+    assert!(client.send_request(request).await.is_err());
+}
+
+#[tokio::test]
+async fn streams_that_do_not_become_websockets_are_answered() {
+    let endpoint = Endpoint::answering("no").await;
+    let (_fixture, port) = offering(&endpoint).await;
+    let mut client = connect_and_settle(port).await;
+    // The endpoint declines, and says something.
+    let response = extended(&mut client, "websocket").await;
+    assert_eq!(response.status(), 200);
+    let upgraded = hyper::upgrade::on(response).await.unwrap();
+    assert_eq!(Peer::of(TokioIo::new(upgraded)).rest().await.unwrap(), "no");
+    // Nothing else is passed on.
+    let response = extended(&mut client, "irc").await;
+    assert_eq!(response.status(), 403);
+    // The connection goes on.
+    let plain = Request::connect("a.example:80").body(BoxBody::new(Full::default()));
+    let response = client.send_request(plain.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 404);
 }

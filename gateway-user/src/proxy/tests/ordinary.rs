@@ -18,7 +18,9 @@ async fn telling() -> Endpoint {
             let body = peer.exactly(length).await;
             let method = head.split(' ').next().unwrap();
             let told = format!("{method} {body}");
-            if head.contains("/chunked") {
+            if head.contains("/nothing") {
+                peer.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+            } else if head.contains("/chunked") {
                 peer.send(format!(
                     "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{told}\r\n0\r\n\r\n",
                     told.len()
@@ -73,15 +75,48 @@ async fn an_unusual_answer_to_the_first_request_is_given_once() {
     let mut client = Peer::connect(port).await;
     // The second is read with the first.
     client
-        .send("GET /chunked HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .send("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
-    client.head().await.unwrap();
-    assert_eq!(
-        client.until("0\r\n\r\n").await.unwrap(),
-        "4\r\nGET \r\n0\r\n\r\n"
-    );
+    let head = client.head().await.unwrap();
+    assert_eq!(status(&head), "HTTP/1.1 204 No Content");
     assert_eq!(client.response().await.1, "GET ");
     assert_eq!(post(&mut client, "x").await, "POST x");
+}
+
+#[tokio::test]
+async fn chunks_leave_as_they_come() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        while peer.head().await.is_some() {
+            peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+                .await;
+            sleep(Duration::from_millis(50)).await;
+            let long = "b".repeat(100_000);
+            peer.send(format!("{:x}\r\n{long}\r\n", long.len())).await;
+            sleep(Duration::from_millis(50)).await;
+            peer.send("0\r\nx-trailer: 1\r\n\r\n").await;
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.head().await.unwrap();
+        assert_eq!(client.exactly(6).await, "1\r\na\r\n");
+        let mut body = 0;
+        loop {
+            let line = client.until("\r\n").await.unwrap();
+            let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+            let chunk = client.exactly(length + 2).await;
+            if length == 0 {
+                break;
+            }
+            assert!(chunk.starts_with('b') && chunk.ends_with("\r\n"));
+            body += length;
+        }
+        assert_eq!(body, 100_000);
+    }
+    assert_eq!(endpoint.connections(), 1);
 }
 
 #[tokio::test]

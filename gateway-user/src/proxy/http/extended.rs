@@ -1,0 +1,101 @@
+//! Streams of HTTP/2 that become WebSockets (RFC 8441).
+//!
+//! To everything else such a request is a GET that asks to be upgraded, as it is in HTTP/1.1 and for the
+//! endpoint (Envoy: Utility::transformUpgradeRequestFromH2toH1 and transformUpgradeResponseFromH1toH2).
+
+use std::rc::Rc;
+
+use data_encoding::BASE64;
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt as _, task};
+
+use super::{Client, body::ResponseBody};
+use crate::proxy::{Difference, Parity};
+
+/// A stream that is to become something else.
+#[derive(Debug)]
+pub(super) struct Stream {
+    becomes: OnUpgrade,
+    /// The key is ours, and so is what the endpoint makes of it.
+    own_key: bool,
+}
+
+impl Stream {
+    /// Makes a request of an extended CONNECT what it would be in HTTP/1.1; none if it is another one.
+    pub(super) fn translate(request: &mut Request<Incoming>, parity: Parity) -> Option<Self> {
+        if *request.method() != Method::CONNECT {
+            return None;
+        }
+        let protocol = request.extensions_mut().remove::<Protocol>()?;
+        let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+        let becomes = request.extensions_mut().remove::<OnUpgrade>()?;
+        *request.method_mut() = Method::GET;
+        let headers = request.headers_mut();
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        let own_key =
+            !headers.contains_key(SEC_WEBSOCKET_KEY) && !parity.has(Difference::WebsocketKey);
+        if own_key {
+            headers.insert(SEC_WEBSOCKET_KEY, key());
+        }
+        Some(Self { becomes, own_key })
+    }
+
+    /// Makes an answer what it is in HTTP/2. If it is a success the stream goes on after it.
+    pub(super) fn answer(
+        self,
+        mut response: Response<ResponseBody>,
+        client: &Rc<Client>,
+    ) -> Response<ResponseBody> {
+        // Left there by the answer itself, and nobody has had a turn since.
+        if let Some(tunnel) = client.tunnel.take() {
+            *response.status_mut() = StatusCode::OK;
+            let remove = |name: HeaderName| _ = response.headers_mut().remove(name);
+            [CONNECTION, UPGRADE].into_iter().for_each(remove);
+            if self.own_key {
+                response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+            }
+            task::spawn_local(async move {
+                // When the connection ends, so does what has become of its streams.
+                if let Ok(stream) = self.becomes.await {
+                    tunnel.run_stream(TokioIo::new(stream)).await;
+                }
+            });
+            return response;
+        }
+        if response.status().is_success() {
+            // The endpoint has declined, but the answer has a body, for which there is this way only.
+            response.headers_mut().remove(CONTENT_LENGTH);
+            let mut body = std::mem::replace(response.body_mut(), ResponseBody::none());
+            task::spawn_local(async move {
+                let Ok(stream) = self.becomes.await else {
+                    return;
+                };
+                let mut stream = TokioIo::new(stream);
+                while let Some(Ok(frame)) = body.frame().await {
+                    let data = frame.into_data().unwrap_or_default();
+                    if stream.write_all(&data).await.is_err() {
+                        return;
+                    }
+                }
+                // Whoever doesn't want to hear of it is gone.
+                let _ = stream.shutdown().await;
+            });
+        }
+        response
+    }
+}
+
+/// What endpoints want to see in HTTP/1.1, and clients don't say in HTTP/2 (RFC 8441, section 5).
+fn key() -> HeaderValue {
+    let mut bytes = [0; 16];
+    fastrand::fill(&mut bytes);
+    // Letters, digits and few signs.
+    HeaderValue::try_from(BASE64.encode(&bytes)).unwrap_or(HeaderValue::from_static(""))
+}
