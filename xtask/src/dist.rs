@@ -23,7 +23,7 @@ from there.";
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::toolchain()?;
     let merge = setup::llvm_profdata()?;
-    let directory = std::path::absolute(binaries::workspace().join("target/dist"))?;
+    let directory = binaries::workspace().canonicalize()?.join("target/dist");
     let notes = directory.join("notes");
     // Notes of another build are about something else.
     if notes.exists() {

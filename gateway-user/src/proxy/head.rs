@@ -30,9 +30,11 @@ pub(super) fn collect(
         } else {
             head.slice(at..at + field.value.len())
         };
-        // What httparse takes for a value is one.
-        let value = HeaderValue::from_maybe_shared(value);
-        headers.append(name, value.unwrap_or(HeaderValue::from_static("")));
+        debug_assert!(HeaderValue::from_maybe_shared(value.clone()).is_ok());
+        // SAFETY: httparse takes for a value only what is one: tabs, spaces, visible ASCII, obs-text
+        // (its HEADER_VALUE_MAP; RFC 9110, section 5.5). hyper relies on that, too.
+        let value = unsafe { HeaderValue::from_maybe_shared_unchecked(value) };
+        headers.append(name, value);
     }
     Some(headers)
 }
