@@ -197,7 +197,8 @@ impl ProxyBench {
         if let Some(baseline) = &self.baseline {
             programs.baseline = std::path::absolute(baseline)?;
         }
-        if self.proxies.contains(&Kind::Haproxy) {
+        let haproxies = [Kind::Haproxy, Kind::HaproxyRules];
+        if haproxies.iter().any(|kind| self.proxies.contains(kind)) {
             programs.haproxy = setup::program("haproxy", "haproxy")?;
         }
         if self.proxies.contains(&Kind::Envoy) {

@@ -53,7 +53,7 @@ pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
     attach::remove_filters();
     remove_upgrades(pin_dir, &mut cleaned.removed)?;
     remove_pins(pin_dir, |_| true, &mut cleaned.removed)?;
-    fs::remove_dir(pin_dir).map_err(|source| unusable(pin_dir, source))?;
+    remove_directory(pin_dir)?;
     for tools in [netfilter::V4, netfilter::V6] {
         netfilter::remove(tools);
     }
@@ -101,7 +101,8 @@ fn remove_pins(
     let failed = |source| unusable(pin_dir, source);
     for entry in fs::read_dir(pin_dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if which(&path) {
+        // Directories that are left are other people's.
+        if which(&path) && !path.is_dir() {
             fs::remove_file(&path).map_err(failed)?;
             removed.push(path);
         }
@@ -109,9 +110,38 @@ fn remove_pins(
     Ok(())
 }
 
+/// Removes the directory of the pins, unless other people have something there.
+fn remove_directory(pin_dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed.map_err(|source| unusable(pin_dir, source)),
+    }
+}
+
 fn unusable(pin_dir: &Path, source: io::Error) -> Error {
     Error::PinDir {
         path: pin_dir.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_people_s_directories_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = directory.path().join("nodegate");
+        fs::create_dir_all(pins.join("others")).unwrap();
+        fs::write(pins.join("services"), "").unwrap();
+        let mut removed = Vec::new();
+        remove_pins(&pins, |_| true, &mut removed).unwrap();
+        assert_eq!(removed, [pins.join("services")]);
+        remove_directory(&pins).unwrap();
+        assert!(pins.join("others").is_dir());
+        fs::remove_dir(pins.join("others")).unwrap();
+        remove_directory(&pins).unwrap();
+        assert!(!pins.exists());
     }
 }

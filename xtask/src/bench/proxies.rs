@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     /// Another nodegate: --baseline
     Baseline,
     Haproxy,
+    /// HAProxy with a rule for each route
+    HaproxyRules,
     Envoy,
 }
 
@@ -60,6 +62,7 @@ impl Kind {
             Self::Nodegate => "nodegate",
             Self::Baseline => "baseline",
             Self::Haproxy => "haproxy",
+            Self::HaproxyRules => "haproxy-rules",
             Self::Envoy => "envoy",
         }
     }
@@ -79,7 +82,17 @@ impl Proxy {
         let command = match kind {
             Kind::Nodegate => run_nodegate(&programs.nodegate, &directory, address, served)?,
             Kind::Baseline => run_nodegate(&programs.baseline, &directory, address, served)?,
-            Kind::Haproxy => run_haproxy(&programs.haproxy, &directory, address, served)?,
+            Kind::Haproxy => {
+                let hosts = directory.join("hosts.map");
+                fs::write(&hosts, haproxy::table(&served.hosts))?;
+                let hosts = hosts.to_string_lossy();
+                let text = haproxy::configuration(address, &served.endpoints, &hosts);
+                run_haproxy(&programs.haproxy, &directory, &text)?
+            }
+            Kind::HaproxyRules => {
+                let text = haproxy::rules(address, &served.endpoints, &served.hosts);
+                run_haproxy(&programs.haproxy, &directory, &text)?
+            }
             Kind::Envoy => run_envoy(programs, &directory, address, served)?,
         };
         Self::run(command, &directory, address, cpu)
@@ -190,17 +203,9 @@ fn run_nodegate(
     Ok(command)
 }
 
-fn run_haproxy(
-    program: &Path,
-    directory: &Path,
-    address: SocketAddr,
-    served: &Table,
-) -> anyhow::Result<Command> {
-    let hosts = directory.join("hosts.map");
-    fs::write(&hosts, haproxy::table(&served.hosts))?;
+fn run_haproxy(program: &Path, directory: &Path, configuration: &str) -> anyhow::Result<Command> {
     let file = directory.join("haproxy.cfg");
-    let text = haproxy::configuration(address, &served.endpoints, &hosts.to_string_lossy());
-    fs::write(&file, text)?;
+    fs::write(&file, configuration)?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);
     Ok(command)
