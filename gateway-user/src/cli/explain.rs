@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
@@ -73,8 +76,8 @@ pub struct Explain {
     manifests: Vec<PathBuf>,
     #[command(flatten)]
     admin: Admin,
-    /// Transport protocol: tcp, udp or sctp [default: that of the Service's port, else tcp]
-    #[arg(long, value_name = "PROTOCOL")]
+    /// Transport protocol [default: that of the Service's port, else tcp]
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocols())]
     protocol: Option<Protocol>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
@@ -289,6 +292,12 @@ impl NodeArgs {
             by_kube_proxy: None,
         }
     }
+}
+
+/// Says to shells, too, which there are.
+fn protocols() -> impl TypedValueParser<Value = Protocol> {
+    PossibleValuesParser::new(Protocol::ALL.map(Protocol::lowercase))
+        .try_map(|text| text.parse::<Protocol>())
 }
 
 #[cfg(test)]
