@@ -52,13 +52,10 @@ fn run(mut cargo: Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds `nodegate` as it runs on nodes, and the traffic for measuring it. With `NODEGATE_BIN` in the
-/// environment that nodegate is taken.
+/// Builds `nodegate` with link-time optimization, and the traffic for measuring it. With `NODEGATE_BIN`
+/// in the environment that nodegate is taken.
 pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
-    let mut cargo = Command::new(setup::cargo());
-    cargo.args(["build", "--release"]);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
+    let mut cargo = release_build("nodegate-testbed", "testbed-traffic");
     let given = given()?;
     if given.is_none() {
         setup::toolchain()?;
@@ -70,16 +67,13 @@ pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((nodegate, executable(&messages, "testbed-traffic")?))
 }
 
-/// Builds `nodegate` as it runs on nodes, with further arguments for cargo and a flag for rustc.
+/// Builds `nodegate` in release mode, with further arguments for cargo and a flag for rustc.
 pub(crate) fn nodegate<'a>(
     arguments: impl Iterator<Item = &'a OsStr>,
     flag: &str,
 ) -> anyhow::Result<PathBuf> {
-    let mut cargo = Command::new(setup::cargo());
+    let mut cargo = release_build("nodegate", "nodegate");
     cargo
-        .args(["build", "--release"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .args(["--package", "nodegate", "--bin", "nodegate"])
         .args(arguments)
         .env("PATH", setup::path_with_linker()?)
         .env_remove("RUSTFLAGS")
@@ -90,12 +84,18 @@ pub(crate) fn nodegate<'a>(
 
 /// Builds the traffic for measuring `nodegate`.
 pub(crate) fn traffic() -> anyhow::Result<PathBuf> {
+    let cargo = release_build("nodegate-testbed", "testbed-traffic");
+    executable(&run(cargo)?, "testbed-traffic")
+}
+
+/// Cargo, about to build a binary in release mode.
+fn release_build(package: &str, binary: &str) -> Command {
     let mut cargo = Command::new(setup::cargo());
     cargo
         .args(["build", "--release"])
         .args(["--message-format", "json-render-diagnostics"])
-        .args(["--package", "nodegate-testbed", "--bin", "testbed-traffic"]);
-    executable(&run(cargo)?, "testbed-traffic")
+        .args(["--package", package, "--bin", binary]);
+    cargo
 }
 
 /// Builds tests that are run elsewhere: packets, budget, e2e.
