@@ -8,7 +8,7 @@ use crate::{
     Case, Setting,
     probe::Task,
     scene::Scene,
-    services::{POD1, SETTING, both_protocols, cluster_ips, server, service},
+    services::{POD1, SETTING, web_on_both_nodes},
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -30,17 +30,7 @@ pub(crate) const CASES: &[Case] = &[
 const ROUNDS: usize = 5;
 
 fn kill_loop(scene: &Scene) -> anyhow::Result<()> {
-    scene.apply(
-        &(service(
-            "web",
-            &format!(
-                "type: NodePort, {}, selector: {{app: server}}, {}",
-                cluster_ips(1),
-                both_protocols(30080)
-            ),
-        ) + &server("server-1", 1)
-            + &server("server-2", 2)),
-    )?;
+    scene.apply(&web_on_both_nodes())?;
     let mut loads = Vec::new();
     let mut streams = Vec::new();
     for (host, to) in [

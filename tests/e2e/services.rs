@@ -107,6 +107,19 @@ pub(crate) fn both_protocols(node_port: u16) -> String {
     )
 }
 
+/// The Service `web`, number 1, on node port 30080, with a server on each node.
+pub(crate) fn web_on_both_nodes() -> String {
+    service(
+        "web",
+        &format!(
+            "type: NodePort, {}, selector: {{app: server}}, {}",
+            cluster_ips(1),
+            both_protocols(30080)
+        ),
+    ) + &server("server-1", 1)
+        + &server("server-2", 2)
+}
+
 impl Scene {
     /// Applies manifests; all of them must be taken.
     pub(crate) fn apply(&self, yaml: &str) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ use crate::{
     probe::Task,
     same,
     scene::{Scene, wait},
-    services::{POD1, SETTING, both_protocols, cluster_ips, server, service},
+    services::{POD1, SETTING, web_on_both_nodes},
 };
 
 pub(crate) const CASES: &[Case] = &[(
@@ -36,17 +36,7 @@ pub(crate) const CASES: &[Case] = &[(
 const SHARED: [&str; 4] = ["affinity", "conntrack", "fragments", "sockets"];
 
 fn another_layout(scene: &Scene) -> anyhow::Result<()> {
-    scene.apply(
-        &(service(
-            "web",
-            &format!(
-                "type: NodePort, {}, selector: {{app: server}}, {}",
-                cluster_ips(1),
-                both_protocols(30080)
-            ),
-        ) + &server("server-1", 1)
-            + &server("server-2", 2)),
-    )?;
+    scene.apply(&web_on_both_nodes())?;
     let older = std::env::var_os("NODEGATE_OLDER").map(PathBuf::from);
     let older = older
         .map(|program| Older::run(scene, &program))

@@ -1,6 +1,9 @@
 //! Services with endpoints that come and go.
 
-use super::{POD1, POD2, SETTING, both_protocols, cluster_ip, cluster_ips, node, server, service};
+use super::{
+    POD1, POD2, SETTING, both_protocols, cluster_ip, cluster_ips, node, server, service,
+    web_on_both_nodes,
+};
 use crate::{Case, probe::Task, scene::Scene};
 
 pub(super) const CASES: &[Case] = &[
@@ -160,17 +163,7 @@ fn same_port(scene: &Scene) -> anyhow::Result<()> {
 
 fn node_port(scene: &Scene) -> anyhow::Result<()> {
     let both = ["server-1", "server-2"];
-    scene.apply(
-        &(service(
-            "web",
-            &format!(
-                "type: NodePort, {}, selector: {{app: server}}, {}",
-                cluster_ips(1),
-                both_protocols(30080)
-            ),
-        ) + &server("server-1", 1)
-            + &server("server-2", 2)),
-    )?;
+    scene.apply(&web_on_both_nodes())?;
     for v6 in [false, true] {
         let inside = format!("{}:80", cluster_ip(1, v6));
         for host in [POD1, POD2, "node1", "node2"] {
