@@ -234,8 +234,13 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
         guest.program(&setup::program(tool.program, tool.package)?)?;
     }
     guest::iptables(guest)?;
-    // busybox' own tc knows too little, and it has no ss.
-    let more = [("modprobe", "kmod"), ("ss", "iproute2"), ("tc", "iproute2")];
+    // busybox' own setpriv and tc know too little, and it has no ss.
+    let more = [
+        ("modprobe", "kmod"),
+        ("setpriv", "util-linux"),
+        ("ss", "iproute2"),
+        ("tc", "iproute2"),
+    ];
     for (name, package) in more {
         guest.program(&setup::program(name, package)?)?;
     }
