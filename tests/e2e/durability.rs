@@ -408,6 +408,15 @@ fn preflight(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn cleanup(scene: &Scene) -> anyhow::Result<()> {
+    let refused = scene.testbed.exec("node1", ["nodegate", "cleanup"])?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    same!(
+        refused.status.code(),
+        Some(2),
+        "beside a running nodegate: {told}"
+    );
+    anyhow::ensure!(told.contains("stop it first"), "{told}");
+    new_connections_work(scene)?;
     kill(scene)?;
     scene.run("node1", &["nodegate", "cleanup"])?;
     anyhow::ensure!(
