@@ -17,18 +17,18 @@ use crate::{
     datapath::{Error, contents::Pins},
 };
 
-/// Show what a running nodegate serves.
+/// Show what a running nodegate serves, and whether it is up to date.
 ///
 /// Where none runs, tells when one was last alive, by what it has pinned.
-///
-/// Exit status 0 if it is up to date, 1 if something could not be applied or a manifest is wrong, 2 if
-/// nobody answers.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodegate status
-  nodegate status --sync               after changing a manifest: wait until it is in force
-  nodegate status -o json | jq .datapath.decisions")]
+  nodegate status --sync               after a change: wait until it is in force
+  nodegate status -o json | jq .datapath.decisions
+
+Exit status: 0 it is up to date, or all is in force with --sync; 1 something
+could not be applied, or a manifest is wrong; 2 nobody answers.")]
 pub struct StatusCommand {
     #[command(flatten)]
     admin: Admin,

@@ -2,7 +2,9 @@
 
 mod decode;
 mod fields;
+mod foreign;
 pub mod lines;
+mod mismatch;
 mod split;
 
 use std::{path::PathBuf, sync::Arc};
@@ -12,6 +14,7 @@ use serde_yaml::Value;
 
 pub(crate) use decode::nearest;
 use lines::{BadDocument, Lines};
+use mismatch::Mismatch;
 
 use super::{
     diagnostic::{Diagnostic, Location, ObjectKey, Severity},
@@ -124,6 +127,10 @@ impl Manifest {
             let message = "not a Kubernetes object: it has no fields";
             return self.broken(lines.line(""), String::new(), message.into(), None);
         }
+        if let Some(message) = foreign::route_rule(&value) {
+            let fix = foreign::ROUTE_RULE_FIX.into();
+            return self.broken(lines.line("type"), "type".into(), message, Some(fix));
+        }
         for field in ["apiVersion", "kind"] {
             if text(&value, &[field]).is_none_or(str::is_empty) {
                 let fix = format!(
@@ -144,7 +151,7 @@ impl Manifest {
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let Some(known) = Kind::of(group, &kind) else {
-            return self.foreign(group, &kind, &lines);
+            return self.foreign(group, &kind, &value, &lines);
         };
         let key = ObjectKey {
             namespace: match known {
@@ -184,7 +191,25 @@ impl Manifest {
     }
 
     /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
-    fn foreign(&mut self, group: &str, kind: &str, lines: &Lines) {
+    fn foreign(&mut self, group: &str, kind: &str, value: &Value, lines: &Lines) {
+        if let Some((severity, message, fix)) = foreign::left_out(group, kind) {
+            return self.diagnostics.push(Diagnostic {
+                severity,
+                location: Some(self.location(lines.line("kind"))),
+                object: Some(ObjectKey {
+                    kind: kind.to_owned(),
+                    namespace: text(value, &["metadata", "namespace"])
+                        .unwrap_or("default")
+                        .to_owned(),
+                    name: text(value, &["metadata", "name"])
+                        .unwrap_or_default()
+                        .to_owned(),
+                }),
+                field: None,
+                message: message.into(),
+                fix: fix.map(Into::into),
+            });
+        }
         let (field, fix) = if let Some(nearest) = Kind::misspelled(group, kind) {
             ("kind", format!("did you mean `{nearest}`?"))
         } else if let Some(group) = Kind::misplaced(group, kind) {
@@ -244,8 +269,8 @@ impl Manifest {
                 }
                 self.objects.push(object);
             }
-            Err(decode::Mismatch { path, message }) => {
-                self.refuse(key, lines.line(&path), &path, message, None);
+            Err(Mismatch { path, message, fix }) => {
+                self.refuse(key, lines.line(&path), &path, message, fix);
             }
         }
     }
@@ -294,7 +319,7 @@ impl Manifest {
 fn decode<T: DeserializeOwned>(
     value: Value,
     body: impl FnOnce(Box<T>) -> Body,
-) -> Result<(Body, Vec<decode::Unknown>), decode::Mismatch> {
+) -> Result<(Body, Vec<decode::Unknown>), Mismatch> {
     let (decoded, unknown) = decode::decode(value)?;
     Ok((body(Box::new(decoded)), unknown))
 }
@@ -441,7 +466,7 @@ mod tests {
         assert_eq!(
             messages(&manifest),
             [
-                "error: web.yaml:6: Service simple/nginx: spec.ports[0].port: invalid type: string \"http\", expected i32"
+                "error: web.yaml:6: Service simple/nginx: spec.ports[0].port: the text \"http\" stands where a number belongs"
             ]
         );
         assert_eq!(manifest.unreadable[0].to_string(), "Service simple/nginx");
@@ -472,14 +497,14 @@ mod tests {
         assert_eq!(
             messages(&manifest),
             [
-                "error: web.yaml:4: Service default/nginx: spec.ports[0].port: invalid type: string \"x\", expected i32"
+                "error: web.yaml:4: Service default/nginx: spec.ports[0].port: the text \"x\" stands where a number belongs"
             ]
         );
     }
 
     #[test]
     fn other_kinds_are_no_business_of_ours() {
-        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n";
+        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\n";
         let manifest = parse(text);
         assert_eq!((keys(&manifest), messages(&manifest)), (vec![], vec![]));
     }
@@ -494,6 +519,20 @@ mod tests {
                 "error: web.yaml:5: Gateway default/x: apiVersion: networking.istio.io has no version `v1alpha1` (fix: one of v1, v1beta1, v1alpha3)",
                 "warning: web.yaml:9: apiVersion: networking.istio has no kind `Gateway`; the object is ignored (fix: Gateway is of networking.istio.io)",
                 "warning: web.yaml:12: apiVersion: apps has no kind `Service`; the object is ignored (fix: Service is of v1)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_routes_or_guards_requests_and_is_not_applied_is_told() {
+        let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: istio-system}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\ntype: route-rule\nname: helloworld-default\nspec: {destination: a}\n";
+        let manifest = parse(text);
+        assert_eq!(
+            messages(&manifest),
+            [
+                "warning: web.yaml:2: AuthorizationPolicy istio-system/deny: is not applied by this version: it keeps nobody out (fix: keep such traffic away from this gateway)",
+                "info: web.yaml:6: Gateway default/g: is of the Gateway API, which this version does not read (fix: Istio's Gateway and VirtualService)",
+                "error: web.yaml:9: type: `helloworld-default` is a route-rule of Istio 0.1 to 0.7, which is not read (fix: a VirtualService, with the tags as subsets of a DestinationRule)",
             ]
         );
     }
