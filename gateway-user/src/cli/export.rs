@@ -68,6 +68,9 @@ struct Envoy {
     /// Port of Envoy's admin interface, on 127.0.0.1
     #[arg(long, default_value_t = 15000, value_name = "PORT")]
     admin_port: u16,
+    /// Let streams of HTTP/2 become WebSockets (RFC 8441), as `nodegate run` with this option does
+    #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
+    extended_connect: bool,
 }
 
 impl Export {
@@ -102,6 +105,7 @@ impl Envoy {
         let options = envoy::Options {
             listen: self.listen,
             admin_port: self.admin_port,
+            extended_connect: self.extended_connect,
         };
         let bootstrap = envoy::bootstrap(&compiled.gateway, options);
         let mut out = io::stdout().lock();
