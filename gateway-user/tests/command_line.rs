@@ -1,4 +1,5 @@
 //! The command itself: its exit status, and what it prints where.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs,

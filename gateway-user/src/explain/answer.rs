@@ -21,6 +21,7 @@ use crate::{
     resources::{Resources, lookup::selects},
 };
 
+mod closed;
 mod text;
 
 /// What is asked, as it is written.
@@ -154,15 +155,25 @@ pub fn explain(
         (attempt.protocol == Protocol::Tcp)
             .then(|| world.gateway(&cluster, *end, request.as_ref()))?
     });
+    let closed = ends.first().filter(|_| gateway.is_none()).and_then(|end| {
+        let identity = identity(resources, &cluster, &world.services, *end)?;
+        (attempt.protocol == Protocol::Tcp).then(|| closed::why(&world, &identity, *end))?
+    });
     let mut notes = world.node.refused().to_vec();
     notes.extend(notes_on(&world, &attempt, &connection));
-    if gateway.is_none() && request.is_some() && !ends.is_empty() {
-        let end = ends[0];
+    if let Some(end) = ends.first()
+        && gateway.is_none()
+        && closed.is_none()
+        && request.is_some()
+    {
         notes.push(format!(
             "{end} is no listener of a gateway: the request goes to whatever is there"
         ));
     }
-    let result = outcome(&connection, &cluster, &ends, gateway.as_ref());
+    let result = match closed {
+        Some(text) => Outcome { good: false, text },
+        None => outcome(&connection, &cluster, &ends, gateway.as_ref()),
+    };
     Ok(Answer {
         node: name,
         from,

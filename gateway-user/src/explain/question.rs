@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::service::{IpFamily, Protocol},
-    resources::{Resources, lookup::service_of},
+    resources::{Resources, lookup::service_of, manifest::nearest, object::Object},
 };
 
 /// Whom `external` stands for: addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
@@ -81,7 +81,7 @@ pub enum QuestionError {
     )]
     NoClusterIp(String),
     /// The Service's port is not given, or it has no such port.
-    #[error("Service {service} has {what} (fix: one of {ports})")]
+    #[error("Service {service} has {what} (fix: {ports})")]
     Port {
         /// Which Service.
         service: String,
@@ -398,13 +398,20 @@ fn cluster_ip(
     port: Option<&str>,
 ) -> Result<Target, QuestionError> {
     let Some(service) = resources.service(namespace, name) else {
-        let like = resources
+        let written = |object: &Object| format!("{}/{}", object.key.namespace, object.key.name);
+        let elsewhere = resources
             .services()
-            .filter(|(object, _)| object.key.name == name);
+            .filter(|(object, _)| object.key.name == name)
+            .map(|(object, _)| written(object));
+        let mut meant: Vec<_> = elsewhere.collect();
+        if meant.is_empty() {
+            let all = resources.services().map(|(object, _)| written(object));
+            meant.extend(nearest(&format!("{namespace}/{name}"), all));
+        }
         return Err(QuestionError::NoService {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            hint: one_of(like.map(|(object, _)| format!("{}/{name}", object.key.namespace))),
+            hint: one_of(meant.into_iter()),
         });
     };
     let service_name = format!("{namespace}/{name}");
@@ -419,9 +426,12 @@ fn cluster_ip(
         what,
         ports: ports
             .iter()
-            .map(|port| format!("{service_name}:{}", port.port))
+            .map(|port| match port.name.as_deref() {
+                Some(name) if !name.is_empty() => format!("{service_name}:{name}"),
+                _ => format!("{service_name}:{}", port.port),
+            })
             .collect::<Vec<_>>()
-            .join(", "),
+            .join(" or "),
     };
     let found = match (port, &ports[..]) {
         (None, [only]) => Some(only),

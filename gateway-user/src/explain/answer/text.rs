@@ -87,9 +87,9 @@ impl Answer {
         let decided = &self.connection.nodegate;
         let found = match (&decided.lookup, &decided.service, decided.frontend) {
             (Some(lookup), Some(service), Some(frontend)) => {
-                format!("services[{lookup}] is a {frontend} of {service}")
+                format!("services[{lookup}]: {frontend} of {service}")
             }
-            (Some(lookup), ..) => format!("services[{lookup}] is a cluster IP's guard"),
+            (Some(lookup), ..) => format!("services[{lookup}]: guard of a cluster IP"),
             (None, ..) => "`services` has no such address and port".to_owned(),
         };
         row(

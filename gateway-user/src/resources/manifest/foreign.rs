@@ -27,12 +27,7 @@ pub(super) fn left_out(
             "is not applied by this version: no token is looked at",
             Some("verify tokens behind the gateway"),
         ),
-        ("networking.istio.io", "EnvoyFilter") => (
-            Severity::Warning,
-            "is not applied: there is no Envoy here",
-            None,
-        ),
-        ("extensions.istio.io", "WasmPlugin") => (
+        ("networking.istio.io", "EnvoyFilter") | ("extensions.istio.io", "WasmPlugin") => (
             Severity::Warning,
             "is not applied: there is no Envoy here",
             None,
