@@ -79,6 +79,16 @@ fn an_admin_socket_with_a_typo_costs_nobody_a_file() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
+#[test]
+fn an_empty_dump_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dump");
+    fs::write(&file, "").unwrap();
+    let (status, stdout, stderr) = run(&["iptables", "show", path(&file)]);
+    assert_eq!((status, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("no tables (fix: "), "{stderr}");
+}
+
 /// As in `nodegate … | head`.
 #[test]
 fn a_reader_that_has_read_enough_is_no_error() {

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::Output;
+use super::{Output, Plural};
 use crate::{
     model::compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile},
     resources::{
@@ -213,15 +213,6 @@ impl fmt::Display for Report {
             Plural(count(Severity::Error), "error"),
             Plural(count(Severity::Warning), "warning"),
         )
-    }
-}
-
-struct Plural(usize, &'static str);
-
-impl fmt::Display for Plural {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
     }
 }
 

@@ -40,6 +40,9 @@ use crate::{
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Of a dump that holds nothing, as of an iptables-save that may not read the rules.
+const NO_TABLES: &str = "it has no tables (fix: give the output of iptables-save, as root)";
+
 /// Write, read and compare kube-proxy's iptables rules
 #[derive(Debug, clap::Args)]
 pub struct Iptables {

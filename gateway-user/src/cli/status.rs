@@ -11,7 +11,7 @@ use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 
-use super::{Admin, Output};
+use super::{Admin, Output, Plural};
 use crate::{
     admin::{client, status::Status},
     datapath::{Error, contents::Pins},
@@ -28,7 +28,7 @@ Examples:
   nodegate status -o json | jq .datapath.decisions
 
 Exit status: 0 it is up to date, or all is in force with --sync; 1 something
-could not be applied, or a manifest is wrong; 2 nobody answers.")]
+could not be applied, or there are errors or warnings; 2 nobody answers.")]
 pub struct StatusCommand {
     #[command(flatten)]
     admin: Admin,
@@ -116,10 +116,10 @@ fn print(status: &Status) {
     );
     if let Some(rules) = &status.source.rules {
         let programs = rules.programs.join(", ");
-        let count = rules.services;
+        let count = Plural(rules.services, "Service port");
         row(
             "source",
-            format!("kube-proxy's rules, by {programs}: {count} Service ports"),
+            format!("kube-proxy's rules, by {programs}: {count}"),
         );
     }
     if let Some(directory) = &status.source.directory {
@@ -129,8 +129,11 @@ fn print(status: &Status) {
     row(
         "snapshot",
         format!(
-            "generation {}: {} Service ports, {} listeners, {} clusters",
-            snapshot.generation, snapshot.services, snapshot.listeners, snapshot.clusters
+            "generation {}: {}, {}, {}",
+            snapshot.generation,
+            Plural(snapshot.services, "Service port"),
+            Plural(snapshot.listeners, "listener"),
+            Plural(snapshot.clusters, "cluster"),
         ),
     );
     if let Some(datapath) = &status.datapath {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::bail;
 
-use super::{Asked, Output, complain, dumps, json};
+use super::{Asked, NO_TABLES, Output, complain, dumps, json};
 use crate::iptables::{
     diff::{Diff, diff},
     rules::Ruleset,
@@ -79,7 +79,7 @@ fn whole(files: &[PathBuf]) -> anyhow::Result<Vec<Ruleset>> {
             bail!("{name} is not a whole dump, so it cannot be compared");
         }
         if dump.rulesets.is_empty() {
-            bail!("{name} has no tables (fix: give the output of iptables-save, as root)");
+            bail!("{name}: {NO_TABLES}");
         }
         rulesets.extend(dump.rulesets);
     }

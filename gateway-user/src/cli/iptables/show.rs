@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Output, complain, dumps, join, json};
+use super::{NO_TABLES, Output, complain, dumps, join, json};
 use crate::{
     iptables::{
         lint::{Finding, lint},
@@ -67,7 +67,10 @@ impl Show {
         let mut is_sound = true;
         for (name, dump) in &dumps {
             complain(name, &dump.errors);
-            is_sound &= dump.errors.is_empty();
+            if dump.rulesets.is_empty() && dump.errors.is_empty() {
+                eprintln!("error: {name}: {NO_TABLES}");
+            }
+            is_sound &= dump.errors.is_empty() && !dump.rulesets.is_empty();
             all.extend(
                 dump.rulesets
                     .iter()
