@@ -207,7 +207,7 @@ fn last_alive(scene: &Scene) -> anyhow::Result<()> {
     same!(output.status.code(), Some(2), "the exit status");
     let told = String::from_utf8(output.stderr)?;
     for part in [
-        "nobody answers at",
+        "no nodegate answers at",
         &format!("(pid {pid}) was last alive"),
         "as of generation",
     ] {

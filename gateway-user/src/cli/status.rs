@@ -25,10 +25,12 @@ use crate::{
 Examples:
   nodegate status
   nodegate status --sync               after a change: wait until it is in force
+  nodegate status --ready              as a readiness probe
   nodegate status -o json | jq .datapath.decisions
 
-Exit status: 0 it is up to date, or all is in force with --sync; 1 something
-could not be applied, or there are errors or warnings; 2 nobody answers.")]
+Exit status: 0 it is up to date, or all is in force with --sync, or it serves
+with --ready; 1 something could not be applied, or there are errors or warnings;
+2 nobody answers.")]
 pub struct StatusCommand {
     #[command(flatten)]
     admin: Admin,
@@ -36,6 +38,10 @@ pub struct StatusCommand {
     /// is wrong with the manifests
     #[arg(long)]
     sync: bool,
+    /// For readiness probes: exit status 0 once what was there at the start is in force, whatever is wrong
+    /// with the manifests, so that nobody's mistake takes a gateway out of service
+    #[arg(long)]
+    ready: bool,
     /// How long to wait: 500ms, 10s, 2m
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = super::duration)]
     timeout: Duration,
@@ -79,12 +85,21 @@ impl StatusCommand {
             Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
             Output::Text => print(&status),
         }
-        let good = self.sync || (status.ready && status.faults().next().is_none());
-        Ok(if good {
+        Ok(if self.is_good(&status) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         })
+    }
+}
+
+impl StatusCommand {
+    fn is_good(&self, status: &Status) -> bool {
+        match (self.sync, self.ready) {
+            (_, true) => status.ready,
+            (true, false) => true,
+            (false, false) => status.ready && status.faults().next().is_none(),
+        }
     }
 }
 
@@ -189,5 +204,53 @@ fn print(status: &Status) {
     );
     for fault in status.faults() {
         println!("{fault}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::{Cli, Command};
+
+    fn is_good(options: &[&str], ready: bool, diagnostics: &[&str]) -> bool {
+        let words = [&["nodegate", "status"], options].concat();
+        let Command::Status(command) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        let status = serde_json::json!({
+            "version": "", "role": "proxy", "node": "", "pid": 1, "ready": ready,
+            "source": {"directory": null, "rules": null},
+            "snapshot": {"generation": 1, "services": 0, "listeners": 0, "clusters": 0},
+            "datapath": null,
+            "proxy": {"applied": 1, "listeners": [], "failures": []},
+            "diagnostics": diagnostics,
+        });
+        command.is_good(&serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn messages_count_but_not_for_probes() {
+        assert!(is_good(&[], true, &["info: x"]));
+        for message in ["warning: x", "error: x"] {
+            assert!(!is_good(&[], true, &[message]));
+            assert!(is_good(&["--sync"], true, &[message]));
+            assert!(is_good(&["--ready"], true, &[message]));
+        }
+        assert!(!is_good(&[], false, &[]));
+        assert!(!is_good(&["--ready"], false, &[]));
+    }
+
+    /// One VirtualService with a mistake, and all gateways would be out of service.
+    #[test]
+    fn probes_of_the_daemon_sets_do_not_ask_what_is_wrong_with_manifests() {
+        for file in [
+            include_str!("../../../deploy/gateway.yaml"),
+            include_str!("../../../deploy/redirector.yaml"),
+        ] {
+            let probe = "readinessProbe:\n            exec:\n              command: [\"nodegate\", \"status\", \"--ready\"]";
+            assert!(file.contains(probe), "{file}");
+            assert_eq!(file.matches("\"status\"").count(), 1, "{file}");
+        }
     }
 }
