@@ -74,7 +74,7 @@ impl StatusCommand {
         let json = match json {
             Err(error) if error.is::<client::Unreachable>() => {
                 return Err(match last_alive(&self.pin_dir) {
-                    Some(told) => anyhow!("{error:#}\n{told}"),
+                    Some(told) => anyhow!("{error}\n{told}"),
                     None => error,
                 });
             }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::Uri;
+use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 use serde::Serialize;
 
 use super::{
@@ -416,13 +417,36 @@ fn cluster_ip(
     };
     let service_name = format!("{namespace}/{name}");
     let spec = service.spec.as_ref();
+    let port = the_port(&service_name, spec, port)?;
+    let number = u16::try_from(port.port).unwrap_or_default();
+    let several = spec.and_then(|spec| spec.cluster_ips.as_ref());
+    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let mut addresses = several.into_iter().flatten().chain(one);
+    let address = addresses.find_map(|address| address.parse().ok());
+    let address: IpAddr = address.ok_or(QuestionError::NoClusterIp(service_name))?;
+    Ok(Target {
+        socket: SocketAddr::new(address, number),
+        protocol: Some(match port.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        }),
+    })
+}
+
+/// The port that is named, by its name or its number, or the only one.
+fn the_port<'s>(
+    service_name: &str,
+    spec: Option<&'s ServiceSpec>,
+    port: Option<&str>,
+) -> Result<&'s ServicePort, QuestionError> {
     let ports: Vec<_> = spec
         .and_then(|spec| spec.ports.as_ref())
         .into_iter()
         .flatten()
         .collect();
     let wrong = |what: String| QuestionError::Port {
-        service: service_name.clone(),
+        service: service_name.to_owned(),
         what,
         ports: ports
             .iter()
@@ -441,21 +465,10 @@ fn cluster_ip(
             .find(|port| port.name.as_deref() == Some(wanted) || port.port.to_string() == *wanted),
     };
     let found = found.ok_or_else(|| wrong(format!("no port {}", port.unwrap_or_default())))?;
-    let number = u16::try_from(found.port)
-        .map_err(|_| wrong(format!("the port {}, which is none", found.port)))?;
-    let several = spec.and_then(|spec| spec.cluster_ips.as_ref());
-    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
-    let mut addresses = several.into_iter().flatten().chain(one);
-    let address = addresses.find_map(|address| address.parse().ok());
-    let address: IpAddr = address.ok_or(QuestionError::NoClusterIp(service_name.clone()))?;
-    Ok(Target {
-        socket: SocketAddr::new(address, number),
-        protocol: Some(match found.protocol.as_deref() {
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            _ => Protocol::Tcp,
-        }),
-    })
+    match u16::try_from(found.port) {
+        Ok(_) => Ok(found),
+        Err(_) => Err(wrong(format!("the port {}, which is none", found.port))),
+    }
 }
 
 /// Which node it is about: the one that is named, that of the pod which asks, the one that has the
