@@ -5,7 +5,7 @@ use std::{ffi::OsStr, fs, path::Path, process::ExitCode, time::Duration};
 use anyhow::bail;
 use clap::Args;
 
-use super::attachment::PinDir;
+use super::{Plural, attachment::PinDir};
 use crate::datapath::{cleanup::cleanup, contents::Pins};
 
 /// Seconds within which a running daemon has given a sign of life, with some to spare.
@@ -41,7 +41,13 @@ impl Cleanup {
                  (fix: stop it first)"
             );
         }
-        let cleaned = cleanup(&self.pins.path, self.drain)?;
+        let drain = self.drain;
+        let cleaned = cleanup(&self.pins.path, drain, |alive| {
+            eprintln!(
+                "waiting for {}, at most {drain:?} (--drain)",
+                Plural(alive, "connection")
+            );
+        })?;
         if cleaned.removed.is_empty() {
             eprintln!(
                 "nothing of nodegate is pinned in {}",

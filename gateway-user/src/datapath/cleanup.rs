@@ -31,21 +31,25 @@ pub struct Cleaned {
 }
 
 /// Removes pinned links and maps, filters, and netfilter's rules, after giving flows the time to
-/// end that `drain` is. Fine if there are none.
+/// end that `drain` is; if there are some to wait for, `waiting` hears of how many. Fine if there are none.
 ///
 /// nodegate must not run: it would not notice.
 ///
 /// # Errors
 /// Fails, and touches nothing, if the directory is on no BPF file system: there are no pins, but there
 /// may be files. Fails if something cannot be removed.
-pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
+pub fn cleanup(
+    pin_dir: &Path,
+    drain: Duration,
+    waiting: impl FnOnce(usize),
+) -> Result<Cleaned, Error> {
     let mut cleaned = Cleaned::default();
     if !pin_dir.exists() {
         return Ok(cleaned);
     }
     maps::on_bpf_file_system(pin_dir).map_err(|source| unusable(pin_dir, source))?;
     if !drain.is_zero() {
-        match wait_for_flows(pin_dir, drain, &mut cleaned.removed) {
+        match wait_for_flows(pin_dir, drain, waiting, &mut cleaned.removed) {
             Ok(broken) => cleaned.broken = broken,
             Err(error) => cleaned.not_drained = Some(error),
         }
@@ -69,16 +73,21 @@ pub fn cleanup(pin_dir: &Path, drain: Duration) -> Result<Cleaned, Error> {
 fn wait_for_flows(
     pin_dir: &Path,
     drain: Duration,
+    waiting: impl FnOnce(usize),
     removed: &mut Vec<PathBuf>,
 ) -> Result<usize, Error> {
     let deadline = Instant::now() + drain;
     let (_programs, mut maps) = maps::load(pin_dir)?;
     remove_pins(pin_dir, attach::is_socket_link, removed)?;
     maps.remove_frontends()?;
+    let mut waiting = Some(waiting);
     loop {
         let alive = maps.flows_alive()?;
         if alive == 0 || Instant::now() >= deadline {
             return Ok(alive);
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting(alive);
         }
         thread::sleep(LOOK);
     }
@@ -171,7 +180,7 @@ mod tests {
         for file in files {
             fs::write(directory.path().join(file), "").unwrap();
         }
-        let error = cleanup(directory.path(), Duration::ZERO).unwrap_err();
+        let error = cleanup(directory.path(), Duration::ZERO, |_| ()).unwrap_err();
         assert!(error.to_string().contains("BPF file system"), "{error}");
         for file in files {
             assert!(directory.path().join(file).exists(), "{file} is gone");
