@@ -100,17 +100,11 @@ pub(in crate::proxy) enum BodyError {
 #[derive(Debug)]
 pub(in crate::proxy) enum UpstreamBody {
     Hyper(Incoming),
-    /// Comes over the exchange's connection.
-    Direct(DirectBody),
-}
-
-/// A body that is read directly.
-#[derive(Debug)]
-pub(in crate::proxy) struct DirectBody {
-    /// How much is still to come.
-    left: u64,
-    /// Why no more will come.
-    broken: Option<io::Error>,
+    /// Read directly, over the exchange's connection.
+    Direct {
+        /// How much is still to come.
+        left: u64,
+    },
 }
 
 /// From the endpoint, or from us, to the client.
@@ -121,6 +115,8 @@ pub(in crate::proxy) struct ResponseBody {
     exchange: Option<Box<Exchange>>,
     /// Whether the client's protocol has trailers.
     trailers: bool,
+    /// Why no more will come.
+    broken: Option<BodyError>,
 }
 
 #[derive(Debug)]
@@ -174,7 +170,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
-        client.set_body_open(true);
+        client.body_open();
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
             over: Cell::new(false),
@@ -229,14 +225,18 @@ impl Streamed {
             }
             self.gate = None;
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         let progress = &self.progress;
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            progress.client.body_awaited();
+            return Poll::Pending;
+        };
+        progress.client.body_open();
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len) as u64;
             progress.bytes.set(progress.bytes.get() + length);
         }
         if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
-            progress.client.set_body_open(false);
+            progress.client.body_over();
             progress.end();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
@@ -383,14 +383,14 @@ impl UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(incoming) => incoming.is_end_stream(),
-            Self::Direct(body) => body.left == 0,
+            Self::Direct { left } => *left == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(incoming) => incoming.size_hint(),
-            Self::Direct(body) => SizeHint::with_exact(body.left),
+            Self::Direct { left } => SizeHint::with_exact(*left),
         }
     }
 
@@ -404,41 +404,12 @@ impl UpstreamBody {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Self::Direct(body) if body.left == 0 => Poll::Ready(None),
-            Self::Direct(body) => {
-                let piece = ready!(body.poll_piece(cx, exchange));
+            Self::Direct { left: 0 } => Poll::Ready(None),
+            Self::Direct { left } => {
+                let piece = ready!(exchange.poll_direct(cx, left));
                 Poll::Ready(Some(piece.map(Frame::data).map_err(Into::into)))
             }
         }
-    }
-}
-
-// === impl DirectBody ===
-
-impl DirectBody {
-    pub(super) const fn new(length: u64) -> Self {
-        Self {
-            left: length,
-            broken: None,
-        }
-    }
-
-    fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        exchange: &mut Exchange,
-    ) -> Poll<io::Result<Bytes>> {
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Err(error));
-        }
-        let piece = ready!(exchange.poll_direct(cx, &mut self.left));
-        if let Err(error) = piece {
-            // An error ends the client's connection at once. What has come before goes out first.
-            self.broken = Some(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(piece)
     }
 }
 
@@ -454,6 +425,7 @@ impl ResponseBody {
             source: Source::Upstream(body),
             trailers: exchange.is_http2(),
             exchange: Some(exchange),
+            broken: None,
         }
     }
 
@@ -467,6 +439,7 @@ impl ResponseBody {
             source: Source::Fixed(body),
             trailers: false,
             exchange: Some(exchange),
+            broken: None,
         }
     }
 
@@ -476,6 +449,7 @@ impl ResponseBody {
             source: Source::Fixed(Bytes::new()),
             trailers: false,
             exchange: None,
+            broken: None,
         }
     }
 }
@@ -489,6 +463,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let Some(exchange) = &mut this.exchange else {
             return Poll::Ready(None);
         };
@@ -504,20 +481,26 @@ impl Body for ResponseBody {
             Source::Fixed(body) if body.is_empty() => (None, true),
             Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
-        match &frame {
+        match frame {
+            // An error ends the client's connection at once. What has come before goes out first.
+            Some(Err(error)) => {
+                exchange.upstream_failed(&error);
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             // Envoy: HTTP/1.1 has no trailers unless `enable_trailers` is set.
-            Some(Ok(frame)) if frame.is_trailers() && !this.trailers => {
+            Some(Ok(ref frame)) if frame.is_trailers() && !this.trailers => {
                 exchange.complete();
                 return Poll::Ready(None);
             }
-            Some(Ok(frame)) => {
+            Some(Ok(ref frame)) => {
                 exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
                 // With a known length nobody asks for the frame after the last.
                 if end {
                     exchange.complete();
                 }
             }
-            Some(Err(error)) => exchange.upstream_failed(error),
             None => exchange.complete(),
         }
         Poll::Ready(frame)
