@@ -167,6 +167,11 @@ fn a_503_is_told_by_its_cluster() {
             "result      503 UH: outbound|80||nginx.simple.svc.cluster.local: the only endpoint of Service simple/nginx:http is not ready (fix: see why the pod is not ready)"
         )
     );
+    assert_eq!(
+        text.matches("see why the pod is not ready").count(),
+        1,
+        "{text}"
+    );
     let scenario = Scenario::new();
     fs::remove_file(scenario.directory.path().join("nginx.yaml")).unwrap();
     let (status, text) = scenario.run(question);
@@ -378,6 +383,9 @@ fn several_backends_have_their_rules_and_shares() {
     );
     assert_eq!(text.matches(" 50.0 %  ").count(), 2, "{text}");
     assert!(text.contains("--probability 0.50000000000"), "{text}");
+    // What all have in common stands there once.
+    assert_eq!(text.matches("-j MASQUERADE").count(), 1, "{text}");
+    assert_eq!(text.matches("-j KUBE-SEP-").count(), 2, "{text}");
     // The one on this node sees the client, the other does not.
     assert!(
         text.contains("masqueraded: the backend sees this node's address"),
