@@ -17,6 +17,9 @@ use super::{Error, attach, maps, netfilter, upgrade};
 /// How often the flows are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The pin that tells that a directory is nodegate's: other maps have names that others give, too.
+const SIGN: &str = "settings";
+
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Cleaned {
@@ -48,6 +51,10 @@ pub fn cleanup(
         return Ok(cleaned);
     }
     maps::on_bpf_file_system(pin_dir).map_err(|source| unusable(pin_dir, source))?;
+    if !is_ours(pin_dir)? {
+        cleaned.left = pins(pin_dir)?;
+        return Ok(cleaned);
+    }
     if !drain.is_zero() {
         match wait_for_flows(pin_dir, drain, waiting, &mut cleaned.removed) {
             Ok(broken) => cleaned.broken = broken,
@@ -60,7 +67,11 @@ pub fn cleanup(
     remove_pins(pin_dir, attach::is_link, &mut cleaned.removed)?;
     attach::remove_filters();
     remove_upgrades(pin_dir, &mut cleaned.removed)?;
-    remove_pins(pin_dir, maps::is_pin, &mut cleaned.removed)?;
+    // The one that tells whose the directory is goes last: whoever dies before can begin anew.
+    let is_sign = |pin: &Path| pin.ends_with(SIGN);
+    let is_other = |pin: &Path| maps::is_pin(pin) && !is_sign(pin);
+    remove_pins(pin_dir, is_other, &mut cleaned.removed)?;
+    remove_pins(pin_dir, is_sign, &mut cleaned.removed)?;
     cleaned.left = remove_directory(pin_dir)?;
     for tools in [netfilter::V4, netfilter::V6] {
         netfilter::remove(tools);
@@ -123,18 +134,27 @@ fn remove_pins(
     Ok(())
 }
 
+/// Whether nodegate has pinned something there.
+fn is_ours(pin_dir: &Path) -> Result<bool, Error> {
+    Ok(pins(pin_dir)?
+        .iter()
+        .any(|pin| pin.ends_with(SIGN) || attach::is_link(pin)))
+}
+
+/// All pins that are there.
+fn pins(pin_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| unusable(pin_dir, source);
+    let entries = fs::read_dir(pin_dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let paths = entries.map_err(failed)?.into_iter();
+    let paths = paths.map(|entry| entry.path());
+    Ok(paths.filter(|path| !path.is_dir()).collect())
+}
+
 /// Removes the directory of the pins, unless other people have something there. Gives their pins.
 fn remove_directory(pin_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| unusable(pin_dir, source);
     match fs::remove_dir(pin_dir) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            let entries = fs::read_dir(pin_dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let paths = entries
-                .map_err(failed)?
-                .into_iter()
-                .map(|entry| entry.path());
-            Ok(paths.filter(|path| !path.is_dir()).collect())
-        }
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => pins(pin_dir),
         removed => removed.map(|()| Vec::new()).map_err(failed),
     }
 }
@@ -170,6 +190,19 @@ mod tests {
         fs::remove_file(pins.join("cilium_calls")).unwrap();
         assert_eq!(remove_directory(&pins).unwrap(), Vec::<PathBuf>::new());
         assert!(!pins.exists());
+    }
+
+    #[test]
+    fn a_directory_is_ours_by_its_settings_or_links() {
+        let directory = tempfile::tempdir().unwrap();
+        // Others call theirs so, too.
+        fs::write(directory.path().join("events"), "").unwrap();
+        assert!(!is_ours(directory.path()).unwrap());
+        for pin in ["settings", "link_cgroup_connect4"] {
+            fs::write(directory.path().join(pin), "").unwrap();
+            assert!(is_ours(directory.path()).unwrap(), "{pin}");
+            fs::remove_file(directory.path().join(pin)).unwrap();
+        }
     }
 
     /// `--pin-dir` with a typo must not cost anybody's files.
