@@ -161,6 +161,12 @@ impl Pair {
         Ok([(ENVOY, port).into(), (NODEGATE, port).into()])
     }
 
+    /// Where Envoy listens, this proxy, and this proxy doing as Envoy does.
+    pub(crate) fn all_addresses(&self, port: &str) -> anyhow::Result<[SocketAddr; 3]> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        Ok([ENVOY, NODEGATE, WITH_PARITY].map(|address| (address, port).into()))
+    }
+
     /// What the endpoint for copies has seen.
     pub(crate) fn copies(&self) -> &Copies {
         &self.places.upstreams.copies
