@@ -261,7 +261,8 @@ fn perform(task: Task) -> anyhow::Result<()> {
             }
         }
         Task::UdpStream { to, connected } => {
-            let mut stream = socket(to, connected, SILENCE)?;
+            // What is lost stays lost: however long this waits, it is missed.
+            let mut stream = socket(to, connected, patiently(SILENCE))?;
             loop {
                 let reply = timed(|| datagram(&stream, to, connected, 4));
                 let ended = reply.error.as_deref() == Some(ABORTED);
