@@ -8,10 +8,11 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -25,8 +26,10 @@ const MAX_KEPT: usize = 1 << 20;
 #[derive(Debug)]
 pub(in crate::proxy) struct Progress {
     bytes: Cell<u64>,
-    /// Whether nothing more will come.
-    over: Cell<bool>,
+    /// Whether it has been asked for.
+    asked: Cell<bool>,
+    /// Since when nothing more will come.
+    over: Cell<Option<Instant>>,
     waiting: RefCell<Vec<Waker>>,
     client: Rc<Handle>,
 }
@@ -61,6 +64,8 @@ pub(super) struct Store {
     kept: RefCell<Vec<Piece>>,
     size: Cell<usize>,
     state: Cell<Stored>,
+    /// What the client has said of its length: every copy of it says the same.
+    length: SizeHint,
 }
 
 #[derive(Clone, Debug)]
@@ -109,8 +114,6 @@ pub(in crate::proxy) enum UpstreamBody {
 pub(in crate::proxy) struct DirectBody {
     /// How much is still to come.
     left: u64,
-    /// Why no more will come.
-    broken: Option<io::Error>,
 }
 
 /// From the endpoint, or from us, to the client.
@@ -119,8 +122,10 @@ pub(in crate::proxy) struct ResponseBody {
     source: Source,
     /// None once it belongs to somebody else.
     exchange: Option<Box<Exchange>>,
-    /// Whether the client's protocol has trailers.
+    /// Whether there are trailers in both protocols.
     trailers: bool,
+    /// Why no more will come.
+    broken: Option<BodyError>,
 }
 
 #[derive(Debug)]
@@ -137,14 +142,24 @@ impl Progress {
         self.bytes.get()
     }
 
+    /// Whether it has been asked for: a client may wait for that.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.get()
+    }
+
     /// Whether the whole body has come, or never will.
     pub(super) fn is_over(&self) -> bool {
+        self.over.get().is_some()
+    }
+
+    /// Since when that is so.
+    pub(super) fn over_since(&self) -> Option<Instant> {
         self.over.get()
     }
 
     /// Waits until the whole body has come, or it is clear that it never will.
     pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.over.get() {
+        if self.is_over() {
             return Poll::Ready(());
         }
         let mut waiting = self.waiting.borrow_mut();
@@ -156,7 +171,9 @@ impl Progress {
 
     /// Nothing more will come.
     pub(super) fn end(&self) {
-        self.over.set(true);
+        if !self.is_over() {
+            self.over.set(Some(Instant::now()));
+        }
         for waker in self.waiting.take() {
             waker.wake();
         }
@@ -177,7 +194,8 @@ impl RequestBody {
         client.set_body_open(true);
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
-            over: Cell::new(false),
+            asked: Cell::new(false),
+            over: Cell::new(None),
             waiting: RefCell::default(),
             client: Rc::clone(client),
         });
@@ -208,6 +226,7 @@ impl RequestBody {
     pub(super) fn store(self) -> Result<Rc<Store>, Self> {
         match self.0 {
             Kind::Streamed(body) => Ok(Rc::new(Store {
+                length: body.incoming.size_hint(),
                 source: RefCell::new(*body),
                 kept: RefCell::default(),
                 size: Cell::new(0),
@@ -229,8 +248,9 @@ impl Streamed {
             }
             self.gate = None;
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         let progress = &self.progress;
+        progress.asked.set(true);
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len) as u64;
             progress.bytes.set(progress.bytes.get() + length);
@@ -272,7 +292,7 @@ impl Body for RequestBody {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Streamed(body) => body.incoming.size_hint(),
-            Kind::Replayed { store, at: 0 } => store.size_hint(),
+            Kind::Replayed { store, at: 0 } => store.length,
             // It is asked at the beginning only.
             Kind::Replayed { .. } => SizeHint::default(),
         }
@@ -354,18 +374,6 @@ impl Store {
         self.state.set(Stored::Nothing);
         self.kept.take();
     }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.state.get() == Stored::Whole {
-            return SizeHint::with_exact(self.size.get() as u64);
-        }
-        // What the client said, less what has been taken.
-        let left = self.source.borrow().incoming.size_hint().exact();
-        match left {
-            Some(left) => SizeHint::with_exact(left + self.size.get() as u64),
-            None => SizeHint::default(),
-        }
-    }
 }
 
 impl Piece {
@@ -417,10 +425,7 @@ impl UpstreamBody {
 
 impl DirectBody {
     pub(super) const fn new(length: u64) -> Self {
-        Self {
-            left: length,
-            broken: None,
-        }
+        Self { left: length }
     }
 
     fn poll_piece(
@@ -428,32 +433,28 @@ impl DirectBody {
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
     ) -> Poll<io::Result<Bytes>> {
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Err(error));
-        }
-        let piece = ready!(exchange.poll_direct(cx, &mut self.left));
-        if let Err(error) = piece {
-            // An error ends the client's connection at once. What has come before goes out first.
-            self.broken = Some(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(piece)
+        exchange.poll_direct(cx, &mut self.left)
     }
 }
 
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// The endpoint's body.
-    pub(super) fn upstream(body: UpstreamBody, mut exchange: Box<Exchange>) -> Self {
+    /// The body of an endpoint's answer in that version.
+    pub(super) fn upstream(
+        body: UpstreamBody,
+        version: Version,
+        mut exchange: Box<Exchange>,
+    ) -> Self {
         if body.is_end_stream() {
             exchange.complete();
         }
         Self {
             source: Source::Upstream(body),
-            trailers: exchange.is_http2(),
+            // Envoy: HTTP/1.1 has none on either side unless `enable_trailers` is set.
+            trailers: exchange.is_http2() && version == Version::HTTP_2,
             exchange: Some(exchange),
+            broken: None,
         }
     }
 
@@ -467,6 +468,7 @@ impl ResponseBody {
             source: Source::Fixed(body),
             trailers: false,
             exchange: Some(exchange),
+            broken: None,
         }
     }
 
@@ -476,6 +478,7 @@ impl ResponseBody {
             source: Source::Fixed(Bytes::new()),
             trailers: false,
             exchange: None,
+            broken: None,
         }
     }
 }
@@ -492,6 +495,9 @@ impl Body for ResponseBody {
         let Some(exchange) = &mut this.exchange else {
             return Poll::Ready(None);
         };
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let (frame, end) = match &mut this.source {
             Source::Upstream(body) => match body.poll_frame(cx, exchange) {
                 Poll::Ready(frame) => (frame, body.is_end_stream()),
@@ -505,10 +511,12 @@ impl Body for ResponseBody {
             Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
         match &frame {
-            // Envoy: HTTP/1.1 has no trailers unless `enable_trailers` is set.
-            Some(Ok(frame)) if frame.is_trailers() && !this.trailers => {
+            // Nobody asks for the frame after these.
+            Some(Ok(frame)) if frame.is_trailers() => {
                 exchange.complete();
-                return Poll::Ready(None);
+                if !this.trailers {
+                    return Poll::Ready(None);
+                }
             }
             Some(Ok(frame)) => {
                 exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
@@ -519,6 +527,13 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => exchange.upstream_failed(error),
             None => exchange.complete(),
+        }
+        if let Some(Err(error)) = frame {
+            // An error ends the client's stream or connection at once. What has come before goes out
+            // first.
+            this.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(frame)
     }
