@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::gateway::Balancing;
 
 pub(super) const HTTP: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
 
@@ -262,13 +263,57 @@ fn subsets_come_from_the_gateways_or_the_services_namespace() {
         ])
     );
 
-    // A rule in the gateway's own namespace hides them all.
-    cluster.add(&rule("istio-system", "own", "two", "x"));
+    // A rule in the gateway's own namespace hides them all. The root namespace is no such one: what is
+    // there for everybody is what counts last, also for a gateway that is there, too.
+    let every = rule("istio-system", "own", "two", "x");
+    cluster.add(&every);
     let snapshot = cluster.snapshot(&ServiceScope::All);
+    assert_eq!(clusters(&snapshot)[two], ["10.0.0.2:8080"]);
+    for to in ["'.'", "istio-system"] {
+        cluster.manifests.pop();
+        cluster.add(&format!("{every}  exportTo: [{to}]\n"));
+        let snapshot = cluster.snapshot(&ServiceScope::All);
+        assert_eq!(
+            clusters(&snapshot),
+            BTreeMap::from([(two, vec!["10.0.0.1:8080".to_owned()])]),
+            "{to}"
+        );
+    }
+    let namespace = "gateways";
+    cluster.manifests.pop();
+    cluster.add(&rule(namespace, "own", "one", "x"));
+    let snapshot = cluster.snapshot_for(namespace, &ServiceScope::All);
     assert_eq!(
         clusters(&snapshot),
-        BTreeMap::from([(two, vec!["10.0.0.1:8080".to_owned()])])
+        BTreeMap::from([(one, vec!["10.0.0.1:8080".to_owned()])])
     );
+}
+
+#[test]
+fn rules_for_the_whole_mesh_are_for_what_has_none() {
+    let rule = |namespace: &str, host: &str, balancer: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r, namespace: {namespace}}}\nspec:\n  host: '{host}'\n  trafficPolicy: {{loadBalancer: {{simple: {balancer}}}}}\n"
+        )
+    };
+    let snapshot = snapshot(&[
+        &gateway("g", HTTP),
+        &routes(
+            "v",
+            "'*'",
+            "g",
+            "  http:\n  - route:\n    - {destination: {host: app}, weight: 1}\n    - {destination: {host: bare.x.svc.cluster.local}, weight: 1}\n",
+        ),
+        &service("bare", "{port: 80}").replace("name: bare", "name: bare, namespace: x"),
+        &rule("default", "app", "RANDOM"),
+        &rule("istio-system", "*.local", "ROUND_ROBIN"),
+    ]);
+    let balancing = |host: &str| {
+        let name = format!("outbound|80||{host}.svc.cluster.local");
+        snapshot.gateway.clusters[&name].policy.balancing.clone()
+    };
+    assert_eq!(balancing("app.default"), Balancing::Random);
+    assert_eq!(balancing("bare.x"), Balancing::RoundRobin);
 }
 
 #[test]
