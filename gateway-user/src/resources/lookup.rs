@@ -186,6 +186,17 @@ impl<'r> Destinations<'r> {
         self.services.get(&service_of(host)?).copied()
     }
 
+    /// The host that is meant by a full host: a Service of type `ExternalName` is another name for one
+    /// (`GetDestinationCluster` of istio's pilot/pkg/networking/core/route, which asks once).
+    pub fn meant(&self, host: String) -> String {
+        let spec = self.service(&host).and_then(|of| of.spec.as_ref());
+        let alias = spec.filter(|spec| spec.type_.as_deref() == Some("ExternalName"));
+        match alias.and_then(|spec| spec.external_name.as_ref()) {
+            Some(name) => name.to_ascii_lowercase(),
+            None => host,
+        }
+    }
+
     /// The ServiceEntry with this host that a proxy in namespace `from` sees.
     pub fn entry(&self, host: &str, from: &str) -> Option<&'r ServiceEntry> {
         let (_, entry) = self.entries.get(host)?.iter().find(|(object, entry)| {
@@ -243,13 +254,23 @@ impl<'r> Destinations<'r> {
 
     /// Why a destination in a VirtualService of `namespace` leads nowhere; none if it leads somewhere.
     pub fn miss(&self, destination: &Destination, namespace: &str) -> Option<NoDestination> {
-        let host = full_host(&destination.host, namespace);
+        let named = full_host(&destination.host, namespace);
+        let host = self.meant(named.clone());
         if let Some((_, entry)) = self.entries.get(&host).and_then(|entries| entries.first())
             && self.service(&host).is_none()
         {
             return self.miss_in_entry(destination, &host, entry);
         }
         let Some(service) = self.service(&host) else {
+            if host != named {
+                return Some(NoDestination {
+                    field: "host",
+                    message: format!(
+                        "`{named}` is another name for `{host}`, which neither a Service nor a ServiceEntry has"
+                    ),
+                    fix: format!("create a ServiceEntry for `{host}`"),
+                });
+            }
             return Some(self.no_host(&destination.host, &host, namespace));
         };
         let ports: Vec<i64> = service

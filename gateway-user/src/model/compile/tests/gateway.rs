@@ -317,6 +317,49 @@ fn rules_for_the_whole_mesh_are_for_what_has_none() {
 }
 
 #[test]
+fn external_names_are_other_names() {
+    let alias = |name: &str, to: &str, ports: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: ExternalName, externalName: {to}, ports: [{ports}]}}\n"
+        )
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  hosts: [web.example]\n  resolution: STATIC\n  ports: [{name: http, number: 8080, protocol: HTTP}]\n  endpoints: [{address: 192.0.2.1}]\n";
+    let to = |host: &str| {
+        format!(
+            "  - route: [{{destination: {{host: {host}}}}}]\n    match: [{{uri: {{prefix: /{host}}}}}]\n"
+        )
+    };
+    let http = format!(
+        "  http:\n{}{}{}",
+        to("inside"),
+        to("outside"),
+        to("nowhere")
+    );
+    let snapshot = snapshot(&[
+        &gateway("g", HTTP),
+        &routes("v", "'*'", "g", &http),
+        &alias("inside", "app.default.svc.cluster.local", ""),
+        &alias("outside", "Web.Example", "{port: 8080}"),
+        &alias("nowhere", "elsewhere.example", "{port: 80}"),
+        entry,
+    ]);
+    let found: Vec<_> = snapshot.gateway.clusters.keys().collect();
+    assert_eq!(
+        found,
+        [
+            "outbound|8080||web.example",
+            "outbound|80||app.default.svc.cluster.local"
+        ]
+    );
+    assert_eq!(
+        messages(&snapshot),
+        [
+            "warning: 1.yaml:12: VirtualService default/v: spec.http[2].route[0].destination.host: `nowhere.default.svc.cluster.local` is another name for `elsewhere.example`, which neither a Service nor a ServiceEntry has; requests to it are answered with 503 (fix: create a ServiceEntry for `elsewhere.example`)"
+        ]
+    );
+}
+
+#[test]
 fn hosts_that_no_server_has_are_reported() {
     let server = "{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.io]}";
     let snapshot = snapshot(&[
