@@ -1,7 +1,11 @@
 //! Paths that are not simple: a narrow link on the way, datagrams in fragments, a node that forwards
 //! nothing by itself.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    iter::once,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use anyhow::{Context as _, ensure};
 
@@ -38,6 +42,8 @@ pub(crate) const CASES: &[Case] = &[
 
 /// Of the narrow link; IPv6 wants 1280 at least.
 const NARROW: &str = "1300";
+/// The client behind it.
+const FAR_V6: &str = "fd00:99:1::2";
 /// Many times what is in flight at once.
 const LARGE: usize = 4_000_000;
 
@@ -79,13 +85,13 @@ fn far_client(scene: &Scene) -> anyhow::Result<String> {
         ip(&line)?;
     }
     for (netns, device, v4, v6) in [
-        (&far, "up0", "10.99.1.2/24", "fd00:99:1::2/64"),
-        (&mid, "down0", "10.99.1.1/24", "fd00:99:1::1/64"),
-        (&mid, "up0", "10.99.2.2/24", "fd00:99:2::2/64"),
-        (&client, "down0", "10.99.2.1/24", "fd00:99:2::1/64"),
+        (&far, "up0", "10.99.1.2/24", FAR_V6),
+        (&mid, "down0", "10.99.1.1/24", "fd00:99:1::1"),
+        (&mid, "up0", "10.99.2.2/24", "fd00:99:2::2"),
+        (&client, "down0", "10.99.2.1/24", "fd00:99:2::1"),
     ] {
         ip(&format!("-n {netns} addr add {v4} dev {device}"))?;
-        ip(&format!("-n {netns} addr add {v6} dev {device} nodad"))?;
+        ip(&format!("-n {netns} addr add {v6}/64 dev {device} nodad"))?;
         ip(&format!("-n {netns} link set {device} up"))?;
     }
     for (netns, to, via) in [
@@ -112,6 +118,10 @@ fn far_client(scene: &Scene) -> anyhow::Result<String> {
         for (to, via) in ["10.99.0.0/16", "fd00:99::/32"].iter().zip(&back) {
             scene.run(node, &["ip", "route", "add", to, "via", via])?;
         }
+        // Nobody announces that the client is a router now.
+        let known = format!("neigh change {} dev eth0 nud permanent router", back[1]);
+        let words: Vec<_> = once("ip").chain(known.split_whitespace()).collect();
+        scene.run(node, &words)?;
     }
     Ok(far)
 }
@@ -162,6 +172,13 @@ fn narrow_before(scene: &Scene) -> anyhow::Result<()> {
                 icmp_errors(scene, "node1")? > before,
                 "no ICMP error came by, so nothing was tested (IPv6: {v6})"
             );
+            if v6 {
+                let (pod, _) = scene.pod("default", pod)?;
+                // Traffic to pods of other nodes is masqueraded.
+                let client = FAR_V6.parse()?;
+                let peer = if number == 1 { client } else { to.ip() };
+                remembers_the_mtu(scene, &pod, peer)?;
+            }
             // Routers don't fragment in IPv6, and a lost datagram is not sent again: the first one
             // may only tell how large the next ones can be.
             let datagrams = replies(&far, Task::udp(to).size(4000).times(3))?;
@@ -170,6 +187,19 @@ fn narrow_before(scene: &Scene) -> anyhow::Result<()> {
         }
         scene.delete_pod(pod)?;
     }
+    Ok(())
+}
+
+/// A pod has been told of the narrow link, and still knows after the kernel has looked through what it was
+/// told. It does so every 30 seconds by itself, and keeps what leads through routers
+/// (`rt6_age_examine_exception` in net/ipv6/route.c).
+fn remembers_the_mtu(scene: &Scene, pod: &str, peer: IpAddr) -> anyhow::Result<()> {
+    scene.run(pod, &["sysctl", "-qw", "net.ipv6.route.flush=1"])?;
+    let route = scene.run(pod, &["ip", "-6", "route", "get", &peer.to_string()])?;
+    ensure!(
+        route.contains(&format!("mtu {NARROW}")),
+        "{pod} does not know that the way to {peer} is narrow: {route}"
+    );
     Ok(())
 }
 

@@ -85,7 +85,7 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
             IpAddr::V6(ip) => format!("addr add {ip}/{NODE_PREFIX_V6} dev eth0 nodad"),
         }));
         for (other, others) in hosts.iter().filter(|(other, _)| other != host) {
-            lines.extend(neighbour(addresses, *others, &self::mac(other)));
+            lines.extend(neighbour(addresses, other, *others));
         }
         ip(names, &netns, &lines)?;
     }
@@ -93,9 +93,16 @@ pub(crate) fn create(names: &Names, layout: &Layout) -> anyhow::Result<()> {
 }
 
 /// How a host on the switch reaches another one.
-fn neighbour(own: &[IpAddr; 2], other: [IpAddr; 2], mac: &str) -> Vec<String> {
+fn neighbour(own: &[IpAddr; 2], host: &Host, others: [IpAddr; 2]) -> Vec<String> {
+    let mac = mac(host);
+    // As neighbours themselves would tell (RFC 4861 §4.4). Through one that is no router, no path's MTU
+    // is remembered for long: `rt6_age_examine_exception` in net/ipv6/route.c.
+    let router = match host {
+        Host::Node(_) => " router",
+        _ => "",
+    };
     let mut lines = Vec::new();
-    for (own, other) in own.iter().zip(other) {
+    for (own, other) in own.iter().zip(others) {
         let prefix = if own.is_ipv4() {
             NODE_PREFIX
         } else {
@@ -107,8 +114,9 @@ fn neighbour(own: &[IpAddr; 2], other: [IpAddr; 2], mac: &str) -> Vec<String> {
             lines.push(format!("route add {} dev eth0 src {own}", alone(other)));
         }
         if other.is_ipv6() {
-            let known = format!("neigh replace {other} lladdr {mac} dev eth0 nud permanent");
-            lines.push(known);
+            lines.push(format!(
+                "neigh replace {other} lladdr {mac} dev eth0 nud permanent{router}"
+            ));
         }
     }
     lines
@@ -161,7 +169,9 @@ pub(crate) fn add_pod(names: &Names, layout: &Layout, pod: &Pod) -> anyhow::Resu
             format!("route add default via {POD_GATEWAY} dev eth0"),
             format!("neigh replace {POD_GATEWAY} lladdr {LINK_MAC} dev eth0 nud permanent"),
             format!("route add ::/0 via {POD_GATEWAY_V6} dev eth0"),
-            format!("neigh replace {POD_GATEWAY_V6} lladdr {LINK_MAC} dev eth0 nud permanent"),
+            format!(
+                "neigh replace {POD_GATEWAY_V6} lladdr {LINK_MAC} dev eth0 nud permanent router"
+            ),
         ],
     )?;
     let via = layout

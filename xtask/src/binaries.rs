@@ -52,10 +52,19 @@ fn run(mut cargo: Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds `nodegate` with link-time optimization, and the traffic for measuring it. With `NODEGATE_BIN`
-/// in the environment that nodegate is taken.
-pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
+/// What a measurement runs.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) nodegate: PathBuf,
+    pub(crate) traffic: PathBuf,
+    pub(crate) relay: PathBuf,
+}
+
+/// Builds `nodegate` with link-time optimization, and what is needed for measuring it. With
+/// `NODEGATE_BIN` in the environment that nodegate is taken.
+pub(crate) fn release() -> anyhow::Result<Measured> {
     let mut cargo = release_build("nodegate-testbed", "testbed-traffic");
+    cargo.args(["--bin", "testbed-relay"]);
     let given = given()?;
     if given.is_none() {
         setup::toolchain()?;
@@ -63,8 +72,11 @@ pub(crate) fn release() -> anyhow::Result<(PathBuf, PathBuf)> {
         cargo.env("PATH", setup::path_with_linker()?);
     }
     let messages = run(cargo)?;
-    let nodegate = given.map_or_else(|| executable(&messages, "nodegate"), Ok)?;
-    Ok((nodegate, executable(&messages, "testbed-traffic")?))
+    Ok(Measured {
+        nodegate: given.map_or_else(|| executable(&messages, "nodegate"), Ok)?,
+        traffic: executable(&messages, "testbed-traffic")?,
+        relay: executable(&messages, "testbed-relay")?,
+    })
 }
 
 /// Builds `nodegate` in release mode, with further arguments for cargo and a flag for rustc.

@@ -1,6 +1,10 @@
 //! `cargo xtask kernels`: the redirector on other kernels than this machine's.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -26,7 +30,8 @@ Examples:
   cargo xtask kernels 6.1 --trials services_   one series, and only these trials; '' is all of them
   cargo xtask kernels 6.1 --short              no packet tests, one trial
   cargo xtask kernels ./linux-image-5.15.0-amd64.deb
-  cargo xtask kernels 6.1 --exec 'nodegate preflight; bpftool feature probe'";
+  cargo xtask kernels 6.1 --exec 'nodegate preflight; bpftool feature probe'
+  cargo xtask kernels 6.1 --with tcpdump --with ./look.sh --exec \"sh $PWD/look.sh\"";
 
 /// Trials that between them go through every hook, in both families, and through what the kernel is
 /// asked for beside: links, masquerading, ended sockets.
@@ -58,6 +63,9 @@ pub(crate) struct Kernels {
     /// Run this line of shell instead, and print what it prints
     #[arg(long, value_name = "LINE", conflicts_with_all = ["trials", "short"])]
     exec: Option<String>,
+    /// A program or a script of this machine's to be there too: a name, or a path, which it keeps
+    #[arg(long, value_name = "PROGRAM")]
+    with: Vec<PathBuf>,
     /// Minutes that each kernel may take
     #[arg(long, default_value_t = 60, value_name = "MINUTES")]
     limit: u64,
@@ -176,6 +184,9 @@ fn one(
     let guest = Guest::new(&directory)?;
     let image = guest.kernel(&archive)?;
     furnish(&guest, programs)?;
+    for program in &kernels.with {
+        guest.program(&located(program)?)?;
+    }
     let limit = Duration::from_secs(kernels.limit * 60);
     let initramfs = guest.pack(steps, limit.as_secs())?;
     let machine = Machine {
@@ -195,6 +206,16 @@ fn one(
         );
     }
     Ok(report)
+}
+
+/// Where a program is that was named or whose path was given.
+fn located(program: &Path) -> anyhow::Result<PathBuf> {
+    if program.components().count() > 1 {
+        return std::path::absolute(program).with_context(|| program.display().to_string());
+    }
+    let name = program.to_string_lossy();
+    environment::find_program(&name, &environment::search_path())
+        .with_context(|| format!("there is no program {name}; give its path, or install it"))
 }
 
 /// Puts in what runs there: the programs under test, and the tools that they and the testbed call.
@@ -226,4 +247,19 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
     let manifests = binaries::workspace().join("tests/manifests");
     let manifests = manifests.canonicalize().context("the trials' manifests")?;
     guest.tree(&manifests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_name_or_path() {
+        let shell = located(Path::new("sh")).unwrap();
+        assert!(shell.is_absolute() && shell.ends_with("sh"), "{shell:?}");
+        let script = located(Path::new("./look.sh")).unwrap();
+        assert_eq!(script, std::env::current_dir().unwrap().join("look.sh"));
+        let error = located(Path::new("no-such-program")).unwrap_err();
+        assert!(error.to_string().contains("no-such-program"), "{error}");
+    }
 }

@@ -32,6 +32,17 @@ pub(super) enum Rejection {
     SlowHead,
 }
 
+/// How much of a request's body is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyState {
+    /// Nothing.
+    Over,
+    /// Something, or what has come hasn't been taken.
+    Open,
+    /// Something, and all that has come has been taken.
+    Awaited,
+}
+
 /// The part of an open connection that others can reach.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -46,8 +57,8 @@ pub(super) struct Handle {
     answered: Cell<bool>,
     /// Whether the request is in a version before HTTP/1.1.
     outdated: Cell<bool>,
-    /// Whether more of a request's body may come. HTTP/1.1 only.
-    body_open: Cell<bool>,
+    /// How much of a request's body is still to come. HTTP/1.1 only.
+    body: Cell<BodyState>,
     /// Since when a head has been coming in.
     head_since: Cell<Option<Tick>>,
     /// When the client shut down its side.
@@ -94,7 +105,7 @@ impl Connections {
             requests: Cell::new(0),
             answered: Cell::new(false),
             outdated: Cell::new(false),
-            body_open: Cell::new(false),
+            body: Cell::new(BodyState::Over),
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
             rejection: Cell::new(None),
@@ -215,17 +226,32 @@ impl Handle {
 
     /// Whether the client waits for the head of a response and has nothing more to say itself.
     fn is_waiting(&self) -> bool {
-        self.is_serving() && !self.answered.get() && !self.body_open.get()
+        self.is_serving() && !self.answered.get() && !self.body_is_open()
     }
 
-    /// Says whether more of a request's body may come.
-    pub(super) fn set_body_open(&self, open: bool) {
-        self.body_open.set(open);
+    /// A request's body may come, or something of it has been taken.
+    pub(super) fn body_open(&self) {
+        self.body.set(BodyState::Open);
+    }
+
+    /// More of a request's body is waited for.
+    pub(super) fn body_awaited(&self) {
+        if self.body.replace(BodyState::Awaited) != BodyState::Awaited
+            && self.client_ended.get().is_some()
+        {
+            // It won't come.
+            self.wake();
+        }
+    }
+
+    /// Nothing more of a request's body will come.
+    pub(super) fn body_over(&self) {
+        self.body.set(BodyState::Over);
     }
 
     /// Whether more of a request's body may come.
     pub(super) fn body_is_open(&self) -> bool {
-        self.body_open.get()
+        self.body.get() != BodyState::Over
     }
 
     /// A part of a head has come in.
@@ -254,13 +280,14 @@ impl Handle {
     /// served, or it is incomplete, or its answer has been taking too long. Once the client gets its
     /// answer, writing finds out.
     pub(super) fn may_end(&self, now: Tick) -> bool {
-        !self.is_serving() || self.body_open.get() || (self.is_waiting() && self.is_gone(now))
+        !self.is_serving() || self.body.get() == BodyState::Awaited || self.is_gone(now)
     }
 
+    /// Whether a client that waits, or whose body nobody takes, has been silent for too long.
     fn is_gone(&self, now: Tick) -> bool {
-        self.client_ended
-            .get()
-            .is_some_and(|ended| now.wrapping_sub(ended) > END_LIMIT)
+        let ended = self.client_ended.get();
+        let late = ended.is_some_and(|ended| now.wrapping_sub(ended) > END_LIMIT);
+        late && (self.is_waiting() || self.body_is_open())
     }
 
     /// The head that is coming in is refused.
@@ -293,7 +320,7 @@ impl Handle {
         self.flushed.get()
             && !self.is_serving()
             && !self.is_reading_head()
-            && !self.body_open.get()
+            && !self.body_is_open()
             && self.rejection.get().is_none()
             && self.client_ended.get().is_none()
             && now.wrapping_sub(self.active.get()) > 1
@@ -309,8 +336,7 @@ impl Handle {
             self.reject(Rejection::SlowHead);
             self.wake();
         }
-        let gone = self.is_waiting() && self.is_gone(now);
-        if gone || (self.buffered.get() && self.rests(now)) {
+        if self.is_gone(now) || (self.buffered.get() && self.rests(now)) {
             self.wake();
         }
     }
@@ -396,9 +422,29 @@ mod tests {
     fn who_has_ended_is_gone_after_a_while() {
         let connections = Rc::new(Connections::default());
         let client = connections.register(80, true, 0).handle.clone();
-        assert!(!client.is_gone(9));
+        client.request_began(6);
+        assert!(!client.may_end(9));
         client.client_ended(7);
-        assert!(!client.is_gone(7 + END_LIMIT));
-        assert!(client.is_gone(8 + END_LIMIT));
+        assert!(!client.may_end(7 + END_LIMIT));
+        assert!(client.may_end(8 + END_LIMIT));
+        client.answered();
+        assert!(!client.may_end(8 + END_LIMIT), "writing finds out");
+        client.request_ended(9);
+        assert!(client.may_end(9));
+    }
+
+    #[test]
+    fn who_ends_within_a_body_is_gone_once_all_of_it_is_taken() {
+        let connections = Rc::new(Connections::default());
+        let client = connections.register(80, true, 0).handle.clone();
+        client.request_began(7);
+        client.body_open();
+        client.client_ended(7);
+        assert!(!client.may_end(7), "it may be all that was to come");
+        assert!(client.may_end(8 + END_LIMIT), "nobody takes it");
+        client.body_awaited();
+        assert!(client.may_end(7));
+        client.body_over();
+        assert!(!client.may_end(7));
     }
 }

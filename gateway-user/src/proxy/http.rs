@@ -56,7 +56,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    model::gateway::{Forward, HttpAction},
+    model::gateway::{Forward, HttpAction, HttpRoute},
     route::{
         cors::{self, CorsDecision},
         redirect, timeout,
@@ -305,30 +305,12 @@ async fn answer(
     }
     let survey = Survey::of(&parts.headers);
     exchange.expects = survey.expect && expect::asks_first(&parts.headers);
-    let valid = request::validate(&parts, survey);
-    let normalized = request::normalize(&mut parts);
-    // What is refused before there is a route ends the connection with Envoy, but for `OPTIONS *`.
-    let closes = parity.has(Difference::EarlyReply)
-        && [&valid, &normalized]
-            .into_iter()
-            .find_map(|result| result.as_ref().err())
-            .is_some_and(|reply| *reply != LocalReply::no_path());
-    exchange.record(&parts);
     let mut context = Context {
         grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..Context::default()
     };
-    let found = valid
-        .and(normalized)
-        .and_then(|()| {
-            // Which is named in `Connection`, too.
-            let upgrade = survey.hop_by_hop.then(|| request::upgrade(&parts));
-            Ok(upgrade.transpose()?.flatten())
-        })
-        .and_then(|upgrade| Ok((upgrade, client.route(&parts, &mut exchange)?)));
-    let (upgrade, routed) = match found {
-        Ok(found) => found,
-        Err(reply) if closes => return reply.closing().into_response(exchange, context),
+    let (upgrade, routed) = match admit(&mut parts, survey, &mut exchange) {
+        Ok(admitted) => admitted,
         Err(reply) => return reply.into_response(exchange, context),
     };
     let route = routed.route();
@@ -345,26 +327,12 @@ async fn answer(
     {
         return reply.into_response(exchange, context);
     }
-    // Envoy's filter looks for a policy at routes that lead to a cluster, and nowhere else
-    // (CorsFilter::initializeCorsPolicies).
-    let policy = route.cors.as_ref();
-    let policy = policy.filter(|_| matches!(route.action, HttpAction::Forward(_)));
-    let origin = match policy {
-        None => None,
-        Some(policy) => match cors::decide(policy, &parts.method, &parts.headers) {
-            CorsDecision::Unconcerned => None,
-            CorsDecision::Allowed(origin) => Some(origin),
-            CorsDecision::Answer(headers) => {
-                let reply = LocalReply::new(StatusCode::OK, "cors_response").with_headers(&headers);
-                return reply.into_response(
-                    exchange,
-                    Context {
-                        routed: None,
-                        ..context
-                    },
-                );
-            }
-        },
+    let origin = match cross_origin(route, &parts) {
+        Ok(origin) => origin,
+        Err(reply) => {
+            context.routed = None;
+            return reply.into_response(exchange, context);
+        }
     };
     context.origin = origin.as_ref();
     match &route.action {
@@ -387,6 +355,47 @@ async fn answer(
                 context,
             )
             .await
+        }
+    }
+}
+
+/// What a request wants the connection to become, if anything, and its route.
+fn admit(
+    parts: &mut Parts,
+    survey: Survey,
+    exchange: &mut Exchange,
+) -> Result<(Option<HeaderValue>, Routed), LocalReply> {
+    let client = Rc::clone(&exchange.client);
+    let valid = request::validate(parts, survey);
+    let normalized = request::normalize(parts);
+    exchange.record(parts);
+    if let Err(reply) = valid.and(normalized) {
+        // With Envoy it ends the connection, but for `OPTIONS *`.
+        let parity = client.worker.options.parity;
+        let closes = parity.has(Difference::EarlyReply) && reply != LocalReply::no_path();
+        return Err(if closes { reply.closing() } else { reply });
+    }
+    // Which is named in `Connection`, too.
+    let upgrade = if survey.hop_by_hop {
+        request::upgrade(parts)?
+    } else {
+        None
+    };
+    Ok((upgrade, client.route(parts, exchange)?))
+}
+
+/// The origin whose pages may use the answer, if that is to be said; or what a preflight is answered.
+// Envoy's filter looks for a policy at routes that lead to a cluster, and nowhere else
+// (CorsFilter::initializeCorsPolicies).
+fn cross_origin(route: &HttpRoute, parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
+    let (Some(policy), HttpAction::Forward(_)) = (&route.cors, &route.action) else {
+        return Ok(None);
+    };
+    match cors::decide(policy, &parts.method, &parts.headers) {
+        CorsDecision::Unconcerned => Ok(None),
+        CorsDecision::Allowed(origin) => Ok(Some(origin)),
+        CorsDecision::Answer(headers) => {
+            Err(LocalReply::new(StatusCode::OK, "cors_response").with_headers(&headers))
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     /// HAProxy with a rule for each route
     HaproxyRules,
     Envoy,
+    /// No proxy: bytes passed on unseen, which is what the kernel takes from all of them
+    Relay,
 }
 
 /// Where the programs are.
@@ -37,6 +39,7 @@ pub(super) struct Programs {
     pub(super) baseline: PathBuf,
     pub(super) haproxy: PathBuf,
     pub(super) envoy: PathBuf,
+    pub(super) relay: PathBuf,
 }
 
 /// What they serve.
@@ -64,6 +67,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::HaproxyRules => "haproxy-rules",
             Self::Envoy => "envoy",
+            Self::Relay => "relay",
         }
     }
 }
@@ -94,6 +98,7 @@ impl Proxy {
                 run_haproxy(&programs.haproxy, &directory, &text)?
             }
             Kind::Envoy => run_envoy(programs, &directory, address, served)?,
+            Kind::Relay => run_relay(&programs.relay, address, served)?,
         };
         Self::run(command, &directory, address, cpu)
     }
@@ -234,6 +239,14 @@ fn run_envoy(
         .arg(file)
         .args(["--concurrency", "1", "--log-level", "error"])
         .arg("--disable-hot-restart");
+    Ok(command)
+}
+
+fn run_relay(program: &Path, address: SocketAddr, served: &Table) -> anyhow::Result<Command> {
+    let port = served.endpoints.first().context("no endpoint")?;
+    let mut command = Command::new(program);
+    command.arg(address.to_string());
+    command.arg(SocketAddr::from((Ipv4Addr::LOCALHOST, *port)).to_string());
     Ok(command)
 }
 

@@ -105,15 +105,11 @@ pub(in crate::proxy) enum BodyError {
 #[derive(Debug)]
 pub(in crate::proxy) enum UpstreamBody {
     Hyper(Incoming),
-    /// Comes over the exchange's connection.
-    Direct(DirectBody),
-}
-
-/// A body that is read directly.
-#[derive(Debug)]
-pub(in crate::proxy) struct DirectBody {
-    /// How much is still to come.
-    left: u64,
+    /// Read directly, over the exchange's connection.
+    Direct {
+        /// How much is still to come.
+        left: u64,
+    },
 }
 
 /// From the endpoint, or from us, to the client.
@@ -191,7 +187,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
-        client.set_body_open(true);
+        client.body_open();
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
             asked: Cell::new(false),
@@ -250,13 +246,17 @@ impl Streamed {
         }
         let progress = &self.progress;
         progress.asked.set(true);
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            progress.client.body_awaited();
+            return Poll::Pending;
+        };
+        progress.client.body_open();
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len) as u64;
             progress.bytes.set(progress.bytes.get() + length);
         }
         if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
-            progress.client.set_body_open(false);
+            progress.client.body_over();
             progress.end();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
@@ -391,14 +391,14 @@ impl UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(incoming) => incoming.is_end_stream(),
-            Self::Direct(body) => body.left == 0,
+            Self::Direct { left } => *left == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(incoming) => incoming.size_hint(),
-            Self::Direct(body) => SizeHint::with_exact(body.left),
+            Self::Direct { left } => SizeHint::with_exact(*left),
         }
     }
 
@@ -412,28 +412,12 @@ impl UpstreamBody {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Self::Direct(body) if body.left == 0 => Poll::Ready(None),
-            Self::Direct(body) => {
-                let piece = ready!(body.poll_piece(cx, exchange));
+            Self::Direct { left: 0 } => Poll::Ready(None),
+            Self::Direct { left } => {
+                let piece = ready!(exchange.poll_direct(cx, left));
                 Poll::Ready(Some(piece.map(Frame::data).map_err(Into::into)))
             }
         }
-    }
-}
-
-// === impl DirectBody ===
-
-impl DirectBody {
-    pub(super) const fn new(length: u64) -> Self {
-        Self { left: length }
-    }
-
-    fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        exchange: &mut Exchange,
-    ) -> Poll<io::Result<Bytes>> {
-        exchange.poll_direct(cx, &mut self.left)
     }
 }
 
@@ -492,12 +476,12 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(exchange) = &mut this.exchange else {
-            return Poll::Ready(None);
-        };
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
+        let Some(exchange) = &mut this.exchange else {
+            return Poll::Ready(None);
+        };
         let (frame, end) = match &mut this.source {
             Source::Upstream(body) => match body.poll_frame(cx, exchange) {
                 Poll::Ready(frame) => (frame, body.is_end_stream()),
@@ -510,30 +494,30 @@ impl Body for ResponseBody {
             Source::Fixed(body) if body.is_empty() => (None, true),
             Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
-        match &frame {
+        match frame {
+            // An error ends the client's stream or connection at once. What has come before goes out
+            // first.
+            Some(Err(error)) => {
+                exchange.upstream_failed(&error);
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             // Nobody asks for the frame after these.
-            Some(Ok(frame)) if frame.is_trailers() => {
+            Some(Ok(ref frame)) if frame.is_trailers() => {
                 exchange.complete();
                 if !this.trailers {
                     return Poll::Ready(None);
                 }
             }
-            Some(Ok(frame)) => {
+            Some(Ok(ref frame)) => {
                 exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
                 // With a known length nobody asks for the frame after the last.
                 if end {
                     exchange.complete();
                 }
             }
-            Some(Err(error)) => exchange.upstream_failed(error),
             None => exchange.complete(),
-        }
-        if let Some(Err(error)) = frame {
-            // An error ends the client's stream or connection at once. What has come before goes out
-            // first.
-            this.broken = Some(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         Poll::Ready(frame)
     }

@@ -1,9 +1,9 @@
 //! HTTP/1.1 with a client, spoken directly: ordinary requests with ordinary answers, and nothing else.
 //!
 //! Ordinary is a request without a body and without a wish for anything but an answer, and an answer
-//! that has a body, be it empty. For everything else there is hyper: a connection is handed over as soon as something
-//! else stands in it, with all that has been read ([`Turn::Hyper`]), so that there is one opinion only
-//! about what is not ordinary. When nothing has been asked for a while, it comes back.
+//! that has a body, be it empty. For everything else there is hyper: a connection is handed over as
+//! soon as something else stands in it, with all that has been read ([`Turn::Hyper`]), so that there is
+//! one opinion only about what is not ordinary. When nothing has been asked for a while, it comes back.
 //!
 //! A connection on which nothing is asked has no buffers here.
 
@@ -56,7 +56,6 @@ struct Unusual;
 
 /// Serves a connection for as long as what is asked and answered is ordinary.
 pub(super) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Turn {
-    let handle = &client.handle;
     loop {
         let request = poll_fn(|cx| poll_request(stream, client, cx)).await;
         let (parts, length) = match request {
@@ -64,22 +63,7 @@ pub(super) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Tur
             Err(turn) => return turn,
         };
         let head = stream.take(length);
-        let exchange = Exchange::new(client, Version::HTTP_11);
-        let request = Request::from_parts(parts, RequestBody::EMPTY);
-        let response = {
-            let mut answer = pin!(answer(request, exchange));
-            poll_fn(|cx| {
-                if handle.order(cx) == Order::Close {
-                    return Poll::Ready(None);
-                }
-                if let Poll::Ready(response) = answer.as_mut().poll(cx) {
-                    return Poll::Ready(Some(response));
-                }
-                stream.poll_gone(cx).map(|()| None)
-            })
-            .await
-        };
-        let Some(response) = response else {
+        let Some(response) = ask(parts, stream, client).await else {
             return Turn::Over;
         };
         let Some(framing) = framing(&response) else {
@@ -88,24 +72,57 @@ pub(super) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Tur
         };
         // From here on nobody needs it.
         drop(head);
-        let last = handle.is_finishing();
-        let mut writer = Writer::new(response, framing, last, &client.worker);
-        let written = poll_fn(|cx| {
-            if handle.order(cx) == Order::Close {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            if let Poll::Ready(written) = writer.poll(stream, cx) {
-                return Poll::Ready(written);
-            }
-            let gone = stream.poll_gone(cx);
-            gone.map(|()| Err(io::ErrorKind::ConnectionReset.into()))
-        })
-        .await;
-        writer.give_back(&client.worker);
+        let last = client.handle.is_finishing();
+        let written = write(response, framing, last, stream, client).await;
         if last || written.is_err() {
             return Turn::Over;
         }
     }
+}
+
+/// The answer to a request. None if the connection ends before.
+async fn ask(
+    parts: Parts,
+    stream: &mut ClientStream,
+    client: &Rc<Client>,
+) -> Option<Response<ResponseBody>> {
+    let exchange = Exchange::new(client, Version::HTTP_11);
+    let request = Request::from_parts(parts, RequestBody::EMPTY);
+    let mut answer = pin!(answer(request, exchange));
+    poll_fn(|cx| {
+        if client.handle.order(cx) == Order::Close {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(response) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        stream.poll_gone(cx).map(|()| None)
+    })
+    .await
+}
+
+/// Writes an answer, after which the connection ends if it is the last.
+async fn write(
+    response: Response<ResponseBody>,
+    framing: Framing,
+    last: bool,
+    stream: &mut ClientStream,
+    client: &Client,
+) -> io::Result<()> {
+    let mut writer = Writer::new(response, framing, last, &client.worker);
+    let written = poll_fn(|cx| {
+        if client.handle.order(cx) == Order::Close {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if let Poll::Ready(written) = writer.poll(stream, cx) {
+            return Poll::Ready(written);
+        }
+        let gone = stream.poll_gone(cx);
+        gone.map(|()| Err(io::ErrorKind::ConnectionReset.into()))
+    })
+    .await;
+    writer.give_back(&client.worker);
+    written
 }
 
 /// Waits for a request.

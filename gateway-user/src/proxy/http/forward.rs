@@ -18,7 +18,7 @@ use http::{
 use tokio::{sync::oneshot, time};
 
 use super::{
-    body::{DirectBody, RequestBody, Store, UpstreamBody},
+    body::{RequestBody, Store, UpstreamBody},
     deadline::{Limit, within},
     exchange::Exchange,
     expect::{self, Gate},
@@ -541,7 +541,7 @@ async fn answer(
         return match direct.ask(request, more, repeats).await {
             Said::Answer(head, length) => Ok(Response::from_parts(
                 head,
-                UpstreamBody::Direct(DirectBody::new(length)),
+                UpstreamBody::Direct { left: length },
             )),
             Said::Unusual => {
                 let response = Box::pin(upstream.read_unusual(&request.method)).await?;

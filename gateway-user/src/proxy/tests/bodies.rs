@@ -18,6 +18,54 @@ async fn half_closed_clients_get_their_answer() {
 }
 
 #[tokio::test]
+async fn who_ends_its_side_after_a_body_gets_its_answer() {
+    // A new connection each time: nobody takes the body before there is one.
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        peer.until("\r\n\r\nbody").await;
+        peer.send(ok("hi")).await;
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    for connection in ["keep-alive", "close"] {
+        let mut client = Peer::connect(port).await;
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\nContent-Length: \
+                 4\r\n\r\nbody"
+            ))
+            .await;
+        client.shutdown().await;
+        assert_eq!(client.response().await.1, "hi", "{connection}");
+        assert_eq!(client.rest().await.unwrap(), "");
+    }
+}
+
+#[tokio::test]
+async fn who_ends_within_a_body_ends_its_request() {
+    let (left, ends) = tokio::sync::oneshot::channel();
+    let left = std::sync::Mutex::new(Some(left));
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let left = left.lock().unwrap().take();
+        async move {
+            peer.head().await;
+            let rest = peer.rest().await;
+            if let Some(left) = left {
+                left.send(rest.unwrap_or_default()).unwrap();
+            }
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nbody")
+        .await;
+    client.shutdown().await;
+    let rest = time::timeout(Duration::from_millis(900), ends).await;
+    assert_eq!(rest.expect("it waits for nobody").unwrap(), "body");
+}
+
+#[tokio::test]
 async fn responses_stream() {
     let go_on = Arc::new(Notify::new());
     let gate = Arc::clone(&go_on);

@@ -191,8 +191,8 @@ fn a_servers_port_is_the_port_of_the_service_in_front() {
     assert_eq!(
         messages(&snapshot),
         [
-            "warning: 3.yaml:6: Gateway default/g: spec.servers[2].port.number: Service istio-system/front leads port 82 to a container port that this pod does not name; 82 itself is bound",
-            "warning: 3.yaml:6: Gateway default/g: spec.servers[3].port.number: Service istio-system/front has no port 83 (it has 80, 81, 82), so nobody outside reaches this server; 83 itself is bound",
+            "warning: 3.yaml:6: Gateway default/g: spec.servers[2].port.number: Service istio-system/front leads port 82 to a container port that this pod does not name; 82 itself is bound (fix: name the container's port so, or give a number as targetPort)",
+            "warning: 3.yaml:6: Gateway default/g: spec.servers[3].port.number: Service istio-system/front has no port 83 (it has 80, 81, 82), so nobody outside reaches this server; 83 itself is bound (fix: a port of the Service, not of the container)",
         ]
     );
 }
