@@ -166,6 +166,21 @@ fn destination_rules() {
     );
 }
 
+#[test]
+fn retries_elsewhere_are_not_silently_left_out() {
+    let retries = |given: bool| {
+        let route = "route: [{destination: {host: b}}]";
+        let spec = format!(
+            "  hosts: [a]\n  gateways: [g]\n  http:\n  - {route}\n    retries: {{attempts: 1, retryRemoteLocalities: {given}}}\n"
+        );
+        istio("VirtualService", &spec)
+    };
+    let wanted =
+        "W 9 spec.http[0].retries.retryRemoteLocalities: not supported by this version; ignored";
+    assert_eq!(retries(true), [wanted]);
+    assert_eq!(retries(false), [""; 0]);
+}
+
 /// What is said about one HTTP route, but for what this version does not do yet.
 fn http_route(route: &str) -> Vec<String> {
     let spec = format!("  hosts: [a]\n  gateways: [g]\n  http:\n  - {route}\n");
