@@ -32,6 +32,7 @@ pub fn run(input: &[u8]) {
     let options = envoy::Options {
         listen: [127, 0, 0, 1].into(),
         admin_port: 15000,
+        extended_connect: true,
     };
     let _ = envoy::bootstrap(&compiled.gateway, options);
     for listener in &compiled.gateway.listeners {

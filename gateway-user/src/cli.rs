@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 mod attachment;
 pub mod check;
@@ -22,7 +24,9 @@ pub mod trace;
 #[command(
     name = "nodegate",
     version,
-    after_help = "Exit status: 0 success; 1 the answer is no (a manifest is wrong, a node is not in sync); 2 it did not work."
+    after_help = "\
+Exit status: 0 success; 1 the answer is no (a manifest is wrong, a node is not
+in sync); 2 it did not work."
 )]
 pub struct Cli {
     /// What to do.
@@ -30,32 +34,24 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What to do.
+/// What to do; each says of itself what that is, in the list and in its own help.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve: redirect connections to Services, proxy requests, or both
     Run(Box<run::Run>),
-    /// Show every decision as it is made
     Trace(trace::Trace),
-    /// Show what a running nodegate serves, and whether it is up to date
     Status(status::StatusCommand),
-    /// Explain what becomes of a connection or a request, and why
     Explain(Box<explain::Explain>),
-    /// Show what the loaded maps hold
     Maps(maps::Maps),
-    /// Look for mistakes in manifests, without running anything
     Check(check::Args),
-    /// Check whether this machine has what nodegate needs
     Preflight(preflight::Preflight),
-    /// Write, read and compare kube-proxy's iptables rules
     Iptables(iptables::Iptables),
-    /// Print what manifests mean, for another program
     Export(export::Export),
-    /// End the redirection: remove pinned programs and maps
     Cleanup(cleanup::Cleanup),
-    /// Print a completion script for a shell
     Completions(completions::Completions),
 }
+
+/// Where a nodegate answers unless it is told otherwise.
+const ADMIN: &str = "/run/nodegate/admin.sock";
 
 /// Which running nodegate to ask.
 #[derive(Clone, Debug, Args)]
@@ -64,7 +60,7 @@ pub struct Admin {
     #[arg(
         long,
         env = "NODEGATE_ADMIN",
-        default_value = "/run/nodegate/admin.sock",
+        default_value = ADMIN,
         value_name = "SOCKET"
     )]
     pub admin: PathBuf,
@@ -82,6 +78,9 @@ enum Output {
 
 /// Runs the command.
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
+    if !matches!(cli.command, Command::Run(_)) {
+        end_with_the_reader();
+    }
     match cli.command {
         Command::Run(command) => command.run(),
         Command::Trace(command) => command.run(),
@@ -97,6 +96,16 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Lets the command end as others do when whoever reads its output has read enough, as in `… | head`.
+/// Rust ignores SIGPIPE, which is right for a daemon.
+fn end_with_the_reader() {
+    // SAFETY: the default disposition is no handler, so no code of ours runs in a signal.
+    let set = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    if let Err(error) = set {
+        tracing::debug!(%error, "SIGPIPE stays ignored");
+    }
+}
+
 /// Runs a future of a command that only asks.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
@@ -105,11 +114,39 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .block_on(future)
 }
 
+/// `1 file`, `2 files`
+struct Plural(usize, &'static str);
+
+impl fmt::Display for Plural {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
 /// Reads a duration as people write it: `500ms`, `10s`, `2m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .map_err(|error| error.to_string())
-        .and_then(|duration| Duration::try_from(duration).map_err(|error| error.to_string()))
+    let duration = text.parse::<jiff::SignedDuration>().ok();
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| {
+            let fix = match text.parse::<u64>() {
+                Ok(number) => format!("{number}s, {number}ms or {number}m"),
+                Err(_) => "a number with a unit, such as 500ms, 10s or 2m".to_owned(),
+            };
+            format!("`{text}` is no duration (fix: {fix})")
+        })
+}
+
+/// Reads a network: `10.244.0.0/16`.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        let fix = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address).to_string(),
+            Err(_) => "ADDRESS/LENGTH, such as 10.244.0.0/16 or fd00:10::/48".to_owned(),
+        };
+        format!("`{text}` is no network (fix: {fix})")
+    })
 }
 
 #[cfg(test)]
@@ -123,12 +160,64 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Every command that does something, with those above it.
+    fn leaves(command: &clap::Command) -> Vec<clap::Command> {
+        let below: Vec<_> = command.get_subcommands().flat_map(leaves).collect();
+        if below.is_empty() {
+            return vec![command.clone()];
+        }
+        below
+    }
+
+    #[test]
+    fn every_command_has_examples_and_tells_its_exit_status() {
+        let leaves = leaves(&Cli::command());
+        assert!(leaves.len() > 12, "{}", leaves.len());
+        for command in leaves {
+            let name = command.get_name();
+            let after = command.get_after_help().unwrap_or_default().to_string();
+            assert!(after.contains("Examples:\n  nodegate "), "{name}: {after}");
+            assert!(after.contains("\nExit status: 0 "), "{name}: {after}");
+            // clap breaks longer ones where they happen to end.
+            let long: Vec<_> = after.lines().filter(|line| line.len() > 80).collect();
+            assert_eq!(long, [""; 0], "{name}");
+            for argument in command.get_arguments() {
+                let about = argument.get_help().unwrap_or_default().to_string();
+                assert!(!about.is_empty(), "{name}: {}", argument.get_id());
+                assert!(!about.ends_with('.'), "{name}: {about}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_command_stands_in_its_own_help() {
+        let mut command = Cli::command();
+        let status = command.find_subcommand_mut("status").unwrap();
+        let help = status.render_long_help().to_string();
+        assert!(help.contains("when one was last alive"), "{help}");
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("10.0.0.0/8").unwrap().prefix_len(), 8);
+        assert_eq!(
+            network("10.0.0.1").unwrap_err(),
+            "`10.0.0.1` is no network (fix: 10.0.0.1/32)"
+        );
+        assert!(network("10.0.0.0/33").unwrap_err().contains("LENGTH"));
+    }
+
     #[test]
     fn durations() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        assert!(duration("-1s").is_err());
-        assert!(duration("soon").is_err());
+        assert_eq!(
+            duration("5").unwrap_err(),
+            "`5` is no duration (fix: 5s, 5ms or 5m)"
+        );
+        for text in ["-1s", "soon"] {
+            assert!(duration(text).unwrap_err().contains("such as"), "{text}");
+        }
     }
 }

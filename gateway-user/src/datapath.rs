@@ -147,8 +147,12 @@ impl MasqueradeMode {
 pub enum Error {
     /// The pin directory is unusable.
     #[error(
-        "{}: {source}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)",
-        path.display()
+        "pins in {}: {source} (fix: {})",
+        path.display(),
+        match source.kind() {
+            std::io::ErrorKind::PermissionDenied => "run as root",
+            _ => "mount -t bpf bpf /sys/fs/bpf, or --pin-dir with a directory of a BPF file system",
+        }
     )]
     PinDir {
         /// The directory.
@@ -182,9 +186,15 @@ pub enum Error {
         /// The pin.
         pin: PathBuf,
     },
+    /// A map may not be opened.
+    #[error("{}: not allowed to open the map (fix: run as root, or with CAP_BPF)", pin.display())]
+    NotAllowed {
+        /// The pin.
+        pin: PathBuf,
+    },
     /// The kernel refuses the maps or programs.
     #[error(
-        "loading the BPF maps and programs: {0} (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+        "loading the BPF maps and programs: {0} (fix: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
     )]
     Load(#[from] aya::EbpfError),
     /// A map cannot be used.
@@ -218,7 +228,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The cgroup directory is unusable.
-    #[error("cgroup {}: {source}; it must be a directory of a cgroup2 mount (--cgroup)", path.display())]
+    #[error("cgroup {}: {source} (fix: --cgroup with a directory of a cgroup2 mount)", path.display())]
     Cgroup {
         /// The directory.
         path: PathBuf,
@@ -226,7 +236,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There is no such interface.
-    #[error("there is no interface {0} in this network namespace (--uplink)")]
+    #[error(
+        "there is no interface {0} in this network namespace (fix: --uplink with one that `ip link` shows)"
+    )]
     Uplink(String),
     /// What the datapath must know of the node cannot be found out.
     #[error("{what}: {source}")]

@@ -17,7 +17,7 @@ pub use watch::Watcher;
 pub enum SourceError {
     /// The path is not there, or may not be read.
     #[error(
-        "cannot read manifests from {path}: {source} (name a directory or file that is there)",
+        "cannot read manifests from {path}: {source} (fix: a directory or file that is there)",
         path = path.display()
     )]
     Unreadable {

@@ -207,7 +207,7 @@ fn last_alive(scene: &Scene) -> anyhow::Result<()> {
     same!(output.status.code(), Some(2), "the exit status");
     let told = String::from_utf8(output.stderr)?;
     for part in [
-        "nobody answers at",
+        "no nodegate answers at",
         &format!("(pid {pid}) was last alive"),
         "as of generation",
     ] {
@@ -408,6 +408,15 @@ fn preflight(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn cleanup(scene: &Scene) -> anyhow::Result<()> {
+    let refused = scene.testbed.exec("node1", ["nodegate", "cleanup"])?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    same!(
+        refused.status.code(),
+        Some(2),
+        "beside a running nodegate: {told}"
+    );
+    anyhow::ensure!(told.contains("stop it first"), "{told}");
+    new_connections_work(scene)?;
     kill(scene)?;
     scene.run("node1", &["nodegate", "cleanup"])?;
     anyhow::ensure!(

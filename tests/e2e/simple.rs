@@ -407,7 +407,7 @@ fn explained(scene: &Scene) -> anyhow::Result<()> {
         (
             "client",
             "external 10.96.190.18:80",
-            "is nodegate running here?",
+            "no nodegate answers at",
         ),
     ] {
         let (status, _, told) = explain(host, words)?;

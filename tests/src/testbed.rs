@@ -215,7 +215,12 @@ impl Testbed {
     /// Applies files and directories; returns when every nodegate has applied them.
     pub fn apply(&self, paths: &[PathBuf], namespace: Option<&str>) -> anyhow::Result<Report> {
         self.change(|state, store| {
-            let intake = intake::read(paths, namespace, &state.binaries.nodegate)?;
+            let intake = intake::read(
+                paths,
+                namespace,
+                &state.binaries.nodegate,
+                Some(&self.names.manifests()),
+            )?;
             let created = state.next_created()?;
             Ok(intake.admit(store, &created))
         })
@@ -398,6 +403,7 @@ fn build(names: &Names, options: &Options) -> anyhow::Result<Report> {
         &options.manifests,
         options.namespace.as_deref(),
         &options.binaries.nodegate,
+        None,
     )?;
     let layout = config.layout(options.nodes, &intake.outside_ips())?;
     state::create(names)?;

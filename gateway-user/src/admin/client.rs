@@ -1,6 +1,7 @@
 //! Asks a running nodegate.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,15 +14,28 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-/// No process listens on the admin socket.
+/// No process can be asked at the admin socket.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "nobody answers at {}: is nodegate running here? (--admin or NODEGATE_ADMIN names its socket)",
-    socket.display()
-)]
+#[error("{} at {}: {source} (fix: {})", self.what(), socket.display(), self.fix())]
 pub struct Unreachable {
     socket: PathBuf,
-    source: std::io::Error,
+    source: io::Error,
+}
+
+impl Unreachable {
+    fn what(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::PermissionDenied => "not allowed to ask the nodegate",
+            _ => "no nodegate answers",
+        }
+    }
+
+    fn fix(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::PermissionDenied => "ask as root",
+            _ => "start it, or name its socket with --admin or NODEGATE_ADMIN",
+        }
+    }
 }
 
 /// Sends a request to the admin socket, and gives the answer once its head is there.

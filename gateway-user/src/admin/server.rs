@@ -1,6 +1,14 @@
 //! The Unix socket and its requests.
 
-use std::{convert::Infallible, future::Future, io, path::Path, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream as BlockingStream},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -63,20 +71,29 @@ pub trait Subject: Send + Sync + 'static {
 /// Binds the socket, in place of one that a process left that is gone.
 ///
 /// # Errors
-/// Fails if a process listens there, or the directory cannot be made.
+/// Fails if a process listens there, if something else than a socket is there, or if the directory
+/// cannot be made.
 pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = socket.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_) => {
+    match std::fs::symlink_metadata(socket) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(there) if !there.file_type().is_socket() => {
             return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another nodegate listens there (--admin or NODEGATE_ADMIN names another socket)",
+                io::ErrorKind::AlreadyExists,
+                "it is there, and is no socket (fix: another name for --admin or NODEGATE_ADMIN)",
             ));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => std::fs::remove_file(socket)?,
+        Ok(_) if BlockingStream::connect(socket).is_ok() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another nodegate listens there (fix: stop it, or name another socket with --admin \
+                 or NODEGATE_ADMIN)",
+            ));
+        }
+        Ok(_) => std::fs::remove_file(socket)?,
     }
     UnixListener::bind(socket)
 }
@@ -246,4 +263,30 @@ fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> R
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_at_makes_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("letter.txt");
+        fs::write(&file, "keep").unwrap();
+        let error = bind(&file).unwrap_err().to_string();
+        assert!(error.contains("no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "keep");
+
+        let socket = directory.path().join("run/admin.sock");
+        let first = bind(&socket).unwrap();
+        let error = bind(&socket).unwrap_err().to_string();
+        assert!(error.contains("another nodegate"), "{error}");
+        // As a process leaves it that was killed.
+        drop(first);
+        assert!(socket.exists());
+        bind(&socket).unwrap();
+    }
 }

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// The state of a running nodegate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Status {
     /// nodegate's version.
     pub version: String,
@@ -32,7 +31,6 @@ pub struct Status {
 
 /// The sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// The directory of manifests, if there is one.
     pub directory: Option<PathBuf>,
@@ -42,7 +40,6 @@ pub struct SourceStatus {
 
 /// Services from kube-proxy's rules.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct RulesStatus {
     /// The programs that print them, such as `iptables-nft-save`.
     pub programs: Vec<String>,
@@ -52,7 +49,6 @@ pub struct RulesStatus {
 
 /// The last published Snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct SnapshotStatus {
     /// Its generation; 0 before the first.
     pub generation: u64,
@@ -66,7 +62,6 @@ pub struct SnapshotStatus {
 
 /// The eBPF side.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct DatapathStatus {
     /// Generation of the Snapshot that the maps hold.
     pub applied: u64,
@@ -86,7 +81,6 @@ pub struct DatapathStatus {
 
 /// The proxy side.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// Generation of the Snapshot that all workers have applied.
     pub applied: u64,

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::Output;
+use super::{Output, Plural};
 use crate::{
     model::compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile},
     resources::{
@@ -18,6 +18,7 @@ use crate::{
         admission::Store,
         diagnostic::{self, Diagnostic, Severity},
         lookup::selects,
+        manifest::nearest,
     },
     source::directory::Directory,
 };
@@ -25,10 +26,11 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   nodegate check web.yaml            one file
-  nodegate check manifests/          all *.yaml, *.yml and *.json below a directory
+  nodegate check manifests/          all of *.yaml, *.yml, *.json there
   nodegate check -o json manifests/  for programs
 
-Exit status: 0 without errors (warnings are none), 1 with errors, 2 if a path cannot be read.";
+Exit status: 0 without errors (warnings are none), 1 with errors, 2 if a path
+cannot be read.";
 
 /// Check manifests: what nodegate would refuse, ignore or serve otherwise than meant.
 ///
@@ -36,7 +38,7 @@ Exit status: 0 without errors (warnings are none), 1 with errors, 2 if a path ca
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Files or directories.
+    /// Files or directories
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
@@ -74,6 +76,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let err = io::stderr();
             let colour = err.is_terminal();
             let mut err = err.lock();
+            if report.files == 0 {
+                let found = "no file there ends in .yaml, .yml or .json, so nothing was checked";
+                writeln!(err, "warning: {found}")?;
+            }
             for diagnostic in &report.diagnostics {
                 writeln!(err, "{}", Line { diagnostic, colour })?;
             }
@@ -107,9 +113,52 @@ fn diagnose(resources: &Resources) -> Vec<Diagnostic> {
         let compiled = compile(resources, &node, Some(&gateway), &ServiceScope::All);
         all.extend(compiled.diagnostics);
     }
+    all.extend(unserved(resources));
     let mut all: Vec<_> = all.into_iter().collect();
     diagnostic::sort(&mut all);
     all
+}
+
+/// Warns about Gateways whose selector is nobody's: no Pod's, no Service's, and not that of the pods in
+/// `deploy/`.
+fn unserved(resources: &Resources) -> Vec<Diagnostic> {
+    let ours = super::run::labels(super::run::GATEWAY_LABELS).unwrap_or_default();
+    let pods = resources
+        .pods()
+        .filter_map(|(_, pod)| pod.metadata.labels.as_ref());
+    let services = resources
+        .services()
+        .filter_map(|(_, service)| service.spec.as_ref()?.selector.as_ref());
+    let known: BTreeSet<_> = pods.chain(services).chain([&ours]).collect();
+    let is_nobodys = |selector: &BTreeMap<String, String>| {
+        !selector.is_empty() && !known.iter().any(|labels| selects(selector, Some(labels)))
+    };
+    let mut found = Vec::new();
+    for (object, gateway) in resources.gateways() {
+        let selector = &gateway.spec.selector;
+        if !is_nobodys(selector) {
+            continue;
+        }
+        let wanted: Vec<_> = selector
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        // A label whose value is misspelled.
+        let meant = selector.iter().find_map(|(key, value)| {
+            let values = known.iter().filter_map(|labels| labels.get(key));
+            Some(format!(
+                "did you mean `{key}: {}`?",
+                nearest(value, values)?
+            ))
+        });
+        let message = format!(
+            "neither a Pod nor a Service's selector has {}: nobody serves this Gateway",
+            wanted.join(", ")
+        );
+        let fix = meant.unwrap_or_else(|| "the labels of the gateway's pods".to_owned());
+        found.push(object.report(Severity::Warning, "spec.selector", message, fix));
+    }
+    found
 }
 
 /// A gateway pod for each selector of a Gateway: one that is there, else one as its Service wants it.
@@ -164,15 +213,6 @@ impl fmt::Display for Report {
             Plural(count(Severity::Error), "error"),
             Plural(count(Severity::Warning), "warning"),
         )
-    }
-}
-
-struct Plural(usize, &'static str);
-
-impl fmt::Display for Plural {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
     }
 }
 
@@ -233,6 +273,44 @@ mod tests {
         assert_eq!(json["diagnostics"][0]["location"]["file"], place.as_str());
         assert_eq!(json["diagnostics"][0]["location"]["line"], 6);
         assert_eq!(json["diagnostics"][0]["object"]["kind"], "Service");
+    }
+
+    #[test]
+    fn a_gateway_that_nobody_serves_is_told() {
+        let told = |selector: &str| {
+            let gateway = format!(
+                "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  selector: {{{selector}}}\n  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']}}]\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: edge}}\nspec: {{selector: {{gw: edge}}, ports: [{{port: 80}}]}}\n"
+            );
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("a.yaml");
+            fs::write(&file, gateway).unwrap();
+            let report = check(vec![file]).unwrap();
+            let warnings = report.diagnostics.iter();
+            let warnings = warnings.filter(|found| found.severity == Severity::Warning);
+            warnings
+                .map(|found| {
+                    format!(
+                        "{} ({})",
+                        found.message,
+                        found.fix.clone().unwrap_or_default()
+                    )
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told("istio: ingressgateway"), [""; 0]);
+        assert_eq!(told("gw: edge"), [""; 0]);
+        assert_eq!(
+            told("istio: ingresgateway"),
+            [
+                "neither a Pod nor a Service's selector has istio=ingresgateway: nobody serves this Gateway (did you mean `istio: ingressgateway`?)"
+            ]
+        );
+        assert_eq!(
+            told("app: mine"),
+            [
+                "neither a Pod nor a Service's selector has app=mine: nobody serves this Gateway (the labels of the gateway's pods)"
+            ]
+        );
     }
 
     #[test]

@@ -6,7 +6,12 @@ use clap::{Args, CommandFactory as _};
 
 /// Print a completion script for a shell.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  nodegate completions bash > /etc/bash_completion.d/nodegate")]
+#[command(after_help = "\
+Examples:
+  nodegate completions bash > /etc/bash_completion.d/nodegate
+  nodegate completions zsh > \"${fpath[1]}/_nodegate\"
+
+Exit status: 0 success.")]
 pub struct Completions {
     /// The shell
     shell: clap_complete::Shell,

@@ -42,21 +42,28 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const EXAMPLES: &str = "\
 Examples:
-  nodegate explain external 192.168.170.137:31373                    a node port, from outside
-  nodegate explain node istio-system/istio-ingressgateway:http2      a cluster IP, from the node itself
-  nodegate explain pod/simple/nginx-0 10.96.190.18:80                from a pod
-  nodegate explain external http://192.168.170.137:31373/simple/nginx --host simple.baihl.io
-                                                                     a request, to the pod that answers it
+  nodegate explain external 192.168.170.137:31373
+                                       a node port, from outside
+  nodegate explain node istio-system/istio-ingressgateway:http2
+                                       a cluster IP, from the node itself
+  nodegate explain pod/simple/nginx-0 10.96.190.18:80
+                                       from a pod
+  nodegate explain node 10.96.0.10:53 --protocol udp
+  nodegate explain external http://192.168.170.137:31373/simple/nginx \\
+    --host simple.baihl.io             a request, to the pod that answers it
   nodegate explain external 192.168.170.137:31373 -o json
-  nodegate explain external 192.168.170.137:31373 --manifests m/     offline: nothing is asked of a node
+  nodegate explain external 192.168.170.137:31373 --manifests m/
+                                       offline: no node is asked
 
-Nothing is sent. The nodegate that runs here answers, by what its maps hold; with --manifests, the answer
-is what follows from the manifests (Services, EndpointSlices, Nodes, Pods, Gateways, VirtualServices,
-DestinationRules). Beside what nodegate does stands the way through the rules that kube-proxy would have
-written.
+Nothing is sent. The nodegate that runs here answers, by what its maps hold;
+with --manifests, the answer is what follows from the manifests (Services,
+EndpointSlices, Nodes, Pods, Gateways, VirtualServices, DestinationRules,
+ServiceEntries). Beside what nodegate does stands the way through the rules
+that kube-proxy would have written.
 
-Exit status: 0 it reaches a pod, 1 it does not (refused, dropped, 404, 503), 2 the question cannot be
-answered.";
+Exit status: 0 it reaches a pod, or the gateway answers as its route says; 1 it
+does not (refused, dropped, 404, 503, or no Service is asked for); 2 the
+question cannot be answered.";
 
 /// Explain what becomes of a connection or a request, and why.
 ///
@@ -115,13 +122,15 @@ struct NodeArgs {
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
     node_addresses: Vec<IpAddr>,
     /// Networks that pods have addresses from [default for kube-proxy's part: the Node's podCIDRs]
-    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',',
+        value_parser = super::network)]
     cluster_cidrs: Vec<IpNet>,
     /// Where node ports are served [default: on all addresses]
     #[arg(
         long = "nodeport-addresses",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = super::network
     )]
     nodeport_addresses: Vec<IpNet>,
     /// Which external IPs nodegate serves [default: owned]
@@ -164,11 +173,8 @@ impl Explain {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let mut out = io::BufWriter::new(io::stdout().lock());
         let status = self.write(&mut out)?;
-        match out.flush() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            // Whoever read it has read enough, as in `… | head`.
-            _ => Ok(status),
-        }
+        out.flush()?;
+        Ok(status)
     }
 
     fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
@@ -177,10 +183,7 @@ impl Explain {
         } else {
             self.answered()?
         };
-        match out.write_all(answer.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-            _ => {}
-        }
+        out.write_all(answer.as_bytes())?;
         Ok(if good {
             ExitCode::SUCCESS
         } else {

@@ -30,19 +30,20 @@ pub struct Export {
 
 #[derive(Debug, Subcommand)]
 enum Format {
-    /// A static bootstrap of Envoy
     Envoy(Envoy),
 }
 
-/// Print a static bootstrap of Envoy that does what a gateway pod would do with the manifests: to
-/// compare the two, or to move on to Envoy.
+/// Print a static bootstrap of Envoy that does what a gateway pod would do.
+///
+/// To compare the two, or to move on to Envoy.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodegate export envoy --manifests ./manifests > bootstrap.yaml
   envoy --mode validate -c bootstrap.yaml
 
-Exit status: 0; 1 if a manifest was refused (the rest is printed); 2 if a path cannot be read.")]
+Exit status: 0 success, 1 a manifest was refused (the rest is printed), 2 a path
+cannot be read.")]
 struct Envoy {
     /// Files or directories of manifests
     #[arg(long, required = true, value_name = "PATH")]
@@ -56,7 +57,7 @@ struct Envoy {
     /// Labels of the gateway pod
     #[arg(
         long,
-        default_value = "app=istio-ingressgateway,istio=ingressgateway",
+        default_value = super::run::GATEWAY_LABELS,
         value_name = "LABELS",
         value_parser = super::run::labels
     )]
@@ -67,6 +68,9 @@ struct Envoy {
     /// Port of Envoy's admin interface, on 127.0.0.1
     #[arg(long, default_value_t = 15000, value_name = "PORT")]
     admin_port: u16,
+    /// Let streams of HTTP/2 become WebSockets (RFC 8441), as `nodegate run` with this option does
+    #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
+    extended_connect: bool,
 }
 
 impl Export {
@@ -101,6 +105,7 @@ impl Envoy {
         let options = envoy::Options {
             listen: self.listen,
             admin_port: self.admin_port,
+            extended_connect: self.extended_connect,
         };
         let bootstrap = envoy::bootstrap(&compiled.gateway, options);
         let mut out = io::stdout().lock();

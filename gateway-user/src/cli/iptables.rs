@@ -40,6 +40,9 @@ use crate::{
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Of a dump that holds nothing, as of an iptables-save that may not read the rules.
+const NO_TABLES: &str = "it has no tables (fix: give the output of iptables-save, as root)";
+
 /// Write, read and compare kube-proxy's iptables rules
 #[derive(Debug, clap::Args)]
 pub struct Iptables {
@@ -49,11 +52,8 @@ pub struct Iptables {
 
 #[derive(Debug, Subcommand)]
 enum IptablesCommand {
-    /// Print the rules that kube-proxy would write
     Render(Box<render::Render>),
-    /// Show the Services that rules implement, and what is wrong with the rules
     Show(show::Show),
-    /// Tell how a node's rules differ from what the Services ask for, or from the loaded maps
     Diff(Box<diff::DiffCommand>),
 }
 
@@ -76,25 +76,10 @@ impl Iptables {
             IptablesCommand::Render(command) => command.run(&mut out),
             IptablesCommand::Show(command) => command.run(&mut out),
             IptablesCommand::Diff(command) => command.run(&mut out),
-        };
-        let status = status.and_then(|status| {
-            out.flush()?;
-            Ok(status)
-        });
-        match status {
-            // Whoever read it has read enough, as in `… | head`.
-            Err(error) if is_broken_pipe(&error) => Ok(ExitCode::from(2)),
-            status => status,
-        }
+        }?;
+        out.flush()?;
+        Ok(status)
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = match error.downcast_ref::<serde_json::Error>() {
-        Some(error) => error.io_error_kind(),
-        None => error.downcast_ref::<io::Error>().map(io::Error::kind),
-    };
-    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 impl From<Family> for IpFamily {

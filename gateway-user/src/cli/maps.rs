@@ -21,10 +21,11 @@ use crate::datapath::contents::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  nodegate maps                       the daemon, frontends, backends and counters
-  nodegate maps daemon                when it was last alive
-  nodegate maps conntrack             the flows that are translated packet by packet
-  nodegate maps services -o json | jq '.services[] | select(.kind == \"node port\")'
+  nodegate maps                the daemon, frontends, backends and counters
+  nodegate maps daemon         when it was last alive
+  nodegate maps conntrack      the flows that are translated packet by packet
+  nodegate maps services -o json |
+    jq '.services[] | select(.kind == \"node port\")'
   nodegate maps --pin-dir /sys/fs/bpf/nodegate
 
 Exit status: 0 success, 2 nothing is pinned there or it cannot be read.")]
@@ -90,17 +91,15 @@ impl Maps {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let shown = Shown::read(&Pins::open(&self.pins.path)?, self.map)?;
         let mut out = io::BufWriter::new(io::stdout().lock());
-        let written = match self.output {
-            Output::Json => serde_json::to_writer_pretty(&mut out, &shown)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            Output::Text => out.write_all(shown.text().as_bytes()),
-        };
-        match written.and_then(|()| out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            // Whoever read it has read enough, as in `… | head`.
-            _ => Ok(ExitCode::SUCCESS),
+        match self.output {
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut out, &shown)?;
+                writeln!(out)?;
+            }
+            Output::Text => out.write_all(shown.text().as_bytes())?,
         }
+        out.flush()?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -9,12 +9,15 @@ use crate::datapath::probe::{self, Check, Outcome};
 
 /// Check whether nodegate can do its work on this machine, and how.
 ///
-/// Changes nothing. Exit status 0 if it can, 1 if something fails.
+/// Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodegate preflight
-  nodegate preflight --uplink eth0 -o json | jq '.[] | select(.outcome != \"ok\")'")]
+  nodegate preflight --uplink eth0 -o json | jq '.[] | select(.outcome != \"ok\")'
+
+Exit status: 0 nodegate can do its work (warnings say with what limits), 1 it
+cannot.")]
 pub struct Preflight {
     #[command(flatten)]
     attachment: Attachment,

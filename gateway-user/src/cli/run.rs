@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::Admin;
 use super::attachment::Attachment;
 use crate::{
     daemon::{self, Daemon, Role, SourceOptions},
@@ -20,6 +19,9 @@ use crate::{
     proxy::Parity,
 };
 
+/// Labels of gateway pods, unless it is said otherwise.
+pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressgateway";
+
 /// Serve: redirect connections to Services (redirector), proxy requests (proxy), or both.
 ///
 /// The redirector needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and the node's own network
@@ -29,8 +31,14 @@ use crate::{
 #[command(after_help = "\
 Examples:
   nodegate run --manifests ./manifests --services all --uplink eth0
-  nodegate run --role proxy --manifests ./manifests --pod-namespace istio-system --pod-name gw-1
-  nodegate run --role redirector --source iptables --services all   # beside kube-proxy, by its rules")]
+  nodegate run --role proxy --manifests ./manifests --pod-name gw-1
+  nodegate run --role redirector --source iptables --services all
+                                       beside kube-proxy, by its rules
+
+Messages go to standard error; RUST_LOG=warn has fewer of them, RUST_LOG=debug
+more. SIGTERM and SIGINT end it, after --drain.
+
+Exit status: 0 it was told to end, 2 it could not start or go on.")]
 pub struct Run {
     /// Which half to run
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ROLE")]
@@ -43,8 +51,14 @@ pub struct Run {
     /// Changes take effect within a second
     #[arg(long, env = "NODEGATE_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
-    #[command(flatten)]
-    admin: Admin,
+    /// Socket to answer at: status, trace, explain, metrics
+    #[arg(
+        long,
+        env = "NODEGATE_ADMIN",
+        default_value = super::ADMIN,
+        value_name = "SOCKET"
+    )]
+    admin: PathBuf,
     /// Name of this node, as endpoints name it [default: the host's name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -84,7 +98,8 @@ struct RedirectorArgs {
         long = "cluster-cidr",
         env = "NODEGATE_CLUSTER_CIDR",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = super::network
     )]
     cluster_cidrs: Vec<IpNet>,
     /// Serve node ports only on the node's addresses in these networks [default: on all]
@@ -92,7 +107,8 @@ struct RedirectorArgs {
         long = "nodeport-addresses",
         env = "NODEGATE_NODEPORT_ADDRESSES",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = super::network
     )]
     nodeport_addresses: Vec<IpNet>,
     /// Also redirect packets of pods that sockets don't cover (virtual machines, raw sockets): beginnings
@@ -129,7 +145,7 @@ struct ProxyArgs {
     #[arg(
         long,
         env = "NODEGATE_GATEWAY_LABELS",
-        default_value = "app=istio-ingressgateway,istio=ingressgateway",
+        default_value = GATEWAY_LABELS,
         value_name = "LABELS",
         value_parser = labels
     )]
@@ -204,9 +220,12 @@ pub(super) fn scope(text: &str) -> Result<ServiceScope, String> {
         "gateway" => Ok(ServiceScope::Gateway),
         // Keys of labels have slashes too.
         _ if text.contains('/') && !text.contains('=') => names(text).map(ServiceScope::Names),
-        _ => labels(text)
-            .map(ServiceScope::Selector)
-            .map_err(|error| format!("neither `all` nor `gateway`, and {error}")),
+        _ => labels(text).map(ServiceScope::Selector).map_err(|_| {
+            format!(
+                "`{text}` names no Services (fix: `all`, `gateway`, labels such as app=web, or \
+                     names such as shop/web or shop/*)"
+            )
+        }),
     }
 }
 
@@ -268,7 +287,7 @@ impl Run {
         Ok(daemon::Options {
             role: self.role,
             sources,
-            admin: self.admin.admin,
+            admin: self.admin,
             node: NodeIdentity { name: node },
             services: self.redirector.services,
             datapath,

@@ -11,24 +11,26 @@ use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
 
-use super::{Admin, Output};
+use super::{Admin, Output, Plural};
 use crate::{
     admin::{client, status::Status},
     datapath::{Error, contents::Pins},
 };
 
-/// Show what a running nodegate serves.
+/// Show what a running nodegate serves, and whether it is up to date.
 ///
 /// Where none runs, tells when one was last alive, by what it has pinned.
-///
-/// Exit status 0 if it is up to date, 1 if something could not be applied or a manifest is wrong, 2 if
-/// nobody answers.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodegate status
-  nodegate status --sync               after changing a manifest: wait until it is in force
-  nodegate status -o json | jq .datapath.decisions")]
+  nodegate status --sync               after a change: wait until it is in force
+  nodegate status --ready              as a readiness probe
+  nodegate status -o json | jq .datapath.decisions
+
+Exit status: 0 it is up to date, or all is in force with --sync, or it serves
+with --ready; 1 something could not be applied, or there are errors or warnings;
+2 nobody answers.")]
 pub struct StatusCommand {
     #[command(flatten)]
     admin: Admin,
@@ -36,6 +38,10 @@ pub struct StatusCommand {
     /// is wrong with the manifests
     #[arg(long)]
     sync: bool,
+    /// For readiness probes: exit status 0 once what was there at the start is in force, whatever is wrong
+    /// with the manifests, so that nobody's mistake takes a gateway out of service
+    #[arg(long)]
+    ready: bool,
     /// How long to wait: 500ms, 10s, 2m
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = super::duration)]
     timeout: Duration,
@@ -68,7 +74,7 @@ impl StatusCommand {
         let json = match json {
             Err(error) if error.is::<client::Unreachable>() => {
                 return Err(match last_alive(&self.pin_dir) {
-                    Some(told) => anyhow!("{error:#}\n{told}"),
+                    Some(told) => anyhow!("{error}\n{told}"),
                     None => error,
                 });
             }
@@ -79,12 +85,21 @@ impl StatusCommand {
             Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
             Output::Text => print(&status),
         }
-        let good = self.sync || (status.ready && status.faults().next().is_none());
-        Ok(if good {
+        Ok(if self.is_good(&status) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         })
+    }
+}
+
+impl StatusCommand {
+    fn is_good(&self, status: &Status) -> bool {
+        match (self.sync, self.ready) {
+            (_, true) => status.ready,
+            (true, false) => true,
+            (false, false) => status.ready && status.faults().next().is_none(),
+        }
     }
 }
 
@@ -116,10 +131,10 @@ fn print(status: &Status) {
     );
     if let Some(rules) = &status.source.rules {
         let programs = rules.programs.join(", ");
-        let count = rules.services;
+        let count = Plural(rules.services, "Service port");
         row(
             "source",
-            format!("kube-proxy's rules, by {programs}: {count} Service ports"),
+            format!("kube-proxy's rules, by {programs}: {count}"),
         );
     }
     if let Some(directory) = &status.source.directory {
@@ -129,8 +144,11 @@ fn print(status: &Status) {
     row(
         "snapshot",
         format!(
-            "generation {}: {} Service ports, {} listeners, {} clusters",
-            snapshot.generation, snapshot.services, snapshot.listeners, snapshot.clusters
+            "generation {}: {}, {}, {}",
+            snapshot.generation,
+            Plural(snapshot.services, "Service port"),
+            Plural(snapshot.listeners, "listener"),
+            Plural(snapshot.clusters, "cluster"),
         ),
     );
     if let Some(datapath) = &status.datapath {
@@ -186,5 +204,53 @@ fn print(status: &Status) {
     );
     for fault in status.faults() {
         println!("{fault}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::{Cli, Command};
+
+    fn is_good(options: &[&str], ready: bool, diagnostics: &[&str]) -> bool {
+        let words = [&["nodegate", "status"], options].concat();
+        let Command::Status(command) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        let status = serde_json::json!({
+            "version": "", "role": "proxy", "node": "", "pid": 1, "ready": ready,
+            "source": {"directory": null, "rules": null},
+            "snapshot": {"generation": 1, "services": 0, "listeners": 0, "clusters": 0},
+            "datapath": null,
+            "proxy": {"applied": 1, "listeners": [], "failures": []},
+            "diagnostics": diagnostics,
+        });
+        command.is_good(&serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn messages_count_but_not_for_probes() {
+        assert!(is_good(&[], true, &["info: x"]));
+        for message in ["warning: x", "error: x"] {
+            assert!(!is_good(&[], true, &[message]));
+            assert!(is_good(&["--sync"], true, &[message]));
+            assert!(is_good(&["--ready"], true, &[message]));
+        }
+        assert!(!is_good(&[], false, &[]));
+        assert!(!is_good(&["--ready"], false, &[]));
+    }
+
+    /// One VirtualService with a mistake, and all gateways would be out of service.
+    #[test]
+    fn probes_of_the_daemon_sets_do_not_ask_what_is_wrong_with_manifests() {
+        for file in [
+            include_str!("../../../deploy/gateway.yaml"),
+            include_str!("../../../deploy/redirector.yaml"),
+        ] {
+            let probe = "readinessProbe:\n            exec:\n              command: [\"nodegate\", \"status\", \"--ready\"]";
+            assert!(file.contains(probe), "{file}");
+            assert_eq!(file.matches("\"status\"").count(), 1, "{file}");
+        }
     }
 }

@@ -34,7 +34,7 @@ use join::Joiner;
 /// How long the daemon may take to begin.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Show every decision as it is made: one line per new connection, and one per request.
+/// Show every decision as it is made: a line for each new connection and request.
 ///
 /// On a node: where the kernel sends it, in kube-proxy's chain names. In a gateway pod: which virtual
 /// host, route and endpoint a request got. With both, a request has the number of the decision that
@@ -49,13 +49,17 @@ Examples:
   nodegate trace --verdict reject,drop            who is turned away, and why
   nodegate trace --service default/web --from 10.10.0.0/16
   nodegate trace --to :31373 --gateway-admin /run/nodegate/gateway.sock
-                                       a node port's connections, with the gateway's requests
-  nodegate trace --status 404,5xx      in a gateway pod: the requests that failed
+                                       a node port, with the gateway's requests
+  nodegate trace --status 404,5xx      in a gateway pod: failed requests
 
-Columns on a node: number, hook, client (address, or process), what it asked for, Service, chains
-of kube-proxy's rules that lead to the same end, backend; or the verdict and its reason.
-A request whose connection is older than the trace, or masqueraded, has - for a number; with filters
-for decisions it is left out.")]
+Columns on a node: number, hook, client (address, or process), what it asked
+for, Service, chains of kube-proxy's rules that lead to the same end, backend;
+or the verdict and its reason.
+
+A request whose connection is older than the trace, or masqueraded, has - for a
+number; with filters for decisions it is left out.
+
+Exit status: 0 success, 2 nobody answers.")]
 pub struct Trace {
     #[command(flatten)]
     admin: Admin,

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -273,7 +274,14 @@ impl Pins {
         if !pin.exists() {
             return Err(Error::NotPinned { pin });
         }
-        let data = MapData::from_pin(&pin).map_err(wrap(name))?;
+        let data = MapData::from_pin(&pin).map_err(|source| match &source {
+            MapError::SyscallError(call)
+                if call.io_error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Error::NotAllowed { pin: pin.clone() }
+            }
+            _ => Error::Map { name, source },
+        })?;
         let map = Map::from_map_data(data).map_err(wrap(name))?;
         map.try_into().map_err(wrap(name))
     }

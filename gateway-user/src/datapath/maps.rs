@@ -223,8 +223,14 @@ fn load_from(features: Features, directory: &Path) -> Result<(Ebpf, Maps), Error
     Ok((ebpf, maps))
 }
 
+/// Whether a pin has the name of one of our maps.
+pub(super) fn is_pin(pin: &Path) -> bool {
+    pin.file_name()
+        .is_some_and(|name| MAPS.iter().any(|map| name == map.pin))
+}
+
 /// The directory itself may not be there yet.
-fn on_bpf_file_system(directory: &Path) -> std::io::Result<()> {
+pub(super) fn on_bpf_file_system(directory: &Path) -> std::io::Result<()> {
     let existing = directory.ancestors().find(|path| path.exists());
     match statfs(existing.unwrap_or(directory))?.filesystem_type() {
         BPF_FS_MAGIC => Ok(()),

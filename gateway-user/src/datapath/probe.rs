@@ -91,11 +91,16 @@ pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check
     let features = Features::probe();
     checks.push(netns_cookie());
     checks.extend(programs(features));
-    checks.push(refusals(features));
-    checks.push(packet_hooks(features, uplinks));
-    checks.push(datagrams());
-    checks.push(netfilter("iptables", "ip_tables"));
-    checks.push(netfilter("ip6tables", "ip6_tables"));
+    // Without the capabilities the kernel tells nothing of itself, and what it says would be blamed on it.
+    if missing().is_empty() {
+        checks.push(refusals(features));
+        checks.push(packet_hooks(features, uplinks));
+        checks.push(datagrams());
+        checks.push(netfilter("iptables", "ip_tables"));
+        checks.push(netfilter("ip6tables", "ip6_tables"));
+    } else {
+        checks.push(unknown());
+    }
     checks.push(forwarding());
     checks.push(node_port_range());
     checks
@@ -141,6 +146,16 @@ fn capabilities() -> Check {
             "run as root, or add them to the container",
         )
     }
+}
+
+/// What only a process with the capabilities is told.
+fn unknown() -> Check {
+    Check::bad(
+        "not tried",
+        Outcome::Warning,
+        "refusals, packet hooks, datagrams, iptables, ip6tables: they need the capabilities",
+        "as for capabilities",
+    )
 }
 
 /// The capabilities that the redirector needs and this process lacks.
@@ -231,7 +246,7 @@ fn programs(features: Features) -> Vec<Check> {
                 name,
                 Outcome::Failed,
                 found,
-                "see capabilities and BTF",
+                "as for capabilities and BTF",
             )];
         }
     };

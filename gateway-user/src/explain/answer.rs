@@ -10,7 +10,7 @@ use super::{
     connection::{Attempt, Client, Connection, connection},
     node::{Choices, Loaded, Node},
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
-    request::{End, Known, Request, Routed, route},
+    request::{Known, Request, Routed, route},
 };
 use crate::{
     iptables::config::{Config, ConfigError, KubeProxyArgs},
@@ -21,7 +21,12 @@ use crate::{
     resources::{Resources, lookup::selects},
 };
 
+mod closed;
+mod outcome;
 mod text;
+
+pub use outcome::Outcome;
+use outcome::outcome;
 
 /// What is asked, as it is written.
 #[derive(Debug)]
@@ -109,15 +114,6 @@ pub struct PodAt {
     pub node: Option<String>,
 }
 
-/// How it ends.
-#[derive(Debug, Serialize)]
-pub struct Outcome {
-    /// Whether it gets where it should.
-    pub good: bool,
-    /// In words.
-    pub text: String,
-}
-
 /// Answers a question; with `loaded`, by what the maps of a running nodegate hold, else by what they
 /// would.
 pub fn explain(
@@ -154,15 +150,25 @@ pub fn explain(
         (attempt.protocol == Protocol::Tcp)
             .then(|| world.gateway(&cluster, *end, request.as_ref()))?
     });
+    let closed = ends.first().filter(|_| gateway.is_none()).and_then(|end| {
+        let identity = identity(resources, &cluster, &world.services, *end)?;
+        (attempt.protocol == Protocol::Tcp).then(|| closed::why(&world, &identity, *end))?
+    });
     let mut notes = world.node.refused().to_vec();
     notes.extend(notes_on(&world, &attempt, &connection));
-    if gateway.is_none() && request.is_some() && !ends.is_empty() {
-        let end = ends[0];
+    if let Some(end) = ends.first()
+        && gateway.is_none()
+        && closed.is_none()
+        && request.is_some()
+    {
         notes.push(format!(
             "{end} is no listener of a gateway: the request goes to whatever is there"
         ));
     }
-    let result = outcome(&connection, &cluster, &ends, gateway.as_ref());
+    let result = match closed {
+        Some(text) => Outcome { good: false, text },
+        None => outcome(&connection, &cluster, &ends, gateway.as_ref()),
+    };
     Ok(Answer {
         node: name,
         from,
@@ -382,75 +388,6 @@ fn notes_on(world: &World<'_>, attempt: &Attempt, connection: &Connection) -> Ve
         notes.push(format!("{port} is no node port: {list}"));
     }
     notes
-}
-
-fn outcome(
-    connection: &Connection,
-    cluster: &Cluster,
-    ends: &[SocketAddr],
-    gateway: Option<&Routed>,
-) -> Outcome {
-    let decided = &connection.nodegate;
-    let good = |good, text| Outcome { good, text };
-    match decided.verdict {
-        Verdict::Reject => return good(false, format!("refused: {}", decided.text)),
-        Verdict::Drop => return good(false, format!("dropped: {}", decided.text)),
-        Verdict::Pass if ends.iter().all(|end| cluster.pod_with(end.ip()).is_none()) => {
-            let text = format!(
-                "goes on to {} as it is: {}",
-                connection.destination, decided.text
-            );
-            return good(false, text);
-        }
-        Verdict::Pass | Verdict::Forward => {}
-    }
-    let Some(routed) = gateway else {
-        return good(true, format!("reaches {}", list(ends)));
-    };
-    let partly = |share: &f64| match share {
-        1.0 => String::new(),
-        share => format!(" for {:.1} % of it", share * 100.0),
-    };
-    match &routed.end {
-        End::Unasked => good(true, format!("reaches {}", list(ends))),
-        End::Endpoint => {
-            let shares = routed.destinations.iter().filter(|share| share.share > 0.0);
-            let (mut endpoints, mut names) = (Vec::new(), Vec::new());
-            for share in shares {
-                endpoints.extend(share.endpoints.iter().copied());
-                names.extend(share.names.iter().cloned());
-            }
-            match names.as_slice() {
-                [] => good(true, format!("reaches {}", list(&endpoints))),
-                names => good(true, format!("reaches addresses of {}", names.join(" or "))),
-            }
-        }
-        End::Answer { status, text } => good(true, format!("{status}: {text}")),
-        End::Status {
-            status,
-            flag,
-            text,
-            share,
-        } => {
-            let flag = flag.map(|flag| format!(" {flag}")).unwrap_or_default();
-            good(false, format!("{status}{flag}{}: {text}", partly(share)))
-        }
-        End::Closed { flag, text, share } => {
-            good(false, format!("closed ({flag}){}: {text}", partly(share)))
-        }
-    }
-}
-
-fn list(addresses: &[SocketAddr]) -> String {
-    match addresses {
-        [] => "nothing".to_owned(),
-        [one] => one.to_string(),
-        [first, rest @ ..] if rest.len() > 4 => format!("{first} or one of {} others", rest.len()),
-        several => {
-            let several: Vec<_> = several.iter().map(ToString::to_string).collect();
-            several.join(" or ")
-        }
-    }
 }
 
 impl PodAt {

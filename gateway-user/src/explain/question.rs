@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::Uri;
+use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 use serde::Serialize;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     model::service::{IpFamily, Protocol},
-    resources::{Resources, lookup::service_of},
+    resources::{Resources, lookup::service_of, manifest::nearest, object::Object},
 };
 
 /// Whom `external` stands for: addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
@@ -81,7 +82,7 @@ pub enum QuestionError {
     )]
     NoClusterIp(String),
     /// The Service's port is not given, or it has no such port.
-    #[error("Service {service} has {what} (fix: one of {ports})")]
+    #[error("Service {service} has {what} (fix: {ports})")]
     Port {
         /// Which Service.
         service: String,
@@ -398,30 +399,63 @@ fn cluster_ip(
     port: Option<&str>,
 ) -> Result<Target, QuestionError> {
     let Some(service) = resources.service(namespace, name) else {
-        let like = resources
+        let written = |object: &Object| format!("{}/{}", object.key.namespace, object.key.name);
+        let elsewhere = resources
             .services()
-            .filter(|(object, _)| object.key.name == name);
+            .filter(|(object, _)| object.key.name == name)
+            .map(|(object, _)| written(object));
+        let mut meant: Vec<_> = elsewhere.collect();
+        if meant.is_empty() {
+            let all = resources.services().map(|(object, _)| written(object));
+            meant.extend(nearest(&format!("{namespace}/{name}"), all));
+        }
         return Err(QuestionError::NoService {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            hint: one_of(like.map(|(object, _)| format!("{}/{name}", object.key.namespace))),
+            hint: one_of(meant.into_iter()),
         });
     };
     let service_name = format!("{namespace}/{name}");
     let spec = service.spec.as_ref();
+    let port = the_port(&service_name, spec, port)?;
+    let number = u16::try_from(port.port).unwrap_or_default();
+    let several = spec.and_then(|spec| spec.cluster_ips.as_ref());
+    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let mut addresses = several.into_iter().flatten().chain(one);
+    let address = addresses.find_map(|address| address.parse().ok());
+    let address: IpAddr = address.ok_or(QuestionError::NoClusterIp(service_name))?;
+    Ok(Target {
+        socket: SocketAddr::new(address, number),
+        protocol: Some(match port.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        }),
+    })
+}
+
+/// The port that is named, by its name or its number, or the only one.
+fn the_port<'s>(
+    service_name: &str,
+    spec: Option<&'s ServiceSpec>,
+    port: Option<&str>,
+) -> Result<&'s ServicePort, QuestionError> {
     let ports: Vec<_> = spec
         .and_then(|spec| spec.ports.as_ref())
         .into_iter()
         .flatten()
         .collect();
     let wrong = |what: String| QuestionError::Port {
-        service: service_name.clone(),
+        service: service_name.to_owned(),
         what,
         ports: ports
             .iter()
-            .map(|port| format!("{service_name}:{}", port.port))
+            .map(|port| match port.name.as_deref() {
+                Some(name) if !name.is_empty() => format!("{service_name}:{name}"),
+                _ => format!("{service_name}:{}", port.port),
+            })
             .collect::<Vec<_>>()
-            .join(", "),
+            .join(" or "),
     };
     let found = match (port, &ports[..]) {
         (None, [only]) => Some(only),
@@ -431,21 +465,10 @@ fn cluster_ip(
             .find(|port| port.name.as_deref() == Some(wanted) || port.port.to_string() == *wanted),
     };
     let found = found.ok_or_else(|| wrong(format!("no port {}", port.unwrap_or_default())))?;
-    let number = u16::try_from(found.port)
-        .map_err(|_| wrong(format!("the port {}, which is none", found.port)))?;
-    let several = spec.and_then(|spec| spec.cluster_ips.as_ref());
-    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
-    let mut addresses = several.into_iter().flatten().chain(one);
-    let address = addresses.find_map(|address| address.parse().ok());
-    let address: IpAddr = address.ok_or(QuestionError::NoClusterIp(service_name.clone()))?;
-    Ok(Target {
-        socket: SocketAddr::new(address, number),
-        protocol: Some(match found.protocol.as_deref() {
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            _ => Protocol::Tcp,
-        }),
-    })
+    match u16::try_from(found.port) {
+        Ok(_) => Ok(found),
+        Err(_) => Err(wrong(format!("the port {}, which is none", found.port))),
+    }
 }
 
 /// Which node it is about: the one that is named, that of the pod which asks, the one that has the

@@ -1,6 +1,6 @@
 //! What a gateway does with a request: listener, virtual host, route by route, destination.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
 use serde::Serialize;
@@ -402,7 +402,16 @@ fn no_host(host: &str, domains: &[String]) -> End {
     let name = host.split(':').next().unwrap_or_default();
     let hint = match nearest(name, domains) {
         Some(nearest) => format!("; did you mean {nearest}?"),
-        None => format!("; the domains are {}", domains.join(", ")),
+        // Nobody has said which.
+        None if name.parse::<IpAddr>().is_ok() => format!(
+            "; the domains are {} (fix: --host with one of them)",
+            domains.join(", ")
+        ),
+        None => format!(
+            "; the domains are {} (fix: name it among the hosts of a VirtualService and of its \
+             Gateway)",
+            domains.join(", ")
+        ),
     };
     End::Status {
         status: 404,
@@ -454,7 +463,10 @@ fn fault(routed: &Routed) -> Option<End> {
     };
     let (first, fault) = faulty().next()?;
     let (flag, share) = (fault.flag, faulty().map(|(share, _)| share.share).sum());
-    let text = format!("{}: {}", first.cluster, fault.text);
+    let text = match fault.fix.as_str() {
+        "" => format!("{}: {}", first.cluster, fault.text),
+        fix => format!("{}: {} (fix: {fix})", first.cluster, fault.text),
+    };
     Some(match routed.http {
         Some(_) => End::Status {
             status: 503,

@@ -16,13 +16,15 @@ use crate::model::gateway::{
     Destination, Gateway, HttpRoutes, Listener, ListenerProtocol, TcpRoute,
 };
 
-/// Where Envoy listens.
+/// Where Envoy listens, and what the manifests do not say of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The address of all listeners.
     pub listen: IpAddr,
     /// The port of the admin interface, on the loopback address.
     pub admin_port: u16,
+    /// Whether streams of HTTP/2 may become WebSockets (RFC 8441).
+    pub extended_connect: bool,
 }
 
 /// The bootstrap.
@@ -53,7 +55,7 @@ pub fn bootstrap(gateway: &Gateway, options: Options) -> Value {
 
 fn listener(gateway: &Gateway, listener: &Listener, options: Options) -> Value {
     let filter = match &listener.protocol {
-        ListenerProtocol::Http(routes) => http(gateway, routes),
+        ListenerProtocol::Http(routes) => http(gateway, routes, options.extended_connect),
         ListenerProtocol::Tcp(route) => tcp(gateway, route, listener.port),
     };
     json!({
@@ -65,7 +67,7 @@ fn listener(gateway: &Gateway, listener: &Listener, options: Options) -> Value {
 
 /// `buildGatewayHTTPFilterChainOpts` and `buildHTTPConnectionManager` of istio's
 /// pilot/pkg/networking/core.
-fn http(gateway: &Gateway, routes: &HttpRoutes) -> Value {
+fn http(gateway: &Gateway, routes: &HttpRoutes, extended_connect: bool) -> Value {
     let filter = |name: &str, kind: &str| {
         let config = json!({"@type": kind});
         json!({"name": name, "typed_config": config})
@@ -82,6 +84,7 @@ fn http(gateway: &Gateway, routes: &HttpRoutes) -> Value {
             "stream_idle_timeout": "0s",
             "proxy_100_continue": true,
             "upgrade_configs": [{"upgrade_type": "websocket"}],
+            "http2_protocol_options": extended_connect.then(|| json!({"allow_connect": true})),
             "route_config": route::configuration(gateway, routes),
             "http_filters": [
                 filter("envoy.filters.http.fault", &kind("filters.http.fault.v3.HTTPFault")),

@@ -304,6 +304,7 @@ async fn answer(
         request::adapt(&mut parts, parity);
     }
     let survey = Survey::of(&parts.headers);
+    exchange.expects = survey.expect && expect::asks_first(&parts.headers);
     let mut context = Context {
         grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..Context::default()
@@ -340,10 +341,8 @@ async fn answer(
             LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
         }
         HttpAction::DirectResponse(direct) => {
-            let status = StatusCode::from_u16(direct.status).unwrap_or_default();
-            LocalReply::new(status, "direct_response")
-                .with_body(direct.body.clone())
-                .into_response(exchange, context)
+            let location = redirect::own_location(direct.status, request::requested(&parts));
+            LocalReply::direct(direct, location).into_response(exchange, context)
         }
         HttpAction::Forward(forward) => {
             let request = Request::from_parts(parts, body);
@@ -475,6 +474,12 @@ async fn pass_on(
                 upgrade: None,
             };
             give_back(answer, plan.upgrade, exchange, context, extras)
+        }
+        // Nobody hears this; the record says that the client has left.
+        Err(Failure::ClientGone) => {
+            let mut response = Response::new(ResponseBody::none());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
         }
         Err(failure) => {
             let retried = exchange.attempts > 1;

@@ -19,6 +19,8 @@ pub enum Difference {
     TwoHosts,
     /// An answer that doesn't wait for the request's body leaves the connection open.
     EarlyReply,
+    /// A client that ends its side after its request still gets its answer, for a moment.
+    HalfClose,
     /// A WebSocket of HTTP/2 has a `sec-websocket-key` for its endpoint.
     WebsocketKey,
 }
@@ -34,7 +36,7 @@ pub struct UnknownDifference(String);
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TransportFailure,
         Self::TimeoutWithFault,
         Self::Overloaded,
@@ -42,6 +44,7 @@ impl Difference {
         Self::Referer,
         Self::TwoHosts,
         Self::EarlyReply,
+        Self::HalfClose,
         Self::WebsocketKey,
     ];
 
@@ -55,6 +58,7 @@ impl Difference {
             Self::Referer => "referer",
             Self::TwoHosts => "two-hosts",
             Self::EarlyReply => "early-reply",
+            Self::HalfClose => "half-close",
             Self::WebsocketKey => "websocket-key",
         }
     }

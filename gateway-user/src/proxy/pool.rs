@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -87,6 +87,8 @@ pub(super) struct Upstream {
     protocol: Protocol,
     /// How many requests it has had.
     served: u32,
+    /// Whether the endpoint has answered in HTTP/1.0: hyper would ask in kind from then on.
+    outdated: bool,
 }
 
 #[derive(Debug)]
@@ -369,6 +371,7 @@ impl Upstream {
             local,
             protocol,
             served: 0,
+            outdated: false,
         }
     }
 
@@ -380,6 +383,7 @@ impl Upstream {
             local: shared.local,
             protocol: Protocol::Http2(Stream(shared)),
             served: 0,
+            outdated: false,
         }
     }
 
@@ -413,7 +417,9 @@ impl Upstream {
             }
             Protocol::Direct(_) | Protocol::Gone => return Err(SendError::Ended),
         };
-        Ok(response?)
+        let response = response?;
+        self.outdated = response.version() < Version::HTTP_11;
+        Ok(response)
     }
 
     /// Lets hyper read the answer to a request that has been asked directly.
@@ -429,11 +435,13 @@ impl Upstream {
         request.method_mut().clone_from(method);
         let response = sender.try_send_request(request).await;
         self.protocol = Protocol::Http1(sender);
-        response.map_err(|mut error| match error.take_message() {
+        let response = response.map_err(|mut error| match error.take_message() {
             // It has been sent long since, whatever hyper thinks.
             Some(_) => SendError::Ended,
             None => SendError::Failed(error.into_error()),
-        })
+        })?;
+        self.outdated = response.version() < Version::HTTP_11;
+        Ok(response)
     }
 
     /// The connection, if it is read directly.
@@ -473,7 +481,7 @@ impl Upstream {
         let spent = limits
             .max_requests_per_connection
             .is_some_and(|max| self.served >= max);
-        if spent {
+        if spent || self.outdated {
             return;
         }
         match &self.protocol {
@@ -560,6 +568,8 @@ where
         // One flat write of head and small body is cheaper than a gathering one.
         .writev(false)
         .max_buf_size(MAX_BUFFER)
+        // A gateway may make one line of it (RFC 9112, section 5.2).
+        .allow_obsolete_multiline_headers_in_responses(true)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))

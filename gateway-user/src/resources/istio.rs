@@ -214,6 +214,14 @@ pub struct L4Match {
     pub source_namespace: Option<Opaque>,
 }
 
+impl TcpRoute {
+    /// Whether every connection that comes this far is for this route.
+    pub fn takes_all(&self) -> bool {
+        let any = L4Match::default();
+        self.matches.is_empty() || self.matches.contains(&any)
+    }
+}
+
 /// `DestinationRule.spec`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

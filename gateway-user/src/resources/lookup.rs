@@ -127,6 +127,16 @@ pub struct NoDestination {
     pub fix: String,
 }
 
+/// Which of a namespace's DestinationRules are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visibility {
+    Any,
+    /// Those for that namespace and no other.
+    Private,
+    /// The others, as far as they are for the one who asks.
+    Exported,
+}
+
 // === impl Destinations ===
 
 impl<'r> Destinations<'r> {
@@ -176,6 +186,17 @@ impl<'r> Destinations<'r> {
         self.services.get(&service_of(host)?).copied()
     }
 
+    /// The host that is meant by a full host: a Service of type `ExternalName` is another name for one
+    /// (`GetDestinationCluster` of istio's pilot/pkg/networking/core/route, which asks once).
+    pub fn meant(&self, host: String) -> String {
+        let spec = self.service(&host).and_then(|of| of.spec.as_ref());
+        let alias = spec.filter(|spec| spec.type_.as_deref() == Some("ExternalName"));
+        match alias.and_then(|spec| spec.external_name.as_ref()) {
+            Some(name) => name.to_ascii_lowercase(),
+            None => host,
+        }
+    }
+
     /// The ServiceEntry with this host that a proxy in namespace `from` sees.
     pub fn entry(&self, host: &str, from: &str) -> Option<&'r ServiceEntry> {
         let (_, entry) = self.entries.get(host)?.iter().find(|(object, entry)| {
@@ -185,8 +206,9 @@ impl<'r> Destinations<'r> {
     }
 
     /// What is said about the destination `host` to a proxy: by the rules in its own namespace, else
-    /// in the destination's, else in the root namespace (`destinationRule` of istio's
-    /// `pilot/pkg/model/push_context.go`).
+    /// in the destination's, else in the root namespace. What a proxy in the root namespace finds there
+    /// first is what is for that namespace alone: rules for the whole mesh are no opinion about a
+    /// destination that has its own (`destinationRule` of istio's `pilot/pkg/model/push_context.go`).
     pub fn rule(&self, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
         let its_namespace = match service_of(host) {
             Some((namespace, _)) => namespace,
@@ -196,14 +218,29 @@ impl<'r> Destinations<'r> {
                 .and_then(|entries| entries.first())
                 .map_or("", |(object, _)| object.key.namespace.as_str()),
         };
-        [client.namespace, its_namespace, ROOT_NAMESPACE]
-            .into_iter()
-            .find_map(|namespace| self.rule_in(namespace, host, client))
+        let own = if client.namespace == ROOT_NAMESPACE {
+            Visibility::Private
+        } else {
+            Visibility::Any
+        };
+        [
+            (client.namespace, own),
+            (its_namespace, Visibility::Exported),
+            (ROOT_NAMESPACE, Visibility::Exported),
+        ]
+        .into_iter()
+        .find_map(|(namespace, visibility)| self.rule_in(namespace, visibility, host, client))
     }
 
     /// The rules in `namespace` that are about `host`: those for exactly it, else those for the
     /// longest wildcard.
-    fn rule_in(&self, namespace: &str, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
+    fn rule_in(
+        &self,
+        namespace: &str,
+        visibility: Visibility,
+        host: &str,
+        client: Client<'_>,
+    ) -> Option<MergedRule<'r>> {
         let in_namespace = self.rules.get(namespace)?;
         let wildcards = host
             .char_indices()
@@ -212,18 +249,28 @@ impl<'r> Destinations<'r> {
         std::iter::once(host.to_owned())
             .chain(wildcards)
             .chain([String::from("*")])
-            .find_map(|pattern| merged(in_namespace.get(&pattern)?, client))
+            .find_map(|pattern| merged(in_namespace.get(&pattern)?, visibility, client))
     }
 
     /// Why a destination in a VirtualService of `namespace` leads nowhere; none if it leads somewhere.
     pub fn miss(&self, destination: &Destination, namespace: &str) -> Option<NoDestination> {
-        let host = full_host(&destination.host, namespace);
+        let named = full_host(&destination.host, namespace);
+        let host = self.meant(named.clone());
         if let Some((_, entry)) = self.entries.get(&host).and_then(|entries| entries.first())
             && self.service(&host).is_none()
         {
             return self.miss_in_entry(destination, &host, entry);
         }
         let Some(service) = self.service(&host) else {
+            if host != named {
+                return Some(NoDestination {
+                    field: "host",
+                    message: format!(
+                        "`{named}` is another name for `{host}`, which neither a Service nor a ServiceEntry has"
+                    ),
+                    fix: format!("create a ServiceEntry for `{host}`"),
+                });
+            }
             return Some(self.no_host(&destination.host, &host, namespace));
         };
         let ports: Vec<i64> = service
@@ -306,10 +353,20 @@ impl<'r> Destinations<'r> {
 }
 
 /// The rules that the proxy sees. One for its own labels stands above those for everyone.
-fn merged<'r>(rules: &[Rule<'r>], client: Client<'_>) -> Option<MergedRule<'r>> {
+fn merged<'r>(
+    rules: &[Rule<'r>],
+    visibility: Visibility,
+    client: Client<'_>,
+) -> Option<MergedRule<'r>> {
     let seen = |(object, rule): &&Rule<'r>| {
         let own = object.key.namespace.as_str();
-        own == client.namespace || is_exported(&rule.spec.export_to, own, client.namespace)
+        let to = rule.spec.export_to.as_slice();
+        let private = matches!(to, [only] if only == "." || only == own);
+        match visibility {
+            Visibility::Any => true,
+            Visibility::Private => private,
+            Visibility::Exported => !private && is_exported(to, own, client.namespace),
+        }
     };
     let (selecting, general): (Vec<_>, Vec<_>) = rules
         .iter()

@@ -2,7 +2,10 @@
 
 mod decode;
 mod fields;
+mod foreign;
+mod kind;
 pub mod lines;
+mod mismatch;
 mod split;
 
 use std::{path::PathBuf, sync::Arc};
@@ -11,7 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
 pub(crate) use decode::nearest;
+use kind::Kind;
 use lines::{BadDocument, Lines};
+use mismatch::Mismatch;
 
 use super::{
     diagnostic::{Diagnostic, Location, ObjectKey, Severity},
@@ -31,21 +36,6 @@ pub struct Manifest {
     pub broken: bool,
     /// What is wrong with the text.
     pub diagnostics: Vec<Diagnostic>,
-}
-
-/// A kind that nodegate reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Service,
-    Pod,
-    Node,
-    Namespace,
-    Secret,
-    EndpointSlice,
-    Gateway,
-    VirtualService,
-    DestinationRule,
-    ServiceEntry,
 }
 
 // === impl Manifest ===
@@ -124,6 +114,10 @@ impl Manifest {
             let message = "not a Kubernetes object: it has no fields";
             return self.broken(lines.line(""), String::new(), message.into(), None);
         }
+        if let Some(message) = foreign::route_rule(&value) {
+            let fix = foreign::ROUTE_RULE_FIX.into();
+            return self.broken(lines.line("type"), "type".into(), message, Some(fix));
+        }
         for field in ["apiVersion", "kind"] {
             if text(&value, &[field]).is_none_or(str::is_empty) {
                 let fix = format!(
@@ -144,7 +138,7 @@ impl Manifest {
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let Some(known) = Kind::of(group, &kind) else {
-            return self.foreign(group, &kind, &lines);
+            return self.foreign(group, &kind, &value, &lines);
         };
         let key = ObjectKey {
             namespace: match known {
@@ -184,7 +178,25 @@ impl Manifest {
     }
 
     /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
-    fn foreign(&mut self, group: &str, kind: &str, lines: &Lines) {
+    fn foreign(&mut self, group: &str, kind: &str, value: &Value, lines: &Lines) {
+        if let Some((severity, message, fix)) = foreign::left_out(group, kind) {
+            return self.diagnostics.push(Diagnostic {
+                severity,
+                location: Some(self.location(lines.line("kind"))),
+                object: Some(ObjectKey {
+                    kind: kind.to_owned(),
+                    namespace: text(value, &["metadata", "namespace"])
+                        .unwrap_or("default")
+                        .to_owned(),
+                    name: text(value, &["metadata", "name"])
+                        .unwrap_or_default()
+                        .to_owned(),
+                }),
+                field: None,
+                message: message.into(),
+                fix: fix.map(Into::into),
+            });
+        }
         let (field, fix) = if let Some(nearest) = Kind::misspelled(group, kind) {
             ("kind", format!("did you mean `{nearest}`?"))
         } else if let Some(group) = Kind::misplaced(group, kind) {
@@ -244,8 +256,8 @@ impl Manifest {
                 }
                 self.objects.push(object);
             }
-            Err(decode::Mismatch { path, message }) => {
-                self.refuse(key, lines.line(&path), &path, message, None);
+            Err(Mismatch { path, message, fix }) => {
+                self.refuse(key, lines.line(&path), &path, message, fix);
             }
         }
     }
@@ -294,7 +306,7 @@ impl Manifest {
 fn decode<T: DeserializeOwned>(
     value: Value,
     body: impl FnOnce(Box<T>) -> Body,
-) -> Result<(Body, Vec<decode::Unknown>), decode::Mismatch> {
+) -> Result<(Body, Vec<decode::Unknown>), Mismatch> {
     let (decoded, unknown) = decode::decode(value)?;
     Ok((body(Box::new(decoded)), unknown))
 }
@@ -307,69 +319,6 @@ fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
 
 fn group_name(group: &str) -> &str {
     if group.is_empty() { "v1" } else { group }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    const ALL: [(&'static str, &'static str, Self); 10] = [
-        ("", "Service", Self::Service),
-        ("", "Pod", Self::Pod),
-        ("", "Node", Self::Node),
-        ("", "Namespace", Self::Namespace),
-        ("", "Secret", Self::Secret),
-        ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
-        ("networking.istio.io", "Gateway", Self::Gateway),
-        (
-            "networking.istio.io",
-            "VirtualService",
-            Self::VirtualService,
-        ),
-        (
-            "networking.istio.io",
-            "DestinationRule",
-            Self::DestinationRule,
-        ),
-        ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
-    ];
-
-    fn of(group: &str, kind: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|(known_group, known, _)| (*known_group, *known) == (group, kind))
-            .map(|(_, _, kind)| kind)
-    }
-
-    /// The kind that was probably meant; none for kinds that are nodegate's no business.
-    fn misspelled(group: &str, kind: &str) -> Option<String> {
-        let kinds = Self::ALL
-            .into_iter()
-            .filter(|(known, ..)| *known == group)
-            .map(|(_, kind, _)| kind);
-        nearest(kind, kinds)
-    }
-
-    /// The group that was probably meant. A Gateway or Service of somebody else's API is another
-    /// thing.
-    fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
-        let (right, ..) = Self::ALL.into_iter().find(|(_, known, _)| *known == kind)?;
-        let others_have_it = matches!(kind, "Gateway" | "Service") && group.contains('.');
-        (!others_have_it || nearest(group, [right]).is_some()).then_some(right)
-    }
-
-    const fn versions(self) -> &'static [&'static str] {
-        match self {
-            Self::Service
-            | Self::Pod
-            | Self::Node
-            | Self::Namespace
-            | Self::Secret
-            | Self::EndpointSlice => &["v1"],
-            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
-                &["v1", "v1beta1", "v1alpha3"]
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -441,7 +390,7 @@ mod tests {
         assert_eq!(
             messages(&manifest),
             [
-                "error: web.yaml:6: Service simple/nginx: spec.ports[0].port: invalid type: string \"http\", expected i32"
+                "error: web.yaml:6: Service simple/nginx: spec.ports[0].port: the text \"http\" stands where a number belongs"
             ]
         );
         assert_eq!(manifest.unreadable[0].to_string(), "Service simple/nginx");
@@ -472,14 +421,14 @@ mod tests {
         assert_eq!(
             messages(&manifest),
             [
-                "error: web.yaml:4: Service default/nginx: spec.ports[0].port: invalid type: string \"x\", expected i32"
+                "error: web.yaml:4: Service default/nginx: spec.ports[0].port: the text \"x\" stands where a number belongs"
             ]
         );
     }
 
     #[test]
     fn other_kinds_are_no_business_of_ours() {
-        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n";
+        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\n";
         let manifest = parse(text);
         assert_eq!((keys(&manifest), messages(&manifest)), (vec![], vec![]));
     }
@@ -494,6 +443,20 @@ mod tests {
                 "error: web.yaml:5: Gateway default/x: apiVersion: networking.istio.io has no version `v1alpha1` (fix: one of v1, v1beta1, v1alpha3)",
                 "warning: web.yaml:9: apiVersion: networking.istio has no kind `Gateway`; the object is ignored (fix: Gateway is of networking.istio.io)",
                 "warning: web.yaml:12: apiVersion: apps has no kind `Service`; the object is ignored (fix: Service is of v1)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_routes_or_guards_requests_and_is_not_applied_is_told() {
+        let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: istio-system}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\ntype: route-rule\nname: helloworld-default\nspec: {destination: a}\n";
+        let manifest = parse(text);
+        assert_eq!(
+            messages(&manifest),
+            [
+                "warning: web.yaml:2: AuthorizationPolicy istio-system/deny: is not applied by this version: it keeps nobody out (fix: keep such traffic away from this gateway)",
+                "info: web.yaml:6: Gateway default/g: is of the Gateway API, which this version does not read (fix: Istio's Gateway and VirtualService)",
+                "error: web.yaml:9: type: `helloworld-default` is a route-rule of Istio 0.1 to 0.7, which is not read (fix: a VirtualService, with the tags as subsets of a DestinationRule)",
             ]
         );
     }

@@ -24,14 +24,31 @@ pub fn location(redirect: &Redirect, requested: Requested<'_>) -> String {
     let port = redirect.port.map(|port| format!(":{port}"));
     let port = port.as_deref().unwrap_or_default();
     let query = requested.target.split_once('?').map(|(_, query)| query);
+    // What is no path would be a part of the host.
+    let slash = match &redirect.path {
+        Some(path) if !path.starts_with('/') => "/",
+        _ => "",
+    };
     match (&redirect.path, query) {
         // Its own query counts; without one that of the request stays.
         (Some(path), Some(query)) if !path.contains('?') => {
-            format!("{scheme}://{authority}{port}{path}?{query}")
+            format!("{scheme}://{authority}{port}{slash}{path}?{query}")
         }
-        (Some(path), _) => format!("{scheme}://{authority}{port}{path}"),
+        (Some(path), _) => format!("{scheme}://{authority}{port}{slash}{path}"),
         (None, _) => format!("{scheme}://{authority}{port}{}", requested.target),
     }
+}
+
+/// The `location` of an answer that is given directly, if its status is one that goes with it: what was
+/// asked for.
+// Envoy: Filter::decodeHeaders of the router, with DirectResponseEntry::newUri.
+pub fn own_location(status: u16, requested: Requested<'_>) -> Option<String> {
+    let Requested {
+        scheme,
+        authority,
+        target,
+    } = requested;
+    matches!(status, 201 | 300..400).then(|| format!("{scheme}://{authority}{target}"))
 }
 
 /// The `location` for a request that should have come over TLS: the port stays, if there is one.
@@ -99,6 +116,14 @@ mod tests {
         );
         assert_eq!(
             location(&path, from("a.x", "/old?q=1")),
+            "http://a.x/new?q=1"
+        );
+        let relative = Redirect {
+            path: Some("new".into()),
+            ..redirect()
+        };
+        assert_eq!(
+            location(&relative, from("a.x", "/old?q=1")),
             "http://a.x/new?q=1"
         );
         let query = Redirect {

@@ -206,7 +206,7 @@ fn a_path_that_is_not_there_is_a_clear_error() {
     let error = Watcher::start(vec!["/no/such/manifests".into()]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot read manifests from /no/such/manifests: No such file or directory (os error 2) (name a directory or file that is there)"
+        "cannot read manifests from /no/such/manifests: No such file or directory (os error 2) (fix: a directory or file that is there)"
     );
 }
 

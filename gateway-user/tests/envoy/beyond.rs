@@ -99,6 +99,27 @@ fn switch(pair: &Pair, path: &str) -> Result<(), Failed> {
     Err(found.join("\n").into())
 }
 
+/// Who ends its side with its request is gone for Envoy, and for this proxy if it is to do as Envoy does.
+pub(crate) fn half_closed(pair: &Pair) -> Result<(), Failed> {
+    let requests = [
+        "GET /split HTTP/1.1\r\nHost: mirror.test\r\n\r\n",
+        "POST /split HTTP/1.1\r\nHost: mirror.test\r\ncontent-length: 4\r\n\r\nbody",
+    ];
+    for request in requests {
+        let mut answered = Vec::new();
+        for address in pair.all_addresses("port")? {
+            let mut connection = Connection::open(address)?;
+            connection.send(request.as_bytes())?;
+            connection.end()?;
+            answered.push(connection.rest()?.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        }
+        if answered != [false, true, false] {
+            return Err(format!("{request}: {answered:?} are answered").into());
+        }
+    }
+    Ok(())
+}
+
 /// Headers by which an endpoint tells Envoy's copies from requests.
 const OF_COPIES: [&str; 2] = [
     "upstream header x-envoy-internal",

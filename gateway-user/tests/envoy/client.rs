@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -73,6 +73,17 @@ impl Connection {
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.stream.write_all(bytes)
+    }
+
+    /// Sends nothing more.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.reader.stream.shutdown(Shutdown::Write)
+    }
+
+    /// All that comes until the other side ends.
+    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
+        while self.reader.fill()? {}
+        Ok(std::mem::take(&mut self.reader.buffer))
     }
 
     /// What comes up to and with the marker; none if the connection ends before it.

@@ -126,6 +126,29 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
                  disagree about them are how requests are smuggled",
     },
     Difference {
+        name: "interim",
+        aspects: &["interim"],
+        reason: "an endpoint's interim answers stay here, but for the 100 Continue that a client asks \
+                 for",
+    },
+    Difference {
+        name: "unasked-switch",
+        aspects: &[EVERYTHING],
+        reason: "an endpoint that switches protocols unasked has given no answer",
+    },
+    Difference {
+        name: "named-in-connection",
+        aspects: &["header x-hop"],
+        reason: "what an endpoint names in `connection` is for that connection (RFC 9110, section \
+                 7.6.1)",
+    },
+    Difference {
+        name: "endpoint-syntax",
+        aspects: &[EVERYTHING],
+        reason: "answers in other versions than HTTP/1.0 and HTTP/1.1, and chunks in HTTP/1.0, are \
+                 refused; empty lines before an answer are not",
+    },
+    Difference {
         name: "target-characters",
         aspects: &[EVERYTHING],
         reason: "a target with `<`, `>`, `^` or a backtick is a bad request (RFC 3986)",

@@ -84,13 +84,14 @@ fn main() -> anyhow::Result<ExitCode> {
         let test = move |pair: &Pair| beyond::kept(pair, &steps);
         trials.push(with_pair(format!("kept::{name}"), Box::new(test)));
     }
-    let beyond: [Named; 9] = [
+    let beyond: [Named; 10] = [
         ("distributed", places::distributed),
         ("distributed_by_key", places::distributed_by_key),
         ("turned", places::turned),
         ("turned_by_key", places::turned_by_key),
         ("switching", beyond::switching),
         ("switching_in_tls", beyond::switching_in_tls),
+        ("half_closed", beyond::half_closed),
         ("mirrors", beyond::mirrors),
         ("shares", beyond::shares),
         ("extended_connect", beyond::extended_connect),

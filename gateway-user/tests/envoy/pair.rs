@@ -101,7 +101,6 @@ impl Pair {
         let (snapshot, mut bootstrap) = compiled(directory.path())?;
         let log = directory.path().join("access.log");
         log::configure(&mut bootstrap, &log);
-        allow_connect(&mut bootstrap);
         let ports: Vec<u16> = snapshot
             .gateway
             .listeners
@@ -160,6 +159,12 @@ impl Pair {
     pub(crate) fn addresses(&self, port: &str) -> anyhow::Result<[SocketAddr; 2]> {
         let port = *self.places.numbers.get(port).context("no such port")?;
         Ok([(ENVOY, port).into(), (NODEGATE, port).into()])
+    }
+
+    /// Where Envoy listens, this proxy, and this proxy doing as Envoy does.
+    pub(crate) fn all_addresses(&self, port: &str) -> anyhow::Result<[SocketAddr; 3]> {
+        let port = *self.places.numbers.get(port).context("no such port")?;
+        Ok([ENVOY, NODEGATE, WITH_PARITY].map(|address| (address, port).into()))
     }
 
     /// What the endpoint for copies has seen.
@@ -280,15 +285,6 @@ impl Places {
     }
 }
 
-/// Lets streams of HTTP/2 become WebSockets, which Istio leaves to an EnvoyFilter.
-fn allow_connect(bootstrap: &mut Value) {
-    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut();
-    for listener in listeners.into_iter().flatten() {
-        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-        filter["http2_protocol_options"]["allow_connect"] = true.into();
-    }
-}
-
 /// What manifests mean for either of the two.
 fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
     let mut source = Directory::new(vec![directory.to_owned()])?;
@@ -311,6 +307,7 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
     let options = envoy::Options {
         listen: IpAddr::V4(ENVOY),
         admin_port: 0,
+        extended_connect: true,
     };
     let bootstrap = envoy::bootstrap(&compiled.gateway, options);
     let snapshot = Snapshot {

@@ -89,6 +89,9 @@ enum Manner {
     Silence,
     /// Closes within the body.
     Cut,
+    /// Reads a request, answers with what it says in `answer`, each `^` being the end of a line, and
+    /// closes.
+    Verbatim,
     /// Speaks TLS.
     Tls(Kind),
     /// As [`Manner::Switch`], in TLS.
@@ -97,7 +100,7 @@ enum Manner {
     Switch,
 }
 
-const MANNERS: [(&str, Manner); 18] = [
+const MANNERS: [(&str, Manner); 19] = [
     ("echo", Manner::Echo),
     ("v1", Manner::Echo),
     ("v2", Manner::Echo),
@@ -110,6 +113,7 @@ const MANNERS: [(&str, Manner); 18] = [
     ("garbage", Manner::Garbage),
     ("silent", Manner::Silence),
     ("cutting", Manner::Cut),
+    ("verbatim", Manner::Verbatim),
     ("copies", Manner::Echo),
     ("switching", Manner::Switch),
     ("tls", Manner::Tls(Kind::Plain)),
@@ -196,6 +200,13 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies
             read_head(&mut stream).await;
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
             let _ = stream.write_all(head).await;
+        }
+        Manner::Verbatim => {
+            let head = read_head(&mut stream).await;
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let answer = head.lines().find_map(|line| line.strip_prefix("answer: "));
+            let answer = answer.unwrap_or_default().replace('^', "\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
         }
         Manner::Switch => switch(stream).await,
         // `serve_tls` does that.

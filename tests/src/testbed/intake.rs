@@ -22,11 +22,13 @@ pub(super) struct Intake {
 }
 
 /// Reads files and directories. What is no object, or what `nodegate check` calls an error, is left
-/// out and reported.
+/// out and reported; so are warnings, but for those that the objects in `present`, a directory of
+/// manifests, put right.
 pub(super) fn read(
     paths: &[PathBuf],
     namespace: Option<&str>,
     nodegate: &Path,
+    present: Option<&Path>,
 ) -> anyhow::Result<Intake> {
     for path in paths {
         ensure!(path.exists(), "{} is not there", path.display());
@@ -38,10 +40,11 @@ pub(super) fn read(
         intake.report.warnings.push(format!("{error:#}"));
         Vec::new()
     });
+    let mut warnings = Vec::new();
     for diagnostic in &diagnostics {
         match diagnostic.severity.as_str() {
             "error" => intake.report.errors.push(diagnostic.text()),
-            "warning" => intake.report.warnings.push(diagnostic.text()),
+            "warning" => warnings.push(diagnostic.text()),
             _ => {}
         }
     }
@@ -64,7 +67,29 @@ pub(super) fn read(
             }
         }
     }
+    if let Some(present) = present.filter(|_| !warnings.is_empty()) {
+        let together = [files, beside(present, &intake.objects)?].concat();
+        if let Ok(left) = nodegate::check(nodegate, &together) {
+            let left: Vec<_> = left.iter().map(Diagnostic::text).collect();
+            warnings.retain(|warning| left.contains(warning));
+        }
+    }
+    intake.report.warnings.append(&mut warnings);
     Ok(intake)
+}
+
+/// The files of objects that are there already, but for those that take their places.
+fn beside(present: &Path, objects: &[Object]) -> anyhow::Result<Vec<PathBuf>> {
+    let replaced: Vec<_> = objects
+        .iter()
+        .map(|object| object.key.file_name())
+        .collect();
+    let mut files = object::files(&[present.to_owned()])?;
+    files.retain(|file| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        name.is_none_or(|name| !replaced.iter().any(|replaced| replaced == name))
+    });
+    Ok(files)
 }
 
 /// Whether a message is about this object. Its place counts more than its name: the namespace may
@@ -138,7 +163,7 @@ kind: [
             {"severity": "warning", "location": null, "object": null, "field": null, "message": "w", "fix": null},
         ]});
         let nodegate = checker(directory.path(), &json.to_string());
-        let intake = read(std::slice::from_ref(&file), Some("other"), &nodegate).unwrap();
+        let intake = read(std::slice::from_ref(&file), Some("other"), &nodegate, None).unwrap();
         let keys: Vec<String> = intake
             .objects
             .iter()
@@ -151,15 +176,50 @@ kind: [
         assert!(intake.report.errors[1].contains("x.yaml:6"));
     }
 
+    /// As of a VirtualService whose Gateway was applied before.
+    #[test]
+    fn warnings_that_what_is_there_puts_right_are_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.yaml");
+        fs::write(&file, "kind: Service\nmetadata: {name: a}\n").unwrap();
+        let present = directory.path().join("present");
+        fs::create_dir(&present).unwrap();
+        for name in ["service_default_a.yaml", "service_default_b.yaml"] {
+            fs::write(present.join(name), "").unwrap();
+        }
+        // Warns of the second message only where `b` is looked at, and `a` is not looked at twice.
+        let warning = |message: &str| {
+            serde_json::json!({"severity": "warning", "location": null, "object": null,
+                "field": null, "message": message, "fix": null})
+        };
+        let alone = serde_json::json!({"diagnostics": [warning("stays"), warning("goes")]});
+        let together = serde_json::json!({"diagnostics": [warning("stays"), warning("others'")]});
+        let script = directory.path().join("nodegate");
+        fs::write(
+            &script,
+            format!(
+                "#!/bin/sh\ncase \"$*\" in\n*service_default_a*) exit 2;;\n*service_default_b*) echo '{}';;\n*) echo '{}';;\nesac\n",
+                together.to_string().replace('\'', ""),
+                alone.to_string().replace('\'', "")
+            ),
+        )
+        .unwrap();
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let intake = read(std::slice::from_ref(&file), None, &script, Some(&present)).unwrap();
+        assert_eq!(intake.report.warnings, ["stays"]);
+        let intake = read(&[file], None, &script, None).unwrap();
+        assert_eq!(intake.report.warnings, ["stays", "goes"]);
+    }
+
     #[test]
     fn without_check_only_what_does_not_parse_is_left_out() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("x.yaml");
         fs::write(&file, FILE).unwrap();
-        let intake = read(&[file], None, Path::new("/nonexistent/nodegate")).unwrap();
+        let intake = read(&[file], None, Path::new("/nonexistent/nodegate"), None).unwrap();
         assert_eq!(intake.objects.len(), 2);
         assert_eq!(intake.report.errors.len(), 1);
         assert_eq!(intake.report.warnings.len(), 1);
-        assert!(read(&["/nonexistent.yaml".into()], None, Path::new("x")).is_err());
+        assert!(read(&["/nonexistent.yaml".into()], None, Path::new("x"), None).is_err());
     }
 }

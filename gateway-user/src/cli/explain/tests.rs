@@ -164,8 +164,13 @@ fn a_503_is_told_by_its_cluster() {
         (status, last(&text)),
         (
             1,
-            "result      503 UH: outbound|80||nginx.simple.svc.cluster.local: none of the 1 endpoints of Service simple/nginx:http is ready"
+            "result      503 UH: outbound|80||nginx.simple.svc.cluster.local: the only endpoint of Service simple/nginx:http is not ready (fix: see why the pod is not ready)"
         )
+    );
+    assert_eq!(
+        text.matches("see why the pod is not ready").count(),
+        1,
+        "{text}"
     );
     let scenario = Scenario::new();
     fs::remove_file(scenario.directory.path().join("nginx.yaml")).unwrap();
@@ -195,6 +200,41 @@ fn where_nobody_answers() {
     assert_eq!(status, 1);
     assert!(
         text.contains("31374 is no node port: they are 31373"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_gateway_pod_that_does_not_listen_is_told_with_what_is_missing() {
+    let question = "external 192.168.170.137:31373 --host simple.baihl.io";
+    let told = |change: &dyn Fn(&str) -> String| {
+        let scenario = Scenario::new();
+        let file = scenario.directory.path().join("istio-specs.yaml");
+        let changed = change(&fs::read_to_string(&file).unwrap());
+        fs::write(&file, changed).unwrap();
+        let (status, text) = scenario.run(question);
+        assert_eq!(status, 1, "{text}");
+        last(&text).replace(
+            "result      refused: the gateway pod istio-system/istio-ingressgateway-0 does not listen on 8080: ",
+            "",
+        )
+    };
+    assert_eq!(
+        told(&|_| String::new()),
+        "no Gateway selects it (fix: a Gateway with the selector istio: ingressgateway and a server for port 80)"
+    );
+    assert_eq!(
+        told(&|text| text.replacen("number: 80", "number: 81", 1)),
+        "no Gateway has a server for port 80 (fix: a server for port 80 in Gateway simple/simple-gateway)"
+    );
+    assert_eq!(
+        told(&|text| text.replacen("protocol: HTTP", "protocol: HTTPS", 1)),
+        "the server of Gateway simple/simple-gateway for port 80 is not served (fix: `nodegate check` says why)"
+    );
+    let (status, text) = Scenario::new().run("external http://192.168.170.137:31373/");
+    assert_eq!(status, 1);
+    assert!(
+        last(&text).ends_with("(fix: --host with one of them)"),
         "{text}"
     );
 }
@@ -269,7 +309,7 @@ fn questions_that_make_no_sense_say_what_would() {
         ("node what?", "`what?` is nothing to connect to"),
         (
             "node simple/nginx:443",
-            "Service simple/nginx has no port 443 (fix: one of simple/nginx:80)",
+            "Service simple/nginx has no port 443 (fix: simple/nginx:http)",
         ),
         (
             "node simple/nginx",
@@ -278,6 +318,10 @@ fn questions_that_make_no_sense_say_what_would() {
         (
             "node other/nginx:80",
             "there is no Service other/nginx among the manifests (fix: simple/nginx)",
+        ),
+        (
+            "node simple/ngnix:80",
+            "there is no Service simple/ngnix among the manifests (fix: simple/nginx)",
         ),
         (
             "node http://simple.baihl.io/",
@@ -339,6 +383,9 @@ fn several_backends_have_their_rules_and_shares() {
     );
     assert_eq!(text.matches(" 50.0 %  ").count(), 2, "{text}");
     assert!(text.contains("--probability 0.50000000000"), "{text}");
+    // What all have in common stands there once.
+    assert_eq!(text.matches("-j MASQUERADE").count(), 1, "{text}");
+    assert_eq!(text.matches("-j KUBE-SEP-").count(), 2, "{text}");
     // The one on this node sees the client, the other does not.
     assert!(
         text.contains("masqueraded: the backend sees this node's address"),

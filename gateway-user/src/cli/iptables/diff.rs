@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::bail;
 
-use super::{Asked, Output, complain, dumps, json};
+use super::{Asked, NO_TABLES, Output, complain, dumps, json};
 use crate::iptables::{
     diff::{Diff, diff},
     rules::Ruleset,
@@ -19,15 +19,15 @@ use crate::iptables::{
 const EXAMPLES: &str = "\
 Examples:
   nodegate iptables diff --cluster-cidr 10.0.0.0/8
-                              this node's rules, against the Services that nodegate knows
+        this node's rules, against the Services that nodegate knows
   kubectl get nodes,services,endpointslices -A -o yaml > cluster.yaml
   nodegate iptables diff --hostname-override node-a --cluster-cidr 10.0.0.0/8 \\
     --dump node-a.v4 --dump node-a.v6 --manifests cluster.yaml
   nodegate iptables diff --maps
-                              this node's rules, against what nodegate has loaded here
+        this node's rules, against what nodegate has loaded here
 
-The flags are kube-proxy's own: give those that it runs with. Rules of other programs do not count,
-nor does the order of Services.
+The flags are kube-proxy's own: give those that it runs with. Rules of other
+programs do not count, nor does the order of Services.
 
 Exit status: 0 equal, 1 different, 2 it could not be told.";
 
@@ -38,16 +38,17 @@ const ENOUGH: usize = 50;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DiffCommand {
-    #[command(flatten)]
-    maps: maps::MapsArgs,
     /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: the standard input if it is a file or a pipe, else this node's]
     #[arg(long = "dump", value_name = "DUMP")]
     dumps: Vec<PathBuf>,
-    /// How to print.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]
     asked: Asked,
+    // Behind the others: what follows a heading of clap's stands below it.
+    #[command(flatten)]
+    maps: maps::MapsArgs,
 }
 
 impl DiffCommand {
@@ -78,7 +79,7 @@ fn whole(files: &[PathBuf]) -> anyhow::Result<Vec<Ruleset>> {
             bail!("{name} is not a whole dump, so it cannot be compared");
         }
         if dump.rulesets.is_empty() {
-            bail!("{name} has no tables (fix: give the output of iptables-save, as root)");
+            bail!("{name}: {NO_TABLES}");
         }
         rulesets.extend(dump.rulesets);
     }

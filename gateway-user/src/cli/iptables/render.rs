@@ -17,16 +17,20 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  nodegate iptables render                                 for this node, as nodegate knows it
-  nodegate iptables render --cluster-cidr 10.0.0.0/8 --hostname-override node-a --manifests m/
-  nodegate iptables render --form save --family 6 --hostname-override node-a --manifests m/
+  nodegate iptables render             for this node, as nodegate knows it
+  nodegate iptables render --manifests m/ --hostname-override node-a \\
+    --cluster-cidr 10.0.0.0/8
+  nodegate iptables render --manifests m/ --hostname-override node-a \\
+    --form save --family 6
   nodegate iptables render -o json
 
-The nodegate that runs here tells its Services, or manifests do, with Services, EndpointSlices and the
-Node. The flags are kube-proxy's own. The rules are those of kube-proxy 1.36 in iptables mode; its
-Services come in the order of their names.
+The nodegate that runs here tells its Services, or manifests do, with Services,
+EndpointSlices and the Node. The flags are kube-proxy's own. The rules are those
+of kube-proxy 1.36 in iptables mode; its Services come in the order of their
+names.
 
-Exit status: 0 success, 2 nobody answers, a manifest is wrong or the Node is missing.";
+Exit status: 0 success, 2 nobody answers, a manifest is wrong or the Node is
+missing.";
 
 /// Print the rules that kube-proxy would write.
 #[derive(Debug, clap::Args)]
@@ -38,7 +42,7 @@ pub(super) struct Render {
     /// What to print
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     form: Form,
-    /// How to print.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]

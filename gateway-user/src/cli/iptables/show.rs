@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Output, complain, dumps, join, json};
+use super::{NO_TABLES, Output, complain, dumps, join, json};
 use crate::{
     iptables::{
         lint::{Finding, lint},
@@ -21,14 +21,16 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  nodegate iptables show                              this node's rules, as root
-  nodegate iptables show node-a.v4 node-a.v6          dumps of iptables-save and ip6tables-save
+  nodegate iptables show               this node's rules, as root
+  nodegate iptables show node-a.v4 node-a.v6
+                                       dumps of iptables-save, ip6tables-save
   nodegate iptables show < node-a.v4
   ssh node-a sudo iptables-save | nodegate iptables show -o json
 
 Dumps of legacy and nft, with counters (-c) or without, are read alike.
 
-Exit status: 0 success, 2 a dump cannot be read or has lines that make no sense.";
+Exit status: 0 success, 2 a dump cannot be read or has lines that make no
+sense.";
 
 /// Show the Services that rules implement, and what is wrong with the rules.
 #[derive(Debug, clap::Args)]
@@ -37,7 +39,7 @@ pub(super) struct Show {
     /// Output of iptables-save or ip6tables-save; `-` for the standard input [default: the standard input if it is a file or a pipe, else this node's]
     #[arg(value_name = "DUMP")]
     dumps: Vec<PathBuf>,
-    /// How to print.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
 }
@@ -65,7 +67,10 @@ impl Show {
         let mut is_sound = true;
         for (name, dump) in &dumps {
             complain(name, &dump.errors);
-            is_sound &= dump.errors.is_empty();
+            if dump.rulesets.is_empty() && dump.errors.is_empty() {
+                eprintln!("error: {name}: {NO_TABLES}");
+            }
+            is_sound &= dump.errors.is_empty() && !dump.rulesets.is_empty();
             all.extend(
                 dump.rulesets
                     .iter()

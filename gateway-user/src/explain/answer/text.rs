@@ -87,9 +87,9 @@ impl Answer {
         let decided = &self.connection.nodegate;
         let found = match (&decided.lookup, &decided.service, decided.frontend) {
             (Some(lookup), Some(service), Some(frontend)) => {
-                format!("services[{lookup}] is a {frontend} of {service}")
+                format!("services[{lookup}]: {frontend} of {service}")
             }
-            (Some(lookup), ..) => format!("services[{lookup}] is a cluster IP's guard"),
+            (Some(lookup), ..) => format!("services[{lookup}]: guard of a cluster IP"),
             (None, ..) => "`services` has no such address and port".to_owned(),
         };
         row(
@@ -123,6 +123,8 @@ impl Answer {
         let address = width(|choice| choice.address.to_string());
         let mut masquerades: Vec<_> = backends.iter().map(masquerade).collect();
         masquerades.dedup();
+        let are_few = (2..=FEW).contains(&backends.len());
+        let shared = if are_few { shared(backends) } else { 0 };
         for (index, choice) in backends.iter().enumerate() {
             let label = if index == 0 { "backends" } else { "" };
             let pod = self.pods.get(&choice.address);
@@ -139,13 +141,22 @@ impl Answer {
                 choice.address.to_string()
             );
             row(f, label, text.trim_end())?;
-            if backends.len() > 1 && backends.len() <= FEW {
-                for step in &choice.steps {
+            if are_few {
+                for step in &choice.steps[..choice.steps.len() - shared] {
                     write_step(f, step, LABEL + 2)?;
                 }
             }
             if masquerades.len() > 1 {
                 row(f, "", &format!("         {}", masquerade(choice)))?;
+            }
+        }
+        if shared > 0 {
+            row(f, "", "then, whichever it is")?;
+            for step in backends.iter().take(1).flat_map(|choice| {
+                let own = choice.steps.len() - shared;
+                &choice.steps[own..]
+            }) {
+                write_step(f, step, LABEL + 2)?;
             }
         }
         if backends.len() > FEW {
@@ -164,11 +175,16 @@ impl Answer {
         } else {
             tcp_rows(f, routed)?;
         }
+        let first_fault = routed
+            .destinations
+            .iter()
+            .position(|share| share.fault.is_some());
         for (index, share) in routed.destinations.iter().enumerate() {
             let label = if index == 0 { "to" } else { "" };
             let text = format!("{:>5.1} %  {}", share.share * 100.0, share.cluster);
             row(f, label, &text)?;
-            self.endpoints(f, share)?;
+            // What to do about the first is said with the result.
+            self.endpoints(f, share, first_fault != Some(index))?;
         }
         let Some(http) = &routed.http else {
             return Ok(());
@@ -184,7 +200,7 @@ impl Answer {
         Ok(())
     }
 
-    fn endpoints(&self, f: &mut fmt::Formatter<'_>, share: &Share) -> fmt::Result {
+    fn endpoints(&self, f: &mut fmt::Formatter<'_>, share: &Share, with_fix: bool) -> fmt::Result {
         for endpoint in &share.endpoints {
             let pod = self.pods.get(endpoint).map(|pod| self.pod(pod));
             let text = format!("         {endpoint}  {}", pod.unwrap_or_default());
@@ -198,6 +214,7 @@ impl Answer {
         };
         let fix = match fault.fix.as_str() {
             "" => String::new(),
+            _ if !with_fix => String::new(),
             fix => format!(" (fix: {fix})"),
         };
         row(
@@ -279,6 +296,18 @@ fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::R
         row(f, label, &text)?;
     }
     Ok(())
+}
+
+/// How many rules, from the last one, all of the backends have in common.
+fn shared(backends: &[Choice]) -> usize {
+    let Some((first, others)) = backends.split_first() else {
+        return 0;
+    };
+    let with = |other: &Choice| {
+        let pairs = first.steps.iter().rev().zip(other.steps.iter().rev());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    others.iter().map(with).min().unwrap_or_default()
 }
 
 fn masquerade(choice: &Choice) -> &'static str {

@@ -99,6 +99,10 @@ fn empty(known: &Known<'_>, cluster: &str) -> Fault {
             format!("Service {name} has no endpoints"),
             "see that pods with the labels of its selector are there",
         ),
+        (1, 0) => (
+            format!("the only endpoint of Service {name} is not ready"),
+            "see why the pod is not ready",
+        ),
         (_, 0) => (
             format!("none of the {all} endpoints of Service {name} is ready"),
             "see why the pods are not ready",

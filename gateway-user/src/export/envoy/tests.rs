@@ -51,6 +51,10 @@ spec:
 ";
 
 fn exported() -> Value {
+    exported_with(false)
+}
+
+fn exported_with(extended_connect: bool) -> Value {
     let manifest = Manifest::parse("x.yaml".into(), MANIFESTS);
     let resources = Store::default().admit([&manifest], Vec::new());
     let identity = GatewayIdentity {
@@ -63,6 +67,7 @@ fn exported() -> Value {
     let options = Options {
         listen: Ipv4Addr::LOCALHOST.into(),
         admin_port: 15000,
+        extended_connect,
     };
     bootstrap(&compiled.gateway, options)
 }
@@ -146,4 +151,16 @@ fn clusters_have_endpoints_and_policies() {
         cluster["circuit_breakers"]["thresholds"][0]["max_requests"],
         u32::MAX
     );
+}
+
+#[test]
+fn websockets_over_http2_are_for_those_who_ask() {
+    let options = |extended_connect| {
+        let bootstrap = exported_with(extended_connect);
+        let filter = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let filter = bootstrap.pointer(filter).unwrap();
+        filter.get("http2_protocol_options").cloned()
+    };
+    assert_eq!(options(false), None);
+    assert_eq!(options(true), Some(json!({"allow_connect": true})));
 }

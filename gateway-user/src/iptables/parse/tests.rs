@@ -1,5 +1,5 @@
 use super::*;
-use crate::iptables::rules::Dialect;
+use crate::iptables::rules::{Dialect, Rule};
 
 fn dump(rules: &str) -> Dump {
     parse(&format!("*nat\n{rules}\nCOMMIT\n"))

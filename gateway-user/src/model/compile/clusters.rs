@@ -116,8 +116,9 @@ impl<'r> Clusters<'r> {
         namespace: &str,
         server_port: u16,
     ) -> String {
-        let host = full_host(&destination.host, namespace);
-        let port = self.port(destination, &host, server_port);
+        let named = full_host(&destination.host, namespace);
+        let port = self.port(destination, &named, server_port);
+        let host = self.known.meant(named);
         // `BuildSubsetKey` of istio's pilot/pkg/model.
         let name = format!("outbound|{port}|{}|{host}", destination.subset);
         if !self.found.contains_key(&name) && !self.missing.contains(&name) {
@@ -292,20 +293,18 @@ fn ports(service: &Service) -> &[core::ServicePort] {
     ports.map_or(&[], Vec::as_slice)
 }
 
-/// Whether a port's `appProtocol`, or else its name up to the first hyphen, is of a protocol over
-/// HTTP/2 (`ConvertProtocol` of istio's pkg/config/kube; `Instance.IsHTTP2` of its
-/// pkg/config/protocol).
+/// Whether a port's `appProtocol`, or else its name, is up to the first hyphen of a protocol over HTTP/2
+/// (`ConvertProtocol` of istio's pkg/config/kube; `Instance.IsHTTP2` of its pkg/config/protocol).
 fn speaks_http2(app_protocol: Option<&str>, name: Option<&str>) -> bool {
-    let protocol = app_protocol.or(name).unwrap_or_default();
-    let protocol = protocol.to_ascii_lowercase();
-    let first = protocol.split('-').next().unwrap_or_default();
-    match app_protocol {
-        Some(_) => matches!(
-            protocol.as_str(),
-            "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c"
-        ),
-        None => matches!(first, "http2" | "grpc"),
+    // As a name it is none that a port could have.
+    if app_protocol == Some("kubernetes.io/h2c") {
+        return true;
     }
+    let protocol = app_protocol.or(name).unwrap_or_default();
+    let first = protocol.split('-').next().unwrap_or_default();
+    ["http2", "grpc"]
+        .iter()
+        .any(|http2| first.eq_ignore_ascii_case(http2))
 }
 
 #[cfg(test)]
@@ -322,6 +321,8 @@ mod tests {
             (None, Some("grpc-web-x"), true),
             (Some("kubernetes.io/h2c"), Some("http"), true),
             (Some("http"), Some("grpc"), false),
+            (Some("grpc-web"), None, true),
+            (Some("HTTP2-x"), Some("http"), true),
             (None, None, false),
         ] {
             assert_eq!(

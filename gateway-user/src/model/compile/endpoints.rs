@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::{
-    core::v1::{Pod, ServicePort},
+    core::v1::{Pod, Service, ServicePort},
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
 
@@ -77,6 +77,9 @@ impl<'r> Endpoints<'r> {
                 continue;
             };
             let key = (object.key.namespace.as_str(), service.as_str());
+            if let Some(service) = resources.service(key.0, key.1) {
+                strange_ports(object, slice, (service, key.1), diagnostics);
+            }
             slices.entry(key).or_default().push(Slice {
                 ports: slice.ports.as_deref().unwrap_or_default(),
                 targets: targets(resources, object, slice, diagnostics),
@@ -144,6 +147,48 @@ impl<'r> Endpoints<'r> {
             }
         }
         behind
+    }
+}
+
+/// Warns about ports of a slice that are none of the Service's: the endpoints are not behind it by them.
+fn strange_ports(
+    object: &Object,
+    slice: &EndpointSlice,
+    (service, name): (&Service, &str),
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let spec = service.spec.as_ref();
+    let ports = spec
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default();
+    let known = |port: &EndpointPort| {
+        ports.iter().any(|of_service| {
+            of_service.name.as_deref().unwrap_or_default()
+                == port.name.as_deref().unwrap_or_default()
+                && protocol(of_service.protocol.as_deref()) == protocol(port.protocol.as_deref())
+        })
+    };
+    let said = |name: Option<&str>, transport: Option<&str>| {
+        let name = name.filter(|name| !name.is_empty());
+        let name = name.map_or("without a name".to_owned(), |name| format!("`{name}`"));
+        format!("{name} ({})", transport.unwrap_or("TCP"))
+    };
+    for (index, port) in slice.ports.iter().flatten().enumerate() {
+        if known(port) {
+            continue;
+        }
+        let its: Vec<_> = ports
+            .iter()
+            .map(|port| said(port.name.as_deref(), port.protocol.as_deref()))
+            .collect();
+        let message = format!(
+            "Service {}/{name} has no port {}; no connection gets to these endpoints by it",
+            object.key.namespace,
+            said(port.name.as_deref(), port.protocol.as_deref()),
+        );
+        let fix = (!its.is_empty()).then(|| format!("its ports are {}", its.join(", ")));
+        let path = format!("ports[{index}].name");
+        diagnostics.push(object.report(Severity::Warning, path, message, fix));
     }
 }
 

@@ -140,8 +140,8 @@ fn servers_by_port<'r>(
             };
             let bind = match target_port(resources, identity, number) {
                 Ok(port) => port,
-                Err(message) => {
-                    diagnostics.push(server.report(Severity::Warning, message, None));
+                Err((message, fix)) => {
+                    diagnostics.push(server.report(Severity::Warning, message, fix.to_owned()));
                     number
                 }
             };
@@ -175,7 +175,7 @@ fn target_port(
     resources: &Resources,
     identity: &GatewayIdentity,
     number: u16,
-) -> Result<u16, String> {
+) -> Result<u16, (String, &'static str)> {
     let mut services: Vec<_> = resources
         .services()
         .filter(|(object, service)| {
@@ -204,18 +204,20 @@ fn target_port(
             .iter()
             .map(|port| port.port.to_string())
             .collect();
-        return Err(format!(
+        let message = format!(
             "{} has no port {number} (it has {}), so nobody outside reaches this server; {number} itself is bound",
             first.key,
             ports.join(", "),
-        ));
+        );
+        return Err((message, "a port of the Service, not of the container"));
     };
     let pod = resources.pod(&identity.namespace, &identity.name);
     resolved(port, pod).ok_or_else(|| {
-        format!(
+        let message = format!(
             "{} leads port {number} to a container port that this pod does not name; {number} itself is bound",
             object.key
-        )
+        );
+        (message, "name the container's port so, or give a number as targetPort")
     })
 }
 

@@ -67,11 +67,7 @@ impl Tiers {
         panic_below: u8,
         healthy: impl Fn(usize) -> bool,
     ) -> Cow<'_, [usize]> {
-        match self.tier(random, panic_below, &healthy) {
-            None => Cow::Borrowed(&[]),
-            Some((tier, true)) => Cow::Borrowed(&tier.members),
-            Some((tier, false)) => usable(&tier.members, healthy),
-        }
+        self.asked(random, panic_below, healthy, |tier| Some(&tier.members))
     }
 
     /// The endpoints of one priority and one of its localities that may be asked.
@@ -82,16 +78,28 @@ impl Tiers {
         panic_below: u8,
         healthy: impl Fn(usize) -> bool,
     ) -> Cow<'_, [usize]> {
+        self.asked(random, panic_below, &healthy, |tier| {
+            let group = match tier.groups.as_slice() {
+                [only] => Some(only),
+                _ => tier.group(&healthy),
+            };
+            group.map(|group| group.members.as_slice())
+        })
+    }
+
+    /// The healthy ones of those that `chosen` names of the priority that is asked; all of the priority
+    /// where too few are left.
+    fn asked<'t>(
+        &'t self,
+        random: u64,
+        panic_below: u8,
+        healthy: impl Fn(usize) -> bool,
+        chosen: impl FnOnce(&'t Tier) -> Option<&'t [usize]>,
+    ) -> Cow<'t, [usize]> {
         match self.tier(random, panic_below, &healthy) {
             None => Cow::Borrowed(&[]),
             Some((tier, true)) => Cow::Borrowed(&tier.members),
-            Some((tier, false)) => {
-                let group = match tier.groups.as_slice() {
-                    [only] => Some(only),
-                    _ => tier.group(&healthy),
-                };
-                usable(group.map_or(&[], |group| &group.members), healthy)
-            }
+            Some((tier, false)) => usable(chosen(tier).unwrap_or_default(), healthy),
         }
     }
 

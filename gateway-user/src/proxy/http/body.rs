@@ -8,10 +8,11 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -25,8 +26,10 @@ const MAX_KEPT: usize = 1 << 20;
 #[derive(Debug)]
 pub(in crate::proxy) struct Progress {
     bytes: Cell<u64>,
-    /// Whether nothing more will come.
-    over: Cell<bool>,
+    /// Whether it has been asked for.
+    asked: Cell<bool>,
+    /// Since when nothing more will come.
+    over: Cell<Option<Instant>>,
     waiting: RefCell<Vec<Waker>>,
     client: Rc<Handle>,
 }
@@ -61,6 +64,8 @@ pub(super) struct Store {
     kept: RefCell<Vec<Piece>>,
     size: Cell<usize>,
     state: Cell<Stored>,
+    /// What the client has said of its length: every copy of it says the same.
+    length: SizeHint,
 }
 
 #[derive(Clone, Debug)]
@@ -113,7 +118,7 @@ pub(in crate::proxy) struct ResponseBody {
     source: Source,
     /// None once it belongs to somebody else.
     exchange: Option<Box<Exchange>>,
-    /// Whether the client's protocol has trailers.
+    /// Whether there are trailers in both protocols.
     trailers: bool,
     /// Why no more will come.
     broken: Option<BodyError>,
@@ -133,14 +138,24 @@ impl Progress {
         self.bytes.get()
     }
 
+    /// Whether it has been asked for: a client may wait for that.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.get()
+    }
+
     /// Whether the whole body has come, or never will.
     pub(super) fn is_over(&self) -> bool {
+        self.over.get().is_some()
+    }
+
+    /// Since when that is so.
+    pub(super) fn over_since(&self) -> Option<Instant> {
         self.over.get()
     }
 
     /// Waits until the whole body has come, or it is clear that it never will.
     pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.over.get() {
+        if self.is_over() {
             return Poll::Ready(());
         }
         let mut waiting = self.waiting.borrow_mut();
@@ -152,7 +167,9 @@ impl Progress {
 
     /// Nothing more will come.
     pub(super) fn end(&self) {
-        self.over.set(true);
+        if !self.is_over() {
+            self.over.set(Some(Instant::now()));
+        }
         for waker in self.waiting.take() {
             waker.wake();
         }
@@ -173,7 +190,8 @@ impl RequestBody {
         client.body_open();
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
-            over: Cell::new(false),
+            asked: Cell::new(false),
+            over: Cell::new(None),
             waiting: RefCell::default(),
             client: Rc::clone(client),
         });
@@ -204,6 +222,7 @@ impl RequestBody {
     pub(super) fn store(self) -> Result<Rc<Store>, Self> {
         match self.0 {
             Kind::Streamed(body) => Ok(Rc::new(Store {
+                length: body.incoming.size_hint(),
                 source: RefCell::new(*body),
                 kept: RefCell::default(),
                 size: Cell::new(0),
@@ -226,6 +245,7 @@ impl Streamed {
             self.gate = None;
         }
         let progress = &self.progress;
+        progress.asked.set(true);
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             progress.client.body_awaited();
             return Poll::Pending;
@@ -272,7 +292,7 @@ impl Body for RequestBody {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Streamed(body) => body.incoming.size_hint(),
-            Kind::Replayed { store, at: 0 } => store.size_hint(),
+            Kind::Replayed { store, at: 0 } => store.length,
             // It is asked at the beginning only.
             Kind::Replayed { .. } => SizeHint::default(),
         }
@@ -354,18 +374,6 @@ impl Store {
         self.state.set(Stored::Nothing);
         self.kept.take();
     }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.state.get() == Stored::Whole {
-            return SizeHint::with_exact(self.size.get() as u64);
-        }
-        // What the client said, less what has been taken.
-        let left = self.source.borrow().incoming.size_hint().exact();
-        match left {
-            Some(left) => SizeHint::with_exact(left + self.size.get() as u64),
-            None => SizeHint::default(),
-        }
-    }
 }
 
 impl Piece {
@@ -416,14 +424,19 @@ impl UpstreamBody {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// The endpoint's body.
-    pub(super) fn upstream(body: UpstreamBody, mut exchange: Box<Exchange>) -> Self {
+    /// The body of an endpoint's answer in that version.
+    pub(super) fn upstream(
+        body: UpstreamBody,
+        version: Version,
+        mut exchange: Box<Exchange>,
+    ) -> Self {
         if body.is_end_stream() {
             exchange.complete();
         }
         Self {
             source: Source::Upstream(body),
-            trailers: exchange.is_http2(),
+            // Envoy: HTTP/1.1 has none on either side unless `enable_trailers` is set.
+            trailers: exchange.is_http2() && version == Version::HTTP_2,
             exchange: Some(exchange),
             broken: None,
         }
@@ -482,17 +495,20 @@ impl Body for ResponseBody {
             Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
         match frame {
-            // An error ends the client's connection at once. What has come before goes out first.
+            // An error ends the client's stream or connection at once. What has come before goes out
+            // first.
             Some(Err(error)) => {
                 exchange.upstream_failed(&error);
                 this.broken = Some(error);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // Envoy: HTTP/1.1 has no trailers unless `enable_trailers` is set.
-            Some(Ok(ref frame)) if frame.is_trailers() && !this.trailers => {
+            // Nobody asks for the frame after these.
+            Some(Ok(ref frame)) if frame.is_trailers() => {
                 exchange.complete();
-                return Poll::Ready(None);
+                if !this.trailers {
+                    return Poll::Ready(None);
+                }
             }
             Some(Ok(ref frame)) => {
                 exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64);

@@ -218,27 +218,33 @@ enum Framing {
     Length(u64),
     /// By a last chunk (RFC 9112, section 7.1).
     Chunked,
+    /// There is none, whatever the head says of the length that it would have (RFC 9110, section
+    /// 15.4.5). hyper wouldn't say that.
+    Unmodified,
 }
 
 /// How an ordinary answer's end is told. None if the answer is another one.
 fn framing(response: &Response<ResponseBody>) -> Option<Framing> {
     let status = response.status();
-    if status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-    {
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
         return None;
     }
+    let unmodified = status == StatusCode::NOT_MODIFIED;
     let length = response.body().size_hint().exact();
     let mut said = false;
     let ordinary = response.headers().iter().all(|(name, value)| {
         if *name == CONTENT_LENGTH {
             let again = mem::replace(&mut said, true);
             let value = value.to_str().ok().and_then(|value| value.parse().ok());
-            return !again && value.is_some() && value == length;
+            return !again && value.is_some() && (unmodified || value == length);
         }
         *name != CONNECTION && *name != TRANSFER_ENCODING
     });
-    ordinary.then(|| length.map_or(Framing::Chunked, Framing::Length))
+    ordinary.then_some(match length {
+        _ if unmodified => Framing::Unmodified,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    })
 }
 
 /// An answer on its way to a client.
@@ -288,6 +294,7 @@ impl Writer {
                 head::put(&mut buffer, "content-length", length.as_bytes());
             }
             Framing::Chunked => head::put(&mut buffer, "transfer-encoding", b"chunked"),
+            Framing::Unmodified => {}
         }
         if last {
             head::put(&mut buffer, "connection", b"close");
@@ -298,7 +305,7 @@ impl Writer {
         buffer.extend_from_slice(b"\r\n");
         Self {
             body,
-            ended: framing == Framing::Length(0),
+            ended: matches!(framing, Framing::Length(0) | Framing::Unmodified),
             framing,
             buffer,
             at: 0,
@@ -342,6 +349,8 @@ impl Writer {
                     self.piece = piece;
                 }
             }
+            // It has ended.
+            Framing::Unmodified => {}
             Framing::Chunked => {
                 // An empty chunk would be the last.
                 if !piece.is_empty() {

@@ -37,6 +37,8 @@ pub(in crate::proxy) struct Exchange {
     version: Version,
     /// Whether the client wants a head and no body.
     pub(super) head_only: bool,
+    /// Whether the client waits to be asked for its body.
+    pub(super) expects: bool,
     /// When the head of the request had come.
     pub(super) started: Instant,
     upstream: Option<Upstream>,
@@ -68,6 +70,7 @@ impl Exchange {
             client: Rc::clone(client),
             version,
             head_only: false,
+            expects: false,
             started: Instant::now(),
             upstream: None,
             engaged: None,
@@ -160,6 +163,16 @@ impl Exchange {
     /// How far the request's body has come; none if there is none.
     pub(super) fn request_body(&self) -> Option<&Rc<Progress>> {
         self.request_body.as_ref()
+    }
+
+    /// Whether the client still waits to be asked for its body when it gets a response. What it sends
+    /// next might be that body or not, so the connection ends (RFC 9110, section 10.1.1).
+    pub(super) fn leaves_body(&self) -> bool {
+        self.expects
+            && self
+                .request_body
+                .as_ref()
+                .is_some_and(|body| !body.is_asked())
     }
 
     /// The client gets the head of a response.
@@ -263,7 +276,6 @@ impl Exchange {
         self.upstream = None;
         let (flag, reason) = match failure::broken_answer(error) {
             Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
-            // It ended before the length that it had announced.
             Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
             Broken::Off => (
                 ResponseFlag::UpstreamConnectionTermination,

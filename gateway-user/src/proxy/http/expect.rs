@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, Request, StatusCode, header::EXPECT};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header::EXPECT};
 use tokio::{task, time};
 
 use super::body::{BodyError, RequestBody};
@@ -56,11 +56,16 @@ impl Gate {
     }
 }
 
+/// Whether a client waits to be asked for its body.
+pub(super) fn asks_first(headers: &HeaderMap) -> bool {
+    let expect = headers.get(EXPECT).map(HeaderValue::as_bytes);
+    expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Holds a body back if its head asks for that.
 // Istio: ENABLE_100_CONTINUE_HEADERS, which sets Envoy's `proxy_100_continue`.
 pub(super) fn hold(headers: &HeaderMap, body: &mut RequestBody) -> Option<Arc<Gate>> {
-    let expect = headers.get(EXPECT)?;
-    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+    if !asks_first(headers) {
         return None;
     }
     let gate = body.hold()?;

@@ -33,6 +33,8 @@ pub(super) enum Failure {
     Protocol,
     /// What the client sent of its body is not HTTP.
     BadBody,
+    /// The client left before it had sent its body.
+    ClientGone,
     /// One try took too long.
     TryTimeout,
     /// All tries together took too long.
@@ -44,7 +46,7 @@ impl Failure {
     pub(super) fn is_the_endpoint_s(&self) -> bool {
         !matches!(
             self,
-            Self::NoEndpoint | Self::Overflow | Self::BadBody | Self::Timeout
+            Self::NoEndpoint | Self::Overflow | Self::BadBody | Self::ClientGone | Self::Timeout
         )
     }
 }
@@ -54,13 +56,15 @@ impl From<&hyper::Error> for Failure {
         if error.is_parse() {
             return Self::Protocol;
         }
-        if broken_body(error) {
-            return Self::BadBody;
+        if let Some(failure) = broken_body(error) {
+            return failure;
         }
         match reset_reason(error) {
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },
+            // What the endpoint says is no HTTP/2.
+            None if of_http2(error).is_some_and(h2::Error::is_library) => Self::Protocol,
             None => Self::Terminated(tls_reason(error)),
         }
     }
@@ -82,10 +86,19 @@ impl From<Overflow> for Failure {
     }
 }
 
-/// Whether the body that was to be sent broke off, because it could not be read from the client.
-fn broken_body(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref());
-    error.is_user() && matches!(cause, Some(BodyError::Hyper(_)))
+/// How the body that was to be sent broke off, if it could not be read from the client.
+fn broken_body(error: &hyper::Error) -> Option<Failure> {
+    let cause = error.source().filter(|_| error.is_user())?.downcast_ref();
+    let Some(BodyError::Hyper(error)) = cause else {
+        return None;
+    };
+    let kind = error
+        .source()
+        .and_then(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+    Some(match kind {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Failure::BadBody,
+        _ => Failure::ClientGone,
+    })
 }
 
 /// What TLS has to say about it, such as that the endpoint wants another certificate.
@@ -98,28 +111,32 @@ fn tls_reason(error: &hyper::Error) -> Option<String> {
 pub(super) enum Broken {
     /// The endpoint reset the stream.
     Reset,
-    /// It ended before its end: before the length that was announced, or the last chunk.
+    /// It is not as it was announced: it ends before its length, or before the last chunk; what should
+    /// be a chunk is none; or it is no HTTP/2.
     Early,
-    /// The connection broke.
+    /// The connection of an HTTP/2 stream broke.
     Off,
 }
 
 /// How the body of an answer broke off.
 pub(super) fn broken_answer(error: &BodyError) -> Broken {
-    let cause = match error {
-        BodyError::Hyper(error) if reset_reason(error).is_some() => return Broken::Reset,
-        BodyError::Hyper(error) => error.source().and_then(|cause| cause.downcast_ref()),
-        BodyError::Io(error) => Some(error),
-        BodyError::Unwanted | BodyError::Timeout => None,
-    };
-    match cause {
-        Some(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Broken::Early,
-        _ => Broken::Off,
+    match error {
+        BodyError::Hyper(error) if reset_reason(error).is_some() => Broken::Reset,
+        BodyError::Hyper(error) if of_http2(error).is_none_or(h2::Error::is_library) => {
+            Broken::Early
+        }
+        // HTTP/1.1, read directly.
+        BodyError::Io(_) => Broken::Early,
+        BodyError::Hyper(_) | BodyError::Unwanted | BodyError::Timeout => Broken::Off,
     }
 }
 
 /// Why the other side reset the stream, if that is what it did.
 fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
-    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    let error = of_http2(error)?;
     error.is_remote().then(|| error.reason()).flatten()
+}
+
+fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
 }

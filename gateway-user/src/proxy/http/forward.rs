@@ -23,9 +23,9 @@ use super::{
     exchange::Exchange,
     expect::{self, Gate},
     failure::Failure,
-    headers::X_ENVOY_ATTEMPT_COUNT,
+    headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT},
     own::OwnHeaders,
-    retry,
+    response, retry,
 };
 use crate::{
     model::gateway::RetryPolicy,
@@ -35,7 +35,10 @@ use crate::{
         cluster::{ClusterState, Outcome},
         pool::{Asked as Said, Direct, Raw, SendError, Upstream},
     },
-    route::retry::{RetryDecision, RetryState},
+    route::{
+        retry::{RetryDecision, RetryState},
+        timeout,
+    },
 };
 
 /// How to ask for an answer.
@@ -142,6 +145,19 @@ impl Outgoing {
     fn complete(&mut self) {
         if let Some(own) = self.own.take() {
             own.insert(&mut self.parts.headers);
+        }
+    }
+
+    /// Says how long the endpoint may take.
+    fn set_timeout(&mut self, timeout: Duration, grpc: bool) {
+        if let Some(own) = &mut self.own {
+            own.set_timeout(timeout);
+        } else {
+            let time = HeaderValue::from(timeout.as_millis() as u64);
+            self.parts.headers.insert(X_ENVOY_EXPECTED_TIMEOUT, time);
+        }
+        if grpc {
+            timeout::set_grpc(&mut self.parts.headers, timeout);
         }
     }
 
@@ -307,6 +323,11 @@ async fn tries(
     let retries = errand.retry.map_or(0, |policy| policy.attempts);
     loop {
         exchange.attempts += 1;
+        if exchange.attempts > 1
+            && let Some(left) = time_left(errand, exchange)
+        {
+            outgoing.set_timeout(left, errand.grpc);
+        }
         let keep = exchange.attempts <= retries && outgoing.repeats;
         let result = one_try(errand, outgoing, exchange, &tried, keep).await;
         let Some(pause) = again(&result, state.as_mut(), outgoing, exchange) else {
@@ -328,6 +349,22 @@ async fn tries(
         exchange.disengage();
         time::sleep(pause).await;
     }
+}
+
+/// How long another try may take: what is left of the time for all of them, if that is less than one
+/// has.
+// Envoy: Filter::doRetry, FilterUtility::setTimeoutHeaders.
+fn time_left(errand: &Errand<'_>, exchange: &Exchange) -> Option<Duration> {
+    let passed = match exchange.request_body() {
+        None => exchange.started.elapsed(),
+        Some(body) => body
+            .over_since()
+            .map_or(Duration::ZERO, |since| since.elapsed()),
+    };
+    // None at all would be a limit that there isn't.
+    let left = |all: Duration| all.saturating_sub(passed).max(Duration::from_millis(1));
+    let left = errand.timeout.map(left);
+    [errand.try_timeout, left].into_iter().flatten().min()
 }
 
 /// Whether to try again, and after what pause.
@@ -463,6 +500,13 @@ async fn send(
     };
     match answer {
         None => Err(Unanswered::Failed(Failure::TryTimeout)),
+        // What is read directly is ordinary.
+        Some(Ok(response))
+            if matches!(response.body(), UpstreamBody::Hyper(_))
+                && !response::is_well_framed(&response) =>
+        {
+            Err(Unanswered::Failed(Failure::Protocol))
+        }
         Some(Ok(response)) => {
             exchange.set_upstream(upstream);
             Ok(response)

@@ -120,6 +120,11 @@ impl OwnHeaders {
         &self.client.address
     }
 
+    /// Says how long the endpoint may take.
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = Some(timeout.as_millis() as u64);
+    }
+
     /// Says which try it is, from 1.
     pub(super) fn set_attempt(&mut self, attempt: u32) {
         self.attempt = attempt;

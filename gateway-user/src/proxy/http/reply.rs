@@ -14,6 +14,7 @@ use super::{
     headers::X_ENVOY_OVERLOADED, response,
 };
 use crate::{
+    model::gateway::DirectResponse,
     observe::ResponseFlag,
     proxy::{Difference, config::Routed},
     route::cors,
@@ -185,11 +186,24 @@ impl LocalReply {
     /// Sends the client elsewhere.
     pub(super) fn redirect(status: u16, location: &str) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-        let reply = Self::new(status, "direct_response");
+        Self::new(status, "direct_response").at(location)
+    }
+
+    /// What a route says.
+    pub(super) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
+        let status = StatusCode::from_u16(response.status).unwrap_or_default();
+        let reply = Self::new(status, "direct_response").with_body(response.body.clone());
+        match location {
+            Some(location) => reply.at(&location),
+            None => reply,
+        }
+    }
+
+    fn at(self, location: &str) -> Self {
         match HeaderValue::from_str(location) {
-            Ok(location) => reply.with_header(LOCATION, location),
+            Ok(location) => self.with_header(LOCATION, location),
             // Validation has seen to it that there is nothing of the kind in the configuration.
-            Err(_) => reply,
+            Err(_) => self,
         }
     }
 
@@ -244,7 +258,7 @@ impl LocalReply {
                 ResponseFlag::UpstreamProtocolError,
                 "protocol error",
             ),
-            Failure::BadBody => Self::malformed("http1.codec_error"),
+            Failure::BadBody | Failure::ClientGone => Self::malformed("http1.codec_error"),
             Failure::TryTimeout => Self::timeout("upstream_per_try_timeout"),
             Failure::Timeout => Self::timeout("response_timeout"),
         }
@@ -309,9 +323,6 @@ impl LocalReply {
             grpc::reply(&mut headers, status, &self.body);
             (StatusCode::OK, Bytes::new())
         } else {
-            if !self.body.is_empty() {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            }
             (self.status, self.body)
         };
         for (name, value) in self.headers {
@@ -336,6 +347,9 @@ impl LocalReply {
         if context.grpc {
             // Whatever the route says.
             headers.insert(CONTENT_TYPE, grpc::CONTENT);
+        } else if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
+            // Unless the route says so.
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         exchange.disengage();
         headers.insert(SERVER, response::SERVER_NAME);
@@ -345,7 +359,7 @@ impl LocalReply {
             && (exchange.attempts == 0
                 || exchange.attempts == 1 && self.flag == Some(ResponseFlag::NoHealthyUpstream))
             && exchange.request_body().is_some_and(|body| !body.is_over());
-        if (self.close || early) && !exchange.is_http2() {
+        if (self.close || early || exchange.leaves_body()) && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         exchange.answered();
@@ -357,6 +371,9 @@ impl LocalReply {
         } else {
             body
         };
+        // By their status these have none (RFC 9110, section 6.4.1), and nobody will ask for it.
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let body = if bodiless { Bytes::new() } else { body };
         let mut response = Response::new(ResponseBody::fixed(body, exchange));
         *response.status_mut() = status;
         *response.headers_mut() = headers;

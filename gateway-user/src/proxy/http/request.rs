@@ -33,6 +33,8 @@ use crate::{
 
 /// Most headers of a request: Envoy's `max_headers_count`.
 const MAX_HEADERS: usize = 100;
+/// So many headers are too many for `Connection` to name.
+const MAX_NAMED: usize = 10;
 
 /// What the request says it is for: the authority of an absolute target, else the `Host` header
 /// (RFC 9112, section 3.2.2).
@@ -122,6 +124,9 @@ fn validate_http1(
     {
         return Err(LocalReply::unknown_coding());
     }
+    if survey.hop_by_hop && !names_are_harmless(&parts.headers) {
+        return Err(LocalReply::malformed("http1.connection_header_rejected"));
+    }
     match parts.uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => return Err(LocalReply::wrong_scheme()),
         Some(scheme) if *scheme != Scheme::HTTP => {
@@ -144,6 +149,28 @@ fn validate_http1(
         _ if parts.method == Method::CONNECT => Ok(()),
         _ => Err(LocalReply::malformed("http1.codec_error")),
     }
+}
+
+/// Whether `Connection` names no header that says where the request comes from, and not too many.
+// Envoy: Http::Utility::sanitizeConnectionHeader.
+fn names_are_harmless(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CONNECTION).iter();
+    let mut names = lines
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty());
+    let says_where = |name: &[u8]| {
+        const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        name.starts_with(b":")
+            || FORWARDED
+                .iter()
+                .any(|forwarded| name.eq_ignore_ascii_case(forwarded.as_bytes()))
+    };
+    let mut count = 0;
+    names.all(|name| {
+        count += 1;
+        count < MAX_NAMED && !says_where(name)
+    })
 }
 
 /// Envoy: `BalsaParser`'s `isMethodValid`, without `allow_custom_methods`.

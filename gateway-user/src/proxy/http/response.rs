@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::{
-    HeaderValue, Response, Version,
-    header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
+    HeaderValue, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, SERVER, SET_COOKIE, TRANSFER_ENCODING, UPGRADE},
 };
 
 use super::{
@@ -28,6 +28,30 @@ pub(super) struct Extras {
     pub(super) cookie: Option<HeaderValue>,
     /// What the connection becomes.
     pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Whether where a response ends is said in one way that can be passed on. hyper finds the end of more,
+/// and leaves the headers as they are: a length that isn't that of the body, a coding that isn't undone.
+// RFC 9112, section 6.3; Envoy: Http1::ConnectionImpl::onHeadersCompleteImpl, and
+// ClientConnectionImpl::onHeadersCompleteBase for 204.
+pub(super) fn is_well_framed<B>(response: &Response<B>) -> bool {
+    if response.version() == Version::HTTP_2 {
+        return true;
+    }
+    let headers = response.headers();
+    let bodiless = response.status() == StatusCode::NO_CONTENT;
+    let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), length) {
+        (None, None) => true,
+        (None, Some(length)) => {
+            length.iter().all(u8::is_ascii_digit)
+                && !(bodiless && length.iter().any(|digit| *digit != b'0'))
+        }
+        (Some(coding), None) => !bodiless && chunked(coding) && codings.next().is_none(),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Passes the head of a response on.
@@ -58,6 +82,10 @@ pub(super) fn head(
         let connection = connection.flatten().unwrap_or_else(upgrade);
         parts.headers.insert(CONNECTION, connection);
         parts.headers.insert(UPGRADE, protocol);
+    }
+    if exchange.leaves_body() && !exchange.is_http2() {
+        let close = HeaderValue::from_static("close");
+        parts.headers.insert(CONNECTION, close);
     }
     if let Some(cookie) = extras.cookie {
         parts.headers.append(SET_COOKIE, cookie);
@@ -100,8 +128,9 @@ pub(super) fn finish(
     context: Context<'_>,
     extras: Extras,
 ) -> Response<ResponseBody> {
+    let version = response.version();
     let (head, body) = head(response, &mut exchange, context, extras);
-    head.map(|()| ResponseBody::upstream(body, exchange))
+    head.map(|()| ResponseBody::upstream(body, version, exchange))
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ pub(super) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Op
                 headers: response.headers(),
             });
         }
-        Err(Failure::NoEndpoint | Failure::BadBody | Failure::Timeout) => return None,
+        Err(Failure::NoEndpoint | Failure::BadBody | Failure::ClientGone | Failure::Timeout) => {
+            return None;
+        }
         Err(Failure::Overflow) => (ResetReason::Overflow, false),
         Err(Failure::Connect(_) | Failure::Tls(_) | Failure::ConnectTimeout) => {
             (ResetReason::ConnectFailure, false)

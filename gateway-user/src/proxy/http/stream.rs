@@ -27,6 +27,7 @@ use tokio::{
 
 use super::refusal::Refusal;
 use crate::proxy::{
+    Difference,
     connections::{Handle, Rejection},
     head::{self, FIRST_READ},
     worker::Worker,
@@ -212,7 +213,9 @@ impl ClientStream {
 
     /// Whether the end of what the client sends may be told above.
     fn may_end(&self) -> bool {
-        !self.messages || self.handle.may_end(self.worker.now())
+        !self.messages
+            || self.handle.may_end(self.worker.now())
+            || self.worker.options.parity.has(Difference::HalfClose)
     }
 }
 

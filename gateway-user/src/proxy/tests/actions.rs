@@ -17,7 +17,7 @@ use crate::{
         AbortStatus, Cluster, CorsPolicy, DirectResponse, Fault, FaultAbort, FaultDelay, HeaderAdd,
         HeaderChanges, HttpAction, HttpRoute, Mirror, Redirect, RetryOn, RetryPolicy, ValueMatch,
     },
-    observe::{Record, RequestRecord, ResponseFlag, Subscription},
+    observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, Subscription},
     proxy::fixture::{cluster, forward, gateway, http_listener, prefix_route},
     resources::{format::Format, percentage::Percentage},
 };
@@ -204,6 +204,41 @@ async fn retries_send_the_body_again() {
 }
 
 #[tokio::test]
+async fn every_try_says_the_same_of_the_body_s_length() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&heads);
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let seen = Arc::clone(&seen);
+        async move {
+            while let Some(head) = peer.head().await {
+                assert_eq!(
+                    peer.until("0\r\n\r\n").await.unwrap(),
+                    "4\r\nbody\r\n0\r\n\r\n"
+                );
+                seen.lock().unwrap().push(head);
+                peer.send(BUSY).await;
+            }
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy(&endpoint, Vec::new(), |route| {
+        forward(route).retry = Some(policy(1, RetryOn::SERVER_ERROR));
+    })
+    .await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+        .await;
+    client.response().await;
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), 2);
+    for head in heads.iter() {
+        assert_eq!(header(head, "transfer-encoding"), Some("chunked"));
+        assert_eq!(header(head, "content-length"), None);
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_large_to_keep_is_sent_once() {
     let (endpoint, requests) = answering_in_turn(&[BUSY]).await;
     let (_fixture, port) = proxy(&endpoint, Vec::new(), |route| {
@@ -288,6 +323,95 @@ async fn redirects_and_direct_responses() {
     assert_eq!(header(&head, "content-type"), Some("text/plain"));
     assert_eq!(body, "teapot");
     assert_eq!(endpoint.connections(), 0);
+}
+
+#[tokio::test]
+async fn direct_responses_are_what_their_headers_say() {
+    let endpoint = Endpoint::answering("hi").await;
+    let direct = async |status, change: HeaderChanges| {
+        let (fixture, port) = proxy(&endpoint, Vec::new(), |route| {
+            route.action = HttpAction::DirectResponse(DirectResponse {
+                status,
+                body: b"{}".to_vec(),
+            });
+            route.headers.response = change.clone();
+        })
+        .await;
+        let mut records = fixture.proxy.tap().subscribe(1);
+        let mut client = Peer::connect(port).await;
+        client.send("GET /x?y HTTP/1.1\r\nHost: a:81\r\n\r\n").await;
+        let head = client.head().await.unwrap();
+        let record = record(&mut records).await;
+        assert_eq!(
+            (record.status, record.flags),
+            (status, ResponseFlags::default())
+        );
+        head
+    };
+    // Who adds a type finds none there, and who removes one has nothing to remove (Envoy:
+    // Utility::prepareLocalReply changes the headers before it looks for a type).
+    for append in [true, false] {
+        let head = direct(
+            200,
+            changes(&[], &[("content-type", "application/json", append)]),
+        )
+        .await;
+        assert_eq!(head.matches("content-type: ").count(), 1, "{head}");
+        assert_eq!(header(&head, "content-type"), Some("application/json"));
+    }
+    let head = direct(200, changes(&["content-type"], &[])).await;
+    assert_eq!(header(&head, "content-type"), Some("text/plain"));
+    // Where it is what was asked for.
+    for (status, wanted) in [
+        (200, None),
+        (201, Some("http://a:81/x?y")),
+        (302, Some("http://a:81/x?y")),
+    ] {
+        let head = direct(status, changes(&[], &[])).await;
+        assert_eq!(header(&head, "location"), wanted, "{status}");
+    }
+    let head = direct(302, changes(&[], &[("location", "/there", false)])).await;
+    assert_eq!(header(&head, "location"), Some("/there"));
+    // No body goes with these, and nobody has left.
+    for status in [204, 304] {
+        let head = direct(status, changes(&[], &[])).await;
+        assert_eq!(header(&head, "content-length"), None);
+    }
+}
+
+#[tokio::test]
+async fn later_tries_are_told_what_time_is_left() {
+    let (told, mut times) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let told = told.clone();
+        async move {
+            while let Some(head) = peer.head().await {
+                let time = header(&head, "x-envoy-expected-rq-timeout-ms");
+                told.send(time.unwrap().parse::<u64>().unwrap()).unwrap();
+            }
+        }
+    })
+    .await;
+    // With and without something that looks at the headers.
+    for add in [&[][..], &[("x-a", "1", false)]] {
+        let (_fixture, port) = proxy(&endpoint, Vec::new(), |route| {
+            let forward = forward(route);
+            forward.timeout = Some(Duration::from_millis(500));
+            forward.retry = Some(RetryPolicy {
+                per_try_timeout: Some(Duration::from_millis(200)),
+                ..policy(2, RetryOn::SERVER_ERROR)
+            });
+            route.headers.request = changes(&[], add);
+        })
+        .await;
+        let (head, _) = Peer::connect(port).await.get("a", "/").await;
+        assert_eq!(status(&head), "HTTP/1.1 504 Gateway Timeout");
+        assert_eq!(times.recv().await, Some(200));
+        assert_eq!(times.recv().await, Some(200));
+        // Two tries and two pauses have passed.
+        let last = times.recv().await.unwrap();
+        assert!((1..=100).contains(&last), "{last}");
+    }
 }
 
 #[tokio::test]

@@ -54,13 +54,18 @@ async fn outcome(answer: &'static [u8], pieces: usize, request: &str) -> Outcome
     let length = header(&head, "content-length").and_then(|length| length.parse().ok());
     let body = match length {
         _ if request.starts_with("HEAD") => String::new(),
+        _ if [" 204 ", " 304 "]
+            .iter()
+            .any(|code| status(&head).contains(code)) =>
+        {
+            String::new()
+        }
         Some(length) => client.exactly(length).await,
         None if head.contains("chunked") => {
             let body = client.until("0\r\n\r\n").await.unwrap_or_default();
             // Every other line is a chunk; which they are is nobody's business.
             body.split("\r\n").skip(1).step_by(2).collect()
         }
-        None if status(&head).contains(" 204 ") || status(&head).contains(" 304 ") => String::new(),
         None => client.rest().await.unwrap_or_default(),
     };
     Peer::connect(port).await.get("plain", "/").await;
@@ -136,7 +141,7 @@ async fn answers_with_other_ends_are_read_to_them() {
             None,
         ),
         (b"HTTP/1.1 204 No Content\r\nx-no-content-: 1\r\n\r\n", Some("")),
-        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", Some("")),
+        (b"HTTP/1.1 304 Not Modified\r\nx-no-content-: 1\r\n\r\n", Some("")),
         (
             b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
             Some("abc"),
@@ -186,9 +191,69 @@ async fn broken_answers_are_broken_whoever_reads_them() {
             "502",
         ),
         (b"HTTP/1.1 200 OK\r\nbroken\r\n", "502"),
+        // More than one idea of where it ends (RFC 9112, section 6.3).
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\nbroken: 1\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\nbroken: 1\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\nbroken: 1\r\n\r\nabc",
+            "502",
+        ),
+        // Codings that nobody undoes.
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\nbroken: 1\r\n\r\nabc",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\nbroken: 1\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 204 No Content\r\ncontent-length: 3\r\nbroken: 1\r\n\r\nabc",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\nbroken: 1\r\n\r\n0\r\n\r\n",
+            "502",
+        ),
     ] {
         let outcome = same(answer).await;
         assert!(outcome.head[0].contains(wanted), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn folded_lines_are_one() {
+    let outcome = same(b"HTTP/1.1 200 OK\r\nx-a: 1\r\n 2\r\ncontent-length: 3\r\n\r\nabc").await;
+    let line = outcome.head.iter().find(|line| line.starts_with("x-a: "));
+    let words: Vec<_> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words, ["x-a:", "1", "2"]);
+}
+
+#[tokio::test]
+async fn endpoints_that_speak_http10_are_asked_in_http11() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        while let Some(head) = peer.head().await {
+            let body = status(&head).to_owned();
+            let length = body.len();
+            peer.send(format!(
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let mut client = Peer::connect(port).await;
+    for _ in 0..3 {
+        let (head, body) = client.get("a", "/x").await;
+        assert_eq!(status(&head), "HTTP/1.1 200 OK");
+        assert_eq!(body, "GET /x HTTP/1.1");
     }
 }
 
@@ -197,6 +262,14 @@ async fn what_nobody_asked_for_ends_the_connection() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n";
     let outcome = outcome(answer, 1, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!((&*outcome.body, outcome.connections), ("abc", 2));
+}
+
+#[tokio::test]
+async fn what_is_unmodified_keeps_its_length() {
+    let answer = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n";
+    let outcome = outcome(answer, 1, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(outcome.head.contains(&"content-length: 7".to_owned()));
+    assert_eq!(outcome.connections, 1);
 }
 
 #[tokio::test]

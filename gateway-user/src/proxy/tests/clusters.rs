@@ -305,6 +305,18 @@ async fn a_client_s_broken_body_is_not_the_endpoint_s_fault() {
         panic!("HTTP");
     };
     assert_eq!(record.flags, ResponseFlag::DownstreamProtocolError.into());
+    // Nor is it when the client leaves.
+    let mut client = Peer::connect(port).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+        .await;
+    drop(client);
+    let Record::Request(record) = &*records.recv().await else {
+        panic!("HTTP");
+    };
+    let left = ResponseFlag::DownstreamConnectionTermination;
+    assert_eq!((record.status, record.flags), (0, left.into()));
+    assert_eq!(record.details, "downstream_remote_disconnect");
     let mut client = Peer::connect(port).await;
     assert_eq!(client.get("a", "/").await.1, "hi");
 }

@@ -30,7 +30,7 @@ use tokio::{
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, status};
 use crate::{
     model::gateway::HttpRoute,
-    observe::{Record, ResponseFlag},
+    observe::{Record, ResponseFlag, ResponseFlags},
     proxy::{
         Options,
         fixture::{cluster, forward, gateway, http_listener, prefix_route},
@@ -261,6 +261,101 @@ async fn http1_clients_reach_http2_endpoints() {
         client.until("0\r\n\r\n").await.unwrap(),
         "5\r\nhello\r\n0\r\n\r\n"
     );
+}
+
+#[tokio::test]
+async fn trailers_of_http1_stay_there() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        while peer.head().await.is_some() {
+            peer.send(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-t: 1\r\n\r\n",
+            )
+            .await;
+        }
+    })
+    .await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(2);
+    let mut client = connect(port).await;
+    for _ in 0..2 {
+        let request = Request::get("http://a.example/x").body(BoxBody::default());
+        let response = client.send_request(request.unwrap()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers(), None);
+        assert_eq!(body.to_bytes(), "ok");
+        let Record::Request(record) = &*records.recv().await else {
+            panic!("no TCP here");
+        };
+        assert_eq!(
+            (record.flags, &*record.details),
+            (ResponseFlags::default(), "via_upstream")
+        );
+    }
+    assert_eq!(endpoint.connections(), 1);
+}
+
+/// An endpoint that answers the first request in HTTP/2 with these frames, all at once.
+async fn answering_with(frames: Vec<Vec<u8>>) -> Endpoint {
+    Endpoint::new(move |_, mut peer| {
+        let frames = frames.clone();
+        async move {
+            // The preface, and its rest.
+            peer.head().await;
+            peer.head().await;
+            peer.send(frame(4, 0, 0, &[])).await;
+            // The request comes behind that; what it says is of no interest.
+            time::sleep(Duration::from_millis(100)).await;
+            peer.send(frames.concat()).await;
+            time::sleep(Duration::from_secs(5)).await;
+        }
+    })
+    .await
+}
+
+async fn proxy_to_frames(frames: Vec<Vec<u8>>) -> (Fixture, u16, Endpoint) {
+    let endpoint = answering_with(frames).await;
+    let server = Server {
+        address: endpoint.address,
+        connections: Arc::default(),
+    };
+    let (fixture, port) = proxy_to_http2(&server, |_| {}).await;
+    (fixture, port, endpoint)
+}
+
+/// `:status: 200`
+const OK: u8 = 0x88;
+
+#[tokio::test]
+async fn what_is_no_http2_is_a_bad_gateway() {
+    // `connection: close`, which HTTP/2 doesn't have.
+    let head = [&[OK, 0, 10][..], b"connection", &[5], b"close"].concat();
+    let (fixture, port, endpoint) = proxy_to_frames(vec![frame(1, 5, 1, &head)]).await;
+    let mut records = fixture.proxy.tap().subscribe(1);
+    let (head, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(status(&head), "HTTP/1.1 502 Bad Gateway");
+    assert!(body.ends_with("reset reason: protocol error"), "{body}");
+    let Record::Request(record) = &*records.recv().await else {
+        panic!("no TCP here");
+    };
+    assert_eq!(record.flags, ResponseFlag::UpstreamProtocolError.into());
+    assert_eq!(endpoint.connections(), 1);
+}
+
+#[tokio::test]
+async fn what_comes_before_a_reset_arrives() {
+    let frames = vec![
+        frame(1, 4, 1, &[OK]),
+        frame(0, 0, 1, b"some"),
+        frame(3, 0, 1, &2_u32.to_be_bytes()),
+    ];
+    let (_fixture, port, _endpoint) = proxy_to_frames(frames).await;
+    let mut client = connect(port).await;
+    let response = client.send_request(request("/", "")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "some");
+    assert!(body.frame().await.unwrap().is_err());
 }
 
 #[tokio::test]

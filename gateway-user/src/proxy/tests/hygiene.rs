@@ -231,6 +231,8 @@ async fn expectations_are_the_endpoint_s_to_meet() {
     client.send(request("/no")).await;
     let head = client.head().await.unwrap();
     assert_eq!(status(&head), "HTTP/1.1 417 Expectation Failed");
+    // What the client sends next might be the body or another request.
+    assert_eq!(header(&head, "connection"), Some("close"));
 
     let mut client = Peer::connect(port).await;
     let started = time::Instant::now();
@@ -240,6 +242,56 @@ async fn expectations_are_the_endpoint_s_to_meet() {
     assert!(started.elapsed() >= Duration::from_millis(90));
     client.send("body").await;
     assert_eq!(client.response().await.1, "body");
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_asked_for_end_the_connection() {
+    let endpoint = Endpoint::answering("hi").await;
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    let routes = vec![prefix_route("/web", &[("web", 1)])];
+    fixture
+        .apply(gateway(
+            vec![http_listener(port, &["*"], routes)],
+            vec![cluster("web", &[&endpoint.address()])],
+        ))
+        .await;
+    for (expect, wanted) in [
+        ("Expect: 100-continue\r\n", Some("close")),
+        ("Expect: something\r\n", None),
+    ] {
+        let mut client = Peer::connect(port).await;
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: 4\r\n\r\n"
+            ))
+            .await;
+        let head = client.head().await.unwrap();
+        assert_eq!(status(&head), "HTTP/1.1 404 Not Found");
+        assert_eq!(header(&head, "connection"), wanted, "{expect}");
+    }
+}
+
+#[tokio::test]
+async fn connection_names_nothing_that_says_who_asks() {
+    let endpoint = Endpoint::echoing_heads().await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let ten = "a, b, c, d, e, f, g, h, i, j";
+    for (named, wanted) in [
+        ("keep-alive, X-Forwarded-For", "400"),
+        ("x-forwarded-host", "400"),
+        ("close,x-forwarded-proto", "400"),
+        (":path", "400"),
+        (ten, "400"),
+        ("x-forwarded-port, x-mine", "200"),
+        (&ten[3..], "200"),
+    ] {
+        let mut client = Peer::connect(port).await;
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {named}\r\n\r\n");
+        client.send(request).await;
+        let head = client.head().await.unwrap();
+        assert!(status(&head).contains(wanted), "{named}: {head}");
+    }
 }
 
 #[tokio::test]

@@ -281,3 +281,38 @@ pub struct HeaderChanges {
     /// Removes.
     pub remove: Vec<String>,
 }
+
+// === impl HttpRoute ===
+
+impl HttpRoute {
+    /// Whether every request that comes this far is for this route (`isCatchAllRoute` of istio's
+    /// route.go).
+    pub fn takes_all(&self) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(HttpMatch::takes_all)
+    }
+}
+
+// === impl HttpMatch ===
+
+impl HttpMatch {
+    fn takes_all(&self) -> bool {
+        let any_path = self.uri.as_ref().is_none_or(StringMatch::is_any_path);
+        let nothing_else = Self {
+            name: self.name.clone(),
+            uri: self.uri.clone(),
+            stat_prefix: self.stat_prefix.clone(),
+            ignore_uri_case: self.ignore_uri_case,
+            ..Self::default()
+        };
+        any_path && *self == nothing_else
+    }
+}
+
+// === impl StringMatch ===
+
+impl StringMatch {
+    fn is_any_path(&self) -> bool {
+        self.exact.is_none()
+            && (self.prefix.as_deref() == Some("/") || self.regex.as_deref() == Some(".*"))
+    }
+}

@@ -5,20 +5,13 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use super::fields;
+use super::{fields, mismatch::Mismatch};
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Key(String),
     Index(usize),
-}
-
-/// Why a value is not what it should be.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mismatch {
-    pub(super) path: String,
-    pub(super) message: String,
 }
 
 /// A field that the type does not have.
@@ -42,10 +35,7 @@ pub(super) fn decode<T: DeserializeOwned>(mut value: Value) -> Result<(T, Vec<Un
             decoded,
             ignored.iter().map(|path| unknown::<T>(path)).collect(),
         )),
-        Err(error) => Err(Mismatch {
-            path: field_path(&track.path()),
-            message: error.to_string(),
-        }),
+        Err(error) => Err(Mismatch::of(field_path(&track.path()), &error.to_string())),
     }
 }
 
@@ -163,7 +153,11 @@ mod tests {
         let text = "{kind: Service, apiVersion: v1, spec: {ports: [{port: http}]}}";
         let error = service(text).unwrap_err();
         assert_eq!(error.path, "spec.ports[0].port");
-        assert_eq!(error.message, "invalid type: string \"http\", expected i32");
+        assert_eq!(
+            error.message,
+            "the text \"http\" stands where a number belongs"
+        );
+        assert_eq!(error.fix, None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::gateway::Balancing;
 
 pub(super) const HTTP: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
 
@@ -190,8 +191,8 @@ fn a_servers_port_is_the_port_of_the_service_in_front() {
     assert_eq!(
         messages(&snapshot),
         [
-            "warning: 3.yaml:6: Gateway default/g: spec.servers[2].port.number: Service istio-system/front leads port 82 to a container port that this pod does not name; 82 itself is bound",
-            "warning: 3.yaml:6: Gateway default/g: spec.servers[3].port.number: Service istio-system/front has no port 83 (it has 80, 81, 82), so nobody outside reaches this server; 83 itself is bound",
+            "warning: 3.yaml:6: Gateway default/g: spec.servers[2].port.number: Service istio-system/front leads port 82 to a container port that this pod does not name; 82 itself is bound (fix: name the container's port so, or give a number as targetPort)",
+            "warning: 3.yaml:6: Gateway default/g: spec.servers[3].port.number: Service istio-system/front has no port 83 (it has 80, 81, 82), so nobody outside reaches this server; 83 itself is bound (fix: a port of the Service, not of the container)",
         ]
     );
 }
@@ -262,12 +263,99 @@ fn subsets_come_from_the_gateways_or_the_services_namespace() {
         ])
     );
 
-    // A rule in the gateway's own namespace hides them all.
-    cluster.add(&rule("istio-system", "own", "two", "x"));
+    // A rule in the gateway's own namespace hides them all. The root namespace is no such one: what is
+    // there for everybody is what counts last, also for a gateway that is there, too.
+    let every = rule("istio-system", "own", "two", "x");
+    cluster.add(&every);
     let snapshot = cluster.snapshot(&ServiceScope::All);
+    assert_eq!(clusters(&snapshot)[two], ["10.0.0.2:8080"]);
+    for to in ["'.'", "istio-system"] {
+        cluster.manifests.pop();
+        cluster.add(&format!("{every}  exportTo: [{to}]\n"));
+        let snapshot = cluster.snapshot(&ServiceScope::All);
+        assert_eq!(
+            clusters(&snapshot),
+            BTreeMap::from([(two, vec!["10.0.0.1:8080".to_owned()])]),
+            "{to}"
+        );
+    }
+    let namespace = "gateways";
+    cluster.manifests.pop();
+    cluster.add(&rule(namespace, "own", "one", "x"));
+    let snapshot = cluster.snapshot_for(namespace, &ServiceScope::All);
     assert_eq!(
         clusters(&snapshot),
-        BTreeMap::from([(two, vec!["10.0.0.1:8080".to_owned()])])
+        BTreeMap::from([(one, vec!["10.0.0.1:8080".to_owned()])])
+    );
+}
+
+#[test]
+fn rules_for_the_whole_mesh_are_for_what_has_none() {
+    let rule = |namespace: &str, host: &str, balancer: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r, namespace: {namespace}}}\nspec:\n  host: '{host}'\n  trafficPolicy: {{loadBalancer: {{simple: {balancer}}}}}\n"
+        )
+    };
+    let snapshot = snapshot(&[
+        &gateway("g", HTTP),
+        &routes(
+            "v",
+            "'*'",
+            "g",
+            "  http:\n  - route:\n    - {destination: {host: app}, weight: 1}\n    - {destination: {host: bare.x.svc.cluster.local}, weight: 1}\n",
+        ),
+        &service("bare", "{port: 80}").replace("name: bare", "name: bare, namespace: x"),
+        &rule("default", "app", "RANDOM"),
+        &rule("istio-system", "*.local", "ROUND_ROBIN"),
+    ]);
+    let balancing = |host: &str| {
+        let name = format!("outbound|80||{host}.svc.cluster.local");
+        snapshot.gateway.clusters[&name].policy.balancing.clone()
+    };
+    assert_eq!(balancing("app.default"), Balancing::Random);
+    assert_eq!(balancing("bare.x"), Balancing::RoundRobin);
+}
+
+#[test]
+fn external_names_are_other_names() {
+    let alias = |name: &str, to: &str, ports: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: ExternalName, externalName: {to}, ports: [{ports}]}}\n"
+        )
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  hosts: [web.example]\n  resolution: STATIC\n  ports: [{name: http, number: 8080, protocol: HTTP}]\n  endpoints: [{address: 192.0.2.1}]\n";
+    let to = |host: &str| {
+        format!(
+            "  - route: [{{destination: {{host: {host}}}}}]\n    match: [{{uri: {{prefix: /{host}}}}}]\n"
+        )
+    };
+    let http = format!(
+        "  http:\n{}{}{}",
+        to("inside"),
+        to("outside"),
+        to("nowhere")
+    );
+    let snapshot = snapshot(&[
+        &gateway("g", HTTP),
+        &routes("v", "'*'", "g", &http),
+        &alias("inside", "app.default.svc.cluster.local", ""),
+        &alias("outside", "Web.Example", "{port: 8080}"),
+        &alias("nowhere", "elsewhere.example", "{port: 80}"),
+        entry,
+    ]);
+    let found: Vec<_> = snapshot.gateway.clusters.keys().collect();
+    assert_eq!(
+        found,
+        [
+            "outbound|8080||web.example",
+            "outbound|80||app.default.svc.cluster.local"
+        ]
+    );
+    assert_eq!(
+        messages(&snapshot),
+        [
+            "warning: 1.yaml:12: VirtualService default/v: spec.http[2].route[0].destination.host: `nowhere.default.svc.cluster.local` is another name for `elsewhere.example`, which neither a Service nor a ServiceEntry has; requests to it are answered with 503 (fix: create a ServiceEntry for `elsewhere.example`)"
+        ]
     );
 }
 

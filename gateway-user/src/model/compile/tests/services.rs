@@ -40,6 +40,8 @@ fn endpoints_are_found_by_port_name_and_protocol() {
     assert_eq!(
         messages(&snapshot),
         [
+            "warning: 1.yaml:5: EndpointSlice default/dns-1: ports[2].name: Service default/dns has no port `other` (TCP); no connection gets to these endpoints by it (fix: its ports are `dns` (UDP), `dns-tcp` (TCP))",
+            "warning: 2.yaml:5: EndpointSlice default/dns-2: ports[0].name: Service default/dns has no port `dns` (TCP); no connection gets to these endpoints by it (fix: its ports are `dns` (UDP), `dns-tcp` (TCP))",
             "warning: 3.yaml:6: EndpointSlice default/dns-3: endpoints[1].addresses[0]: `127.0.0.1` is no address of a pod; left out",
             "warning: 3.yaml:6: EndpointSlice default/dns-3: endpoints[2].addresses[0]: `169.254.169.254` is no address of a pod; left out",
             "warning: 3.yaml:6: EndpointSlice default/dns-3: endpoints[3].addresses[0]: `x` is no address of a pod; left out",

@@ -234,6 +234,10 @@ fn one_retries(retries: &Retries, path: &str, findings: &mut Findings<'_>) {
         };
         findings.error(format!("{path}.retryOn"), message, &fix);
     }
+    findings.ignored(
+        format!("{path}.retryRemoteLocalities"),
+        retries.retry_remote_localities == Some(true),
+    );
     if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty())
     {
         let message = "0, or absent: nothing is tried again, and the rest has no effect";
