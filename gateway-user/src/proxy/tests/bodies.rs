@@ -42,26 +42,14 @@ async fn who_ends_its_side_after_a_body_gets_its_answer() {
 
 #[tokio::test]
 async fn who_ends_within_a_body_ends_its_request() {
-    let (left, ends) = tokio::sync::oneshot::channel();
-    let left = std::sync::Mutex::new(Some(left));
-    let endpoint = Endpoint::new(move |_, mut peer| {
-        let left = left.lock().unwrap().take();
-        async move {
-            peer.head().await;
-            let rest = peer.rest().await;
-            if let Some(left) = left {
-                left.send(rest.unwrap_or_default()).unwrap();
-            }
-        }
-    })
-    .await;
+    let (endpoint, rest) = Endpoint::telling_the_rest().await;
     let (_fixture, port) = proxy_to(&endpoint).await;
     let mut client = Peer::connect(port).await;
     client
         .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nbody")
         .await;
     client.shutdown().await;
-    let rest = time::timeout(Duration::from_millis(900), ends).await;
+    let rest = time::timeout(Duration::from_millis(900), rest).await;
     assert_eq!(rest.expect("it waits for nobody").unwrap(), "body");
 }
 

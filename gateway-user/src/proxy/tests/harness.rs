@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZero,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinHandle,
     time,
 };
@@ -142,6 +143,24 @@ impl Endpoint {
             }
         })
         .await
+    }
+
+    /// Answers nothing, and tells what comes after the head on its first connection until that ends.
+    pub(super) async fn telling_the_rest() -> (Self, oneshot::Receiver<String>) {
+        let (told, rest) = oneshot::channel();
+        let told = Mutex::new(Some(told));
+        let endpoint = Self::new(move |_, mut peer| {
+            let told = told.lock().unwrap().take();
+            async move {
+                peer.head().await;
+                let rest = peer.rest().await;
+                if let Some(told) = told {
+                    told.send(rest.unwrap_or_default()).unwrap();
+                }
+            }
+        })
+        .await;
+        (endpoint, rest)
     }
 
     /// How many connections there have been.

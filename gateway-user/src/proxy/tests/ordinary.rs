@@ -215,26 +215,14 @@ async fn who_ends_its_side_still_gets_its_answer() {
 
 #[tokio::test]
 async fn who_leaves_ends_its_request() {
-    let (left, ends) = tokio::sync::oneshot::channel();
-    let left = std::sync::Mutex::new(Some(left));
-    let endpoint = Endpoint::new(move |_, mut peer| {
-        let left = left.lock().unwrap().take();
-        async move {
-            peer.head().await;
-            // No answer: the proxy ends the connection when its client has gone.
-            let rest = peer.rest().await;
-            if let Some(left) = left {
-                left.send(rest.unwrap_or_default()).unwrap();
-            }
-        }
-    })
-    .await;
+    let (endpoint, rest) = Endpoint::telling_the_rest().await;
     let (_fixture, port) = proxy_to(&endpoint).await;
     let mut client = Peer::connect(port).await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     sleep(Duration::from_millis(50)).await;
     drop(client);
-    let rest = tokio::time::timeout(Duration::from_secs(8), ends).await;
+    // No answer: the proxy ends the connection when its client has gone.
+    let rest = tokio::time::timeout(Duration::from_secs(8), rest).await;
     assert_eq!(rest.expect("it waits for nobody").unwrap(), "");
 }
 
