@@ -9,8 +9,10 @@ mod bench;
 mod binaries;
 mod demo;
 mod dist;
+mod fresh;
 mod fuzz;
 mod kernels;
+mod phases;
 mod setup;
 mod table;
 mod test;
@@ -46,6 +48,11 @@ enum Command {
     /// Build nodegate for nodes, with a profile of what it does there.
     #[command(after_help = dist::ABOUT)]
     Dist,
+    /// Try all that on a bare Debian: whether set-up misses nothing, and how long it takes.
+    #[command(after_help = fresh::EXAMPLES)]
+    Fresh(fresh::Fresh),
+    #[command(name = fresh::inside::SUBCOMMAND, hide = true)]
+    FreshInside(fresh::inside::Inside),
     /// Feed parsers and the matcher with arbitrary input.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Fuzz),
@@ -67,6 +74,8 @@ fn main() -> ExitCode {
         Command::Test(test) => test::run(test),
         Command::Bench(bench) => bench::run(&bench),
         Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
+        Command::Fresh(fresh) => fresh::run(&fresh),
+        Command::FreshInside(inside) => fresh::inside::run(&inside),
         Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Kernels(kernels) => kernels::run(&kernels),
         Command::Testbed(command) => testbed::run(command),

@@ -20,6 +20,7 @@ mod tools;
 pub(crate) use envoy::{PROGRAM as ENVOY, prepare as envoy};
 pub(crate) use llvm::{host, llvm_profdata};
 pub(crate) use machine::prepare as machine;
+pub(crate) use rust_src::mirror;
 pub(crate) use tools::{prepare as tools, program};
 
 /// Names a directory to install to, in place of the toolchain's and cargo's own: for trying the
@@ -78,16 +79,10 @@ impl Places {
                 isolated: true,
             });
         }
-        let install = match env::var_os("CARGO_HOME") {
-            Some(home) => PathBuf::from(home),
-            None => env::home_dir()
-                .context("HOME is not set: set it, or CARGO_HOME")?
-                .join(".cargo"),
-        };
         Ok(Self {
             source: sysroot.clone(),
             sysroot,
-            install,
+            install: cargo_home()?,
             isolated: false,
         })
     }
@@ -111,8 +106,18 @@ impl Places {
     }
 }
 
+/// Where cargo keeps its registries, its configuration and what it installs.
+pub(crate) fn cargo_home() -> anyhow::Result<PathBuf> {
+    match env::var_os("CARGO_HOME") {
+        Some(home) => Ok(PathBuf::from(home)),
+        None => Ok(env::home_dir()
+            .context("HOME is not set: set it, or CARGO_HOME")?
+            .join(".cargo")),
+    }
+}
+
 /// The toolchain's root: two above the cargo that runs us, which is faster than asking rustc.
-fn sysroot() -> anyhow::Result<PathBuf> {
+pub(crate) fn sysroot() -> anyhow::Result<PathBuf> {
     if let Some(cargo) = env::var_os("CARGO")
         && let Some(root) = Path::new(&cargo).parent().and_then(Path::parent)
         && root.join("lib/rustlib").is_dir()

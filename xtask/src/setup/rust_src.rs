@@ -78,7 +78,8 @@ fn download(work: &Path, release: &str) -> anyhow::Result<PathBuf> {
     Err(error.context(format!("{mirror} has no rust-src {release}")))
 }
 
-fn mirror() -> anyhow::Result<String> {
+/// The mirror that the system's apt uses.
+pub(crate) fn mirror() -> anyhow::Result<String> {
     let output = Command::new("apt-get")
         .args([
             "indextargets",

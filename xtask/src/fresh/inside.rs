@@ -1,0 +1,191 @@
+//! Entering the root: mounts, processes and names of its own, this machine's network.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::Signal,
+        wait::{WaitStatus, wait},
+    },
+    unistd::{Pid, chdir, pivot_root},
+};
+
+use super::root::{CLONE, RUST};
+
+/// The subcommand that [`enter`] starts this program with: namespaces are joined by a process with one thread.
+pub(crate) const SUBCOMMAND: &str = "fresh-inside";
+
+/// Beginnings of the variables that tell package clients how to reach their registries.
+const WAY_OUT: [&str; 8] = [
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+    "GOPROXY",
+    "PIP_",
+    "SSL_CERT_",
+    "TERM",
+];
+
+/// What the processes in the root are started with.
+#[derive(Debug, Args)]
+pub(crate) struct Inside {
+    /// The root
+    root: PathBuf,
+    /// Where the process stands: outside, then as the first process inside
+    #[arg(long)]
+    first: bool,
+    /// The command
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs a command in the root's clone; whether it succeeded. All that it has left ends with it.
+pub(super) fn enter(root: &Path, command: &[&str]) -> anyhow::Result<bool> {
+    let status = Command::new(env::current_exe()?)
+        .arg(SUBCOMMAND)
+        .arg(root)
+        .arg("--")
+        .args(command)
+        .status()
+        .context("starting this program again")?;
+    Ok(status.success())
+}
+
+/// The two processes between [`enter`] and the command.
+pub(crate) fn run(inside: &Inside) -> anyhow::Result<ExitCode> {
+    // Whoever ends the outer process ends the inner ones.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")?;
+    if inside.first {
+        first(inside)
+    } else {
+        separate(inside)
+    }
+}
+
+/// Makes the namespaces. A new process namespace begins with the next child.
+fn separate(inside: &Inside) -> anyhow::Result<ExitCode> {
+    let namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    unshare(namespaces).context("making namespaces")?;
+    let status = Command::new(env::current_exe()?)
+        .args([SUBCOMMAND, "--first"])
+        .arg(&inside.root)
+        .arg("--")
+        .args(&inside.command)
+        .status()
+        .context("starting the first process")?;
+    Ok(exit_code(status.success()))
+}
+
+/// The first process of the namespace: mounts, starts the command, and buries orphans as init does.
+fn first(inside: &Inside) -> anyhow::Result<ExitCode> {
+    mounts(&inside.root)?;
+    let [program, arguments @ ..] = &inside.command[..] else {
+        bail!("no command");
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment());
+    command.current_dir(Path::new("/").join(CLONE));
+    let child = command
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let child = Pid::from_raw(child.id().cast_signed());
+    loop {
+        match wait() {
+            Ok(WaitStatus::Exited(pid, status)) if pid == child => {
+                return Ok(exit_code(status == 0));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                bail!("{} was ended by {signal}", program.display())
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for the command"),
+        }
+    }
+}
+
+/// The root becomes `/`, with the file systems that a machine has when it has just booted: no bpffs.
+fn mounts(root: &Path) -> anyhow::Result<()> {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let bind = MsFlags::MS_REC | MsFlags::MS_BIND;
+    mounted(None, Path::new("/"), None, private)?;
+    mounted(Some("/dev"), &root.join("dev"), None, bind)?;
+    // A mount point, as pivot_root(2) wants it; `ip netns exec` wants one too.
+    mounted(root.to_str(), root, None, bind)?;
+    mounted(
+        Some("proc"),
+        &root.join("proc"),
+        Some("proc"),
+        MsFlags::empty(),
+    )?;
+    mounted(
+        Some("sysfs"),
+        &root.join("sys"),
+        Some("sysfs"),
+        MsFlags::empty(),
+    )?;
+    let cgroups = root.join("sys/fs/cgroup");
+    mounted(Some("cgroup2"), &cgroups, Some("cgroup2"), MsFlags::empty())?;
+    for directory in ["run", "tmp"] {
+        mounted(
+            Some("tmpfs"),
+            &root.join(directory),
+            Some("tmpfs"),
+            MsFlags::empty(),
+        )?;
+    }
+    chdir(root).context("entering the root")?;
+    // pivot_root(2): with the same directory twice the old root is stacked on the new one.
+    pivot_root(".", ".").context("pivot_root")?;
+    umount2(".", MntFlags::MNT_DETACH).context("leaving the old root")?;
+    chdir("/").context("entering /")
+}
+
+fn mounted(
+    source: Option<&str>,
+    target: &Path,
+    kind: Option<&str>,
+    flags: MsFlags,
+) -> anyhow::Result<()> {
+    mount(source, target, kind, flags, None::<&str>)
+        .with_context(|| format!("mounting {} at {}", source.unwrap_or("-"), target.display()))
+}
+
+/// What a login has, and how registries are reached.
+fn environment() -> Vec<(OsString, OsString)> {
+    let path = format!(
+        "/{RUST}/bin:/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    );
+    let own = [("HOME", "/root"), ("PATH", &path), ("LANG", "C.UTF-8")];
+    let own = own.map(|(name, value)| (name.into(), value.into()));
+    env::vars_os()
+        .filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            WAY_OUT.iter().any(|beginning| name.starts_with(beginning))
+                || name.to_ascii_lowercase().ends_with("_proxy")
+        })
+        .chain(own)
+        .collect()
+}
+
+fn exit_code(success: bool) -> ExitCode {
+    if success {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
