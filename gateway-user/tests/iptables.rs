@@ -77,7 +77,7 @@ fn main() -> ExitCode {
             .iter()
             .all(|programs| run(programs.save, &["--version"], "").is_ok());
     if !possible {
-        eprintln!("ignored: needs root, iptables-legacy and iptables-nft");
+        eprintln!("skipped: needs root, iptables-legacy and iptables-nft");
     }
     let mut trials = Vec::new();
     for set in sets() {

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         && nix::sys::statfs::statfs(BPF)
             .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::FsType(0xcafe_4a11));
     if !possible {
-        eprintln!("ignored: needs root and a BPF file system in {BPF}");
+        eprintln!("skipped: needs root and a BPF file system in {BPF}");
     }
     let trials = [
         Trial::test("pinned maps are read with names", pinned),

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         && nix::sys::statfs::statfs(BPF)
             .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
     if !possible {
-        eprintln!("ignored: needs root and a BPF file system in {BPF}");
+        eprintln!("skipped: needs root and a BPF file system in {BPF}");
     }
     let trials = [
         Trial::test("an older layout gives way when it is replaced", upgraded),

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let binaries = scene::binaries();
     if let Err(obstacle) = &binaries {
-        eprintln!("all trials are ignored: {obstacle:#}");
+        eprintln!("skipped: {obstacle:#}");
     }
     let cases = [
         simple::CASES,

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tools = Tools::find();
     if let Err(obstacle) = &tools {
-        eprintln!("all trials are ignored: {obstacle:#}");
+        eprintln!("skipped: {obstacle:#}");
     }
     let missing = tools.is_err();
     let trial = Trial::test("a request takes four system calls", move || {

@@ -13,6 +13,7 @@ mod fresh;
 mod fuzz;
 mod kernels;
 mod phases;
+mod results;
 mod setup;
 mod table;
 mod test;

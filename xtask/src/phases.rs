@@ -36,7 +36,7 @@ impl fmt::Display for Phases {
 }
 
 /// `1 min 05 s`, `3.2 s`
-struct Clock(Duration);
+pub(crate) struct Clock(pub(crate) Duration);
 
 impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -57,7 +57,7 @@ fn main() {
     };
     let obstacle = sides::obstacle();
     if let Some(obstacle) = &obstacle {
-        eprintln!("skipping the differential tests: {obstacle}");
+        eprintln!("skipped: {obstacle}");
     }
     let shared = Shared::default();
     let total = Arc::new(Mutex::new(Tally::default()));

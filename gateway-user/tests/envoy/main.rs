@@ -107,7 +107,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if program.is_none() {
         eprintln!(
-            "no Envoy to compare with: `cargo xtask test` gets one, NODEGATE_ENVOY names one"
+            "skipped: no Envoy to compare with: `cargo xtask test` gets one, NODEGATE_ENVOY names one"
         );
         trials = ignored(trials);
     }

@@ -162,7 +162,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let obstacle = bench::obstacle();
     if let Some(obstacle) = &obstacle {
-        eprintln!("skipping the packet tests: {obstacle}");
+        eprintln!("skipped: {obstacle}");
     }
     let both = BOTH.iter().flat_map(|(name, test)| {
         [

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let obstacle = world::obstacle();
     if let Some(obstacle) = &obstacle {
-        eprintln!("skipping the swap test: {obstacle}");
+        eprintln!("skipped: {obstacle}");
     }
     let trial = Trial::test(
         "no_connection_fails_or_strays_while_endpoints_are_replaced",

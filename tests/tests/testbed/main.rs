@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let lacks = environment::check().err();
     if let Some(lacks) = &lacks {
-        eprintln!("all trials are ignored: {lacks}");
+        eprintln!("skipped: {lacks}");
     }
     let trials = TESTS
         .iter()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::machine::{Outcome, Report};
-use crate::table;
+use crate::{results::Counts, table};
 
 /// Names of steps.
 pub(super) const PREFLIGHT: &str = "preflight";
@@ -132,23 +132,18 @@ fn tests(outcomes: &[&Outcome]) -> String {
     if outcomes.is_empty() {
         return "-".into();
     }
-    let mut sums = [0; 3];
+    let mut all = Counts::default();
     let mut unfinished = 0;
     for outcome in outcomes {
-        match result(&outcome.output) {
-            Some(counts) => {
-                for (sum, count) in sums.iter_mut().zip(counts) {
-                    *sum += count;
-                }
-            }
+        match outcome.output.lines().rev().find_map(Counts::parse) {
+            Some(counts) => all.add(counts),
             None => unfinished += 1,
         }
     }
-    let [passed, failed, ignored] = sums;
-    let mut text = format!("{passed} passed");
+    let mut text = format!("{} passed", all.passed);
     for (count, word) in [
-        (failed, "FAILED"),
-        (ignored, "ignored"),
+        (all.failed, "FAILED"),
+        (all.skipped, "skipped"),
         (unfinished, "not finished"),
     ] {
         if count > 0 {
@@ -157,20 +152,6 @@ fn tests(outcomes: &[&Outcome]) -> String {
         }
     }
     text
-}
-
-/// Passed, failed, ignored: `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
-fn result(output: &str) -> Option<[u32; 3]> {
-    let line = output
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix("test result: "))?;
-    let count = |word: &str| {
-        let words: Vec<_> = line.split([' ', ';']).collect();
-        let at = words.iter().position(|other| *other == word)?;
-        words.get(at.checked_sub(1)?)?.parse().ok()
-    };
-    Some([count("passed")?, count("failed")?, count("ignored")?])
 }
 
 /// Programs and how many instructions the verifier has gone through for each.
@@ -238,8 +219,8 @@ mod tests {
                 "6.1",
                 "1 ok, 1 warning (packet hooks)",
                 "clsact",
-                "3 passed, 1 ignored",
-                "3 passed, 1 ignored, 1 not finished"
+                "3 passed, 1 skipped",
+                "3 passed, 1 skipped, 1 not finished"
             ]
         );
         assert!(!is_good(&report));
