@@ -2,7 +2,7 @@
 //!
 //! A testbed plays API server, scheduler, kubelet and endpoint controller for plain Kubernetes
 //! manifests, runs the real `nodegate` binary on every node and in every gateway pod, and a
-//! [`server`] in all other pods. There is no daemon: each command works on the state
+//! server of its own in all other pods. There is no daemon: each command works on the state
 //! below `/run/nodegate-testbed/NAME/`, under a lock. Everything is confined to namespaces without a
 //! route out of the machine, one cgroup subtree and one directory of bpffs, and
 //! [`Testbed::down`] takes all of it away.
@@ -80,7 +80,9 @@ pub mod environment;
 pub mod measure;
 pub mod names;
 pub mod object;
+pub mod pod;
 pub mod ps;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod traffic;
 pub mod workload;

@@ -59,7 +59,7 @@ mod tests {
         let mut phases = Phases::default();
         phases.add("build", Duration::from_millis(65_400));
         phases.add("all tests", Duration::from_millis(3_210));
-        let expected = "build      1 min 05 s\nall tests       3.2 s\nin all     1 min 08 s\n";
+        let expected = "build      1 min 05 s\nall tests      3.2 s\nin all     1 min 08 s\n";
         assert_eq!(phases.to_string(), expected);
     }
 }

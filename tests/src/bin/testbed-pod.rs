@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use nodegate_testbed::server::{self, PodSpec};
+use nodegate_testbed::{pod::PodSpec, server};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, UdpSocket},
 };
 
-use super::Container;
+use crate::pod::Container;
 
 /// Accepts connections and answers each line with the container's second argument before it.
 pub(super) async fn serve_tcp(listener: TcpListener, container: &Container) {

@@ -32,7 +32,7 @@ use hyper_util::{rt::TokioIo, rt::TokioTimer, server::graceful::GracefulShutdown
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{Container, Kind, PodSpec};
+use crate::pod::{Container, PodSpec, ServerKind};
 
 /// What nginx serves before anybody has configured it.
 const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n\
@@ -154,10 +154,10 @@ async fn answer<B: Body>(
         .is_some_and(|accept| accept.as_bytes().starts_with(b"application/json"));
 
     let (status, kind, text) = match container.kind() {
-        Kind::Nginx if !wishes.json && !accepts_json => {
+        ServerKind::Nginx if !wishes.json && !accepts_json => {
             (StatusCode::OK, "text/html", WELCOME.to_string())
         }
-        Kind::HttpServer if !wishes.json && !accepts_json => match path {
+        ServerKind::HttpServer if !wishes.json && !accepts_json => match path {
             "/hello" => (
                 StatusCode::OK,
                 "text/plain",

@@ -9,8 +9,9 @@ use crate::{
     admission::{self, Store},
     cgroup, endpoints,
     names::{Host, Names},
-    network, nodegate, process,
-    server::PodSpec,
+    network, nodegate,
+    pod::PodSpec,
+    process,
     state::{self, State},
     workload::{self, Change, Pod},
 };
