@@ -27,9 +27,17 @@ pub mod datapath;
 pub mod explain;
 pub mod export;
 pub mod iptables;
-pub mod model;
+pub mod model {
+    //! What the resources mean.
+    pub use nodegate_compile as compile;
+    pub use nodegate_model::*;
+}
 pub mod observe;
 pub mod proxy;
-pub mod resources;
+pub mod resources {
+    //! What users write.
+    pub use nodegate_resources::*;
+    pub use nodegate_values::*;
+}
 pub mod route;
 pub mod source;
