@@ -309,6 +309,19 @@ impl HeaderChanges {
     }
 }
 
+// === impl AbortStatus ===
+
+impl AbortStatus {
+    /// The HTTP status, and for a request of gRPC the gRPC status if that is what is given. Others
+    /// get a 200 then, as from Envoy.
+    pub fn for_request(self, is_grpc: bool) -> (u16, Option<u32>) {
+        match self {
+            Self::Http(status) => (status, None),
+            Self::Grpc(status) => (200, Some(status).filter(|_| is_grpc)),
+        }
+    }
+}
+
 // === impl RetryPolicy ===
 
 impl RetryPolicy {
@@ -427,5 +440,17 @@ impl RetryOn {
 impl Serialize for RetryOn {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.names())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_status_is_for_grpc_alone() {
+        assert_eq!(AbortStatus::Grpc(14).for_request(true), (200, Some(14)));
+        assert_eq!(AbortStatus::Grpc(14).for_request(false), (200, None));
+        assert_eq!(AbortStatus::Http(418).for_request(true), (418, None));
     }
 }
