@@ -6,14 +6,11 @@ use k8s_openapi::api::{
     core::v1::{Pod, Service, ServicePort},
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
-use nodegate_model::{
-    gateway::Locality,
-    service::{self as model, Protocol},
-};
+use nodegate_model::{gateway::Locality, service as model};
 use nodegate_resources::{Resources, object::Object};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
-use super::{GatewayIdentity, clusters::Place};
+use crate::{identity::GatewayIdentity, placement::Placement, ports::protocol};
 
 /// Says which Service a slice belongs to (kubernetes.io/docs/reference/labels-annotations-taints).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -23,7 +20,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// The endpoints of all Services.
 #[derive(Debug)]
-pub(super) struct Endpoints<'r> {
+pub(crate) struct Endpoints<'r> {
     slices: BTreeMap<(&'r str, &'r str), Vec<Slice<'r>>>,
     /// By Node.
     localities: BTreeMap<&'r str, Locality>,
@@ -37,27 +34,18 @@ struct Slice<'r> {
 
 /// An address behind a Service.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target<'r> {
-    pub(super) address: IpAddr,
+pub(crate) struct Target<'r> {
+    pub(crate) address: IpAddr,
     /// What its slice says about it.
-    pub(super) endpoint: &'r Endpoint,
+    pub(crate) endpoint: &'r Endpoint,
     /// The Pod that has it, if that is known.
-    pub(super) pod: Option<&'r Pod>,
-}
-
-/// A protocol as Services and slices write it; TCP if they do not.
-pub(super) fn protocol(name: Option<&str>) -> Protocol {
-    match name {
-        Some("UDP") => Protocol::Udp,
-        Some("SCTP") => Protocol::Sctp,
-        _ => Protocol::Tcp,
-    }
+    pub(crate) pod: Option<&'r Pod>,
 }
 
 // === impl Endpoints ===
 
 impl<'r> Endpoints<'r> {
-    pub(super) fn of(resources: &'r Resources, diagnostics: &mut Vec<Diagnostic>) -> Self {
+    pub(crate) fn of(resources: &'r Resources, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (object, slice) in resources.endpoint_slices() {
             let Some(labels) = slice.metadata.labels.as_ref() else {
@@ -87,32 +75,32 @@ impl<'r> Endpoints<'r> {
     }
 
     /// Where an endpoint is: what its Pod's label says, else what its Node's labels say.
-    pub(super) fn place(&self, target: &Target<'r>) -> Place<'r> {
+    pub(crate) fn place(&self, target: &Target<'r>) -> Placement<'r> {
         let node = target.endpoint.node_name.as_deref();
         self.place_on(target.pod, node)
     }
 
     /// Where the gateway pod is.
-    pub(super) fn place_of(
+    pub(crate) fn place_of(
         &self,
         resources: &'r Resources,
         identity: &'r GatewayIdentity,
-    ) -> Place<'r> {
+    ) -> Placement<'r> {
         let pod = resources.pod(&identity.namespace, &identity.name);
         let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
-        Place {
+        Placement {
             labels: Some(&identity.labels),
             ..self.place_on(pod, node)
         }
     }
 
-    fn place_on(&self, pod: Option<&'r Pod>, node: Option<&'r str>) -> Place<'r> {
+    fn place_on(&self, pod: Option<&'r Pod>, node: Option<&'r str>) -> Placement<'r> {
         let labels = pod.and_then(|pod| pod.metadata.labels.as_ref());
         // Labels have no slashes in their values (`GetLocalityLabel` of istio's pkg/model).
         let own = labels.and_then(|labels| labels.get("istio-locality"));
         let own = own.map(|own| Locality::parse(&own.replace('.', "/")));
         let of_node = node.and_then(|node| self.localities.get(node));
-        Place {
+        Placement {
             locality: own.or_else(|| of_node.cloned()).unwrap_or_default(),
             labels,
             node,
@@ -121,7 +109,7 @@ impl<'r> Endpoints<'r> {
 
     /// The endpoints of a Service's port, ready or not, each with its target port. A slice's port belongs to
     /// the Service's port of the same name and protocol, as with kube-proxy.
-    pub(super) fn behind(
+    pub(crate) fn behind(
         &self,
         namespace: &str,
         service: &str,
@@ -261,13 +249,13 @@ fn pod<'r>(resources: &'r Resources, namespace: &str, endpoint: &Endpoint) -> Op
 
 impl Target<'_> {
     /// Unknown counts as yes (discovery/v1 EndpointConditions).
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let conditions = self.endpoint.conditions.as_ref();
         conditions.and_then(|conditions| conditions.ready) != Some(false)
     }
 
     /// As the model has it, for the node `node`.
-    pub(super) fn model(&self, port: u16, node: &str) -> model::Endpoint {
+    pub(crate) fn model(&self, port: u16, node: &str) -> model::Endpoint {
         let endpoint = self.endpoint;
         let conditions = endpoint.conditions.as_ref();
         let hints = endpoint.hints.as_ref();

@@ -12,9 +12,11 @@ use nodegate_model::service::{
 use nodegate_resources::{Resources, lookup::selects, object::Object};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
-use super::{
-    Claims, INGRESS_GATEWAY, NodeIdentity, ServiceScope,
-    endpoints::{Endpoints, protocol},
+use crate::{
+    endpoints::Endpoints,
+    identity::{INGRESS_GATEWAY, NodeIdentity},
+    ports::protocol,
+    scope::{Claims, ServiceScope},
 };
 
 /// A Service with this label is some other proxy's business (kubernetes.io well-known labels).
@@ -28,13 +30,13 @@ type Labels = BTreeMap<String, String>;
 
 /// Which Services, and whose view of them.
 #[derive(Debug)]
-pub(super) struct Wanted<'w> {
-    pub(super) scope: &'w ServiceScope,
-    pub(super) claims: Claims,
-    pub(super) node: &'w NodeIdentity,
+pub(crate) struct Wanted<'w> {
+    pub(crate) scope: &'w ServiceScope,
+    pub(crate) claims: Claims,
+    pub(crate) node: &'w NodeIdentity,
 }
 
-pub(super) fn compile(
+pub(crate) fn compile(
     resources: &Resources,
     endpoints: &Endpoints<'_>,
     wanted: &Wanted<'_>,

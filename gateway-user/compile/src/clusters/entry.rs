@@ -8,7 +8,8 @@ use nodegate_resources::{
     lookup::selects,
 };
 
-use super::{Members, locality::Place, speaks_http2};
+use super::{members::Members, protocol::speaks_http2};
+use crate::placement::Placement;
 
 /// The members of an entry's host; none if it has no such port.
 pub(super) fn members<'r>(
@@ -47,7 +48,7 @@ pub(super) fn members<'r>(
             locality: Locality::default(),
             priority: 0,
         };
-        members.names.push((Place::default(), target));
+        members.names.push((Placement::default(), target));
     }
     for endpoint in &spec.endpoints {
         if subset.is_some_and(|subset| !selects(&subset.labels, Some(&endpoint.labels))) {
@@ -58,7 +59,7 @@ pub(super) fn members<'r>(
         };
         let weight = endpoint.weight.max(1);
         let locality = Locality::parse(&endpoint.locality);
-        let place = Place {
+        let place = Placement {
             locality: locality.clone(),
             labels: Some(&endpoint.labels),
             node: None,

@@ -6,27 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodegate_model::gateway::{Distribution, Locality, LocalityPolicy};
 
-use super::Members;
-
-/// Labels that say where something is, whether it carries them or not.
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
-const HOSTNAME: &str = "kubernetes.io/hostname";
-
-/// A gateway or an endpoint, as far as it matters here.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Place<'r> {
-    pub(crate) locality: Locality,
-    pub(crate) labels: Option<&'r BTreeMap<String, String>>,
-    pub(crate) node: Option<&'r str>,
-}
+use super::members::Members;
+use crate::placement::Placement;
 
 /// Sets priorities, or leaves out what gets no share; gives the shares of localities, if there are
 /// any.
 pub(super) fn apply(
     policy: &LocalityPolicy,
-    here: &Place<'_>,
+    here: &Placement<'_>,
     members: &mut Members<'_>,
 ) -> Vec<(Locality, u32)> {
     if !policy.distribute.is_empty() {
@@ -100,7 +87,7 @@ fn nearness(policy: &LocalityPolicy, here: &Locality, there: &Locality) -> u32 {
 }
 
 /// How many labels, from the first that differs on, are left (`applyFailoverPriorityPerLocality`).
-fn by_labels(labels: &[String], here: &Place<'_>, there: &Place<'_>) -> u32 {
+fn by_labels(labels: &[String], here: &Placement<'_>, there: &Placement<'_>) -> u32 {
     let differing = labels.iter().position(|label| {
         let (key, wanted) = match label.split_once('=') {
             Some((key, value)) => (key, Some(value)),
@@ -120,31 +107,15 @@ fn close_gaps(members: &mut Members<'_>) {
     }
 }
 
-impl Place<'_> {
-    /// Its label, or what it would be if its node had given it (istio's `AugmentLabels`).
-    fn label(&self, key: &str) -> Option<&str> {
-        let of_place = match key {
-            REGION => Some(self.locality.region.as_str()),
-            ZONE => Some(self.locality.zone.as_str()),
-            SUBZONE => Some(self.locality.subzone.as_str()),
-            HOSTNAME => self.node,
-            _ => None,
-        };
-        of_place
-            .filter(|value| !value.is_empty())
-            .or_else(|| Some(self.labels?.get(key)?.as_str()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nodegate_model::gateway::Endpoint;
 
-    fn place(text: &str) -> Place<'static> {
-        Place {
+    fn place(text: &str) -> Placement<'static> {
+        Placement {
             locality: Locality::parse(text),
-            ..Place::default()
+            ..Placement::default()
         }
     }
 
@@ -212,7 +183,7 @@ mod tests {
             all.endpoints[at].0.labels = Some(labels);
             all.endpoints[at].0.node = Some(node);
         }
-        let here = Place {
+        let here = Placement {
             node: Some("n1"),
             ..place("eu")
         };

@@ -17,8 +17,8 @@ use nodegate_values::{
     retry::{self, Entry},
 };
 
-use super::{Place, condition};
-use crate::gateway::Context;
+use super::{condition, site::RouteSite};
+use crate::front::istio::{context::GatewayContext, destinations};
 
 /// What a route does, and the header operations of the route itself.
 pub(super) struct Compiled {
@@ -29,19 +29,19 @@ pub(super) struct Compiled {
 /// None if something cannot be read, which validation has told.
 pub(super) fn compile(
     route: &istio::HttpRoute,
-    place: Place<'_>,
-    context: &mut Context<'_>,
+    site: RouteSite<'_>,
+    context: &mut GatewayContext<'_>,
 ) -> Option<Compiled> {
     let (mut headers, authority) = match &route.headers {
         Some(given) => operations(given)?,
         None => Default::default(),
     };
     let action = if let Some(given) = &route.redirect {
-        HttpAction::Redirect(redirect(given, place.server.port)?)
+        HttpAction::Redirect(redirect(given, site.server.port)?)
     } else if let Some(given) = &route.direct_response {
         HttpAction::DirectResponse(direct_response(given)?)
     } else {
-        let forward = forward(route, authority, &mut headers, place, context)?;
+        let forward = forward(route, authority, &mut headers, site, context)?;
         HttpAction::Forward(Box::new(forward))
     };
     Some(Compiled { action, headers })
@@ -52,30 +52,28 @@ fn forward(
     route: &istio::HttpRoute,
     authority: Option<String>,
     headers: &mut HeaderOperations,
-    place: Place<'_>,
-    context: &mut Context<'_>,
+    site: RouteSite<'_>,
+    context: &mut GatewayContext<'_>,
 ) -> Option<Forward> {
-    let port = place.server.port;
     let rewrite = route.rewrite.as_ref();
     let rewritten = rewrite.map(|rewrite| rewrite.authority.clone());
     let mut authority = rewritten.filter(|host| !host.is_empty()).or(authority);
-    let mut destinations = Vec::new();
-    for (index, to) in context
-        .clusters
-        .of_route(&route.route, place.namespace, port)
+    let mut to = Vec::new();
+    for (index, share) in
+        destinations::of_route(&route.route, site.named_in(), &mut context.clusters)
     {
         let (operations, its_authority) = match &route.route[index].headers {
             Some(given) => operations(given)?,
             None => Default::default(),
         };
-        destinations.push(Destination {
+        to.push(Destination {
             headers: operations,
             authority: its_authority,
-            ..to
+            ..share
         });
     }
     let mut hashed = false;
-    if let [only] = destinations.as_mut_slice()
+    if let [only] = to.as_mut_slice()
         && route.route.len() == 1
     {
         hashed = context.clusters.is_hashed(&only.cluster);
@@ -93,8 +91,8 @@ fn forward(
         authority,
         timeout: timeout.filter(|timeout| *timeout != Duration::ZERO),
         retry: retry_policy(route.retries.as_ref(), hashed, timeout),
-        mirrors: mirrors(route, place, context)?,
-        destinations,
+        mirrors: mirrors(route, site, context)?,
+        destinations: to,
     })
 }
 
@@ -166,8 +164,8 @@ fn retry_policy(
 /// `MirrorPercent`, `MirrorPercentByPolicy`: all unless told otherwise, and 0 is nobody.
 fn mirrors(
     route: &istio::HttpRoute,
-    place: Place<'_>,
-    context: &mut Context<'_>,
+    site: RouteSite<'_>,
+    context: &mut GatewayContext<'_>,
 ) -> Option<Vec<Mirror>> {
     let of = |given: Option<Percent>| match given {
         Some(Percent { value }) => Percentage::of_percent(value),
@@ -181,9 +179,8 @@ fn mirrors(
     let mut mirrors = Vec::new();
     let mut add = |to: &istio::Destination, percentage| {
         if percentage != Percentage::NONE {
-            let port = place.server.port;
             mirrors.push(Mirror {
-                cluster: context.clusters.cluster(to, place.namespace, port),
+                cluster: destinations::cluster(to, site.named_in(), &mut context.clusters),
                 percentage,
             });
         }

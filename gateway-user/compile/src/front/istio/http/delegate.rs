@@ -10,7 +10,7 @@ use nodegate_resources::{
 };
 use nodegate_values::diagnostic::Severity;
 
-use crate::gateway::Context;
+use crate::front::istio::context::GatewayContext;
 
 /// The routes of the VirtualService that `root`, the route of that index in `object`, delegates to;
 /// each together with what `root` says, and its namespace. One that contradicts `root` is left out.
@@ -19,7 +19,7 @@ pub(super) fn routes<'r>(
     index: usize,
     root: &'r HttpRoute,
     to: &'r Delegate,
-    context: &mut Context<'r>,
+    context: &mut GatewayContext<'r>,
 ) -> Vec<(Cow<'r, HttpRoute>, &'r str)> {
     let own = object.key.namespace.as_str();
     let namespace = if to.namespace.is_empty() {
@@ -84,7 +84,13 @@ pub(super) fn routes<'r>(
     routes
 }
 
-fn complain(context: &mut Context<'_>, object: &Object, index: usize, message: &str, fix: &str) {
+fn complain(
+    context: &mut GatewayContext<'_>,
+    object: &Object,
+    index: usize,
+    message: &str,
+    fix: &str,
+) {
     let path = format!("spec.http[{index}].delegate");
     let message = format!("{message}; the route is left out");
     let report = object.report(Severity::Warning, path, message, fix.to_owned());

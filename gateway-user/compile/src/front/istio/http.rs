@@ -3,6 +3,7 @@
 mod action;
 mod condition;
 mod delegate;
+mod site;
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -12,12 +13,22 @@ use nodegate_resources::{
     lookup::selects,
 };
 
-use super::gateway::{Bound, Context, Server, names_gateway};
+use site::RouteSite;
+
+use super::{
+    binding::{BoundService, names_gateway},
+    context::GatewayContext,
+    server::Server,
+};
 
 /// The routes of the HTTP servers that share `port` (`buildGatewayHTTPRouteConfig` of istio's
 /// pilot/pkg/networking/core/gateway.go). Without any VirtualService there is no virtual host, and
 /// everything is answered with 404.
-pub(super) fn routes(port: u16, servers: &[Server<'_>], context: &mut Context<'_>) -> HttpRoutes {
+pub(super) fn routes(
+    port: u16,
+    servers: &[Server<'_>],
+    context: &mut GatewayContext<'_>,
+) -> HttpRoutes {
     let mut hosts = VirtualHosts::default();
     for server in servers {
         for service in context.bound_to(server.gateway) {
@@ -80,9 +91,9 @@ impl VirtualHosts {
 /// The routes of one VirtualService, up to the first that matches everything
 /// (`BuildHTTPRoutesForVirtualService` of istio's pilot/pkg/networking/core/route).
 fn of_service<'r>(
-    service: &Bound<'r>,
+    service: &BoundService<'r>,
     server: Server<'_>,
-    context: &mut Context<'r>,
+    context: &mut GatewayContext<'r>,
 ) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
     for (index, route) in service.spec.http.iter().enumerate() {
@@ -96,12 +107,12 @@ fn of_service<'r>(
             Some(to) => delegate::routes(service.object, index, route, to, context),
         };
         for (route, namespace) in delegated {
-            let place = Place {
+            let site = RouteSite {
                 origin: &origin,
                 namespace,
                 server,
             };
-            if one(&route, place, service, context, &mut routes) {
+            if one(&route, site, service, context, &mut routes) {
                 return routes;
             }
         }
@@ -109,22 +120,13 @@ fn of_service<'r>(
     routes
 }
 
-/// Where a route is written, and for which server it is compiled.
-#[derive(Clone, Copy)]
-struct Place<'p> {
-    origin: &'p RouteOrigin,
-    /// The namespace that short names of destinations are completed with.
-    namespace: &'p str,
-    server: Server<'p>,
-}
-
 /// Adds the routes that one rule makes: one for each of its matches. Returns whether the last of
 /// them matches everything.
 fn one(
     route: &istio::HttpRoute,
-    place: Place<'_>,
-    service: &Bound<'_>,
-    context: &mut Context<'_>,
+    site: RouteSite<'_>,
+    service: &BoundService<'_>,
+    context: &mut GatewayContext<'_>,
     routes: &mut Vec<HttpRoute>,
 ) -> bool {
     let matches: Vec<_> = if route.matches.is_empty() {
@@ -133,12 +135,12 @@ fn one(
         let here = route
             .matches
             .iter()
-            .filter(|m| applies(m, service, place.server, context));
+            .filter(|m| applies(m, service, site.server, context));
         here.map(Some).collect()
     };
     for matches in matches {
         // Validation has refused what cannot be compiled.
-        let Some(route) = compiled(route, matches, place, context) else {
+        let Some(route) = compiled(route, matches, site, context) else {
             continue;
         };
         let ends = route.matches.is_catch_all();
@@ -154,9 +156,9 @@ fn one(
 /// (`sourceMatchHTTP`; named gateways make the labels irrelevant).
 fn applies(
     matches: &HttpMatch,
-    service: &Bound<'_>,
+    service: &BoundService<'_>,
     server: Server<'_>,
-    context: &Context<'_>,
+    context: &GatewayContext<'_>,
 ) -> bool {
     let identity = context.identity;
     let from_here = if matches.gateways.is_empty() {
@@ -176,17 +178,17 @@ fn applies(
 fn compiled(
     route: &istio::HttpRoute,
     matches: Option<&HttpMatch>,
-    place: Place<'_>,
-    context: &mut Context<'_>,
+    site: RouteSite<'_>,
+    context: &mut GatewayContext<'_>,
 ) -> Option<HttpRoute> {
     let name = match matches {
         Some(matches) if !matches.name.is_empty() => format!("{}.{}", route.name, matches.name),
         _ => route.name.clone(),
     };
-    let action::Compiled { action, headers } = action::compile(route, place, context)?;
+    let action::Compiled { action, headers } = action::compile(route, site, context)?;
     Some(HttpRoute {
         name,
-        origin: place.origin.clone(),
+        origin: site.origin.clone(),
         matches: condition::compile(matches)?,
         action,
         headers,
