@@ -17,7 +17,10 @@ mod format;
 
 pub use format::{Encoding, FormatError, LineFormat};
 
-use super::{ConnectionState, Record, Subscription, Tap};
+use super::{
+    record::{ConnectionState, Record},
+    tap::{Subscription, Tap},
+};
 
 /// Records that may wait to be written.
 const BUFFER: usize = 8192;

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use super::Record;
+use super::record::Record;
 
 /// All of it must hold; what is empty doesn't matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod kind;
 pub mod lines;
 mod mismatch;
 mod split;
+mod steps;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,7 +19,7 @@ use kind::Kind;
 use lines::{BadDocument, Lines};
 use mismatch::Mismatch;
 
-use super::object::{Body, Object, Origin};
+use crate::object::{Body, Object, Origin};
 
 /// What a file holds.
 #[derive(Clone, Debug)]

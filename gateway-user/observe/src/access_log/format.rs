@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
+use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
 
 /// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go).
 const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% \

@@ -1,19 +1,14 @@
 //! A YAML value → a typed object, naming the field that does not fit.
 
-use std::fmt;
-
 use nodegate_values::spelling::nearest;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use super::{fields, mismatch::Mismatch};
-
-/// One step of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Key(String),
-    Index(usize),
-}
+use super::{
+    fields,
+    mismatch::Mismatch,
+    steps::{Path, Step},
+};
 
 /// A field that the type does not have.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,21 +83,6 @@ fn field_path(path: &serde_path_to_error::Path) -> String {
         })
         .collect();
     Path(&steps).to_string()
-}
-
-struct Path<'s>(&'s [Step]);
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Key(key) if index == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

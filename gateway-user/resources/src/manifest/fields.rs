@@ -11,7 +11,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::decode::Step;
+use super::steps::Step;
 
 /// The names of the fields of the struct at `path` in a `T`; empty if there is no struct.
 pub(super) fn of<T: DeserializeOwned>(path: &[Step]) -> &'static [&'static str] {

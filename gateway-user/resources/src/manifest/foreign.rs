@@ -2,9 +2,8 @@
 //!
 //! Whoever writes one counts on it; a gateway that keeps quiet about an `AuthorizationPolicy` is open.
 
+use nodegate_values::diagnostic::Severity;
 use serde_yaml::Value;
-
-use super::Severity;
 
 /// What to write in place of a rule of Istio 0.1 to 0.7.
 pub(super) const ROUTE_RULE_FIX: &str =
