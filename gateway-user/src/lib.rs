@@ -25,11 +25,19 @@ pub mod cli;
 pub mod daemon;
 pub mod datapath;
 pub mod explain;
-pub mod export;
-pub mod iptables;
-pub mod model;
-pub mod observe;
+pub use nodegate_export as export;
+pub use nodegate_iptables as iptables;
+pub mod model {
+    //! What the resources mean.
+    pub use nodegate_compile as compile;
+    pub use nodegate_model::*;
+}
+pub use nodegate_observe as observe;
 pub mod proxy;
-pub mod resources;
-pub mod route;
+pub mod resources {
+    //! What users write.
+    pub use nodegate_resources::*;
+    pub use nodegate_values::*;
+}
+pub use nodegate_route as route;
 pub mod source;

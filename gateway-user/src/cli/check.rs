@@ -18,7 +18,7 @@ use crate::{
         admission::Store,
         diagnostic::{self, Diagnostic, Severity},
         lookup::selects,
-        manifest::nearest,
+        spelling::nearest,
     },
     source::directory::Directory,
 };

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::service::{IpFamily, Protocol},
-    resources::{Resources, lookup::service_of, manifest::nearest, object::Object},
+    resources::{Resources, lookup::service_of, object::Object, spelling::nearest},
 };
 
 /// Whom `external` stands for: addresses for documentation (RFC 5737, RFC 3849), which are nobody's.

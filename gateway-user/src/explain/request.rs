@@ -14,7 +14,7 @@ use crate::{
         service::ServicePort,
     },
     observe::ResponseFlag,
-    resources::{Resources, manifest::nearest},
+    resources::{Resources, spelling::nearest},
     route::{
         Query, Rewrite, explain, path,
         redirect::{self, Requested},

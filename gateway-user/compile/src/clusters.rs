@@ -1,0 +1,228 @@
+//! Destinations → clusters.
+
+mod entry;
+mod locality;
+mod members;
+mod policy;
+mod protocol;
+mod tls;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::Service;
+use members::Members;
+use nodegate_model::{
+    gateway::{Balancing, Cluster, Endpoint},
+    service::Protocol,
+};
+use nodegate_resources::{
+    Resources,
+    istio::{ServiceEntry, Subset},
+    lookup::{Client, Destinations, MergedRule, selects, service_of},
+};
+use nodegate_values::diagnostic::Diagnostic;
+use protocol::speaks_http2;
+
+use crate::{
+    endpoints::Endpoints,
+    identity::GatewayIdentity,
+    placement::Placement,
+    ports::{ports, protocol as transport},
+};
+
+/// The clusters that routes have asked for.
+pub(crate) struct Clusters<'r> {
+    resources: &'r Resources,
+    known: Destinations<'r>,
+    endpoints: &'r Endpoints<'r>,
+    /// The gateway pod, for the choice of DestinationRules.
+    identity: &'r GatewayIdentity,
+    /// Where it is.
+    here: Placement<'r>,
+    found: BTreeMap<String, Arc<Cluster>>,
+    /// Names that have been asked for and are not there.
+    missing: BTreeSet<String>,
+    /// TLS settings whose Secrets are not as they should be.
+    lacking: Vec<tls::Lacking<'r>>,
+}
+
+// === impl Clusters ===
+
+impl<'r> Clusters<'r> {
+    pub(crate) fn new(
+        resources: &'r Resources,
+        known: Destinations<'r>,
+        endpoints: &'r Endpoints<'r>,
+        identity: &'r GatewayIdentity,
+    ) -> Self {
+        Self {
+            resources,
+            known,
+            endpoints,
+            identity,
+            here: endpoints.place_of(resources, identity),
+            found: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            lacking: Vec::new(),
+        }
+    }
+
+    /// All clusters; and what is wrong about them.
+    pub(crate) fn finish(
+        self,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> BTreeMap<String, Arc<Cluster>> {
+        let namespace = &self.identity.namespace;
+        tls::report(&self.lacking, self.resources, namespace, diagnostics);
+        self.found
+    }
+
+    /// The name of the cluster for a subset (empty: all) of what is behind a port of `host`. The cluster is
+    /// among `found` from now on, if there is such a thing.
+    pub(crate) fn cluster(&mut self, host: &str, port: i64, subset: &str) -> String {
+        // `BuildSubsetKey` of istio's pilot/pkg/model.
+        let name = format!("outbound|{port}|{subset}|{host}");
+        if !self.found.contains_key(&name) && !self.missing.contains(&name) {
+            match self.make(name.clone(), host, port, subset) {
+                Some(cluster) => {
+                    self.found.insert(name.clone(), Arc::new(cluster));
+                }
+                None => {
+                    self.missing.insert(name.clone());
+                }
+            }
+        }
+        name
+    }
+
+    /// The port of what is at `host`, if it has one and no other.
+    pub(crate) fn only_port(&self, host: &str) -> Option<i64> {
+        match self.known.service(host) {
+            Some(service) => match ports(service) {
+                [only] => Some(i64::from(only.port)),
+                _ => None,
+            },
+            None => match self.entry(host)?.spec.ports.as_slice() {
+                [only] => Some(only.number),
+                _ => None,
+            },
+        }
+    }
+
+    /// The host that is meant by one that a route names.
+    pub(crate) fn meant(&self, named: String) -> String {
+        self.known.meant(named)
+    }
+
+    /// Whether the cluster's endpoints are found by a key of the request.
+    pub(crate) fn is_hashed(&self, name: &str) -> bool {
+        self.found.get(name).is_some_and(|cluster| {
+            matches!(cluster.policy.balancing, Balancing::ConsistentHash { .. })
+        })
+    }
+
+    fn entry(&self, host: &str) -> Option<&'r ServiceEntry> {
+        self.known.entry(host, &self.identity.namespace)
+    }
+
+    /// None if there is no such destination, port or subset.
+    fn make(&mut self, name: String, host: &str, port: i64, subset: &str) -> Option<Cluster> {
+        let rule = self.known.rule(
+            host,
+            Client {
+                namespace: &self.identity.namespace,
+                labels: &self.identity.labels,
+            },
+        );
+        let subset = match subset {
+            "" => None,
+            subset => Some(rule.as_ref()?.subset(subset)?),
+        };
+        let service = self.known.service(host);
+        let entry = match service {
+            Some(_) => None,
+            None => Some(self.entry(host)?),
+        };
+        let mut members = match (service, entry) {
+            (Some(service), _) => self.behind_service(service, host, port, subset)?,
+            (None, entry) => entry::members(entry?, host, port, subset)?,
+        };
+        let mut lacking = None;
+        let policy = policy::of(
+            rule.as_ref().and_then(MergedRule::policy),
+            subset.and_then(|subset| subset.traffic_policy.as_ref()),
+            port,
+            |given| {
+                let subject = tls::Subject {
+                    resources: self.resources,
+                    namespace: &self.identity.namespace,
+                    cluster: &name,
+                    entry_names: entry.map_or(&[], |entry| &entry.spec.subject_alt_names),
+                };
+                let tls = tls::of(given, &subject)?;
+                lacking = tls.lacks().map(|(_, lack)| (given, lack));
+                Some(tls)
+            },
+        );
+        self.lacking.extend(lacking);
+        let shares = match &policy.locality {
+            Some(near) => locality::apply(near, &self.here, &mut members),
+            None => Vec::new(),
+        };
+        let mut endpoints: Vec<_> = members.endpoints.into_iter().map(|(_, one)| one).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        let rule = rule.map(|rule| {
+            let key = &rule.object.key;
+            format!("{}.{}", key.name, key.namespace)
+        });
+        Some(Cluster {
+            name,
+            endpoints,
+            names: members.names.into_iter().map(|(_, one)| one).collect(),
+            shares,
+            http2: members.http2,
+            rule,
+            policy,
+        })
+    }
+
+    fn behind_service(
+        &self,
+        service: &'r Service,
+        host: &str,
+        port: i64,
+        subset: Option<&Subset>,
+    ) -> Option<Members<'r>> {
+        let (namespace, name) = service_of(host)?;
+        let port = ports(service).iter().find(|candidate| {
+            i64::from(candidate.port) == port
+                && transport(candidate.protocol.as_deref()) == Protocol::Tcp
+        })?;
+        let targets = self.endpoints.behind(namespace, name, port);
+        let endpoints = targets.into_iter().filter(|(target, _)| {
+            target.is_ready()
+                && subset.is_none_or(|subset| {
+                    let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
+                    selects(&subset.labels, labels)
+                })
+        });
+        Some(Members {
+            endpoints: endpoints
+                .map(|(target, port)| {
+                    let place = self.endpoints.place(&target);
+                    let endpoint = Endpoint {
+                        locality: place.locality.clone(),
+                        ..Endpoint::new((target.address, port).into())
+                    };
+                    (place, endpoint)
+                })
+                .collect(),
+            names: Vec::new(),
+            http2: speaks_http2(port.app_protocol.as_deref(), port.name.as_deref()),
+        })
+    }
+}

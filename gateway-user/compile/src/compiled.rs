@@ -1,0 +1,44 @@
+//! What is made of the objects.
+
+use std::sync::Arc;
+
+use nodegate_model::{gateway::Gateway, selection::NodeTopology, service::ServicePort};
+use nodegate_values::diagnostic::{self, Diagnostic};
+
+use crate::scope::ServiceScope;
+
+/// The content of a [`Snapshot`](nodegate_model::Snapshot).
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// See [`Snapshot::node`](nodegate_model::Snapshot::node).
+    pub node: NodeTopology,
+    /// See [`Snapshot::services`](nodegate_model::Snapshot::services).
+    pub services: Vec<ServicePort>,
+    /// See [`Snapshot::gateway`](nodegate_model::Snapshot::gateway).
+    pub gateway: Arc<Gateway>,
+    /// Those of the resources, and what showed only now; sorted by place.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+// === impl Compiled ===
+
+impl Compiled {
+    /// Takes those of `services` that are in scope in place of those of the objects, and what is wrong with
+    /// them.
+    #[must_use]
+    pub fn with_services(
+        mut self,
+        services: &[ServicePort],
+        diagnostics: &[Diagnostic],
+        scope: &ServiceScope,
+    ) -> Self {
+        let in_scope = |service: &&ServicePort| {
+            let name = &service.name;
+            scope.has_name(&name.namespace, &name.name) == Some(true)
+        };
+        self.services = services.iter().filter(in_scope).cloned().collect();
+        self.diagnostics.extend_from_slice(diagnostics);
+        diagnostic::sort(&mut self.diagnostics);
+        self
+    }
+}

@@ -1,0 +1,101 @@
+//! Gateways and VirtualServices → the listeners of one gateway pod.
+
+mod bind;
+mod binding;
+mod context;
+mod destinations;
+mod http;
+mod server;
+mod tcp;
+
+use nodegate_model::gateway::{Gateway, Listener, ListenerProtocol};
+use nodegate_resources::{Resources, lookup::Destinations};
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use bind::{gateways, servers_by_port};
+use binding::BoundService;
+use context::GatewayContext;
+use server::{Server, ServerProtocol};
+
+use crate::{clusters::Clusters, endpoints::Endpoints, identity::GatewayIdentity};
+
+pub(crate) fn compile(
+    resources: &Resources,
+    endpoints: &Endpoints<'_>,
+    identity: &GatewayIdentity,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Gateway {
+    let known = Destinations::of(resources.objects.values());
+    let mut context = GatewayContext {
+        resources,
+        identity,
+        clusters: Clusters::new(resources, known, endpoints, identity),
+        diagnostics: Vec::new(),
+    };
+    let ports = servers_by_port(resources, identity, diagnostics);
+    let mut listeners = Vec::new();
+    for (port, (kind, servers)) in ports {
+        let protocol = match kind {
+            ServerProtocol::Http => Some(ListenerProtocol::Http(http::routes(
+                port,
+                &servers,
+                &mut context,
+            ))),
+            ServerProtocol::Tcp => servers.first().and_then(|server| {
+                let route = tcp::route(*server, &mut context);
+                if route.is_none() {
+                    let message =
+                        "no VirtualService has a tcp route for this server, so the port is closed";
+                    let fix = "bind a VirtualService with a tcp route to this Gateway".to_owned();
+                    diagnostics.push(server.report(Severity::Warning, message, fix));
+                }
+                route.map(ListenerProtocol::Tcp)
+            }),
+        };
+        listeners.extend(protocol.map(|protocol| Listener { port, protocol }));
+    }
+    let clusters = context.clusters.finish(&mut context.diagnostics);
+    diagnostics.append(&mut context.diagnostics);
+    unreachable_hosts(resources, identity, diagnostics);
+    Gateway {
+        listeners,
+        clusters,
+    }
+}
+
+/// Warns about VirtualServices whose hosts no server of their Gateways has.
+fn unreachable_hosts(
+    resources: &Resources,
+    identity: &GatewayIdentity,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let gateways = gateways(resources, identity);
+    for (object, service) in resources.virtual_services() {
+        let bound = BoundService {
+            object,
+            spec: &service.spec,
+        };
+        let its: Vec<_> = gateways
+            .iter()
+            .filter(|(gateway, _)| bound.names(gateway))
+            .collect();
+        let mut servers = its.iter().flat_map(|(gateway, spec)| {
+            let servers = spec.spec.servers.iter().enumerate();
+            servers.map(|(index, spec)| Server {
+                gateway,
+                index,
+                spec,
+                port: 0,
+            })
+        });
+        if !its.is_empty() && !servers.any(|server| !server.domains(&bound).is_empty()) {
+            let names: Vec<_> = its
+                .iter()
+                .map(|(gateway, _)| gateway.key.to_string())
+                .collect();
+            let message = format!("no server of {} has any of these hosts", names.join(", "));
+            let fix = "add the host to the Gateway's server".to_owned();
+            diagnostics.push(object.report(Severity::Warning, "spec.hosts", message, fix));
+        }
+    }
+}

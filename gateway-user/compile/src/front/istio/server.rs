@@ -1,0 +1,150 @@
+//! A server of a Gateway: what it speaks, and which hosts it has for a VirtualService.
+
+use nodegate_resources::{
+    istio,
+    lookup::{full_host, is_host_within},
+    object::Object,
+};
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use super::binding::BoundService;
+
+/// A server of a Gateway.
+#[derive(Clone, Copy)]
+pub(super) struct Server<'r> {
+    pub(super) gateway: &'r Object,
+    /// Place in `spec.servers`.
+    pub(super) index: usize,
+    pub(super) spec: &'r istio::Server,
+    /// The Gateway's port number: a Service port.
+    pub(super) port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerProtocol {
+    Http,
+    Tcp,
+}
+
+// === impl ServerProtocol ===
+
+impl ServerProtocol {
+    /// What a server speaks; none for what this version leaves out, which validation has told.
+    pub(super) fn of(server: &istio::Server) -> Option<Self> {
+        if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
+            return None;
+        }
+        match server.port.protocol.to_ascii_uppercase().as_str() {
+            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Some(Self::Http),
+            "TCP" | "MONGO" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Tcp => "TCP",
+        }
+    }
+}
+
+// === impl Server ===
+
+impl Server<'_> {
+    pub(super) fn report(
+        &self,
+        severity: Severity,
+        message: impl Into<String>,
+        fix: impl Into<Option<String>>,
+    ) -> Diagnostic {
+        let path = format!("spec.servers[{}].port.number", self.index);
+        self.gateway.report(severity, path, message, fix)
+    }
+
+    pub(super) fn conflict(
+        &self,
+        kind: ServerProtocol,
+        first: &Self,
+        first_kind: ServerProtocol,
+    ) -> Diagnostic {
+        let path = format!("spec.servers[{}].port.number", first.index);
+        let message = format!(
+            "port {} is taken by the {} server of {} ({}); this {} server is left out",
+            self.port,
+            first_kind.name(),
+            first.gateway.key,
+            first.gateway.origin.location(&path),
+            kind.name(),
+        );
+        self.report(Severity::Error, message, "use another port".to_owned())
+    }
+
+    /// The domains that this server serves for a VirtualService: of each pair of hosts that have
+    /// something in common, the narrower one (`Names.Intersection` of istio's pkg/config/host).
+    pub(super) fn domains(&self, service: &BoundService<'_>) -> Vec<String> {
+        let namespace = &service.object.key.namespace;
+        let mut domains = Vec::new();
+        for server_host in self.hosts() {
+            let Some(server_host) = self.host_for(server_host, namespace) else {
+                continue;
+            };
+            for host in &service.spec.hosts {
+                let host = full_host(host, namespace);
+                let narrower = if is_host_within(&host, &server_host) {
+                    host
+                } else if is_host_within(&server_host, &host) {
+                    server_host.clone()
+                } else {
+                    continue;
+                };
+                if !domains.contains(&narrower) {
+                    domains.push(narrower);
+                }
+            }
+        }
+        domains
+    }
+
+    /// Whether requests in the clear are sent to `https`.
+    pub(super) fn redirects_to_https(&self) -> bool {
+        self.spec.tls.as_ref().is_some_and(|tls| tls.https_redirect)
+    }
+
+    /// Its hosts, whoever they are for.
+    pub(super) fn own_domains(&self) -> Vec<String> {
+        let mut domains = Vec::new();
+        for host in self.hosts() {
+            let domain = host
+                .split_once('/')
+                .map_or(host.as_str(), |(_, domain)| domain);
+            let domain = domain.to_ascii_lowercase();
+            if !domains.contains(&domain) {
+                domains.push(domain);
+            }
+        }
+        domains
+    }
+
+    /// Its hosts; `*/*` stands for all others, too (`sanitizeServerHostNamespace` of istio's
+    /// pilot/pkg/model).
+    fn hosts(&self) -> &[String] {
+        let any = self.spec.hosts.iter().position(|host| host == "*/*");
+        match any {
+            Some(index) => &self.spec.hosts[index..=index],
+            None => &self.spec.hosts,
+        }
+    }
+
+    /// A host of this server as far as VirtualServices of `namespace` are meant: `host` and `*/host`
+    /// are for all, `./host` is for those of the Gateway's own namespace, `ns/host` for those of `ns`.
+    fn host_for(&self, host: &str, namespace: &str) -> Option<String> {
+        let (its, host) = host.split_once('/').unwrap_or(("*", host));
+        let meant = match its {
+            "*" => true,
+            "." => self.gateway.key.namespace == namespace,
+            its => its == namespace,
+        };
+        meant.then(|| host.to_ascii_lowercase())
+    }
+}

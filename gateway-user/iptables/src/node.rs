@@ -1,0 +1,35 @@
+//! What a node's kube-proxy goes by.
+
+use nodegate_compile::{NodeIdentity, kube_proxy};
+use nodegate_model::service::ServicePort;
+use nodegate_resources::Resources;
+use nodegate_values::diagnostic::Diagnostic;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Config, ConfigError, KubeProxyArgs};
+
+/// A node's kube-proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KubeProxyNode {
+    /// The Services that it has.
+    pub services: Vec<ServicePort>,
+    /// How it is configured.
+    pub config: Config,
+}
+
+impl KubeProxyNode {
+    /// One with these flags, where these objects are. What is wrong with Services is added to
+    /// `diagnostics`.
+    pub fn new(
+        resources: &Resources,
+        args: &KubeProxyArgs,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Result<Self, ConfigError> {
+        let config = Config::new(args, resources)?;
+        let node = NodeIdentity {
+            name: args.hostname_override.clone(),
+        };
+        let services = kube_proxy(resources, &node, diagnostics);
+        Ok(Self { services, config })
+    }
+}

@@ -1,0 +1,417 @@
+//! What a line of the access log looks like: Istio's formats, and those that users write in Envoy's
+//! words.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
+
+/// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go).
+const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% \
+    %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% \
+    %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
+    \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
+    \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% \
+    %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% \
+    %REQUESTED_SERVER_NAME% %ROUTE_NAME%";
+
+/// Istio's `EnvoyJSONLogFormatIstio` (the same file).
+const DEFAULT_JSON: [(&str, &str); 24] = [
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("duration", "%DURATION%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("start_time", "%START_TIME%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    (
+        "upstream_service_time",
+        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    ),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+];
+
+/// `accessLogEncoding`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Lines of text.
+    #[default]
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// What a line looks like.
+#[derive(Clone, Debug)]
+pub struct LineFormat(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Text(Template),
+    Json(BTreeMap<String, Template>),
+}
+
+/// Text with fields in it.
+#[derive(Clone, Debug)]
+struct Template(Vec<Part>);
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(String),
+    Field(Field),
+}
+
+/// What is known of a request or connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    StartTime,
+    Method,
+    Path,
+    Protocol,
+    ResponseCode,
+    ResponseFlags,
+    ResponseCodeDetails,
+    TransportFailure,
+    BytesReceived,
+    BytesSent,
+    Duration,
+    ServiceTime,
+    ForwardedFor,
+    UserAgent,
+    RequestId,
+    Authority,
+    UpstreamHost,
+    UpstreamCluster,
+    UpstreamLocal,
+    DownstreamLocal,
+    DownstreamRemote,
+    RouteName,
+    /// What this proxy never has.
+    Nothing,
+}
+
+/// Why a text is no format.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// A `%` without another.
+    #[error("the `%` at `{0}` has no end; a `%` that is meant is written `%%`")]
+    Unterminated(String),
+    /// Something that is not logged.
+    #[error("`%{0}%` is not logged; what is: {known}", known = known())]
+    Unknown(String),
+    /// Not the object that a JSON format is.
+    #[error("a JSON format is an object of names and texts: {0}")]
+    NoObject(#[from] serde_json::Error),
+}
+
+const FIELDS: [(&str, Field); 25] = [
+    ("START_TIME", Field::StartTime),
+    ("REQ(:METHOD)", Field::Method),
+    ("REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", Field::Path),
+    ("REQ(:PATH)", Field::Path),
+    ("PROTOCOL", Field::Protocol),
+    ("RESPONSE_CODE", Field::ResponseCode),
+    ("RESPONSE_FLAGS", Field::ResponseFlags),
+    ("RESPONSE_CODE_DETAILS", Field::ResponseCodeDetails),
+    ("CONNECTION_TERMINATION_DETAILS", Field::Nothing),
+    ("UPSTREAM_TRANSPORT_FAILURE_REASON", Field::TransportFailure),
+    ("BYTES_RECEIVED", Field::BytesReceived),
+    ("BYTES_SENT", Field::BytesSent),
+    ("DURATION", Field::Duration),
+    ("RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)", Field::ServiceTime),
+    ("REQ(X-FORWARDED-FOR)", Field::ForwardedFor),
+    ("REQ(USER-AGENT)", Field::UserAgent),
+    ("REQ(X-REQUEST-ID)", Field::RequestId),
+    ("REQ(:AUTHORITY)", Field::Authority),
+    ("UPSTREAM_HOST", Field::UpstreamHost),
+    ("UPSTREAM_CLUSTER", Field::UpstreamCluster),
+    ("UPSTREAM_CLUSTER_RAW", Field::UpstreamCluster),
+    ("UPSTREAM_LOCAL_ADDRESS", Field::UpstreamLocal),
+    ("DOWNSTREAM_LOCAL_ADDRESS", Field::DownstreamLocal),
+    ("DOWNSTREAM_REMOTE_ADDRESS", Field::DownstreamRemote),
+    ("ROUTE_NAME", Field::RouteName),
+];
+
+fn known() -> String {
+    let names: Vec<String> = FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+    names.join(" ")
+}
+
+impl LineFormat {
+    /// Istio's format, or one of the user's: text, or for JSON an object whose values are texts.
+    pub fn new(encoding: Encoding, format: Option<&str>) -> Result<Self, FormatError> {
+        Ok(Self(match encoding {
+            Encoding::Text => Kind::Text(Template::new(format.unwrap_or(DEFAULT_TEXT))?),
+            Encoding::Json => {
+                let fields: BTreeMap<String, String> = match format {
+                    Some(format) => serde_json::from_str(format)?,
+                    None => DEFAULT_JSON
+                        .iter()
+                        .map(|&(name, value)| (name.into(), value.into()))
+                        .collect(),
+                };
+                Kind::Json(
+                    fields
+                        .into_iter()
+                        .map(|(name, value)| Ok((name, Template::new(&value)?)))
+                        .collect::<Result<_, FormatError>>()?,
+                )
+            }
+        }))
+    }
+
+    /// The line of a record, with its end.
+    pub(super) fn line(&self, record: &Record) -> String {
+        let mut line = match &self.0 {
+            Kind::Text(template) => template.text(record),
+            Kind::Json(fields) => {
+                let object: BTreeMap<&str, Value> = fields
+                    .iter()
+                    .map(|(name, template)| (name.as_str(), template.value(record)))
+                    .collect();
+                // Texts, numbers and nulls can always be written.
+                serde_json::to_string(&object).unwrap_or_default()
+            }
+        };
+        if !line.ends_with('\n') {
+            line.push('\n');
+        }
+        line
+    }
+}
+
+impl Template {
+    fn new(text: &str) -> Result<Self, FormatError> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            literal.push_str(before);
+            let (name, after) = after
+                .split_once('%')
+                .ok_or_else(|| FormatError::Unterminated(format!("%{after}")))?;
+            rest = after;
+            if name.is_empty() {
+                literal.push('%');
+                continue;
+            }
+            if !literal.is_empty() {
+                parts.push(Part::Literal(std::mem::take(&mut literal)));
+            }
+            parts.push(Part::Field(Field::named(name)?));
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        Ok(Self(parts))
+    }
+
+    /// What is missing is `-`.
+    fn text(&self, record: &Record) -> String {
+        let mut text = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Field(field) => match field.value(record) {
+                    Value::Null => text.push('-'),
+                    Value::String(value) => text.push_str(&value),
+                    other => text.push_str(&other.to_string()),
+                },
+            }
+        }
+        text
+    }
+
+    /// A field by itself keeps its type, and is null if it is missing.
+    fn value(&self, record: &Record) -> Value {
+        match self.0.as_slice() {
+            [Part::Field(field)] => field.value(record),
+            _ => Value::String(self.text(record)),
+        }
+    }
+}
+
+impl Field {
+    fn named(name: &str) -> Result<Self, FormatError> {
+        if name.eq_ignore_ascii_case("REQUESTED_SERVER_NAME") {
+            return Ok(Self::Nothing);
+        }
+        FIELDS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, field)| *field)
+            .ok_or_else(|| FormatError::Unknown(name.into()))
+    }
+
+    fn value(self, record: &Record) -> Value {
+        match record {
+            Record::Request(record) => self.of_request(record),
+            Record::Connection(record) => self.of_connection(record),
+        }
+    }
+
+    fn of_request(self, record: &RequestRecord) -> Value {
+        match self {
+            Self::StartTime => format!("{:.3}", record.time).into(),
+            Self::Method => text(&record.method),
+            Self::Path => text(&record.path),
+            Self::Protocol => record.protocol.into(),
+            Self::ResponseCode => record.status.into(),
+            Self::ResponseFlags => flags(record.flags),
+            Self::ResponseCodeDetails => text(&record.details),
+            Self::TransportFailure => text(record.transport_failure.as_deref().unwrap_or_default()),
+            Self::BytesReceived => record.bytes_received.into(),
+            Self::BytesSent => record.bytes_sent.into(),
+            Self::Duration => milliseconds(record.duration).into(),
+            // A header, and so a text.
+            Self::ServiceTime => record
+                .upstream_service_time
+                .map_or(Value::Null, |time| milliseconds(time).to_string().into()),
+            Self::ForwardedFor => text(record.forwarded_for.as_deref().unwrap_or_default()),
+            Self::UserAgent => text(record.user_agent.as_deref().unwrap_or_default()),
+            Self::RequestId => text(&record.request_id),
+            Self::Authority => text(&record.authority),
+            Self::UpstreamHost => address(record.decision.endpoint),
+            Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
+            Self::UpstreamLocal => address(record.upstream_local),
+            Self::DownstreamLocal => address(Some(record.local)),
+            Self::DownstreamRemote => address(Some(record.client)),
+            Self::RouteName => text(record.decision.route.as_deref().unwrap_or_default()),
+            Self::Nothing => Value::Null,
+        }
+    }
+
+    fn of_connection(self, record: &ConnectionRecord) -> Value {
+        match self {
+            Self::StartTime => format!("{:.3}", record.time).into(),
+            Self::ResponseCode => 0.into(),
+            Self::ResponseFlags => flags(record.flags),
+            Self::TransportFailure if !record.flags.is_empty() => text(&record.details),
+            Self::BytesReceived => record.bytes_received.into(),
+            Self::BytesSent => record.bytes_sent.into(),
+            Self::Duration => milliseconds(record.duration).into(),
+            Self::UpstreamHost => address(record.decision.endpoint),
+            Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
+            Self::DownstreamLocal => address(Some(record.local)),
+            Self::DownstreamRemote => address(Some(record.client)),
+            _ => Value::Null,
+        }
+    }
+}
+
+fn text(value: &str) -> Value {
+    if value.is_empty() {
+        Value::Null
+    } else {
+        value.into()
+    }
+}
+
+/// Envoy writes `-` for none, in JSON too.
+fn flags(flags: ResponseFlags) -> Value {
+    if flags.is_empty() {
+        "-".into()
+    } else {
+        flags.to_string().into()
+    }
+}
+
+fn address(address: Option<std::net::SocketAddr>) -> Value {
+    address.map_or(Value::Null, |address| address.to_string().into())
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::request;
+
+    fn line(encoding: Encoding, format: Option<&str>) -> String {
+        let record = Record::Request(Box::new(request()));
+        LineFormat::new(encoding, format).unwrap().line(&record)
+    }
+
+    #[test]
+    fn istio_s_text() {
+        assert_eq!(
+            line(Encoding::Text, None),
+            "[2026-03-01T10:00:00.123Z] \"GET /simple/nginx/x?a=1 HTTP/1.1\" 503 UF why - \"-\" 0 \
+             91 1 - \"10.0.0.9\" \"curl/8\" \"1f\" \"simple.baihl.io\" \"10.10.1.14:80\" \
+             outbound|80||nginx.simple.svc.cluster.local - 10.0.0.1:8080 10.0.0.9:51034 - -\n"
+        );
+    }
+
+    #[test]
+    fn istio_s_24_keys() {
+        let line = line(Encoding::Json, None);
+        let object: serde_json::Map<String, Value> = serde_json::from_str(&line).unwrap();
+        assert_eq!(object.len(), 24);
+        for (key, wanted) in [
+            ("response_code", Value::from(503)),
+            ("bytes_sent", 91.into()),
+            ("duration", 1.into()),
+            ("path", "/simple/nginx/x?a=1".into()),
+            ("response_flags", "UF".into()),
+            ("upstream_host", "10.10.1.14:80".into()),
+            ("route_name", Value::Null),
+            ("requested_server_name", Value::Null),
+            ("connection_termination_details", Value::Null),
+            ("upstream_service_time", Value::Null),
+            ("start_time", "2026-03-01T10:00:00.123Z".into()),
+        ] {
+            assert_eq!(object[key], wanted, "{key}");
+        }
+    }
+
+    #[test]
+    fn formats_of_the_user_s() {
+        assert_eq!(
+            line(
+                Encoding::Text,
+                Some("%req(:method)% 100%% %RESPONSE_CODE%\n")
+            ),
+            "GET 100% 503\n"
+        );
+        assert_eq!(
+            line(
+                Encoding::Json,
+                Some(r#"{"code": "%RESPONSE_CODE%", "a": "x%RESPONSE_CODE%"}"#)
+            ),
+            "{\"a\":\"x503\",\"code\":503}\n"
+        );
+        for (encoding, format) in [
+            (Encoding::Text, "%DURATION"),
+            (Encoding::Text, "%REQ(x-other)%"),
+            (Encoding::Json, "%DURATION%"),
+        ] {
+            assert!(LineFormat::new(encoding, Some(format)).is_err(), "{format}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Whether what Istio objects name is there.
+
+use super::Round;
+use nodegate_values::{
+    diagnostic::{Diagnostic, Severity},
+    spelling::nearest,
+};
+
+use crate::{
+    istio::{Destination, RouteDestination, VirtualService},
+    lookup::{Destinations, NoDestination, full_host, gateway_reference, service_of},
+    object::{Body, Object},
+};
+
+impl Round {
+    /// Refuses an update of a VirtualService that leads to where there is nothing. A new one, and one
+    /// whose Service disappears, is in force, as with istiod: its requests are answered with 503
+    /// until the Service is there.
+    pub(super) fn check_destinations(&mut self) {
+        let chosen: Vec<_> = self
+            .proposals
+            .values()
+            .filter_map(|proposal| proposal.chosen.clone())
+            .collect();
+        let known = Destinations::of(&chosen);
+        let gateways: Vec<_> = chosen
+            .iter()
+            .filter(|object| matches!(object.body, Body::Gateway(_)))
+            .map(|object| (object.key.namespace.as_str(), object.key.name.as_str()))
+            .collect();
+        for proposal in self.proposals.values_mut() {
+            let Some(object) = proposal.chosen.clone().filter(|_| !proposal.refused) else {
+                continue;
+            };
+            match &object.body {
+                Body::VirtualService(service) => {
+                    let misses = misses(&object, service, &known);
+                    let before = match proposal.last.as_ref().map(|last| &last.body) {
+                        Some(Body::VirtualService(before)) => Some(before),
+                        _ => None,
+                    };
+                    let is_new = |destination: &Destination| {
+                        before.is_some_and(|before| {
+                            !destinations(before).any(|(_, before)| before == destination)
+                        })
+                    };
+                    let severity = if misses.iter().any(|(_, destination, _)| is_new(destination)) {
+                        proposal.refuse();
+                        Severity::Error
+                    } else {
+                        Severity::Warning
+                    };
+                    let reports = misses
+                        .into_iter()
+                        .map(|(path, _, miss)| report(&object, severity, &path, miss));
+                    self.diagnostics.extend(reports);
+                    self.diagnostics
+                        .extend(no_gateways(&object, service, &gateways));
+                }
+                Body::DestinationRule(rule) => {
+                    let host = full_host(&rule.spec.host, &object.key.namespace);
+                    if service_of(&host).is_some() && known.service(&host).is_none() {
+                        let to = Destination {
+                            host: rule.spec.host.clone(),
+                            ..Destination::default()
+                        };
+                        if let Some(miss) = known.miss(&to, &object.key.namespace) {
+                            let warning = object.report(
+                                Severity::Warning,
+                                "spec.host",
+                                miss.message,
+                                miss.fix,
+                            );
+                            self.diagnostics.push(warning);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) -> Diagnostic {
+    let NoDestination {
+        field,
+        message,
+        fix,
+    } = miss;
+    let consequence = match severity {
+        Severity::Error => "the last accepted version stays in force",
+        _ if path.starts_with("spec.tcp") => "connections to it are closed",
+        _ if path.contains(".mirror") => "no copies are sent",
+        _ => "requests to it are answered with 503",
+    };
+    let field = format!("{path}.{field}");
+    object.report(severity, field, format!("{message}; {consequence}"), fix)
+}
+
+fn misses<'v>(
+    object: &Object,
+    service: &'v VirtualService,
+    known: &Destinations<'_>,
+) -> Vec<(String, &'v Destination, NoDestination)> {
+    destinations(service)
+        .filter_map(|(path, destination)| {
+            let miss = known.miss(destination, &object.key.namespace)?;
+            Some((path, destination, miss))
+        })
+        .collect()
+}
+
+/// All destinations, each with its path.
+fn destinations(service: &VirtualService) -> impl Iterator<Item = (String, &Destination)> {
+    let mut found = Vec::new();
+    for (index, route) in service.spec.http.iter().enumerate() {
+        let path = format!("spec.http[{index}]");
+        found.extend(of_route(&route.route, &path));
+        let mirror = route.mirror.iter();
+        found.extend(mirror.map(|mirror| (format!("{path}.mirror"), mirror)));
+        for (index, mirror) in route.mirrors.iter().enumerate() {
+            let path = format!("{path}.mirrors[{index}].destination");
+            found.push((path, &mirror.destination));
+        }
+    }
+    for (index, route) in service.spec.tcp.iter().enumerate() {
+        found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));
+    }
+    found.into_iter()
+}
+
+fn of_route<'v>(
+    route: &'v [RouteDestination],
+    path: &str,
+) -> impl Iterator<Item = (String, &'v Destination)> {
+    route.iter().enumerate().map(move |(index, route)| {
+        (
+            format!("{path}.route[{index}].destination"),
+            &route.destination,
+        )
+    })
+}
+
+/// Warns about Gateways that are not there.
+fn no_gateways(
+    object: &Object,
+    service: &VirtualService,
+    gateways: &[(&str, &str)],
+) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    for (index, name) in service.spec.gateways.iter().enumerate() {
+        let namespace = &object.key.namespace;
+        let Some((its_namespace, name)) = gateway_reference(name, namespace) else {
+            continue;
+        };
+        if gateways.contains(&(its_namespace, name)) {
+            continue;
+        }
+        let same_name = gateways.iter().find(|(_, other)| *other == name);
+        let near = same_name
+            .map(|(namespace, name)| format!("{namespace}/{name}"))
+            .or_else(|| {
+                let names = gateways.iter().filter(|(other, _)| *other == its_namespace);
+                nearest(name, names.map(|(_, name)| *name))
+            });
+        let fix = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "create the Gateway, or name one that there is".into(),
+        };
+        let message = format!("there is no Gateway {its_namespace}/{name}");
+        warnings.push(object.report(
+            Severity::Warning,
+            format!("spec.gateways[{index}]"),
+            message,
+            fix,
+        ));
+    }
+    warnings
+}

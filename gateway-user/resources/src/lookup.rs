@@ -1,0 +1,477 @@
+//! Who is meant: hosts, destinations, subsets, references to Gateways.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::Service;
+use nodegate_values::spelling::nearest;
+
+use super::{
+    istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy},
+    object::{Body, Object},
+};
+
+/// What follows `name.namespace` in the host of a Service.
+const SERVICES: &str = ".svc.cluster.local";
+
+/// Istio's root namespace, whose DestinationRules are for everyone.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// The full host: one without dots is a Service in `namespace`, any other is left as it is
+/// (`ResolveShortnameToFQDN` of istio's pilot/pkg/model/config.go). Lower case.
+pub fn full_host(host: &str, namespace: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    if host.contains('.') || host.starts_with('*') {
+        host
+    } else {
+        service_host(namespace, &host)
+    }
+}
+
+/// `name.namespace.svc.cluster.local`
+pub fn service_host(namespace: &str, name: &str) -> String {
+    format!("{name}.{namespace}{SERVICES}")
+}
+
+/// Namespace and name of the Service that a full host is about.
+pub fn service_of(host: &str) -> Option<(&str, &str)> {
+    let (name, namespace) = host.strip_suffix(SERVICES)?.split_once('.')?;
+    Some((namespace, name))
+}
+
+/// Whether all hosts that `inner` stands for are among those of `outer` (`Name.SubsetOf` of istio's
+/// pkg/config/host). `*.a` is about everything that ends in `.a`.
+pub fn is_host_within(inner: &str, outer: &str) -> bool {
+    match (inner.strip_prefix('*'), outer.strip_prefix('*')) {
+        (Some(inner), Some(outer)) => inner.ends_with(outer),
+        (Some(_), None) => false,
+        (None, Some(outer)) => inner.ends_with(outer),
+        (None, None) => inner == outer,
+    }
+}
+
+/// Namespace and name of the Gateway that a VirtualService in `namespace` names (`resolveGatewayName`
+/// of istio's pilot/pkg/model): `gw`, `ns/gw`, `./gw`, `gw.ns` or `gw.ns.svc.cluster.local`. None for
+/// `mesh`, which is the sidecars.
+pub fn gateway_reference<'n>(name: &'n str, namespace: &'n str) -> Option<(&'n str, &'n str)> {
+    if name == "mesh" {
+        return None;
+    }
+    if let Some((its_namespace, name)) = name.split_once('/') {
+        let own = its_namespace == ".";
+        return Some((if own { namespace } else { its_namespace }, name));
+    }
+    let Some((name, rest)) = name.split_once('.') else {
+        return Some((namespace, name));
+    };
+    let its_namespace = rest.split_once('.').map_or(rest, |(first, _)| first);
+    Some((its_namespace, name))
+}
+
+/// Whether an object in namespace `own` that says `exportTo` is seen from namespace `from`.
+pub fn is_exported(export_to: &[String], own: &str, from: &str) -> bool {
+    export_to.is_empty()
+        || export_to.iter().any(|to| match to.as_str() {
+            "*" => true,
+            "." => own == from,
+            to => to == from,
+        })
+}
+
+/// Whether `labels` has all of `selector`.
+pub fn selects(
+    selector: &BTreeMap<String, String>,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+/// The objects that a destination may mean.
+#[derive(Debug)]
+pub struct Destinations<'r> {
+    services: BTreeMap<(&'r str, &'r str), &'r Service>,
+    /// By the rule's namespace and full host; oldest first.
+    rules: BTreeMap<&'r str, BTreeMap<String, Vec<Rule<'r>>>>,
+    /// ServiceEntries by host; oldest first.
+    entries: BTreeMap<String, Vec<(&'r Object, &'r ServiceEntry)>>,
+}
+
+type Rule<'r> = (&'r Object, &'r DestinationRule);
+
+/// The proxy that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'c> {
+    /// Its namespace.
+    pub namespace: &'c str,
+    /// Its labels.
+    pub labels: &'c BTreeMap<String, String>,
+}
+
+/// What the DestinationRules for a destination say together.
+#[derive(Clone, Debug)]
+pub struct MergedRule<'r> {
+    /// The oldest of them.
+    pub object: &'r Object,
+    rules: Vec<&'r DestinationRule>,
+}
+
+/// Why a destination leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoDestination {
+    /// Below `destination`: `host`, `port.number` or `subset`.
+    pub field: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// Which of a namespace's DestinationRules are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visibility {
+    Any,
+    /// Those for that namespace and no other.
+    Private,
+    /// The others, as far as they are for the one who asks.
+    Exported,
+}
+
+// === impl Destinations ===
+
+impl<'r> Destinations<'r> {
+    /// What is among `objects`.
+    pub fn of(objects: impl IntoIterator<Item = &'r Arc<Object>>) -> Self {
+        let mut destinations = Self {
+            services: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            entries: BTreeMap::new(),
+        };
+        for object in objects {
+            let key = &object.key;
+            match &object.body {
+                Body::Service(service) => {
+                    let name = (key.namespace.as_str(), key.name.as_str());
+                    destinations.services.insert(name, service);
+                }
+                Body::DestinationRule(rule) => {
+                    let host = full_host(&rule.spec.host, &key.namespace);
+                    let in_namespace = destinations.rules.entry(&key.namespace).or_default();
+                    in_namespace.entry(host).or_default().push((object, rule));
+                }
+                Body::ServiceEntry(entry) => {
+                    for host in &entry.spec.hosts {
+                        let of_host = destinations.entries.entry(host.to_ascii_lowercase());
+                        of_host.or_default().push((object, entry));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for rules in destinations
+            .rules
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+        {
+            rules.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+        }
+        for entries in destinations.entries.values_mut() {
+            entries.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+        }
+        destinations
+    }
+
+    /// The Service with this full host.
+    pub fn service(&self, host: &str) -> Option<&'r Service> {
+        self.services.get(&service_of(host)?).copied()
+    }
+
+    /// The host that is meant by a full host: a Service of type `ExternalName` is another name for one
+    /// (`GetDestinationCluster` of istio's pilot/pkg/networking/core/route, which asks once).
+    pub fn meant(&self, host: String) -> String {
+        let spec = self.service(&host).and_then(|of| of.spec.as_ref());
+        let alias = spec.filter(|spec| spec.type_.as_deref() == Some("ExternalName"));
+        match alias.and_then(|spec| spec.external_name.as_ref()) {
+            Some(name) => name.to_ascii_lowercase(),
+            None => host,
+        }
+    }
+
+    /// The ServiceEntry with this host that a proxy in namespace `from` sees.
+    pub fn entry(&self, host: &str, from: &str) -> Option<&'r ServiceEntry> {
+        let (_, entry) = self.entries.get(host)?.iter().find(|(object, entry)| {
+            is_exported(&entry.spec.export_to, &object.key.namespace, from)
+        })?;
+        Some(entry)
+    }
+
+    /// What is said about the destination `host` to a proxy: by the rules in its own namespace, else
+    /// in the destination's, else in the root namespace. What a proxy in the root namespace finds there
+    /// first is what is for that namespace alone: rules for the whole mesh are no opinion about a
+    /// destination that has its own (`destinationRule` of istio's `pilot/pkg/model/push_context.go`).
+    pub fn rule(&self, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
+        let its_namespace = match service_of(host) {
+            Some((namespace, _)) => namespace,
+            None => self
+                .entries
+                .get(host)
+                .and_then(|entries| entries.first())
+                .map_or("", |(object, _)| object.key.namespace.as_str()),
+        };
+        let own = if client.namespace == ROOT_NAMESPACE {
+            Visibility::Private
+        } else {
+            Visibility::Any
+        };
+        [
+            (client.namespace, own),
+            (its_namespace, Visibility::Exported),
+            (ROOT_NAMESPACE, Visibility::Exported),
+        ]
+        .into_iter()
+        .find_map(|(namespace, visibility)| self.rule_in(namespace, visibility, host, client))
+    }
+
+    /// The rules in `namespace` that are about `host`: those for exactly it, else those for the
+    /// longest wildcard.
+    fn rule_in(
+        &self,
+        namespace: &str,
+        visibility: Visibility,
+        host: &str,
+        client: Client<'_>,
+    ) -> Option<MergedRule<'r>> {
+        let in_namespace = self.rules.get(namespace)?;
+        let wildcards = host
+            .char_indices()
+            .filter(|(index, _)| *index > 0)
+            .map(|(index, _)| format!("*{}", &host[index..]));
+        std::iter::once(host.to_owned())
+            .chain(wildcards)
+            .chain([String::from("*")])
+            .find_map(|pattern| merged(in_namespace.get(&pattern)?, visibility, client))
+    }
+
+    /// Why a destination in a VirtualService of `namespace` leads nowhere; none if it leads somewhere.
+    pub fn miss(&self, destination: &Destination, namespace: &str) -> Option<NoDestination> {
+        let named = full_host(&destination.host, namespace);
+        let host = self.meant(named.clone());
+        if let Some((_, entry)) = self.entries.get(&host).and_then(|entries| entries.first())
+            && self.service(&host).is_none()
+        {
+            return self.miss_in_entry(destination, &host, entry);
+        }
+        let Some(service) = self.service(&host) else {
+            if host != named {
+                return Some(NoDestination {
+                    field: "host",
+                    message: format!(
+                        "`{named}` is another name for `{host}`, which neither a Service nor a ServiceEntry has"
+                    ),
+                    fix: format!("create a ServiceEntry for `{host}`"),
+                });
+            }
+            return Some(self.no_host(&destination.host, &host, namespace));
+        };
+        let ports: Vec<i64> = service
+            .spec
+            .iter()
+            .flat_map(|spec| spec.ports.iter().flatten())
+            .map(|port| port.port.into())
+            .collect();
+        no_port(destination, "Service", &host, &ports)
+            .or_else(|| self.no_subset(&destination.subset, &host))
+    }
+
+    fn miss_in_entry(
+        &self,
+        destination: &Destination,
+        host: &str,
+        entry: &ServiceEntry,
+    ) -> Option<NoDestination> {
+        let ports: Vec<_> = entry.spec.ports.iter().map(|port| port.number).collect();
+        no_port(destination, "ServiceEntry", host, &ports)
+            .or_else(|| self.no_subset(&destination.subset, host))
+    }
+
+    fn no_host(&self, host: &str, full: &str, namespace: &str) -> NoDestination {
+        let short = !host.contains('.');
+        let own = self
+            .services
+            .keys()
+            .filter(|(its, _)| *its == namespace)
+            .map(|(_, name)| *name);
+        let near = if short { nearest(host, own) } else { None };
+        let near = near.or_else(|| {
+            // `name.namespace` is not completed by Istio, and a short name only in its own namespace.
+            let wanted = if short { host } else { host.split('.').next()? };
+            let everywhere = self
+                .services
+                .keys()
+                .map(|(its, name)| service_host(its, name));
+            nearest(&format!("{host}{SERVICES}"), everywhere.clone())
+                .or_else(|| nearest(full, everywhere.clone()))
+                .or_else(|| {
+                    everywhere
+                        .into_iter()
+                        .find(|host| host.split('.').next() == Some(wanted))
+                })
+        });
+        NoDestination {
+            field: "host",
+            message: format!("no Service has the host `{full}`"),
+            fix: match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "create the Service, or name one that there is".into(),
+            },
+        }
+    }
+
+    fn no_subset(&self, subset: &str, host: &str) -> Option<NoDestination> {
+        if subset.is_empty() {
+            return None;
+        }
+        let mut names = Vec::new();
+        for (pattern, rules) in self.rules.values().flatten() {
+            for (_, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
+                names.extend(rule.spec.subsets.iter().map(|subset| subset.name.as_str()));
+            }
+        }
+        if names.contains(&subset) {
+            return None;
+        }
+        Some(NoDestination {
+            field: "subset",
+            message: format!("no DestinationRule for `{host}` has a subset `{subset}`"),
+            fix: if names.is_empty() {
+                format!("create a DestinationRule for `{host}` with this subset")
+            } else {
+                format!("its subsets are {}", names.join(", "))
+            },
+        })
+    }
+}
+
+/// The rules that the proxy sees. One for its own labels stands above those for everyone.
+fn merged<'r>(
+    rules: &[Rule<'r>],
+    visibility: Visibility,
+    client: Client<'_>,
+) -> Option<MergedRule<'r>> {
+    let seen = |(object, rule): &&Rule<'r>| {
+        let own = object.key.namespace.as_str();
+        let to = rule.spec.export_to.as_slice();
+        let private = matches!(to, [only] if only == "." || only == own);
+        match visibility {
+            Visibility::Any => true,
+            Visibility::Private => private,
+            Visibility::Exported => !private && is_exported(to, own, client.namespace),
+        }
+    };
+    let (selecting, general): (Vec<_>, Vec<_>) = rules
+        .iter()
+        .filter(seen)
+        .partition(|(_, rule)| rule.spec.workload_selector.is_some());
+    let mut selecting = selecting.into_iter().filter(|(object, rule)| {
+        let labels = rule.spec.workload_selector.as_ref();
+        object.key.namespace == client.namespace
+            && labels.is_some_and(|wanted| selects(&wanted.match_labels, Some(client.labels)))
+    });
+    let chosen = match selecting.next() {
+        Some(one) => vec![one],
+        None => general,
+    };
+    let (object, _) = chosen.first()?;
+    Some(MergedRule {
+        object,
+        rules: chosen.iter().map(|(_, rule)| *rule).collect(),
+    })
+}
+
+fn no_port(
+    destination: &Destination,
+    kind: &str,
+    host: &str,
+    ports: &[i64],
+) -> Option<NoDestination> {
+    let port = destination.port.as_ref()?;
+    if ports.contains(&port.number) {
+        return None;
+    }
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    Some(NoDestination {
+        field: "port.number",
+        message: format!("the {kind} `{host}` has no port {}", port.number),
+        fix: format!("its ports are {}", ports.join(", ")),
+    })
+}
+
+// === impl MergedRule ===
+
+impl<'r> MergedRule<'r> {
+    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`).
+    pub fn subset(&self, name: &str) -> Option<&'r Subset> {
+        let mut subsets = self.rules.iter().flat_map(|rule| &rule.spec.subsets);
+        subsets.find(|subset| subset.name == name)
+    }
+
+    /// The policy for all subsets; of the oldest rule that has one.
+    pub fn policy(&self) -> Option<&'r TrafficPolicy> {
+        self.rules
+            .iter()
+            .find_map(|rule| rule.spec.traffic_policy.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_without_dots_are_completed() {
+        let full = "nginx.simple.svc.cluster.local";
+        assert_eq!(full_host("nginx", "simple"), full);
+        assert_eq!(full_host("Nginx", "simple"), full);
+        assert_eq!(full_host("nginx.simple", "x"), "nginx.simple");
+        assert_eq!(full_host("*", "x"), "*");
+        assert_eq!(service_of(full), Some(("simple", "nginx")));
+        assert_eq!(service_of("nginx.simple"), None);
+    }
+
+    #[test]
+    fn wildcards_hold_what_ends_like_them() {
+        for (inner, outer, within) in [
+            ("a.x", "a.x", true),
+            ("a.x", "*", true),
+            ("*", "*", true),
+            ("a.b.x", "*.x", true),
+            ("*.b.x", "*.x", true),
+            ("*.x", "*.b.x", false),
+            ("*.x", "a.x", false),
+            ("x", "*.x", false),
+            ("a-b.x", "*-b.x", true),
+        ] {
+            assert_eq!(is_host_within(inner, outer), within, "{inner} {outer}");
+        }
+    }
+
+    #[test]
+    fn gateways_are_named_in_five_ways() {
+        for name in ["gw", "ns/gw", "./gw", "gw.ns", "gw.ns.svc.cluster.local"] {
+            assert_eq!(gateway_reference(name, "ns"), Some(("ns", "gw")), "{name}");
+        }
+        assert_eq!(gateway_reference("other/gw", "ns"), Some(("other", "gw")));
+        assert_eq!(gateway_reference("mesh", "ns"), None);
+    }
+
+    #[test]
+    fn export_is_to_all_by_default() {
+        let to = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(is_exported(&to(&[]), "a", "b"));
+        assert!(is_exported(&to(&["*"]), "a", "b"));
+        assert!(!is_exported(&to(&["."]), "a", "b"));
+        assert!(is_exported(&to(&["."]), "a", "a"));
+        assert!(is_exported(&to(&["c", "b"]), "a", "b"));
+        assert!(!is_exported(&to(&["~"]), "a", "b"));
+    }
+}

@@ -1,0 +1,73 @@
+//! Kinds that say where requests go, or whether they may, and that this version does not apply.
+//!
+//! Whoever writes one counts on it; a gateway that keeps quiet about an `AuthorizationPolicy` is open.
+
+use nodegate_values::diagnostic::Severity;
+use serde_yaml::Value;
+
+/// What to write in place of a rule of Istio 0.1 to 0.7.
+pub(super) const ROUTE_RULE_FIX: &str =
+    "a VirtualService, with the tags as subsets of a DestinationRule";
+
+/// What is to be said about an object of another API, and what to do instead; none for what is no
+/// business of a gateway's.
+pub(super) fn left_out(
+    group: &str,
+    kind: &str,
+) -> Option<(Severity, &'static str, Option<&'static str>)> {
+    Some(match (group, kind) {
+        ("security.istio.io", "AuthorizationPolicy") => (
+            Severity::Warning,
+            "is not applied by this version: it keeps nobody out",
+            Some("keep such traffic away from this gateway"),
+        ),
+        ("security.istio.io", "RequestAuthentication") => (
+            Severity::Warning,
+            "is not applied by this version: no token is looked at",
+            Some("verify tokens behind the gateway"),
+        ),
+        ("networking.istio.io", "EnvoyFilter") | ("extensions.istio.io", "WasmPlugin") => (
+            Severity::Warning,
+            "is not applied: there is no Envoy here",
+            None,
+        ),
+        ("networking.istio.io", "WorkloadEntry" | "WorkloadGroup") => (
+            Severity::Warning,
+            "is not read by this version",
+            Some("name the addresses in the ServiceEntry"),
+        ),
+        (
+            "networking.istio.io"
+            | "security.istio.io"
+            | "telemetry.istio.io"
+            | "extensions.istio.io",
+            "Sidecar" | "ProxyConfig" | "PeerAuthentication" | "Telemetry",
+        ) => (Severity::Info, "has no effect on this gateway", None),
+        ("gateway.networking.k8s.io", _) => (
+            Severity::Info,
+            "is of the Gateway API, which this version does not read",
+            Some("Istio's Gateway and VirtualService"),
+        ),
+        ("networking.k8s.io" | "extensions", "Ingress") => (
+            Severity::Info,
+            "is not read",
+            Some("Istio's Gateway and VirtualService"),
+        ),
+        _ => return None,
+    })
+}
+
+/// What is wrong with a rule as Istio 0.1 to 0.7 had them, with neither `apiVersion` nor `kind`.
+pub(super) fn route_rule(value: &Value) -> Option<String> {
+    let kind = value.get("type")?.as_str()?;
+    let is_rule = value.get("apiVersion").is_none()
+        && matches!(
+            kind,
+            "route-rule" | "destination-policy" | "ingress-rule" | "egress-rule"
+        );
+    let name = value
+        .get("name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    is_rule.then(|| format!("`{name}` is a {kind} of Istio 0.1 to 0.7, which is not read"))
+}

@@ -1,0 +1,81 @@
+//! The kinds of objects that nodegate reads.
+
+use nodegate_values::spelling::nearest;
+
+/// A kind that nodegate reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Service,
+    Pod,
+    Node,
+    Namespace,
+    Secret,
+    EndpointSlice,
+    Gateway,
+    VirtualService,
+    DestinationRule,
+    ServiceEntry,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    const ALL: [(&'static str, &'static str, Self); 10] = [
+        ("", "Service", Self::Service),
+        ("", "Pod", Self::Pod),
+        ("", "Node", Self::Node),
+        ("", "Namespace", Self::Namespace),
+        ("", "Secret", Self::Secret),
+        ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
+        ("networking.istio.io", "Gateway", Self::Gateway),
+        (
+            "networking.istio.io",
+            "VirtualService",
+            Self::VirtualService,
+        ),
+        (
+            "networking.istio.io",
+            "DestinationRule",
+            Self::DestinationRule,
+        ),
+        ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
+    ];
+
+    pub(super) fn of(group: &str, kind: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|(known_group, known, _)| (*known_group, *known) == (group, kind))
+            .map(|(_, _, kind)| kind)
+    }
+
+    /// The kind that was probably meant; none for kinds that are nodegate's no business.
+    pub(super) fn misspelled(group: &str, kind: &str) -> Option<String> {
+        let kinds = Self::ALL
+            .into_iter()
+            .filter(|(known, ..)| *known == group)
+            .map(|(_, kind, _)| kind);
+        nearest(kind, kinds)
+    }
+
+    /// The group that was probably meant. A Gateway or Service of somebody else's API is another
+    /// thing.
+    pub(super) fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
+        let (right, ..) = Self::ALL.into_iter().find(|(_, known, _)| *known == kind)?;
+        let others_have_it = matches!(kind, "Gateway" | "Service") && group.contains('.');
+        (!others_have_it || nearest(group, [right]).is_some()).then_some(right)
+    }
+
+    pub(super) const fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Service
+            | Self::Pod
+            | Self::Node
+            | Self::Namespace
+            | Self::Secret
+            | Self::EndpointSlice => &["v1"],
+            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
+                &["v1", "v1beta1", "v1alpha3"]
+            }
+        }
+    }
+}

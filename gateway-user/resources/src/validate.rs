@@ -1,0 +1,143 @@
+//! What the API server or istiod would refuse about one object, and what this version of nodegate
+//! does not act on.
+
+mod gateway;
+mod names;
+mod policy;
+mod service;
+mod service_entry;
+mod virtual_service;
+
+use std::net::IpAddr;
+
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use super::object::{Body, Object};
+
+pub(crate) use service::NODE_PORTS;
+
+/// Looks one object over. With an error among the answers it must not come into force.
+pub fn validate(object: &Object) -> Vec<Diagnostic> {
+    let mut findings = Findings {
+        object,
+        found: Vec::new(),
+    };
+    findings.metadata();
+    match &object.body {
+        Body::Service(service) => service::check(service, &mut findings),
+        Body::Gateway(gateway) => gateway::check(gateway, &mut findings),
+        Body::VirtualService(service) => virtual_service::check(service, &mut findings),
+        Body::DestinationRule(rule) => policy::check(rule, &mut findings),
+        Body::ServiceEntry(entry) => service_entry::check(entry, &mut findings),
+        Body::Namespace(_) => injection(&mut findings),
+        Body::Pod(_) | Body::Node(_) | Body::Secret(_) | Body::EndpointSlice(_) => {}
+    }
+    findings.found
+}
+
+/// What was found about an object.
+struct Findings<'o> {
+    object: &'o Object,
+    found: Vec<Diagnostic>,
+}
+
+impl Findings<'_> {
+    fn error(&mut self, path: impl Into<String>, message: impl Into<String>, fix: &str) {
+        self.add(Severity::Error, path, message, fix);
+    }
+
+    fn warning(&mut self, path: impl Into<String>, message: impl Into<String>, fix: &str) {
+        self.add(Severity::Warning, path, message, fix);
+    }
+
+    fn info(&mut self, path: impl Into<String>, message: impl Into<String>, fix: &str) {
+        self.add(Severity::Info, path, message, fix);
+    }
+
+    /// An action that this version leaves out; the rest of the object is applied.
+    fn ignored(&mut self, path: impl Into<String>, given: bool) {
+        if given {
+            self.warning(path, "not supported by this version; ignored", "");
+        }
+    }
+
+    /// A field without which the object would do something that nobody asked for.
+    fn unsupported(&mut self, path: impl Into<String>, given: bool, why: &str) {
+        if given {
+            let message = format!("not supported by this version, and {why}");
+            self.error(path, message, "remove it");
+        }
+    }
+
+    fn port(&mut self, path: impl Into<String>, port: i64) -> bool {
+        let valid = (1..=65535).contains(&port);
+        if !valid {
+            self.error(path, format!("{port} is not a port"), "1 to 65535");
+        }
+        valid
+    }
+
+    fn address(&mut self, path: impl Into<String>, text: &str) -> Option<IpAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            let message = format!("`{text}` is not an IP address");
+            self.error(path, message, "an address such as 192.168.96.50");
+        }
+        address
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        fix: &str,
+    ) {
+        let fix = (!fix.is_empty()).then(|| fix.to_owned());
+        let diagnostic = self.object.report(severity, path, message, fix);
+        self.found.push(diagnostic);
+    }
+
+    fn metadata(&mut self) {
+        let key = &self.object.key;
+        if !names::is_subdomain(&key.name) {
+            let message = format!("`{}` is not a name", key.name);
+            self.error(
+                "metadata.name",
+                message,
+                "lower-case letters, digits, `-` and `.`, at most 253",
+            );
+        }
+        if !key.namespace.is_empty() && !names::is_label(&key.namespace) {
+            let message = format!("`{}` is not a namespace", key.namespace);
+            self.error(
+                "metadata.namespace",
+                message,
+                "lower-case letters, digits and `-`, at most 63",
+            );
+        }
+    }
+}
+
+/// Sidecar injection is asked for by labels of the Namespace
+/// (istio.io/docs/setup/additional-setup/sidecar-injection).
+fn injection(findings: &mut Findings<'_>) {
+    let labels = findings
+        .object
+        .metadata()
+        .labels
+        .clone()
+        .unwrap_or_default();
+    for label in ["istio-injection", "istio.io/rev"] {
+        if labels.contains_key(label) {
+            findings.info(
+                format!("metadata.labels.{label}"),
+                "no sidecars are injected: traffic is handled on the node, with this label or without it",
+                "",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

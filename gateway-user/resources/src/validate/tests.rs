@@ -1,0 +1,480 @@
+use nodegate_values::diagnostic::Severity;
+
+use crate::manifest::Manifest;
+
+/// All messages about the objects of `text`, without severity, file and object.
+fn all(text: &str) -> Vec<String> {
+    let manifest = Manifest::parse("x.yaml".into(), text);
+    assert_eq!(manifest.diagnostics, []);
+    let found = manifest.objects.iter().flat_map(super::validate);
+    found
+        .map(|found| {
+            let letter = match found.severity {
+                Severity::Info => "I",
+                Severity::Warning => "W",
+                Severity::Error => "E",
+            };
+            let line = found.location.as_ref().unwrap().line;
+            let field = found.field.unwrap_or_default();
+            format!("{letter} {line} {field}: {}", found.message)
+        })
+        .collect()
+}
+
+fn service(spec: &str) -> Vec<String> {
+    let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n{spec}");
+    all(&text)
+}
+
+fn istio(kind: &str, spec: &str) -> Vec<String> {
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{spec}"
+    );
+    all(&text)
+}
+
+#[test]
+fn ports_of_services() {
+    assert_eq!(
+        service("  type: NodePort\n"),
+        ["E 5 spec.ports: no ports".replace('5', "4")]
+    );
+    let ports = "  ports:\n  - port: 70000\n    name: a\n  - port: 80\n    name: A\n    protocol: HTTP\n  - port: 81\n    nodePort: 30001\n  - port: 82\n    name: a\n    targetPort: 0x\n  - port: 82\n    name: b\n    targetPort: -1\n";
+    assert_eq!(
+        service(ports),
+        [
+            "E 6 spec.ports[0].port: 70000 is not a port",
+            "E 9 spec.ports[1].name: `A` is not a port's name",
+            "E 10 spec.ports[1].protocol: `HTTP` is not a protocol",
+            "E 12 spec.ports[2].nodePort: a Service of type ClusterIP has no node ports",
+            "E 11 spec.ports[2].name: missing: a Service with several ports needs a name for each",
+            "E 14 spec.ports[3].name: the name `a` is taken by another port",
+            "E 18 spec.ports[4].targetPort: -1 is not a port",
+            "E 16 spec.ports[4].port: TCP 82 is there already",
+        ]
+    );
+    let ports = "  type: NodePort\n  ports:\n  - {name: a, port: 53, nodePort: 30053}\n  - {name: b, port: 53, nodePort: 30053, protocol: UDP}\n  - {name: c, port: 54, nodePort: 30053}\n  - {name: d, port: 55, nodePort: 80}\n";
+    assert_eq!(
+        service(ports),
+        [
+            "E 9 spec.ports[2].nodePort: 30053 is there already",
+            "E 10 spec.ports[3].nodePort: 80 is not a node port",
+        ]
+    );
+}
+
+#[test]
+fn addresses_of_services() {
+    let spec = "  type: Loadbalancer\n  clusterIP: 10.96.0\n  externalIPs:\n  - 192.168.96.50\n  - 127.0.0.1\n  - web\n  ports: [{port: 80}]\n";
+    assert_eq!(
+        service(spec),
+        [
+            "E 5 spec.type: `Loadbalancer` is not a type of Service",
+            "E 6 spec.clusterIP: `10.96.0` is not an IP address",
+            "E 9 spec.externalIPs[1]: 127.0.0.1 cannot be reached from outside",
+            "E 10 spec.externalIPs[2]: `web` is not an IP address",
+        ]
+    );
+    let pending =
+        "  type: LoadBalancer\n  clusterIP: 10.96.0.1\n  ports: [{port: 80, nodePort: 30001}]\n";
+    assert_eq!(
+        service(pending),
+        [
+            "I 5 spec.type: load balancer address pending: no provider; reachable through node port 30001, cluster IP 10.96.0.1"
+        ]
+    );
+    assert_eq!(service("  clusterIP: None\n"), [""; 0]);
+}
+
+#[test]
+fn names_of_objects() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: 1web\n  namespace: My\nspec: {ports: [{port: 80}]}\n";
+    assert_eq!(
+        all(text),
+        [
+            "E 5 metadata.namespace: `My` is not a namespace",
+            "E 4 metadata.name: `1web` is not a Service's name",
+        ]
+    );
+}
+
+#[test]
+fn gateways() {
+    assert_eq!(
+        istio("Gateway", "  selector: {a: b}\n"),
+        ["E 4 spec.servers: no servers"]
+    );
+    let servers = "  servers:\n  - port: {number: 0, protocol: HTTQ}\n  - port: {number: 80, name: http, protocol: http}\n    bind: 10.0.0.1\n    hosts: ['*/*.x', 'a b', 'ns/', a.*]\n";
+    assert_eq!(
+        istio("Gateway", servers),
+        [
+            "E 6 spec.servers[0].port.number: 0 is not a port",
+            "E 6 spec.servers[0].port.protocol: `HTTQ` is not a protocol",
+            "E 6 spec.servers[0].port.name: missing",
+            "E 6 spec.servers[0].hosts: no hosts",
+            "E 9 spec.servers[1].hosts[1]: `a b` is not a host",
+            "E 9 spec.servers[1].hosts[2]: `ns/` is not a host",
+            "E 9 spec.servers[1].hosts[3]: `a.*` is not a host",
+            "W 8 spec.servers[1].bind: not supported by this version; this server is left out",
+        ]
+    );
+}
+
+#[test]
+fn virtual_services() {
+    assert_eq!(
+        istio("VirtualService", "  gateways: [g]\n"),
+        ["E 4 spec.hosts: no hosts", "E 4 spec: no routes",]
+    );
+    let http = "  hosts: ['a.*', A.x, a.x]\n  gateways: [g]\n  http:\n  - match: [{uri: {}}, {uri: {prefix: a}, port: 99999}]\n  - route:\n    - {destination: {host: ''}, weight: -1}\n    - {destination: {host: '*.x'}}\n  - redirect: {uri: /}\n  - route:\n    - destination: {host: a}\n    - destination: {host: b}\n    mirror: {host: c}\n";
+    assert_eq!(
+        istio("VirtualService", http),
+        [
+            "E 5 spec.hosts[0]: `a.*` is not a host",
+            "E 5 spec.hosts[2]: `a.x` is there already",
+            "E 8 spec.http[0]: leads nowhere",
+            "E 8 spec.http[0].match[0].uri: says nothing",
+            "W 8 spec.http[0].match[1].uri.prefix: `a` matches no request: every path begins with `/`",
+            "E 8 spec.http[0].match[1].port: 99999 is not a port",
+            "E 10 spec.http[1].route[0].destination.host: missing",
+            "E 10 spec.http[1].route[0].weight: -1 is not a weight",
+            "E 11 spec.http[1].route[1].destination.host: `*.x` is not a host",
+            "E 13 spec.http[3].route: all weights are 0: nothing would get any traffic",
+            "W 12 spec.http[2]: never taken: http[1] takes all there is",
+            "W 13 spec.http[3]: never taken: http[1] takes all there is",
+        ]
+    );
+    let tcp = "  hosts: [a]\n  tls: [{}]\n  tcp:\n  - match: [{port: 1, sourceSubnet: 10.0.0.0/8}]\n    route: [{destination: {host: a}}]\n";
+    assert_eq!(
+        istio("VirtualService", tcp),
+        [
+            "I 4 spec.gateways: names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
+            "W 6 spec.tls: not supported by this version; ignored",
+            "W 8 spec.tcp[0].match[0].sourceSubnet: has no effect on a gateway, in Istio neither; ignored",
+        ]
+    );
+}
+
+#[test]
+fn destination_rules() {
+    let spec = "  trafficPolicy: {}\n  subsets:\n  - name: v1\n  - name: v1\n  - {}\n";
+    assert_eq!(
+        istio("DestinationRule", spec),
+        [
+            "E 4 spec.host: missing",
+            "E 8 spec.subsets[1].name: the subset `v1` is there already",
+            "E 9 spec.subsets[2].name: `` is not a subset's name",
+        ]
+    );
+}
+
+#[test]
+fn retries_elsewhere_are_not_silently_left_out() {
+    let retries = |given: bool| {
+        let route = "route: [{destination: {host: b}}]";
+        let spec = format!(
+            "  hosts: [a]\n  gateways: [g]\n  http:\n  - {route}\n    retries: {{attempts: 1, retryRemoteLocalities: {given}}}\n"
+        );
+        istio("VirtualService", &spec)
+    };
+    let wanted =
+        "W 9 spec.http[0].retries.retryRemoteLocalities: not supported by this version; ignored";
+    assert_eq!(retries(true), [wanted]);
+    assert_eq!(retries(false), [""; 0]);
+}
+
+/// What is said about one HTTP route, but for what this version does not do yet.
+fn http_route(route: &str) -> Vec<String> {
+    let spec = format!("  hosts: [a]\n  gateways: [g]\n  http:\n  - {route}\n");
+    let all = istio("VirtualService", &spec).into_iter();
+    all.filter(|message| !message.contains("not supported by this version"))
+        .map(|message| {
+            let (_, said) = message.split_once(" spec.http[0]").unwrap();
+            format!("{} {}", &message[..1], said.trim_start_matches('.'))
+        })
+        .collect()
+}
+
+const TO: &str = "route: [{destination: {host: a}}]";
+
+#[test]
+fn conditions_of_routes() {
+    for (conditions, wanted) in [
+        (
+            "uri: {regex: '/(?=a)'}",
+            "E match[0].uri.regex: `/(?=a)` is not a regular expression as RE2 has them: after `(?` RE2 has the flags i, m, s and U, and no look-around",
+        ),
+        (
+            "uri: {regex: '*'}",
+            "E match[0].uri.regex: `*` is not a regular expression as RE2 has them: repetition operator missing expression",
+        ),
+        (
+            "uri: {exact: /a, prefix: /b}",
+            "E match[0].uri: says more than one thing",
+        ),
+        (
+            "uri: {prefix: '/a?b'}",
+            "W match[0].uri.prefix: matches no request: the query is no part of the path",
+        ),
+        (
+            "headers: {':path': {exact: a}}",
+            "E match[0].headers.:path: `:path` is not a header",
+        ),
+        (
+            "headers: {a b: {}}",
+            "E match[0].headers.a b: `a b` is not the name of a header",
+        ),
+        (
+            "withoutHeaders: {uri: {}}",
+            "W match[0].withoutHeaders.uri: is about a header of the name `uri`",
+        ),
+        (
+            "queryParams: {q: {regex: '('}}",
+            "E match[0].queryParams.q.regex: `(` is not a regular expression as RE2 has them: unclosed group",
+        ),
+        (
+            "method: {exact: get}",
+            "W match[0].method.exact: `get` matches no usual request: methods are in upper case",
+        ),
+        (
+            "headers: {x: {prefix: ''}}",
+            "E match[0].headers.x.prefix: empty",
+        ),
+    ] {
+        let said = http_route(&format!("match: [{{{conditions}}}]\n    {TO}"));
+        assert_eq!(said, [wanted], "{conditions}");
+    }
+    let fine = "match: [{headers: {x: {}, y: {regex: '*'}}, withoutHeaders: {z: {exact: ''}}, scheme: {exact: https}}]";
+    assert_eq!(http_route(&format!("{fine}\n    {TO}")), [""; 0]);
+    // A claim of a token is not a header, and to leave the condition out would let everybody in.
+    let claim = "  hosts: [a]\n  gateways: [g]\n  http:\n  - match: [{headers: {'@request.auth.claims.x': {exact: y}}}]\n    route: [{destination: {host: a}}]\n";
+    assert_eq!(
+        istio("VirtualService", claim),
+        [
+            "E 8 spec.http[0].match[0].headers.@request.auth.claims.x: not supported by this version, and without it the route would match too much"
+        ]
+    );
+}
+
+#[test]
+fn actions_of_routes() {
+    for (route, wanted) in [
+        ("timeout: 1us", "E timeout: is too short"),
+        (
+            "redirect: {redirectCode: 300}",
+            "E redirect.redirectCode: 300 is not a redirection",
+        ),
+        (
+            "redirect: {port: 1, derivePort: FROM_REQUEST_PORT}",
+            "E redirect.derivePort: the port is given already",
+        ),
+        (
+            "redirect: {uri: /}\n    rewrite: {uri: /}",
+            "E rewrite: nothing is passed on by a route with `redirect`",
+        ),
+        (
+            "redirect: {uri: /}\n    directResponse: {status: 200}",
+            "E directResponse: a route has either `redirect` or `directResponse`",
+        ),
+        (
+            "directResponse: {status: 99}",
+            "E directResponse.status: 99 is not a status of an answer",
+        ),
+        (
+            "directResponse: {status: 200, body: {bytes: '!'}}",
+            "E directResponse.body.bytes: not base64: invalid length at 0",
+        ),
+        ("rewrite: {}", "E rewrite: rewrites nothing"),
+        (
+            "rewrite: {uriRegexRewrite: {match: 'a', rewrite: '\\1'}}",
+            "E rewrite.uriRegexRewrite.rewrite: `\\1` is about a group that the pattern does not have; it has 0",
+        ),
+        (
+            "retries: {attempts: 1, retryOn: 'connect_failure,503'}",
+            "E retries.retryOn: `connect_failure` is neither a condition nor a status",
+        ),
+        (
+            "retries: {perTryTimeout: 2s}",
+            "W retries.attempts: 0, or absent: nothing is tried again, and the rest has no effect",
+        ),
+        (
+            "fault: {abort: {httpStatus: 500}}",
+            "W fault.abort.percentage: missing: no request is aborted",
+        ),
+        (
+            "fault: {abort: {httpStatus: 500, percentage: {value: 101}}}",
+            "E fault.abort.percentage.value: 101 is not a percentage",
+        ),
+        (
+            "fault: {delay: {percentage: {value: 1}}}",
+            "E fault.delay.fixedDelay: missing",
+        ),
+        (
+            "headers: {request: {set: {x: '100%'}}}",
+            "E headers.request.set.x: the `%` at `%` has no end; a `%` that is meant is written `%%`",
+        ),
+        (
+            "headers: {request: {add: {x: '%NOPE%'}}}",
+            "E headers.request.add.x: `%NOPE%` is not a variable",
+        ),
+        (
+            "headers: {response: {set: {Host: x}}}",
+            "W headers.response.set.Host: `Host` cannot be changed here; ignored",
+        ),
+        (
+            "headers: {request: {set: {host: x}}}\n    rewrite: {authority: y}",
+            "E headers.request: the host is rewritten more than once",
+        ),
+        (
+            "corsPolicy: {allowOrigins: [{}]}",
+            "E corsPolicy.allowOrigins[0]: says nothing",
+        ),
+        (
+            "corsPolicy: {unmatchedPreflights: DROP}",
+            "E corsPolicy.unmatchedPreflights: `DROP` is not among what is known",
+        ),
+        ("mirror: {host: ''}", "E mirror.host: missing"),
+        (
+            "mirrors: [{destination: {host: a}, percentage: {value: -1}}]",
+            "E mirrors[0].percentage.value: -1 is not a percentage",
+        ),
+        ("delegate: {}", "E delegate.name: missing"),
+    ] {
+        let acts = ["redirect", "directResponse", "delegate"];
+        let route = if acts.iter().any(|action| route.starts_with(action)) {
+            route.to_owned()
+        } else {
+            format!("{route}\n    {TO}")
+        };
+        assert_eq!(http_route(&route), [wanted], "{route}");
+    }
+}
+
+#[test]
+fn what_others_delegate_to_has_no_hosts_and_no_regex() {
+    let leaf = "  http:\n  - match: [{uri: {regex: /a}}]\n    route: [{destination: {host: a}}]\n  - delegate: {name: x}\n";
+    assert_eq!(
+        istio("VirtualService", leaf),
+        [
+            "E 6 spec.http[0].match[0].uri.regex: a regex cannot be put together with the conditions of a delegate",
+            "E 8 spec.http[1].delegate: what others delegate to cannot delegate any further",
+        ]
+    );
+}
+
+#[test]
+fn policies_of_destinations() {
+    for (policy, wanted) in [
+        (
+            "loadBalancer: {simple: FASTEST}",
+            "E loadBalancer.simple: `FASTEST` is not among what is known",
+        ),
+        (
+            "loadBalancer: {consistentHash: {}}",
+            "E loadBalancer.consistentHash: one key is needed",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 100}}}",
+            "E loadBalancer.consistentHash.maglev.tableSize: 100 is not a prime up to 5000011",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {a: 50}}]}}",
+            "E loadBalancer.localityLbSetting.distribute[0].to: the shares sum up to 50",
+        ),
+        (
+            "connectionPool: {tcp: {maxConnections: -1}}",
+            "E connectionPool.tcp.maxConnections: -1 is not a limit",
+        ),
+        (
+            "connectionPool: {tcp: {connectTimeout: 1.5ms}}",
+            "E connectionPool.tcp.connectTimeout: is finer than a millisecond",
+        ),
+        (
+            "outlierDetection: {maxEjectionPercent: 101}",
+            "E outlierDetection.maxEjectionPercent: 101 is not a percentage",
+        ),
+        (
+            "outlierDetection: {consecutiveErrors: 1}",
+            "W outlierDetection.consecutiveErrors: has no effect, in Istio neither; ignored",
+        ),
+        (
+            "portLevelSettings: [{}]",
+            "E portLevelSettings[0].port: missing",
+        ),
+        (
+            "tls: {mode: TLS}",
+            "E tls.mode: `TLS` is not among what is known",
+        ),
+    ] {
+        let spec = format!("  host: a\n  trafficPolicy:\n    {policy}\n");
+        let said = istio("DestinationRule", &spec).into_iter();
+        let said: Vec<_> = said
+            .filter(|message| !message.contains("not supported by this version"))
+            .map(|message| message.replacen(" 7 spec.trafficPolicy.", " ", 1))
+            .collect();
+        assert_eq!(said, [wanted], "{policy}");
+    }
+}
+
+#[test]
+fn service_entries() {
+    let spec = "  hosts: ['*', a.x]\n  resolution: STATIC\n  ports:\n  - {number: 80, name: http}\n  - {number: 80, name: http2}\n  endpoints:\n  - {address: b.x}\n  - {address: 192.0.2.1, ports: {https: 1}}\n";
+    assert_eq!(
+        istio("ServiceEntry", spec),
+        [
+            "E 5 spec.hosts[0]: `*` would be everything",
+            "E 9 spec.ports[1].number: 80 is there already",
+            "E 11 spec.endpoints[0].address: `b.x` is not an address",
+            "E 12 spec.endpoints[1].ports.https: there is no port `https` in spec.ports",
+        ]
+    );
+    let wildcard = "  hosts: ['*.x']\n  resolution: DNS\n  ports: [{number: 80, name: http}]\n";
+    assert_eq!(
+        istio("ServiceEntry", wildcard),
+        ["E 5 spec.hosts[0]: `*.x` cannot be resolved"]
+    );
+}
+
+#[test]
+fn routes_behind_one_that_takes_all_are_told() {
+    let told = |routes: &[&str]| {
+        let routes: Vec<_> = routes
+            .iter()
+            .map(|route| format!("  - {{route: [{{destination: {{host: a}}}}]{route}}}\n"))
+            .collect();
+        let spec = format!(
+            "  hosts: [a]\n  gateways: [g]\n  http:\n{}",
+            routes.concat()
+        );
+        istio("VirtualService", &spec)
+    };
+    for all in [
+        "",
+        ", match: [{uri: {prefix: /}}]",
+        ", match: [{uri: {regex: .*}, name: x}]",
+        ", match: [{uri: {exact: /a}}, {name: any}]",
+    ] {
+        assert_eq!(
+            told(&[", match: [{uri: {prefix: /a}}]", all, "", ""]),
+            [
+                "W 10 spec.http[2]: never taken: http[1] takes all there is",
+                "W 11 spec.http[3]: never taken: http[1] takes all there is",
+            ],
+            "{all}"
+        );
+    }
+    for some in [
+        ", match: [{uri: {prefix: /a}}]",
+        ", match: [{uri: {prefix: /}, method: {exact: GET}}]",
+        ", match: [{port: 80}]",
+        ", match: [{gateways: [g]}]",
+        ", match: [{headers: {a: {exact: b}}}]",
+    ] {
+        assert_eq!(told(&[some, ""]), [""; 0], "{some}");
+    }
+    let tcp = "  hosts: [a]\n  gateways: [g]\n  tcp:\n  - {route: [{destination: {host: a}}]}\n  - {match: [{port: 1}], route: [{destination: {host: a}}]}\n";
+    assert_eq!(
+        istio("VirtualService", tcp),
+        ["W 9 spec.tcp[1]: never taken: tcp[0] takes all there is"]
+    );
+}

@@ -1,0 +1,181 @@
+//! VirtualServices (`ValidateVirtualService` of istio's pkg/config/validation).
+//!
+//! A condition or an action that cannot be read makes the VirtualService an error: leaving it out
+//! would send requests elsewhere.
+
+mod actions;
+mod conditions;
+
+use super::{Findings, names};
+use crate::istio::{Destination, HttpRoute, RouteDestination, TcpRoute, VirtualService};
+
+pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
+    let spec = &service.spec;
+    // A VirtualService without hosts is one that others delegate to (`ValidateVirtualService`).
+    let delegate = spec.hosts.is_empty() && spec.gateways.is_empty() && !spec.http.is_empty();
+    if delegate {
+        for (field, given) in [("tcp", !spec.tcp.is_empty()), ("tls", !spec.tls.is_empty())] {
+            if given {
+                let message =
+                    "without hosts this is for others to delegate to, which only HTTP can";
+                findings.error(
+                    format!("spec.{field}"),
+                    message,
+                    "give it hosts, or remove it",
+                );
+            }
+        }
+    } else {
+        hosts(service, findings);
+    }
+    if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
+        findings.error("spec", "no routes", "give it `http` or `tcp` routes");
+    }
+    let on_gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
+    if !on_gateway && !delegate {
+        findings.info(
+            "spec.gateways",
+            "names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
+            "",
+        );
+    }
+    findings.ignored("spec.tls", !spec.tls.is_empty());
+    for (index, route) in spec.http.iter().enumerate() {
+        http(route, delegate, &format!("spec.http[{index}]"), findings);
+    }
+    never_asked("http", spec.http.iter().map(HttpRoute::takes_all), findings);
+    never_asked("tcp", spec.tcp.iter().map(TcpRoute::takes_all), findings);
+    for (index, route) in spec.tcp.iter().enumerate() {
+        tcp(route, &format!("spec.tcp[{index}]"), findings);
+    }
+}
+
+/// The first route that matches is taken, so those behind one that takes all are not
+/// (`analyzeUnreachableHTTPRules`).
+fn never_asked(kind: &str, takes_all: impl Iterator<Item = bool>, findings: &mut Findings<'_>) {
+    let takes_all: Vec<_> = takes_all.collect();
+    let Some(first) = takes_all.iter().position(|takes_all| *takes_all) else {
+        return;
+    };
+    for index in first + 1..takes_all.len() {
+        findings.warning(
+            format!("spec.{kind}[{index}]"),
+            format!("never taken: {kind}[{first}] takes all there is"),
+            &format!("put it before {kind}[{first}]"),
+        );
+    }
+}
+
+fn hosts(service: &VirtualService, findings: &mut Findings<'_>) {
+    let spec = &service.spec;
+    if spec.hosts.is_empty() {
+        findings.error("spec.hosts", "no hosts", "name at least one; `*` is any");
+    }
+    let on_gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
+    for (index, host) in spec.hosts.iter().enumerate() {
+        let path = format!("spec.hosts[{index}]");
+        let lower = host.to_ascii_lowercase();
+        if !names::is_host(&lower) {
+            let message = format!("`{host}` is not a host");
+            findings.error(path, message, "`web.example.com`, `*.example.com` or `*`");
+        } else if spec.hosts[..index]
+            .iter()
+            .any(|other| other.eq_ignore_ascii_case(host))
+        {
+            findings.error(
+                path,
+                format!("`{host}` is there already"),
+                "remove one of them",
+            );
+        } else if lower == "*" && !on_gateway {
+            let message = "`*` needs a gateway: without one this is about traffic between pods";
+            findings.error(path, message, "name the Gateway in spec.gateways");
+        }
+    }
+    for (index, gateway) in spec.gateways.iter().enumerate() {
+        if gateway.is_empty() {
+            findings.error(format!("spec.gateways[{index}]"), "empty", "name a Gateway");
+        }
+    }
+}
+
+fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
+    actions::check(route, delegate, path, findings);
+    let delegated = delegate || route.delegate.is_some();
+    for (index, matches) in route.matches.iter().enumerate() {
+        let path = format!("{path}.match[{index}]");
+        conditions::check(matches, delegated, &path, findings);
+    }
+    destinations(&route.route, path, findings);
+    for (index, destination) in route.route.iter().enumerate() {
+        if let Some(headers) = &destination.headers {
+            actions::headers(headers, &format!("{path}.route[{index}].headers"), findings);
+        }
+    }
+}
+
+fn tcp(route: &TcpRoute, path: &str, findings: &mut Findings<'_>) {
+    if route.route.is_empty() {
+        findings.error(
+            path,
+            "leads nowhere",
+            "give it a `route` with a destination",
+        );
+    }
+    for (index, matches) in route.matches.iter().enumerate() {
+        let path = format!("{path}.match[{index}]");
+        if matches.port != 0 {
+            findings.port(format!("{path}.port"), matches.port);
+        }
+        // `l4SingleMatch` of istio's gateway.go looks at port and gateways only.
+        for (field, given) in [
+            ("destinationSubnets", matches.destination_subnets.is_some()),
+            ("sourceSubnet", matches.source_subnet.is_some()),
+            ("sourceLabels", matches.source_labels.is_some()),
+            ("sourceNamespace", matches.source_namespace.is_some()),
+        ] {
+            if given {
+                let message = "has no effect on a gateway, in Istio neither; ignored";
+                findings.warning(format!("{path}.{field}"), message, "");
+            }
+        }
+    }
+    destinations(&route.route, path, findings);
+    for (index, destination) in route.route.iter().enumerate() {
+        if destination.headers.is_some() {
+            let path = format!("{path}.route[{index}].headers");
+            findings.error(path, "a TCP connection has no headers", "remove it");
+        }
+    }
+}
+
+fn destinations(route: &[RouteDestination], path: &str, findings: &mut Findings<'_>) {
+    for (index, route) in route.iter().enumerate() {
+        let path = format!("{path}.route[{index}]");
+        destination(&route.destination, &format!("{path}.destination"), findings);
+        if !(0..=i64::from(i32::MAX)).contains(&route.weight) {
+            let message = format!("{} is not a weight", route.weight);
+            findings.error(format!("{path}.weight"), message, "0 or more");
+        }
+    }
+    if route.len() > 1 && route.iter().all(|route| route.weight == 0) {
+        findings.error(
+            format!("{path}.route"),
+            "all weights are 0: nothing would get any traffic",
+            "give at least one destination a weight",
+        );
+    }
+}
+
+fn destination(destination: &Destination, path: &str, findings: &mut Findings<'_>) {
+    let host = &destination.host;
+    if host.is_empty() {
+        findings.error(format!("{path}.host"), "missing", "name a Service");
+    } else if host.starts_with('*') || !names::is_host(&host.to_ascii_lowercase()) {
+        let message = format!("`{host}` is not a host");
+        findings.error(format!("{path}.host"), message, "the name of a Service");
+    }
+    if let Some(port) = &destination.port {
+        findings.port(format!("{path}.port.number"), port.number);
+    }
+}

@@ -1,0 +1,458 @@
+//! What an HTTP route of a VirtualService does.
+
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use http::{HeaderName, HeaderValue, uri};
+use nodegate_values::{
+    format::Format,
+    grpc,
+    pattern::{Pattern, Substitution},
+    percentage::Percentage,
+    retry,
+};
+
+use super::{Findings, conditions, destination};
+use crate::istio::{
+    CorsPolicy, DirectResponse, Fault, HeaderChanges, Headers, HttpRoute, Percent, Redirect,
+    Retries, Rewrite,
+};
+
+/// Istio's `DefaultMaxDirectResponseBodySizeBytes`.
+const LARGEST_BODY: usize = 1024 * 1024;
+
+pub(super) fn check(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
+    conflicts(route, delegate, path, findings);
+    if let Some(redirect) = &route.redirect {
+        one_redirect(redirect, &format!("{path}.redirect"), findings);
+    }
+    if let Some(response) = &route.direct_response {
+        direct_response(response, &format!("{path}.directResponse"), findings);
+    }
+    if let Some(rewrite) = &route.rewrite {
+        one_rewrite(rewrite, &format!("{path}.rewrite"), findings);
+    }
+    if let Some(retries) = &route.retries {
+        one_retries(retries, &format!("{path}.retries"), findings);
+    }
+    if let Some(fault) = &route.fault {
+        one_fault(fault, &format!("{path}.fault"), findings);
+    }
+    if let Some(cors) = &route.cors_policy {
+        cors_policy(cors, &format!("{path}.corsPolicy"), findings);
+    }
+    if let Some(given) = &route.headers {
+        headers(given, &format!("{path}.headers"), findings);
+        authority_twice(route, given, path, findings);
+    }
+    mirrors(route, path, findings);
+}
+
+/// What excludes each other (`validateHTTPRouteConflict`).
+fn conflicts(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
+    let actions = [
+        ("route", !route.route.is_empty()),
+        ("redirect", route.redirect.is_some()),
+        ("directResponse", route.direct_response.is_some()),
+        ("delegate", route.delegate.is_some()),
+    ];
+    let mut given = actions.iter().filter(|(_, given)| *given);
+    let Some((first, _)) = given.next() else {
+        findings.error(
+            path,
+            "leads nowhere",
+            "give it a `route` with a destination, a `redirect` or a `directResponse`",
+        );
+        return;
+    };
+    for (second, _) in given {
+        let message = format!("a route has either `{first}` or `{second}`");
+        findings.error(format!("{path}.{second}"), message, "remove one of them");
+    }
+    if let Some(to) = &route.delegate {
+        if to.name.is_empty() {
+            let fix = "the name of a VirtualService without hosts";
+            findings.error(format!("{path}.delegate.name"), "missing", fix);
+        }
+        if delegate {
+            let message = "what others delegate to cannot delegate any further";
+            findings.error(format!("{path}.delegate"), message, "give it a `route`");
+        }
+    }
+    if matches!(*first, "redirect" | "directResponse") {
+        for (field, given) in [
+            ("fault", route.fault.is_some()),
+            ("rewrite", route.rewrite.is_some()),
+        ] {
+            if given {
+                let message = format!("nothing is passed on by a route with `{first}`");
+                findings.error(format!("{path}.{field}"), message, "remove it");
+            }
+        }
+    }
+}
+
+fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
+    if !matches!(redirect.redirect_code, 0 | 301 | 302 | 303 | 307 | 308) {
+        let message = format!("{} is not a redirection", redirect.redirect_code);
+        findings.error(
+            format!("{path}.redirectCode"),
+            message,
+            "301, 302, 303, 307 or 308",
+        );
+    }
+    if let Some(port) = redirect.port {
+        findings.port(format!("{path}.port"), port);
+    }
+    if let Some(derived) = &redirect.derive_port {
+        let known = ["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"];
+        findings.one_of(format!("{path}.derivePort"), derived, &known);
+        if redirect.port.is_some() {
+            let message = "the port is given already";
+            findings.error(format!("{path}.derivePort"), message, "remove one of them");
+        }
+    }
+    if !redirect.scheme.is_empty() && redirect.scheme.parse::<uri::Scheme>().is_err() {
+        let message = format!("`{}` is not a scheme", redirect.scheme);
+        findings.error(format!("{path}.scheme"), message, "http or https");
+    }
+    for (field, value) in [("uri", &redirect.uri), ("authority", &redirect.authority)] {
+        if HeaderValue::try_from(value.as_str()).is_err() {
+            let message = "has characters that no header can hold";
+            findings.error(format!("{path}.{field}"), message, "encode them with `%`");
+        }
+    }
+}
+
+fn direct_response(response: &DirectResponse, path: &str, findings: &mut Findings<'_>) {
+    status(response.status, &format!("{path}.status"), findings);
+    let Some(body) = &response.body else {
+        return;
+    };
+    let length = match (&body.string, &body.bytes) {
+        (Some(_), Some(_)) => {
+            let message = "says more than one thing";
+            findings.error(format!("{path}.body"), message, "`string` or `bytes`");
+            0
+        }
+        (Some(text), None) => text.len(),
+        (None, Some(bytes)) => match BASE64.decode(bytes.as_bytes()) {
+            Ok(bytes) => bytes.len(),
+            Err(error) => {
+                let message = format!("not base64: {error}");
+                findings.error(
+                    format!("{path}.body.bytes"),
+                    message,
+                    "RFC 4648, with padding",
+                );
+                0
+            }
+        },
+        (None, None) => 0,
+    };
+    if length > LARGEST_BODY {
+        let message = format!("{length} bytes are too many");
+        findings.error(format!("{path}.body"), message, "at most 1048576");
+    }
+}
+
+fn status(status: i64, path: &str, findings: &mut Findings<'_>) {
+    if !(200..=599).contains(&status) {
+        findings.error(
+            path,
+            format!("{status} is not a status of an answer"),
+            "200 to 599",
+        );
+    }
+}
+
+fn one_rewrite(rewrite: &Rewrite, path: &str, findings: &mut Findings<'_>) {
+    let uri = rewrite.uri.as_ref().filter(|uri| !uri.is_empty());
+    if uri.is_some() && rewrite.uri_regex_rewrite.is_some() {
+        let message = "the path is rewritten already";
+        let fix = "either `uri` or `uriRegexRewrite`";
+        findings.error(format!("{path}.uriRegexRewrite"), message, fix);
+    }
+    if uri.is_none() && rewrite.uri_regex_rewrite.is_none() && rewrite.authority.is_empty() {
+        let fix = "give it `uri`, `uriRegexRewrite` or `authority`";
+        findings.error(path, "rewrites nothing", fix);
+    }
+    if HeaderValue::try_from(rewrite.authority.as_str()).is_err() {
+        let message = format!("`{}` is not a host", rewrite.authority);
+        findings.error(
+            format!("{path}.authority"),
+            message,
+            "a name, with a port or without",
+        );
+    }
+    let Some(regex) = &rewrite.uri_regex_rewrite else {
+        return;
+    };
+    let path = format!("{path}.uriRegexRewrite");
+    match Pattern::new(&regex.matches) {
+        _ if regex.matches.is_empty() => {
+            findings.error(
+                format!("{path}.match"),
+                "empty",
+                "`^.*$` matches every path",
+            );
+        }
+        Err(error) => findings.error(
+            format!("{path}.match"),
+            error.to_string(),
+            "the syntax is at https://github.com/google/re2/wiki/Syntax",
+        ),
+        Ok(pattern) => {
+            if let Err(error) = Substitution::new(&regex.rewrite, &pattern) {
+                findings.error(
+                    format!("{path}.rewrite"),
+                    error.to_string(),
+                    r"`\1` is the first group",
+                );
+            }
+        }
+    }
+}
+
+fn one_retries(retries: &Retries, path: &str, findings: &mut Findings<'_>) {
+    if !(0..=i64::from(i32::MAX)).contains(&retries.attempts) {
+        let message = format!("{} is not a number of retries", retries.attempts);
+        findings.error(format!("{path}.attempts"), message, "0 or more");
+    }
+    for (field, given) in [
+        ("perTryTimeout", retries.per_try_timeout),
+        ("backoff", retries.backoff),
+    ] {
+        findings.duration(format!("{path}.{field}"), given);
+    }
+    for word in retry::unknown(&retries.retry_on) {
+        let message = format!("`{word}` is neither a condition nor a status");
+        let near = nodegate_values::spelling::nearest(word, retry::CONDITIONS);
+        let fix = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("some of {}", retry::CONDITIONS.join(", ")),
+        };
+        findings.error(format!("{path}.retryOn"), message, &fix);
+    }
+    findings.ignored(
+        format!("{path}.retryRemoteLocalities"),
+        retries.retry_remote_localities == Some(true),
+    );
+    if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty())
+    {
+        let message = "0, or absent: nothing is tried again, and the rest has no effect";
+        findings.warning(format!("{path}.attempts"), message, "1 or more");
+    }
+}
+
+fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
+    if fault.delay.is_none() && fault.abort.is_none() {
+        findings.error(path, "does nothing", "give it `delay` or `abort`");
+    }
+    if let Some(delay) = &fault.delay {
+        let path = format!("{path}.delay");
+        if delay.fixed_delay.is_none() {
+            findings.error(format!("{path}.fixedDelay"), "missing", "such as `5s`");
+        }
+        if delay.exponential_delay.is_some() {
+            let message = "has no effect, in Istio neither; ignored";
+            findings.warning(
+                format!("{path}.exponentialDelay"),
+                message,
+                "use fixedDelay",
+            );
+        }
+        findings.duration(format!("{path}.fixedDelay"), delay.fixed_delay);
+        if !(0..=100).contains(&delay.percent) {
+            let message = format!("{} is not a percentage", delay.percent);
+            findings.error(format!("{path}.percent"), message, "0 to 100");
+        }
+        percent(delay.percentage, &path, findings);
+        if delay.percentage.is_none() && delay.percent == 0 {
+            let message = "missing: no request is delayed";
+            findings.warning(format!("{path}.percentage"), message, "`{value: 100}`");
+        }
+    }
+    if let Some(abort) = &fault.abort {
+        let path = format!("{path}.abort");
+        match (abort.http_status, &abort.grpc_status) {
+            (Some(code), None) => status(code, &format!("{path}.httpStatus"), findings),
+            (None, Some(name)) if grpc::code(name).is_none() => {
+                let message = format!("`{name}` is not a gRPC status");
+                findings.error(format!("{path}.grpcStatus"), message, "such as UNAVAILABLE");
+            }
+            (None, Some(_)) => {}
+            _ => findings.error(
+                &path,
+                "one status is needed",
+                "`httpStatus` or `grpcStatus`",
+            ),
+        }
+        if abort.http2_error.is_some() {
+            let message = "has no effect, in Istio neither; ignored";
+            findings.warning(format!("{path}.http2Error"), message, "use httpStatus");
+        }
+        percent(abort.percentage, &path, findings);
+        if abort.percentage.is_none() {
+            let message = "missing: no request is aborted";
+            findings.warning(format!("{path}.percentage"), message, "`{value: 100}`");
+        }
+    }
+}
+
+fn percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
+    if let Some(Percent { value }) = percent
+        && Percentage::of_percent(value).is_none()
+    {
+        let message = format!("{value} is not a percentage");
+        findings.error(format!("{path}.percentage.value"), message, "0 to 100");
+    }
+}
+
+fn cors_policy(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
+    for (index, origin) in cors.allow_origins.iter().flatten().enumerate() {
+        let path = format!("{path}.allowOrigins[{index}]");
+        if origin.exact.is_none() && origin.prefix.is_none() && origin.regex.is_none() {
+            findings.error(
+                &path,
+                "says nothing",
+                "give it `exact`, `prefix` or `regex`",
+            );
+        }
+        conditions::string(origin, false, false, &path, findings);
+    }
+    for (field, values) in [
+        ("allowMethods", &cors.allow_methods),
+        ("allowHeaders", &cors.allow_headers),
+        ("exposeHeaders", &cors.expose_headers),
+    ] {
+        for (index, value) in values.iter().enumerate() {
+            if HeaderValue::try_from(value.as_str()).is_err() || value.is_empty() {
+                let message = format!("`{value}` is no name");
+                findings.error(format!("{path}.{field}[{index}]"), message, "one name each");
+            }
+        }
+    }
+    if let Some(policy) = &cors.unmatched_preflights {
+        let known = ["UNSPECIFIED", "FORWARD", "IGNORE"];
+        findings.one_of(format!("{path}.unmatchedPreflights"), policy, &known);
+    }
+    if cors.max_age.is_some_and(|age| age.0.subsec_nanos() != 0) {
+        let message = "a fraction of a second cannot be said to a browser";
+        findings.error(format!("{path}.maxAge"), message, "whole seconds");
+    }
+}
+
+/// Changes of headers, of a route or of a destination.
+pub(super) fn headers(headers: &Headers, path: &str, findings: &mut Findings<'_>) {
+    changes(&headers.request, true, &format!("{path}.request"), findings);
+    changes(
+        &headers.response,
+        false,
+        &format!("{path}.response"),
+        findings,
+    );
+}
+
+fn changes(changes: &HeaderChanges, request: bool, path: &str, findings: &mut Findings<'_>) {
+    for (field, values) in [("set", &changes.set), ("add", &changes.add)] {
+        for (name, value) in values {
+            let path = format!("{path}.{field}.{name}");
+            let authority = is_authority(name);
+            header_name(name, request && authority, &path, findings);
+            if request && authority {
+                if HeaderValue::try_from(value.as_str()).is_err() {
+                    findings.error(path, format!("`{value}` is not a host"), "a name");
+                }
+                continue;
+            }
+            match Format::new(value) {
+                Err(error) => findings.error(path, error.to_string(), "write `%%` for a `%`"),
+                Ok(_) if HeaderValue::try_from(value.as_str()).is_err() => {
+                    let message = "has characters that no header can hold";
+                    findings.error(path, message, "remove them");
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    for (index, name) in changes.remove.iter().enumerate() {
+        header_name(name, false, &format!("{path}.remove[{index}]"), findings);
+    }
+}
+
+/// `Host` and what begins with a colon is left alone (`isInternalHeader` of istio's
+/// pilot/pkg/networking/core/route), except that setting `Host` rewrites the authority.
+fn header_name(name: &str, may_be_host: bool, path: &str, findings: &mut Findings<'_>) {
+    if is_authority(name) || name.starts_with(':') {
+        if !may_be_host {
+            let message = format!("`{name}` cannot be changed here; ignored");
+            findings.warning(path, message, "");
+        }
+    } else if name.parse::<HeaderName>().is_err() {
+        let message = format!("`{name}` is not the name of a header");
+        findings.error(path, message, "letters, digits and `-`");
+    }
+}
+
+fn is_authority(name: &str) -> bool {
+    name == ":authority" || name.eq_ignore_ascii_case("host")
+}
+
+/// `validateAuthorityRewrite`
+fn authority_twice(route: &HttpRoute, headers: &Headers, path: &str, findings: &mut Findings<'_>) {
+    let rewrite = route
+        .rewrite
+        .iter()
+        .filter(|rewrite| !rewrite.authority.is_empty());
+    let request = &headers.request;
+    let names = request.set.keys().chain(request.add.keys());
+    if rewrite.count() + names.filter(|name| is_authority(name)).count() > 1 {
+        let message = "the host is rewritten more than once";
+        findings.error(format!("{path}.headers.request"), message, "keep one");
+    }
+}
+
+fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    if let Some(mirror) = &route.mirror {
+        destination(mirror, &format!("{path}.mirror"), findings);
+    }
+    for (index, mirror) in route.mirrors.iter().enumerate() {
+        let path = format!("{path}.mirrors[{index}]");
+        destination(
+            &mirror.destination,
+            &format!("{path}.destination"),
+            findings,
+        );
+        percent(mirror.percentage, &path, findings);
+    }
+    if route.mirror.is_some() && !route.mirrors.is_empty() {
+        let message = "both are given";
+        findings.error(
+            format!("{path}.mirrors"),
+            message,
+            "move `mirror` into `mirrors`",
+        );
+    }
+    if let Some(whole) = route.mirror_percent
+        && !(0..=100).contains(&whole)
+    {
+        let message = format!("{whole} is not a percentage");
+        findings.error(format!("{path}.mirrorPercent"), message, "0 to 100");
+    }
+    if let Some(Percent { value }) = route.mirror_percentage
+        && Percentage::of_percent(value).is_none()
+    {
+        let message = format!("{value} is not a percentage");
+        findings.error(
+            format!("{path}.mirrorPercentage.value"),
+            message,
+            "0 to 100",
+        );
+    }
+    if let Some(timeout) = route.timeout
+        && timeout.0 != Duration::ZERO
+    {
+        findings.duration(format!("{path}.timeout"), Some(timeout));
+    }
+}

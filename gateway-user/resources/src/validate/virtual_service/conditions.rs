@@ -1,0 +1,187 @@
+//! `VirtualService.spec.http[].match[]`
+
+use std::collections::BTreeMap;
+
+use http::HeaderName;
+use nodegate_values::pattern::Pattern;
+
+use super::Findings;
+use crate::istio::{HttpMatch, StringMatch};
+
+/// Headers that stand for what a token of the client says (`jwt.ToRoutingClaim` of istio's
+/// pilot/pkg/security).
+const CLAIMS: &str = "@request.auth.claims";
+
+/// `delegated`: the route is one that delegates or is delegated to, whose conditions are put
+/// together with others.
+pub(super) fn check(matches: &HttpMatch, delegated: bool, path: &str, findings: &mut Findings<'_>) {
+    if let Some(uri) = &matches.uri {
+        let path = format!("{path}.uri");
+        if matches!(
+            uri,
+            StringMatch {
+                exact: None,
+                prefix: None,
+                regex: None
+            }
+        ) {
+            findings.error(
+                &path,
+                "says nothing",
+                "give it `exact`, `prefix` or `regex`",
+            );
+        }
+        string(uri, false, delegated, &path, findings);
+        slash(uri, &path, findings);
+    }
+    for (field, wanted) in [
+        ("scheme", &matches.scheme),
+        ("method", &matches.method),
+        ("authority", &matches.authority),
+    ] {
+        if let Some(wanted) = wanted {
+            string(
+                wanted,
+                true,
+                delegated,
+                &format!("{path}.{field}"),
+                findings,
+            );
+        }
+    }
+    upper_case(matches, path, findings);
+    for (field, headers) in [
+        ("headers", &matches.headers),
+        ("withoutHeaders", &matches.without_headers),
+    ] {
+        header_names(headers, &format!("{path}.{field}"), findings);
+        strings(headers, delegated, &format!("{path}.{field}"), findings);
+    }
+    strings(
+        &matches.query_params,
+        delegated,
+        &format!("{path}.queryParams"),
+        findings,
+    );
+    if matches.port != 0 {
+        findings.port(format!("{path}.port"), matches.port);
+    }
+}
+
+fn strings(
+    wanted: &BTreeMap<String, StringMatch>,
+    delegated: bool,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    for (name, wanted) in wanted {
+        string(wanted, true, delegated, &format!("{path}.{name}"), findings);
+    }
+}
+
+/// `optional`: what is compared may be absent, and `{}` and the regex `*` say that it is there.
+pub(super) fn string(
+    matches: &StringMatch,
+    optional: bool,
+    delegated: bool,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    let StringMatch {
+        exact,
+        prefix,
+        regex,
+    } = matches;
+    if [exact, prefix, regex].into_iter().flatten().count() > 1 {
+        findings.error(
+            path,
+            "says more than one thing",
+            "only one of `exact`, `prefix`, `regex`",
+        );
+    }
+    if prefix.as_deref() == Some("") {
+        let fix = if optional {
+            "`{}` matches every value"
+        } else {
+            "`/` matches every path"
+        };
+        findings.error(format!("{path}.prefix"), "empty", fix);
+    }
+    let Some(regex) = regex else {
+        return;
+    };
+    let path = format!("{path}.regex");
+    if delegated {
+        let message = "a regex cannot be put together with the conditions of a delegate";
+        findings.error(path, message, "use `exact` or `prefix`");
+    } else if regex.is_empty() {
+        findings.error(path, "empty", "`.*` matches everything");
+    } else if !(optional && regex == "*")
+        && let Err(error) = Pattern::new(regex)
+    {
+        findings.error(
+            path,
+            error.to_string(),
+            "the syntax is at https://github.com/google/re2/wiki/Syntax",
+        );
+    }
+}
+
+fn slash(uri: &StringMatch, path: &str, findings: &mut Findings<'_>) {
+    for (field, value) in [("exact", &uri.exact), ("prefix", &uri.prefix)] {
+        if let Some(value) = value
+            && !value.is_empty()
+            && !value.starts_with('/')
+        {
+            let message = format!("`{value}` matches no request: every path begins with `/`");
+            findings.warning(format!("{path}.{field}"), message, "begin with `/`");
+        }
+        if let Some((before, _)) = value.as_ref().and_then(|value| value.split_once('?')) {
+            let message = "matches no request: the query is no part of the path";
+            let fix = format!("`{before}`, and the query in queryParams");
+            findings.warning(format!("{path}.{field}"), message, &fix);
+        }
+    }
+}
+
+/// Methods are compared as they are (RFC 9110, section 9.1).
+fn upper_case(matches: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
+    let exact = matches
+        .method
+        .as_ref()
+        .and_then(|method| method.exact.as_ref());
+    if let Some(method) = exact
+        && method.bytes().any(|byte| byte.is_ascii_lowercase())
+    {
+        let message = format!("`{method}` matches no usual request: methods are in upper case");
+        findings.warning(
+            format!("{path}.method.exact"),
+            message,
+            &format!("`{}`", method.to_ascii_uppercase()),
+        );
+    }
+}
+
+fn header_names(headers: &BTreeMap<String, StringMatch>, path: &str, findings: &mut Findings<'_>) {
+    for name in headers.keys() {
+        let path = format!("{path}.{name}");
+        if name.starts_with(CLAIMS) {
+            let why = "without it the route would match too much";
+            findings.unsupported(path, true, why);
+        } else if let Some(pseudo) = name.strip_prefix(':') {
+            let message = format!("`{name}` is not a header");
+            let fix = match pseudo {
+                "authority" | "method" | "scheme" => format!("use match.{pseudo}"),
+                "path" => "use match.uri".into(),
+                _ => "remove it".into(),
+            };
+            findings.error(path, message, &fix);
+        } else if name.parse::<HeaderName>().is_err() {
+            let message = format!("`{name}` is not the name of a header");
+            findings.error(path, message, "letters, digits and `-`");
+        } else if matches!(name.as_str(), "uri" | "scheme" | "method" | "authority") {
+            let message = format!("is about a header of the name `{name}`");
+            findings.warning(path, message, &format!("use match.{name}"));
+        }
+    }
+}

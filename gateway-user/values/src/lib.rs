@@ -1,0 +1,20 @@
+//! Words that all rooms use, each with a syntax of its own: none of them knows what it is used for.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | [`diagnostic`] | a message to the author of a manifest |
+//! | [`duration`], [`percentage`] | how long, and how many of a hundred |
+//! | [`format`] | text with Envoy's variables in it |
+//! | [`grpc`] | the names of gRPC's statuses |
+//! | [`pattern`] | regular expressions in RE2's dialect |
+//! | [`retry`] | the words of `retryOn` |
+//! | [`spelling`] | the word that was probably meant |
+
+pub mod diagnostic;
+pub mod duration;
+pub mod format;
+pub mod grpc;
+pub mod pattern;
+pub mod percentage;
+pub mod retry;
+pub mod spelling;
