@@ -1,8 +1,13 @@
 //! A three-replica service behind a gateway whose load balancer address never comes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read as _};
 
-use crate::{Case, one_node, same, scene::Scene};
+use anyhow::Context as _;
+
+use crate::{
+    Case, one_node, same,
+    scene::{Scene, limit, wait},
+};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -89,7 +94,8 @@ fn paths(scene: &Scene) -> anyhow::Result<()> {
 /// Answers by pod.
 fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<String, usize>> {
     let line = format!(
-        "for i in $(seq {requests}); do curl -s -o /dev/null -D - --max-time 10 {url}; done"
+        "for i in $(seq {requests}); do curl -s -o /dev/null -D - --max-time {} {url}; done",
+        limit()
     );
     let output = scene.shell("client", &line)?;
     let text = String::from_utf8(output.stdout)?;
@@ -113,16 +119,19 @@ fn replicas(scene: &Scene) -> anyhow::Result<()> {
 
 fn scale_down(scene: &Scene) -> anyhow::Result<()> {
     let url = format!("{}/fft", node_port(scene)?);
+    // As long as there is this file.
+    let codes = tempfile::NamedTempFile::new()?;
     let line = format!(
-        "end=$(($(date +%s%N) / 1000000 + 4000)); \
-         while [ $(($(date +%s%N) / 1000000)) -lt $end ]; do \
-         curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time 10 {url}; done"
+        "while [ -e {} ]; do \
+         curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time {} {url}; done",
+        codes.path().display(),
+        limit()
     );
     let mut requests = scene.testbed.command("client", "sh")?;
-    requests
+    let mut requests = requests
         .args(["-c", &line])
-        .stdout(std::process::Stdio::piped());
-    let requests = requests.spawn()?;
+        .stdout(codes.reopen()?)
+        .spawn()?;
     let manifest = std::fs::read_to_string(crate::scene::manifests("s0/app.yaml"))?;
     for replicas in [1, 4, 2] {
         let scaled = manifest.replace("replicas: 3", &format!("replicas: {replicas}"));
@@ -130,10 +139,18 @@ fn scale_down(scene: &Scene) -> anyhow::Result<()> {
         scene.testbed.apply_text(&scaled)?;
         same!(shares(scene, &url, 60)?.len(), replicas, "pods that answer");
     }
-    let codes = String::from_utf8(requests.wait_with_output()?.stdout)?;
+    wait(|| {
+        let so_far = std::fs::read_to_string(codes.path())?;
+        Ok((so_far.lines().count() > 50).then_some(()))
+    })
+    .context("more than 50 requests")?;
+    let mut told = codes.reopen()?;
+    drop(codes);
+    requests.wait()?;
+    let mut codes = String::new();
+    told.read_to_string(&mut codes)?;
     let total = codes.lines().count();
     let bad: Vec<_> = codes.lines().filter(|code| *code != "200").collect();
-    anyhow::ensure!(total > 50, "only {total} requests");
     anyhow::ensure!(bad.is_empty(), "{} of {total} requests: {bad:?}", bad.len());
     Ok(())
 }

@@ -4,11 +4,9 @@
 //! write them again.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
     process::{Child, Stdio},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -168,7 +166,7 @@ impl Nodegate {
             .stdout(Stdio::null())
             .stderr(log);
         let nodegate = Self(command.spawn()?);
-        wait(Duration::from_secs(10), || {
+        wait(|| {
             let status = scene
                 .testbed
                 .exec("node1", ["nodegate", "status", "--sync"])?;
@@ -212,18 +210,9 @@ impl Open {
     /// Fails if a connection has failed since the last time, or is idle.
     fn go_on(&self) -> anyhow::Result<()> {
         for connection in &self.connections {
-            let replies = connection.until(|_| true)?;
-            let more = connection.so_far();
-            let failed = replies
-                .iter()
-                .chain(&more)
-                .find(|reply| reply.pod.is_none());
+            let replies = connection.go_on()?;
+            let failed = replies.iter().find(|reply| reply.pod.is_none());
             ensure!(failed.is_none(), "{failed:?}");
-        }
-        // And after what has happened.
-        for connection in &self.connections {
-            let reply = connection.until(|_| true)?;
-            ensure!(reply[0].pod.is_some(), "{reply:?}");
         }
         Ok(())
     }
@@ -262,8 +251,11 @@ fn comes_and_goes(scene: &Scene, more: &[&str]) -> anyhow::Result<()> {
     meanwhile.go_on().context("nodegate's, after its end")?;
     let mut cleanup = scene
         .testbed
-        .spawn("node1", ["nodegate", "cleanup", "--drain", "20s"])?;
-    thread::sleep(Duration::from_millis(1500));
+        .spawn("node1", ["nodegate", "cleanup", "--drain", "600s"])?;
+    let mut told = BufReader::new(cleanup.stderr.take().context("piped")?);
+    let mut waits = String::new();
+    told.read_line(&mut waits)?;
+    ensure!(waits.starts_with("waiting for "), "cleanup: {waits}");
     before.go_on().context("kube-proxy's, during the cleanup")?;
     meanwhile
         .go_on()
@@ -273,11 +265,13 @@ fn comes_and_goes(scene: &Scene, more: &[&str]) -> anyhow::Result<()> {
     after.go_on().context("new ones, during the cleanup")?;
     // nodegate's end, and with them the wait.
     drop(meanwhile);
-    let output = cleanup.wait_with_output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    // That it waits, and no warning.
-    let waits = told.starts_with("waiting for ") && told.lines().count() == 1;
-    ensure!(output.status.success() && waits, "cleanup: {told}");
+    let mut warnings = String::new();
+    told.read_to_string(&mut warnings)?;
+    let ended = cleanup.wait()?;
+    ensure!(
+        ended.success() && warnings.is_empty(),
+        "cleanup: {warnings}"
+    );
     before.go_on().context("kube-proxy's, after the cleanup")?;
     after.go_on().context("new ones, after the cleanup")?;
     for load in loads {
@@ -299,16 +293,14 @@ fn datagrams(scene: &Scene) -> anyhow::Result<()> {
     ] {
         let to = to.parse()?;
         for connected in [false, true] {
-            streams.push(scene.start_probe(host, Task::UdpStream { to, connected })?);
+            streams.push(scene.start_probe(host, Task::stream(to, connected))?);
         }
     }
     let all_answered = |when: &str| -> anyhow::Result<()> {
-        thread::sleep(Duration::from_millis(300));
         for stream in &streams {
-            let replies = stream.so_far();
+            let replies = stream.go_on()?;
             let failed = replies.iter().find(|reply| reply.pod.is_none());
             ensure!(failed.is_none(), "{when}: {failed:?}");
-            ensure!(!replies.is_empty(), "{when}: there were none");
         }
         Ok(())
     };
@@ -461,15 +453,12 @@ const CALLS: [(&str, &str, &str); 3] = [
     ("filter", "INPUT", "NODEGATE-INPUT"),
 ];
 
-/// The rules are looked at every five seconds, on a busy machine less often.
-const LOOKED_AFTER: Duration = Duration::from_secs(40);
-
 /// Waits until our chains are called once each, before all else, in both families.
 fn called_first(scene: &Scene) -> anyhow::Result<()> {
     for tool in ["iptables", "ip6tables"] {
         for (table, chain, ours) in CALLS {
             let mut listed = String::new();
-            let first = wait(LOOKED_AFTER, || {
+            let first = wait(|| {
                 listed = scene.run("node1", &[tool, "-t", table, "-S", chain])?;
                 let mut rules = listed.lines().filter(|line| line.starts_with("-A"));
                 let first = rules.next().is_some_and(|rule| rule.ends_with(ours));
@@ -552,7 +541,7 @@ fn flushed(scene: &Scene) -> anyhow::Result<()> {
         }
         called_first(scene).context(what)?;
         for tool in ["iptables", "ip6tables"] {
-            wait(LOOKED_AFTER, || {
+            wait(|| {
                 let rules =
                     scene.run("node1", &[tool, "-t", "nat", "-S", "NODEGATE-POSTROUTING"])?;
                 Ok((rules.lines().count() == 6).then_some(()))

@@ -1,13 +1,12 @@
 //! Changes of manifests while things run: in force within a second, nothing dropped.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
+
+use anyhow::Context as _;
 
 use crate::{
     Case, one_node, same,
-    scene::{Scene, wait},
+    scene::{Scene, limit, wait},
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -57,30 +56,29 @@ fn status(scene: &Scene, path: &str) -> anyhow::Result<u16> {
         .status)
 }
 
-/// How long it takes until the path answers so.
-fn until(scene: &Scene, path: &str, expected: u16) -> anyhow::Result<Duration> {
-    let start = Instant::now();
-    wait(Duration::from_secs(5), || {
-        Ok((status(scene, path)? == expected).then_some(()))
-    })?;
-    Ok(start.elapsed())
-}
-
-fn within_a_second(what: &str, took: Duration) -> anyhow::Result<()> {
-    anyhow::ensure!(took < Duration::from_secs(1), "{what} took {took:?}");
+/// Changes something, and fails unless the path answers so within a second.
+fn within_a_second(
+    scene: &Scene,
+    what: &str,
+    change: impl FnOnce() -> std::io::Result<()>,
+    (path, expected): (&str, u16),
+) -> anyhow::Result<()> {
+    let watch = scene.stopwatch();
+    change()?;
+    wait(|| Ok((status(scene, path)? == expected).then_some(()))).context(what.to_owned())?;
+    let lap = watch.lap().below(Duration::from_secs(1));
+    lap.with_context(|| what.to_owned())?;
     Ok(())
 }
 
 fn routes(scene: &Scene) -> anyhow::Result<()> {
     let file = scene.testbed.manifests().join("extra.yaml");
     same!(status(scene, "/one")?, 404, "before");
-    fs::write(&file, extra("/one"))?;
-    within_a_second("adding", until(scene, "/one", 200)?)?;
-    fs::write(&file, extra("/two"))?;
-    within_a_second("changing", until(scene, "/two", 200)?)?;
+    let write = |path: &str| fs::write(&file, extra(path));
+    within_a_second(scene, "adding", || write("/one"), ("/one", 200))?;
+    within_a_second(scene, "changing", || write("/two"), ("/two", 200))?;
     same!(status(scene, "/one")?, 404, "the old route");
-    fs::remove_file(&file)?;
-    within_a_second("removing", until(scene, "/two", 404)?)?;
+    within_a_second(scene, "removing", || fs::remove_file(&file), ("/two", 404))?;
     same!(status(scene, "/simple/nginx")?, 200, "the other routes");
     Ok(())
 }
@@ -91,47 +89,29 @@ fn node_port(scene: &Scene) -> anyhow::Result<()> {
     let text = fs::read_to_string(&file)?;
     let moved = text.replace("31373", "31374");
     anyhow::ensure!(moved != text, "the manifest has the node port: {text}");
+    let watch = scene.stopwatch();
     fs::write(&file, moved)?;
-    let start = Instant::now();
-    let answer = wait(Duration::from_secs(5), || {
+    let answer = wait(|| {
         let answer = scene.get("client", HOST, "http://192.168.170.137:31374/simple/nginx")?;
         Ok((answer.exit == 0).then_some(answer))
     })?;
-    within_a_second("moving", start.elapsed())?;
+    let lap = watch.lap().below(Duration::from_secs(1));
+    lap.context("moving the node port")?;
     same!(answer.status, 200, "the new node port");
     let old = scene.get("client", HOST, "http://192.168.170.137:31373/simple/nginx")?;
     same!(old.exit, 7, "the old node port");
     Ok(())
 }
 
-/// Eight megabytes at one megabyte a second, while the Service's node port and the routes change.
+/// Four megabytes at one megabyte a second, while the Service's node port and the routes change.
 fn download(scene: &Scene) -> anyhow::Result<()> {
     let url = "http://192.168.170.137:31373/simple/nginx/x?bytes=4000000";
-    let mut command = scene.testbed.command("client", "curl")?;
-    command.args([
-        "-s",
-        "--limit-rate",
-        "1M",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code} %{size_download}",
-    ]);
-    command
-        .args(["-H", "Host: simple.baihl.io", url])
-        .stdout(std::process::Stdio::piped());
-    let download = command.spawn()?;
-    std::thread::sleep(Duration::from_millis(500));
+    let download = scene.download("client", HOST, url)?;
     node_port(scene)?;
     let file = scene.testbed.manifests().join("extra.yaml");
     fs::write(&file, extra("/one"))?;
     scene.run("node1", &["nodegate", "status", "--sync"])?;
-    let output = download.wait_with_output()?;
-    same!(
-        String::from_utf8_lossy(&output.stdout),
-        "200 4000000",
-        "the download"
-    );
+    same!(download.end()?, "200 4000000", "the download");
     Ok(())
 }
 
@@ -139,7 +119,7 @@ fn download(scene: &Scene) -> anyhow::Result<()> {
 fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     use std::io::{BufRead as _, BufReader, Write as _};
     let mut command = scene.testbed.command("client", "nc")?;
-    command.args(["-N", "-w", "10", "192.168.170.137", "31373"]);
+    command.args(["-N", "-w", &limit(), "192.168.170.137", "31373"]);
     command
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped());

@@ -2,7 +2,7 @@
 //! tell what a socket is told: whom it talks to, and how a call fails.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
@@ -10,31 +10,28 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
-use nodegate_testbed::environment::patiently;
+use nix::{
+    getsockopt_impl, libc, sockopt_impl,
+    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
+    time::{ClockId, clock_gettime},
+};
+use patience::{Deadline, Lap, Stopwatch};
 use serde::{Deserialize, Serialize};
 
 /// Its value is a [`Task`]. Not `NODEGATE_…`: the testbed takes those away.
 const VARIABLE: &str = "E2E_PROBE";
 
-/// How long to wait for what must not come. Less than a second: then TCP tries again.
-const SILENCE: Duration = Duration::from_millis(600);
 /// The error of a socket that somebody else has ended.
 const ABORTED: &str = "aborted";
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(5);
-
-/// How long an answer may take that must come.
-fn patience() -> Duration {
-    patiently(Duration::from_secs(3))
-}
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -57,11 +54,16 @@ pub(crate) enum Task {
     },
     /// A request each on two connections from one port that are open at the same time.
     SamePort { to: [SocketAddr; 2] },
-    /// Datagrams from one socket until it is killed; a line for each.
-    UdpStream { to: SocketAddr, connected: bool },
-    /// One connection with a request every now and then, until it is killed; a line for each.
+    /// One datagram after the other from one socket until the standard input ends; a line for each.
+    UdpStream {
+        to: SocketAddr,
+        connected: bool,
+        patience: Duration,
+    },
+    /// One connection with a request every now and then, until the standard input ends; a line for each.
     KeepAlive { to: SocketAddr },
-    /// Connections from several threads until the standard input ends; then a [`Summary`].
+    /// Connections from several threads until the standard input ends; a line for the first that each pod
+    /// answers, at the end a [`Summary`].
     Load { to: SocketAddr, threads: usize },
     /// A request for this many bytes.
     Download { to: SocketAddr, bytes: usize },
@@ -80,10 +82,16 @@ pub(crate) struct Reply {
     pub(crate) peer: Option<SocketAddr>,
     /// Whom the pod sees.
     pub(crate) seen: Option<SocketAddr>,
+    /// When it began, by the clock that all processes have ([`now`]).
+    pub(crate) asked: Duration,
     /// How long it took.
     pub(crate) took: Duration,
+    /// How much of that the client, or the kernel for it, has waited for a CPU.
+    pub(crate) held_up: Duration,
     /// Length of the answer.
     pub(crate) bytes: usize,
+    /// Segments that the client's kernel has sent again.
+    pub(crate) resent: u32,
 }
 
 /// What became of many connections.
@@ -97,6 +105,10 @@ pub(crate) struct Summary {
     pub(crate) failures: Vec<Reply>,
     /// The longest.
     pub(crate) slowest: Duration,
+    /// The first for which a segment was sent again.
+    pub(crate) resent: Vec<Reply>,
+    /// How long the kernel's threads that deliver packets have waited for a CPU meanwhile.
+    pub(crate) held_up: Duration,
 }
 
 impl Task {
@@ -104,7 +116,7 @@ impl Task {
         Self::Tcp {
             to,
             times: 1,
-            patience: patience(),
+            patience: patience::limit(),
         }
     }
 
@@ -114,13 +126,21 @@ impl Task {
             times: 1,
             connected: false,
             size: 4,
-            patience: patience(),
+            patience: patience::limit(),
+        }
+    }
+
+    pub(crate) fn stream(to: SocketAddr, connected: bool) -> Self {
+        Self::UdpStream {
+            to,
+            connected,
+            patience: patience::limit(),
         }
     }
 
     /// From a socket that is connected: only it is told of ICMP errors (ip(7)).
     pub(crate) const fn connected(mut self) -> Self {
-        if let Self::Udp { connected, .. } | Self::UdpStream { connected, .. } = &mut self {
+        if let Self::Udp { connected, .. } = &mut self {
             *connected = true;
         }
         self
@@ -140,10 +160,13 @@ impl Task {
         self
     }
 
-    /// Expecting no answer.
+    /// Expecting no answer, or a stream that goes on without.
     pub(crate) const fn expecting_silence(mut self) -> Self {
-        if let Self::Tcp { patience, .. } | Self::Udp { patience, .. } = &mut self {
-            *patience = SILENCE;
+        if let Self::Tcp { patience, .. }
+        | Self::Udp { patience, .. }
+        | Self::UdpStream { patience, .. } = &mut self
+        {
+            *patience = patience::silence();
         }
         self
     }
@@ -164,13 +187,20 @@ impl Reply {
         self.error.as_deref() == Some("silence")
     }
 
+    pub(crate) fn lap(&self) -> Lap {
+        Lap {
+            took: self.took,
+            held_up: self.held_up,
+        }
+    }
+
     fn failed(error: &io::Error) -> Self {
         let text = match error.kind() {
             ErrorKind::ConnectionRefused => "refused".into(),
             ErrorKind::TimedOut | ErrorKind::WouldBlock => "silence".into(),
             ErrorKind::ConnectionAborted => ABORTED.into(),
             // What sending says, where receiving says the former.
-            _ if error.raw_os_error() == Some(nix::libc::EDESTADDRREQ) => ABORTED.into(),
+            _ if error.raw_os_error() == Some(libc::EDESTADDRREQ) => ABORTED.into(),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable".into(),
             _ => error.to_string(),
         };
@@ -186,19 +216,26 @@ impl Summary {
         self.pods.values().sum()
     }
 
-    fn add(&mut self, reply: Reply) {
+    /// Whether it is a pod's first.
+    fn add(&mut self, reply: Reply) -> bool {
         self.slowest = self.slowest.max(reply.took);
+        if reply.resent > 0 && self.resent.len() < 5 {
+            self.resent.push(reply.clone());
+        }
         if let Some(pod) = &reply.pod {
-            *self.pods.entry(pod.clone()).or_default() += 1;
-            return;
+            let count = self.pods.entry(pod.clone()).or_default();
+            *count += 1;
+            return *count == 1;
         }
         self.failed += 1;
         if self.failures.len() < 5 {
             self.failures.push(reply);
         }
+        false
     }
 
-    /// Fails unless there were connections, and all were answered.
+    /// Fails unless there were connections, and all were answered: none was refused, reset or closed, and none
+    /// waited in vain for as long as tests wait. Being slow is no failure.
     pub(crate) fn is_flawless(&self) -> anyhow::Result<()> {
         ensure!(self.total() > 0, "there were no connections");
         ensure!(
@@ -207,6 +244,14 @@ impl Summary {
             self.failed,
             self.failed + self.total(),
             self.failures
+        );
+        // Acknowledgements come from the kernel, whatever becomes of the pod's process: TCP sends again what
+        // has none after 200 ms, a SYN after a second (RFC 6298).
+        let on_time = self.held_up < Duration::from_millis(100);
+        ensure!(
+            self.resent.is_empty() || !on_time,
+            "packets were lost: {:?}",
+            self.resent
         );
         Ok(())
     }
@@ -235,7 +280,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             patience,
         } => {
             for _ in 0..times {
-                say(&timed(|| request(to, patience, "GET /?json", 0)))?;
+                say(&watched(|| request(to, patience, "GET /?json", 0)))?;
             }
         }
         Task::Udp {
@@ -246,8 +291,9 @@ fn perform(task: Task) -> anyhow::Result<()> {
             patience,
         } => {
             for _ in 0..times {
-                say(&timed(|| {
-                    datagram(&socket(to, connected, patience)?, to, connected, size)
+                let text = vec![b'x'; size];
+                say(&watched(|| {
+                    datagram(&socket(to, connected, patience)?, to, connected, &text)
                 }))?;
             }
         }
@@ -260,27 +306,21 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 say(&timed(|| head(stream, &mut BufReader::new(stream))))?;
             }
         }
-        Task::UdpStream { to, connected } => {
-            // What is lost stays lost: however long this waits, it is missed.
-            let mut stream = socket(to, connected, patiently(SILENCE))?;
-            loop {
-                let reply = timed(|| datagram(&stream, to, connected, 4));
-                let ended = reply.error.as_deref() == Some(ABORTED);
-                say(&reply)?;
-                if ended {
-                    stream = again(to)?;
-                }
-                thread::sleep(PACE);
-            }
-        }
+        Task::UdpStream {
+            to,
+            connected,
+            patience,
+        } => udp_stream(to, connected, patience)?,
         Task::KeepAlive { to } => keep_alive(to)?,
         Task::Load { to, threads } => say(&load(to, threads))?,
         Task::Download { to, bytes } => {
             let what = format!("GET /?bytes={bytes}");
-            say(&timed(|| request(to, 3 * patience(), &what, 0)))?;
+            say(&timed(|| request(to, patience::limit(), &what, 0)))?;
         }
         Task::Upload { to, bytes } => {
-            say(&timed(|| request(to, 3 * patience(), "POST /?json", bytes)))?;
+            say(&timed(|| {
+                request(to, patience::limit(), "POST /?json", bytes)
+            }))?;
         }
     }
     Ok(())
@@ -293,13 +333,28 @@ fn say<T: Serialize>(line: &T) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// CLOCK_MONOTONIC.
+pub(crate) fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into)
+}
+
 fn timed(work: impl FnOnce() -> io::Result<Reply>) -> Reply {
-    let start = Instant::now();
+    let (asked, before) = (now(), patience::held_up());
     let reply = work().unwrap_or_else(|error| Reply::failed(&error));
     Reply {
-        took: start.elapsed(),
+        asked,
+        took: now().saturating_sub(asked),
+        held_up: patience::held_up().saturating_sub(before),
         ..reply
     }
+}
+
+/// As [`timed`], for what is judged by its time.
+fn watched(work: impl FnOnce() -> io::Result<Reply>) -> Reply {
+    let watch = Stopwatch::start();
+    let reply = timed(work);
+    let Lap { held_up, .. } = watch.lap();
+    Reply { held_up, ..reply }
 }
 
 /// A connection and an HTTP request.
@@ -315,6 +370,7 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
     let peer = stream.peer_addr()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
+    let resent = retransmissions(&stream);
     let cut = || io::Error::new(ErrorKind::UnexpectedEof, "the answer is cut short");
     let end = answer
         .windows(4)
@@ -336,8 +392,23 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
         peer: Some(peer),
         seen: said["peer"].as_str().and_then(|peer| peer.parse().ok()),
         bytes: body.len(),
+        resent,
         ..Reply::default()
     })
+}
+
+sockopt_impl!(
+    /// What the kernel knows about a connection (tcp(7)).
+    TcpInfo,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    libc::tcp_info
+);
+
+/// How many segments this side has sent again.
+fn retransmissions(stream: &TcpStream) -> u32 {
+    socket::getsockopt(stream, TcpInfo).map_or(0, |info| info.tcpi_total_retrans)
 }
 
 /// A connection from a port that another one may have; 0: from any.
@@ -356,7 +427,7 @@ fn from_port(port: u16, to: SocketAddr) -> anyhow::Result<TcpStream> {
     socket::bind(fd.as_raw_fd(), &any)?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(patience()))?;
+    stream.set_read_timeout(Some(patience::limit()))?;
     Ok(stream)
 }
 
@@ -385,21 +456,55 @@ fn head(mut stream: &TcpStream, lines: &mut BufReader<&TcpStream>) -> io::Result
 
 /// Requests on one connection; ends with the first that fails.
 fn keep_alive(to: SocketAddr) -> anyhow::Result<()> {
-    let stream = match TcpStream::connect_timeout(&to, patience()) {
+    let stream = match TcpStream::connect_timeout(&to, patience::limit()) {
         Ok(stream) => stream,
         Err(error) => return say(&Reply::failed(&error)),
     };
-    stream.set_read_timeout(Some(patience()))?;
+    stream.set_read_timeout(Some(patience::limit()))?;
     let mut lines = BufReader::new(&stream);
-    loop {
+    let over = end_of_input();
+    while !over.load(Ordering::Relaxed) {
         let reply = timed(|| head(&stream, &mut lines));
         let failed = reply.pod.is_none();
         say(&reply)?;
         if failed {
-            return Ok(());
+            break;
         }
         thread::sleep(10 * PACE);
     }
+    Ok(())
+}
+
+/// Each datagram has a number: however late an answer comes, it is not another one's. A lost one never
+/// gets its answer, so that the end of patience tells it from a late one.
+fn udp_stream(to: SocketAddr, connected: bool, patience: Duration) -> anyhow::Result<()> {
+    let mut stream = socket(to, connected, patience)?;
+    let over = end_of_input();
+    for number in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let text = format!("{number:08}");
+        let reply = timed(|| datagram(&stream, to, connected, text.as_bytes()));
+        let ended = reply.error.as_deref() == Some(ABORTED);
+        say(&reply)?;
+        if ended {
+            stream = again(to, patience, &over)?;
+        }
+        thread::sleep(PACE);
+    }
+    Ok(())
+}
+
+/// Becomes true with the end of the standard input, whatever ends it.
+fn end_of_input() -> Arc<AtomicBool> {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        told.store(true, Ordering::Relaxed);
+    });
+    over
 }
 
 fn socket(to: SocketAddr, connected: bool, patience: Duration) -> io::Result<UdpSocket> {
@@ -415,60 +520,71 @@ fn socket(to: SocketAddr, connected: bool, patience: Duration) -> io::Result<Udp
 }
 
 /// A connected socket, as soon as there is somebody to connect to; a line for each attempt.
-fn again(to: SocketAddr) -> anyhow::Result<UdpSocket> {
+fn again(to: SocketAddr, patience: Duration, over: &AtomicBool) -> anyhow::Result<UdpSocket> {
     loop {
-        match socket(to, true, SILENCE) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => say(&Reply::failed(&error))?,
+        match socket(to, true, patience) {
+            Err(error) if !over.load(Ordering::Relaxed) => say(&Reply::failed(&error))?,
+            socket => return Ok(socket?),
         }
         thread::sleep(PACE);
     }
 }
 
 /// A datagram and its answer: the pod's name, and what it was sent.
-fn datagram(socket: &UdpSocket, to: SocketAddr, connected: bool, size: usize) -> io::Result<Reply> {
-    let text = vec![b'x'; size];
-    let mut answer = vec![0; 65536];
-    let (length, peer) = if connected {
-        socket.send(&text)?;
-        (socket.recv(&mut answer)?, socket.peer_addr()?)
+fn datagram(socket: &UdpSocket, to: SocketAddr, connected: bool, text: &[u8]) -> io::Result<Reply> {
+    if connected {
+        socket.send(text)?;
     } else {
-        socket.send_to(&text, to)?;
-        socket.recv_from(&mut answer)?
-    };
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    let (pod, echo) = answer.split_once(' ').unwrap_or_default();
-    if echo.as_bytes() != text {
-        return Err(io::Error::other(format!("the answer is {answer:?}")));
+        socket.send_to(text, to)?;
     }
-    Ok(Reply {
-        pod: Some(pod.into()),
-        peer: Some(peer),
-        bytes: length,
-        ..Reply::default()
-    })
+    let mut answer = vec![0; 65536];
+    loop {
+        let (length, peer) = if connected {
+            (socket.recv(&mut answer)?, socket.peer_addr()?)
+        } else {
+            socket.recv_from(&mut answer)?
+        };
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        let (pod, echo) = answer.split_once(' ').unwrap_or_default();
+        if echo.as_bytes() == text {
+            return Ok(Reply {
+                pod: Some(pod.into()),
+                peer: Some(peer),
+                bytes: length,
+                ..Reply::default()
+            });
+        }
+        // Not the late one of a datagram that has been given up.
+        if echo.len() != text.len() || echo.as_bytes() > text {
+            return Err(io::Error::other(format!("the answer is {answer:?}")));
+        }
+    }
 }
 
 fn load(to: SocketAddr, threads: usize) -> Summary {
     let summary = Mutex::new(Summary::default());
-    let over = AtomicBool::new(false);
+    let over = end_of_input();
+    // This thread does nothing, and has nobody else.
+    let watch = Stopwatch::start();
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let reply = timed(|| request(to, patience(), "GET /", 0));
-                    summary
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .add(reply);
+                    let reply = timed(|| request(to, patience::limit(), "GET /", 0));
+                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+                    if summary.add(reply.clone()) {
+                        // Without a reader there is no test any more.
+                        let _ = say(&reply);
+                    }
                 }
             });
         }
-        // Whatever ends it is the end.
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        over.store(true, Ordering::Relaxed);
     });
-    summary.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let Lap { held_up, .. } = watch.lap();
+    Summary {
+        held_up,
+        ..summary.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A client that goes on by itself.
@@ -506,12 +622,14 @@ impl Running {
     }
 
     /// Waits for a reply of which this holds; gives all up to it.
-    pub(crate) fn until(&self, is_it: impl Fn(&Reply) -> bool) -> anyhow::Result<Vec<Reply>> {
-        let deadline = Instant::now() + 2 * patience();
+    pub(crate) fn until(
+        &self,
+        mut is_it: impl FnMut(&Reply) -> bool,
+    ) -> anyhow::Result<Vec<Reply>> {
+        let deadline = Deadline::outer();
         let mut passed = Vec::new();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(reply) = self.lines.recv_timeout(left) else {
+            let Ok(reply) = self.lines.recv_timeout(deadline.left()) else {
                 let last = passed.last();
                 bail!("not among {} replies; the last is {last:?}", passed.len());
             };
@@ -529,29 +647,41 @@ impl Running {
             .with_context(|| format!("an answer of {pod}"))
     }
 
-    /// All replies that have not been looked at.
-    pub(crate) fn so_far(&self) -> Vec<Reply> {
-        self.lines.try_iter().collect()
+    /// Waits until each of these pods has answered.
+    pub(crate) fn until_pods(&self, pods: &[&str]) -> anyhow::Result<Vec<Reply>> {
+        let mut missing: BTreeSet<&str> = pods.iter().copied().collect();
+        let replies = self.until(|reply| {
+            missing.remove(reply.pod.as_deref().unwrap_or_default());
+            missing.is_empty()
+        });
+        replies.with_context(|| format!("answers of {pods:?}"))
+    }
+
+    /// All replies up to the first of what is asked from now on.
+    pub(crate) fn go_on(&self) -> anyhow::Result<Vec<Reply>> {
+        let now = now();
+        self.until(|reply| reply.asked >= now)
+    }
+
+    /// Lets the client end with what it does, and gives all replies that have not been looked at.
+    pub(crate) fn end(&mut self) -> anyhow::Result<Vec<Reply>> {
+        drop(self.process.stdin.take());
+        let deadline = Deadline::outer();
+        let mut replies = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.left()) {
+                Ok(reply) => replies.push(reply),
+                Err(RecvTimeoutError::Disconnected) => return Ok(replies),
+                Err(RecvTimeoutError::Timeout) => bail!("the client does not end"),
+            }
+        }
     }
 
     /// Ends a [`Task::Load`].
     pub(crate) fn summary(mut self) -> anyhow::Result<Summary> {
-        drop(self.process.stdin.take());
-        self.process.wait()?;
-        // The reader has it all soon after the end.
-        let deadline = Instant::now() + patience();
-        loop {
-            let line = self
-                .last
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            if let Ok(summary) = serde_json::from_str(&line) {
-                return Ok(summary);
-            }
-            ensure!(Instant::now() < deadline, "no summary: {line:?}");
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.end()?;
+        let line = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        serde_json::from_str(&line).with_context(|| format!("no summary: {line:?}"))
     }
 }
 

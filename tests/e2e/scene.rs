@@ -4,14 +4,13 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Output,
-    thread,
-    time::{Duration, Instant},
+    process::{Child, Output, Stdio},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::Failed;
 use nodegate_testbed::{Binaries, Options, Testbed, environment, ps::PodAddress};
+use patience::Stopwatch;
 use serde_json::Value;
 
 use crate::Setting;
@@ -100,13 +99,31 @@ impl Scene {
         self.testbed.exec(host, ["sh", "-c", line])
     }
 
+    /// A stopwatch for what the testbed's processes take part in.
+    pub(crate) fn stopwatch(&self) -> Stopwatch<'_> {
+        Stopwatch::with(|| self.testbed.processes())
+    }
+
     /// A request with curl.
     pub(crate) fn curl(&self, host: &str, arguments: &[&str]) -> anyhow::Result<Answer> {
-        let limit = environment::patiently(Duration::from_secs(10));
-        let limit = limit.as_secs().to_string();
-        let fixed = ["curl", "-s", "-i", "--max-time", &limit];
+        let fixed = ["curl", "-s", "-i", "--max-time", &limit()];
         let output = self.testbed.exec(host, fixed.iter().chain(arguments))?;
         Answer::read(&output)
+    }
+
+    /// Begins a download with curl, at a megabyte a second; returns when something has come.
+    pub(crate) fn download(&self, host: &str, name: &str, url: &str) -> anyhow::Result<Download> {
+        let file = tempfile::NamedTempFile::new()?;
+        let mut command = self.testbed.command(host, "curl")?;
+        let limit = patience::outer_limit().as_secs().to_string();
+        command.args(["-s", "--max-time", &limit, "--limit-rate", "1M", "-o"]);
+        command.arg(file.path());
+        command.args(["-w", "%{http_code} %{size_download}"]);
+        command.args(["-H", &format!("Host: {name}"), url]);
+        let process = command.stdout(Stdio::piped()).spawn()?;
+        let begun = || Ok((file.as_file().metadata()?.len() > 0).then_some(()));
+        wait(begun).with_context(|| format!("nothing of {url} has come"))?;
+        Ok(Download { process, file })
     }
 
     /// A request to a URL, with a Host header.
@@ -165,12 +182,12 @@ impl Scene {
         let file = tempfile::NamedTempFile::new()?;
         let told = tempfile::NamedTempFile::new()?;
         let mut command = self.testbed.command(host, "nodegate")?;
-        command.args(["trace", "-o", "json", "--for", "60s"]);
+        command.args(["trace", "-o", "json", "--for", "3600s"]);
         command.args(options);
-        command.stdin(std::process::Stdio::null());
+        command.stdin(Stdio::null());
         command.stdout(file.reopen()?).stderr(told.reopen()?);
         let mut process = command.spawn()?;
-        let on = wait(Duration::from_secs(5), || {
+        let on = wait(|| {
             Ok(fs::read_to_string(told.path())?
                 .contains("tracing")
                 .then_some(()))
@@ -183,19 +200,32 @@ impl Scene {
     }
 }
 
+/// A download under way.
+pub(crate) struct Download {
+    process: Child,
+    file: tempfile::NamedTempFile,
+}
+
+impl Download {
+    /// Its status and length, when it has ended.
+    pub(crate) fn end(self) -> anyhow::Result<String> {
+        let output = self.process.wait_with_output()?;
+        drop(self.file);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
 /// Decisions that are being followed.
 pub(crate) struct Trace {
-    process: std::process::Child,
+    process: Child,
     file: tempfile::NamedTempFile,
 }
 
 impl Trace {
     /// Waits for a decision.
     pub(crate) fn wait_for(&self, is_it: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
-        wait(Duration::from_secs(5), || {
-            Ok(self.decisions()?.into_iter().find(|line| is_it(line)))
-        })
-        .with_context(|| format!("not traced; there are {:?}", self.decisions()))
+        wait(|| Ok(self.decisions()?.into_iter().find(|line| is_it(line))))
+            .with_context(|| format!("not traced; there are {:?}", self.decisions()))
     }
 
     /// All decisions up to now.
@@ -216,20 +246,14 @@ impl Drop for Trace {
     }
 }
 
+/// The limit of a wait in seconds, for the command lines of curl and nc.
+pub(crate) fn limit() -> String {
+    patience::limit().as_secs().to_string()
+}
+
 /// Asks until there is an answer, or for too long.
-pub(crate) fn wait<T>(
-    limit: Duration,
-    mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let limit = environment::patiently(limit);
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        ensure!(start.elapsed() < limit, "not within {limit:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn wait<T>(ask: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    patience::try_until(ask)
 }
 
 /// What curl got.

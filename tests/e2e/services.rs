@@ -16,7 +16,6 @@ mod udp;
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use nodegate_testbed::environment::patiently;
 
 use crate::{
     Case, Setting,
@@ -193,10 +192,8 @@ impl Scene {
             Task::Tcp { to, .. } if to.is_ipv6() => Duration::from_millis(1500),
             _ => Duration::from_millis(500),
         };
-        ensure!(
-            reply.took < patiently(limit),
-            "{task:?} on {host} was refused late: {reply:?}"
-        );
+        let lap = reply.lap().below(limit);
+        lap.with_context(|| format!("{task:?} on {host} was refused late: {reply:?}"))?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use crate::{
     Case, Setting, same,
-    scene::{Scene, manifests},
+    scene::{Scene, limit, manifests},
 };
 
 const NAMESPACE: &str = "istio-io-tcp-traffic-shifting";
@@ -42,7 +42,8 @@ pub(crate) const CASES: &[Case] = &[
 fn ten(scene: &Scene, host: &str, (address, port): (&str, u16)) -> anyhow::Result<Vec<String>> {
     let line = format!(
         "for i in 1 2 3 4 5 6 7 8 9 10; do \
-         (date; sleep 0.3) | nc -q 2 -w 10 {address} {port} & done; wait"
+         (date; sleep 0.3) | nc -N -w {} {address} {port} & done; wait",
+        limit()
     );
     let output = scene.shell(host, &line)?;
     Ok(String::from_utf8(output.stdout)?
@@ -81,12 +82,13 @@ fn frontends(scene: &Scene) -> anyhow::Result<()> {
         (&pod, EXTERNAL),
         (&pod, ("10.106.130.216", 31400)),
     ] {
-        let line = format!("echo hello | nc -N -w 5 {} {}", address.0, address.1);
+        let (address, port) = address;
+        let line = format!("echo hello | nc -N -w {} {address} {port}", limit());
         let output = scene.shell(host, &line)?;
         same!(
             String::from_utf8(output.stdout)?,
             "one hello\n",
-            "{address:?} from {host}"
+            "{address}:{port} from {host}"
         );
     }
     Ok(())
@@ -94,8 +96,9 @@ fn frontends(scene: &Scene) -> anyhow::Result<()> {
 
 /// `nc -N` shuts down its side as soon as it has sent; the answer comes after that.
 fn half_close(scene: &Scene) -> anyhow::Result<()> {
-    let line = "printf 'first\\nsecond\\nno newline' | nc -N -w 5 192.168.96.50 31400";
-    let output = scene.shell("client", line)?;
+    let text = "first\\nsecond\\nno newline";
+    let line = format!("printf '{text}' | nc -N -w {} 192.168.96.50 31400", limit());
+    let output = scene.shell("client", &line)?;
     let text = String::from_utf8(output.stdout)?;
     let lines: Vec<_> = text.lines().collect();
     same!(
@@ -134,7 +137,7 @@ fn open_connections(scene: &Scene) -> anyhow::Result<()> {
     let mut open = Vec::new();
     for _ in 0..5 {
         let mut command = scene.testbed.command("client", "nc")?;
-        command.args(["-N", "-w", "20", EXTERNAL.0, &EXTERNAL.1.to_string()]);
+        command.args(["-N", "-w", &limit(), EXTERNAL.0, &EXTERNAL.1.to_string()]);
         command
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped());
@@ -173,7 +176,7 @@ fn target_port(scene: &Scene) -> anyhow::Result<()> {
         let address = &echo
             .ok_or_else(|| anyhow::anyhow!("no tcp-echo"))?
             .cluster_ip;
-        let line = format!("echo hello | nc -N -w 5 {address} {port}");
+        let line = format!("echo hello | nc -N -w {} {address} {port}", limit());
         let text = String::from_utf8(scene.shell("node1", &line)?.stdout)?;
         anyhow::ensure!(
             ["one hello\n", "two hello\n"].contains(&&*text),

@@ -10,8 +10,6 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Stdio},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -55,19 +53,28 @@ fn another_layout(scene: &Scene) -> anyhow::Result<()> {
             to,
             scene.start_probe(host, Task::Load { to, threads: 2 })?,
         ));
-        let connected = host == "client";
-        for task in [Task::UdpStream { to, connected }, Task::KeepAlive { to }] {
+        let stream = Task::stream(to, host == "client");
+        for task in [stream, Task::KeepAlive { to }] {
             streams.push((host, task, scene.start_probe(host, task)?));
         }
     }
-    thread::sleep(Duration::from_secs(1));
+    for (.., load) in &loads {
+        load.until_pods(&["server-1", "server-2"])?;
+    }
     if older.is_none() {
         scene.testbed.kill("node1", Signal::SIGKILL)?;
         make_older(scene)?;
     }
     drop(older);
     let before = pinned(scene)?;
-    let so_far: Vec<usize> = streams.iter().map(|(.., s)| s.so_far().len()).collect();
+    let mut replies = Vec::new();
+    for (host, task, stream) in &streams {
+        replies.push(
+            stream
+                .go_on()
+                .with_context(|| format!("{task:?} of {host}"))?,
+        );
+    }
     scene.testbed.restart("node1")?;
     let after = pinned(scene)?;
     let daemon = scene.run("node1", &["nodegate", "maps", "daemon", "-o", "json"])?;
@@ -80,21 +87,25 @@ fn another_layout(scene: &Scene) -> anyhow::Result<()> {
             "{name} was {id}: {after:?}"
         );
     }
-    thread::sleep(Duration::from_secs(1));
+    for ((host, task, stream), replies) in streams.iter().zip(&mut replies) {
+        replies.extend(
+            stream
+                .go_on()
+                .with_context(|| format!("{task:?} of {host}"))?,
+        );
+    }
     for (host, to, load) in loads {
         let summary = load.summary()?;
         summary
             .is_flawless()
             .with_context(|| format!("{host} to {to}"))?;
-        ensure!(summary.pods.len() == 2, "{host} to {to}: {summary:?}");
     }
-    for ((host, task, stream), so_far) in streams.into_iter().zip(so_far) {
-        let replies = stream.so_far();
+    for ((host, task, mut stream), mut replies) in streams.into_iter().zip(replies) {
+        replies.extend(stream.end()?);
         let first = replies.first().and_then(|reply| reply.pod.clone());
         for reply in &replies {
             same!(reply.pod, first, "{task:?} of {host}: {reply:?}");
         }
-        ensure!(replies.len() > so_far, "{task:?} of {host} has ended");
     }
     Ok(())
 }
@@ -114,7 +125,7 @@ impl Older {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let older = Self(command.spawn()?);
-        wait(Duration::from_secs(10), || {
+        wait(|| {
             let status = scene
                 .testbed
                 .exec("node1", ["nodegate", "status", "--sync"])?;

@@ -11,6 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use patience::Deadline;
 
 /// Makes a cgroup and those above it.
 pub(crate) fn create(path: &Path) -> anyhow::Result<()> {
@@ -37,6 +38,12 @@ pub(crate) fn processes(path: &Path) -> Vec<Pid> {
         .filter_map(|line| line.parse().ok())
         .map(Pid::from_raw)
         .collect()
+}
+
+/// The processes of the cgroup and those below it.
+pub(crate) fn all_processes(path: &Path) -> Vec<Pid> {
+    let groups = subtree(path);
+    groups.iter().flat_map(|group| processes(group)).collect()
 }
 
 /// Sends a signal to the processes of this cgroup.
@@ -66,7 +73,7 @@ pub(crate) fn wait_empty(path: &Path, limit: Duration) -> bool {
 
 /// Ends every process of the subtree and removes it. Does nothing when it is not there.
 pub(crate) fn destroy(path: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Deadline::new();
     loop {
         let tree = subtree(path);
         if tree.is_empty() {
@@ -81,9 +88,7 @@ pub(crate) fn destroy(path: &Path) -> anyhow::Result<()> {
         wait_empty(path, Duration::from_millis(500));
         for group in &tree {
             match fs::remove_dir(group) {
-                Err(error)
-                    if error.kind() != io::ErrorKind::NotFound && Instant::now() >= deadline =>
-                {
+                Err(error) if error.kind() != io::ErrorKind::NotFound && deadline.passed() => {
                     let left: Vec<i32> = processes(group).into_iter().map(Pid::as_raw).collect();
                     bail!(
                         "removing the cgroup {}: {error} (processes {left:?})",

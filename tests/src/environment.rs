@@ -5,8 +5,6 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::LazyLock,
-    time::Duration,
 };
 
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -69,18 +67,7 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// The kernel's own types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// How many times longer than on other machines everything may take, a whole number: for machines
-/// that are emulated. Not `NODEGATE_…`: the testbed takes those away.
-pub const PATIENCE: &str = "TESTBED_PATIENCE";
-
-/// A limit that finds what hangs, on this machine.
-pub fn patiently(limit: Duration) -> Duration {
-    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
-        let value = std::env::var(PATIENCE).ok();
-        value.and_then(|value| value.parse().ok()).unwrap_or(1)
-    });
-    limit * (*FACTOR).max(1)
-}
+pub use patience::VARIABLE as PATIENCE;
 
 /// Whether we are root.
 pub fn root() -> Result<(), Unmet> {

@@ -5,8 +5,6 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,21 +16,11 @@ use serde::Deserialize;
 
 use crate::{
     cgroup,
-    environment::patiently,
     names::{Host, Names},
     process,
     state::State,
     workload::Pod,
 };
-
-/// How long nodegate may take to apply a change, by its own count.
-const SYNC: Duration = Duration::from_secs(10);
-/// And by ours: it has to start and answer, too.
-const SYNC_LIMIT: Duration = Duration::from_secs(20);
-/// How long a process may take to come up.
-pub(crate) const START: Duration = Duration::from_secs(15);
-/// And to end: the proxy lets requests under way go on for 5 s.
-const END: Duration = Duration::from_secs(10);
 
 /// The variables that a host's processes get. nodegate reads its settings from them, so that a
 /// bare `nodegate status` on a host asks the right process.
@@ -200,16 +188,10 @@ pub(crate) fn signal(
     if !matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) {
         return Ok(());
     }
-    let deadline = Instant::now() + patiently(END);
     // A zombie has no program any more.
     let program = format!("/proc/{pid}/exe");
-    while fs::read_link(&program).is_ok() {
-        ensure!(
-            Instant::now() < deadline,
-            "nodegate on {host} ({pid}) has not ended {END:?} after {signal}"
-        );
-        thread::sleep(Duration::from_millis(2));
-    }
+    patience::until(|| fs::read_link(&program).is_err().then_some(()))
+        .with_context(|| format!("nodegate on {host} ({pid}) has not ended after {signal}"))?;
     forget(names, host);
     Ok(())
 }
@@ -237,7 +219,7 @@ pub(crate) fn restart(names: &Names, state: &State, host: &Host) -> anyhow::Resu
     }
     forget(names, host);
     let pid = start(names, state, host)?;
-    process::await_file(&names.admin_socket(host), pid, &names.log(host), START)
+    process::await_file(&names.admin_socket(host), pid, &names.log(host))
         .with_context(|| format!("{host} is not ready"))?;
     sync(names, state, std::slice::from_ref(host))
 }
@@ -253,7 +235,7 @@ pub(crate) fn forget(names: &Names, host: &Host) {
 /// Waits until these hosts' nodegate has applied everything that is in the manifest directory now.
 pub(crate) fn sync(names: &Names, state: &State, hosts: &[Host]) -> anyhow::Result<()> {
     let mut waiting: Vec<(&Host, Child)> = Vec::new();
-    let limit = format!("{}s", patiently(SYNC).as_secs());
+    let limit = format!("{}s", patience::limit().as_secs());
     for host in hosts {
         let mut status = command(names, state, host, &state.binaries.nodegate)?;
         let child = status
@@ -267,7 +249,7 @@ pub(crate) fn sync(names: &Names, state: &State, hosts: &[Host]) -> anyhow::Resu
     }
     let mut failed = None;
     for (host, child) in &mut waiting {
-        let status = process::wait(child, SYNC_LIMIT)?;
+        let status = process::wait(child)?;
         if failed.is_none() && !status.is_some_and(|status| status.success()) {
             failed = Some(failure(names, host));
         }
@@ -294,7 +276,7 @@ fn failure(names: &Names, host: &Host) -> String {
     };
     format!(
         "nodegate on {host} has not applied the manifests within {:?}{said}; {}",
-        patiently(SYNC),
+        patience::limit(),
         process::tail(&names.log(host))
     )
 }
@@ -379,7 +361,7 @@ pub(crate) fn check(
     }
     let mut command = Command::new(binary);
     command.args(["check", "-o", "json"]).args(files);
-    let output = process::output(command, Duration::from_secs(20))?;
+    let output = process::output(command)?;
     // It fails, too, when it has found errors; then it says them all the same.
     let report: Report = serde_json::from_slice(&output.stdout).with_context(|| {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -21,7 +21,7 @@ use nix::{
     unistd::{self, Pid},
 };
 
-use crate::{environment::patiently, names::NETNS_ROOT};
+use crate::names::NETNS_ROOT;
 
 /// Lets the command start in a network namespace and a cgroup: it is in both before its program
 /// begins, so that no socket of it escapes the cgroup's programs.
@@ -80,20 +80,15 @@ pub(crate) fn detach(mut command: Command, log: &Path) -> anyhow::Result<Pid> {
 
 /// Waits until a process that we started has made a file, by which it says that it is there; of a
 /// socket, until it listens.
-pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path, limit: Duration) -> anyhow::Result<()> {
-    let limit = patiently(limit);
-    let deadline = Instant::now() + limit;
-    while !is_there(file) {
+pub(crate) fn await_file(file: &Path, pid: Pid, log: &Path) -> anyhow::Result<()> {
+    let made = patience::try_until(|| {
+        if is_there(file) {
+            return Ok(Some(()));
+        }
         ensure!(kill(pid, None).is_ok(), "it has ended; {}", tail(log));
-        ensure!(
-            Instant::now() < deadline,
-            "it has not made {} within {limit:?}; {}",
-            file.display(),
-            tail(log)
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+        Ok(None)
+    });
+    made.with_context(|| format!("it has not made {}; {}", file.display(), tail(log)))
 }
 
 /// A socket's file is there after bind(2), but connections are refused until listen(2).
@@ -104,8 +99,12 @@ fn is_there(file: &Path) -> bool {
     }
 }
 
-/// Runs the command to its end, or ends it after the limit. Its standard input is empty.
-pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Output> {
+/// Runs the command to its end, or ends it when it takes too long. Its standard input is empty.
+pub(crate) fn output(command: Command) -> anyhow::Result<Output> {
+    output_within(command, patience::outer_limit())
+}
+
+fn output_within(mut command: Command, limit: Duration) -> anyhow::Result<Output> {
     let what = command.get_program().to_os_string();
     let mut child = command
         .stdin(Stdio::null())
@@ -116,7 +115,7 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
     let started = Instant::now();
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, limit)?;
+    let status = wait_within(&mut child, limit)?;
     let late = || {
         let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
         format!(
@@ -128,7 +127,7 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
     let status = status.with_context(late)?;
     // Something that it has left in the background may hold its output open.
     let collect = |bytes: Receiver<Vec<u8>>| {
-        let left = patiently(limit).saturating_sub(started.elapsed());
+        let left = limit.saturating_sub(started.elapsed());
         bytes.recv_timeout(left).ok().with_context(late)
     };
     Ok(Output {
@@ -138,11 +137,15 @@ pub(crate) fn output(mut command: Command, limit: Duration) -> anyhow::Result<Ou
     })
 }
 
-/// Waits for the child; ends it after the limit, and gives none then.
-pub(crate) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + patiently(limit);
+/// Waits for the child; ends it when it takes too long, and gives none then.
+pub(crate) fn wait(child: &mut Child) -> anyhow::Result<Option<ExitStatus>> {
+    wait_within(child, patience::outer_limit())
+}
+
+fn wait_within(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = patience::wait(child, false)? {
             return Ok(Some(status));
         }
         if Instant::now() >= deadline {
@@ -169,9 +172,9 @@ fn drain(source: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 }
 
 /// Runs the command; an error with what it said when it fails.
-pub(crate) fn run(command: Command, limit: Duration) -> anyhow::Result<String> {
+pub(crate) fn run(command: Command) -> anyhow::Result<String> {
     let what = format!("{command:?}");
-    let output = output(command, limit)?;
+    let output = output(command)?;
     ensure!(
         output.status.success(),
         "{what}: {} ({})",
@@ -204,17 +207,15 @@ mod tests {
     #[test]
     fn commands_are_bounded() {
         let mut sleep = Command::new("sleep");
-        sleep.arg("30");
-        let started = Instant::now();
-        let error = output(sleep, Duration::from_millis(50))
+        sleep.arg("600");
+        let error = output_within(sleep, Duration::from_millis(50))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("sleep 30 took longer"), "{error}");
+        assert!(error.contains("sleep 600 took longer"), "{error}");
         let mut background = Command::new("sh");
-        background.args(["-c", "sleep 5 &"]);
-        let error = output(background, Duration::from_millis(200)).unwrap_err();
+        background.args(["-c", "sleep 60 &"]);
+        let error = output_within(background, Duration::from_millis(200)).unwrap_err();
         assert!(error.to_string().contains("took longer"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(4));
     }
 
     #[test]
@@ -240,9 +241,7 @@ mod tests {
     fn failures_say_what_the_command_said() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo broken >&2; exit 3"]);
-        let error = run(command, Duration::from_secs(5))
-            .unwrap_err()
-            .to_string();
+        let error = run(command).unwrap_err().to_string();
         assert!(error.contains("broken") && error.contains('3'), "{error}");
     }
 }

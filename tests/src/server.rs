@@ -19,8 +19,9 @@ use std::{
 use anyhow::Context as _;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::LocalSet,
 };
 
@@ -29,8 +30,8 @@ use crate::pod::{PodSpec, ServerKind};
 pub mod echo;
 pub mod http;
 
-/// How long requests may go on after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long requests may go on after SIGTERM, and the first one of a connection may take to come.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// Takes IPv4, too, as namespaces are new and their `net.ipv6.bindv6only` is 0 (ipv6(7)).
 const EVERYWHERE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -46,6 +47,7 @@ pub fn run(pod: PodSpec, ready: &Path) -> anyhow::Result<()> {
 
 async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let (stop, stopped) = watch::channel(());
     let graceful = Rc::new(GracefulShutdown::new());
     let mut tasks = Vec::new();
     let mut taken = BTreeSet::new();
@@ -60,6 +62,10 @@ async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
                 .await
                 .with_context(|| format!("listening on TCP port {port}"))?;
             eprintln!("{} listens on {port}/TCP ({:?})", pod.pod, container.kind());
+            let listener = Listener {
+                listener,
+                stopped: stopped.clone(),
+            };
             let (pod, graceful) = (pod.clone(), graceful.clone());
             tasks.push(tokio::task::spawn_local(async move {
                 match pod.containers[index].kind() {
@@ -73,20 +79,15 @@ async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
             let socket = UdpSocket::bind(address)
                 .await
                 .with_context(|| format!("listening on UDP port {port}"))?;
-            tasks.push(tokio::task::spawn_local(echo::serve_udp(
-                socket,
-                pod.pod.clone(),
-            )));
+            tokio::task::spawn_local(echo::serve_udp(socket, pod.pod.clone()));
         }
     }
     std::fs::write(ready, "").with_context(|| format!("writing {}", ready.display()))?;
 
     terminate.recv().await;
-    for task in &tasks {
-        task.abort();
-    }
+    drop(stop);
     for task in tasks {
-        // Cancelled, as it was asked to be: now nobody else holds `graceful`.
+        // With their ends nobody else holds `graceful`.
         let _ = task.await;
     }
     if let Ok(graceful) = Rc::try_unwrap(graceful) {
@@ -94,4 +95,30 @@ async fn serve(pod: Rc<PodSpec>, ready: &Path) -> anyhow::Result<()> {
         let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     }
     Ok(())
+}
+
+/// A listener until SIGTERM.
+struct Listener {
+    listener: TcpListener,
+    /// Closed then.
+    stopped: watch::Receiver<()>,
+}
+
+impl Listener {
+    /// The next connection. After SIGTERM those that the kernel has accepted before, then none: closing the
+    /// listener would reset them.
+    async fn accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = self.listener.accept() => accepted,
+                _ = self.stopped.changed() => return None,
+            };
+            match accepted {
+                Ok(accepted) => return Some(accepted),
+                // Out of descriptors, or the peer was gone already.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
 }

@@ -7,11 +7,12 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
+use patience::Deadline;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -176,7 +177,7 @@ impl Lock {
     /// Waits for other commands to end, for a while.
     pub(crate) fn take(names: &Names) -> anyhow::Result<Self> {
         let path = names.lock();
-        let deadline = Instant::now() + Duration::from_mins(2);
+        let deadline = Deadline::new();
         loop {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)
@@ -195,10 +196,11 @@ impl Lock {
                 }
                 continue;
             }
-            if Instant::now() >= deadline {
+            if deadline.passed() {
                 bail!(
-                    "another command has been working on testbed `{}` for two minutes: end it first",
-                    names.testbed()
+                    "another command has been working on testbed `{}` for {:?}: end it first",
+                    names.testbed(),
+                    patience::limit()
                 );
             }
             thread::sleep(Duration::from_millis(20));

@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -27,9 +26,6 @@ use crate::{
 
 mod converge;
 mod intake;
-
-/// How long a command that is run for its output may take.
-const EXEC_LIMIT: Duration = Duration::from_mins(1);
 
 /// What [`Testbed::up`] is to build.
 #[derive(Clone, Debug)]
@@ -308,13 +304,22 @@ impl Testbed {
         nodegate::command(&self.names, &State::load(&self.names)?, &host, program)
     }
 
-    /// Runs a command on a host to its end and takes what it says. Bounded to a minute.
+    /// The processes that run on all hosts now.
+    pub fn processes(&self) -> Vec<u32> {
+        let processes = cgroup::all_processes(&self.names.cgroup());
+        let numbers = processes
+            .into_iter()
+            .map(|pid| pid.as_raw().cast_unsigned());
+        numbers.collect()
+    }
+
+    /// Runs a command on a host to its end and takes what it says; ends it when it hangs.
     pub fn exec<S: AsRef<OsStr>>(
         &self,
         host: &str,
         command: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Output> {
-        process::output(self.assemble(host, command)?, EXEC_LIMIT)
+        process::output(self.assemble(host, command)?)
     }
 
     /// Starts a command on a host, with pipes to its standard streams.

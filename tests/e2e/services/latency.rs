@@ -1,11 +1,8 @@
 //! How soon a new endpoint serves.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
-use anyhow::ensure;
+use anyhow::Context as _;
 
 use super::{SETTING, server, service};
 use crate::{Case, probe::Task, scene::Scene};
@@ -41,29 +38,24 @@ endpoints: [{{addresses: [{}], nodeName: {}, conditions: {{ready: true}}}}]
     };
     let slices = [slice("server-1")?, slice("server-2")?];
     let file = scene.testbed.manifests().join("zz-slice.yaml");
-    let stream = scene.start_probe(
-        "node1",
-        Task::UdpStream {
-            to: "10.96.0.1:80".parse()?,
-            connected: false,
-        },
-    )?;
-    let mut took = Vec::new();
+    let stream = scene.start_probe("node1", Task::stream("10.96.0.1:80".parse()?, false))?;
+    let mut laps = Vec::new();
     for round in 0..10 {
         // Whole or not at all, as the API server's objects are.
         let fresh = file.with_extension("new");
         fs::write(&fresh, &slices[round % 2])?;
-        let start = Instant::now();
+        let watch = scene.stopwatch();
         fs::rename(&fresh, &file)?;
         stream.until_pod(["server-1", "server-2"][round % 2])?;
-        took.push(start.elapsed());
+        laps.push(watch.lap());
     }
-    took.sort();
-    eprintln!("endpoint latency: {took:?}");
-    ensure!(
-        took[4] < Duration::from_millis(500),
-        "half of them: {took:?}"
-    );
-    ensure!(took[9] < Duration::from_secs(1), "the slowest: {took:?}");
+    laps.sort_by_key(|lap| lap.took);
+    eprintln!("endpoint latency: {laps:?}");
+    laps[4]
+        .below(Duration::from_millis(500))
+        .context("half of them")?;
+    laps[9]
+        .below(Duration::from_secs(1))
+        .context("the slowest")?;
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! Traffic policies and source ranges.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 
 use super::{
@@ -229,7 +227,7 @@ fn health_check(scene: &Scene) -> anyhow::Result<()> {
     let says = |number: u8, local: usize| -> anyhow::Result<()> {
         for v6 in [false, true] {
             let url = format!("http://{}:31999/healthz", node(number, v6));
-            let answer = crate::scene::wait(Duration::from_secs(10), || {
+            let answer = crate::scene::wait(|| {
                 let answer = scene.curl("client", &[url.as_str()])?;
                 let expected = if local > 0 { 200 } else { 503 };
                 Ok((answer.status == expected).then_some(answer))
@@ -271,7 +269,7 @@ fn health_check(scene: &Scene) -> anyhow::Result<()> {
     // Without the Service nobody listens there any more.
     scene.testbed.delete_object("Service", "default", "web")?;
     let to = format!("{}:31999", node(2, false)).parse()?;
-    crate::scene::wait(Duration::from_secs(10), || {
+    crate::scene::wait(|| {
         let reply = one(scene.probe("client", Task::tcp(to))?)?;
         Ok(reply.is_refused().then_some(()))
     })

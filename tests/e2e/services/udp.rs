@@ -86,7 +86,7 @@ fn cycles(
     scene.apply(&(manifest() + &server("server-1", 1)))?;
     let start = |v6| {
         let to = to(v6).parse()?;
-        scene.start_probe(host, Task::UdpStream { to, connected })
+        scene.start_probe(host, Task::stream(to, connected).expecting_silence())
     };
     let streams = [start(false)?, start(true)?];
     let all_reach = |pod: &str| -> anyhow::Result<()> {
@@ -118,13 +118,7 @@ fn unready(scene: &Scene) -> anyhow::Result<()> {
             ("client", format!("{}:30080", node(1, v6))),
         ] {
             let to = to.parse()?;
-            let stream = scene.start_probe(
-                host,
-                Task::UdpStream {
-                    to,
-                    connected: false,
-                },
-            )?;
+            let stream = scene.start_probe(host, Task::stream(to, false).expecting_silence())?;
             stream.until(|reply| reply.pod.is_none())?;
             streams.push(stream);
         }

@@ -1,22 +1,17 @@
 //! Echo servers: lines over TCP, datagrams over UDP.
 
-use std::time::Duration;
-
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, UdpSocket},
+    net::UdpSocket,
 };
 
+use super::Listener;
 use crate::pod::Container;
 
 /// Accepts connections and answers each line with the container's second argument before it.
-pub(super) async fn serve_tcp(listener: TcpListener, container: &Container) {
+pub(super) async fn serve_tcp(mut listener: Listener, container: &Container) {
     let word = container.args.get(1).cloned().unwrap_or_default();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
+    while let Some((stream, _)) = listener.accept().await {
         // Each line is answered as soon as it is there.
         let _ = stream.set_nodelay(true);
         let word = word.clone();

@@ -30,8 +30,8 @@ use http_body_util::{BodyExt as _, Either, Full};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, rt::TokioTimer, server::graceful::GracefulShutdown};
 use serde_json::json;
-use tokio::net::TcpListener;
 
+use super::Listener;
 use crate::pod::{Container, PodSpec, ServerKind};
 
 /// What nginx serves before anybody has configured it.
@@ -47,17 +47,12 @@ struct Connection {
 
 /// Accepts connections of a container's port.
 pub(super) async fn serve(
-    listener: TcpListener,
+    mut listener: Listener,
     pod: Rc<PodSpec>,
     container: usize,
     graceful: Rc<GracefulShutdown>,
 ) {
-    loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, or the peer was gone already.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
+    while let Some((stream, peer)) = listener.accept().await {
         let Ok(local) = stream.local_addr() else {
             continue;
         };

@@ -16,10 +16,11 @@ use crate::{
     workload::{self, Change, Pod},
 };
 
-/// Between a pod's last endpoint and its end: connections that are on their way arrive.
+/// Between a pod's last endpoint and its end: packets that are on their way arrive. That needs no process
+/// to run, and what has arrived is served.
 const GRACE: Duration = Duration::from_millis(300);
-/// How long a pod may take to end by itself.
-const TERMINATION: Duration = Duration::from_secs(3);
+/// How long a pod may take to end by itself: what `terminationGracePeriodSeconds` is by default.
+const TERMINATION: Duration = Duration::from_secs(30);
 
 /// Brings the running cluster to what is in the store.
 pub(super) fn converge(names: &Names, state: &mut State, store: &Store) -> anyhow::Result<()> {
@@ -128,7 +129,7 @@ fn start(
         waiting.push((host.clone(), pid, names.admin_socket(host)));
     }
     for (host, pid, file) in waiting {
-        process::await_file(&file, pid, &names.log(&host), nodegate::START)
+        process::await_file(&file, pid, &names.log(&host))
             .with_context(|| format!("{host} is not ready"))?;
     }
     nodegate::sync(names, state, &asked)

@@ -12,7 +12,7 @@ use nodegate_testbed::{Outcome, Testbed, environment};
 use serde_json::Value;
 
 use crate::VICTIM;
-use crate::scene::{Scene, WEB, address, text, up};
+use crate::scene::{Scene, WEB, address, limit, text, up};
 
 pub(crate) fn changes(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
@@ -56,7 +56,10 @@ pub(crate) fn changes(name: &str) -> anyhow::Result<()> {
         );
         testbed.apply_text(&pinned)?;
         assert_eq!(names("web-")?.len(), 1);
-        let answer = testbed.exec("node2", ["curl", "-sSm", "3", "http://10.10.1.99/hello"])?;
+        let answer = testbed.exec(
+            "node2",
+            ["curl", "-sSm", &limit(), "http://10.10.1.99/hello"],
+        )?;
         let nginx = text(&answer).contains("Welcome to nginx!");
         assert_eq!(nginx, image == "nginx", "{answer:?}");
     }
@@ -75,8 +78,13 @@ pub(crate) fn requests_under_way(name: &str) -> anyhow::Result<()> {
     let ps = testbed.ps()?;
     let pod = ps.pods_named("default", "web-").next().expect("a pod");
     let url = format!("http://{}/?wait=1200ms", pod.address);
-    let curl = testbed.spawn("node1", ["curl", "-sSm", "5", &url])?;
-    thread::sleep(Duration::from_millis(100));
+    let curl = testbed.spawn("node1", ["curl", "-sSm", &limit(), &url])?;
+    let host = format!("pod/{}/{}", pod.namespace, pod.name);
+    patience::try_until(|| {
+        let sockets = text(&testbed.exec(&host, ["cat", "/proc/net/tcp6"])?);
+        // In the state ESTABLISHED (proc_pid_net(5)).
+        anyhow::Ok(sockets.contains(" 01 ").then_some(()))
+    })?;
     testbed.delete_object("Deployment", "default", "web")?;
     let answer = curl.wait_with_output()?;
     let said: Value = serde_json::from_slice(&answer.stdout)?;
@@ -94,7 +102,7 @@ pub(crate) fn side_by_side(name: &str) -> anyhow::Result<()> {
         let url = format!("http://{}/", address(testbed, "web-", "node2")?);
         assert!(
             testbed
-                .exec("node1", ["curl", "-sSfm", "3", &url])?
+                .exec("node1", ["curl", "-sSfm", &limit(), &url])?
                 .status
                 .success()
         );
@@ -104,7 +112,7 @@ pub(crate) fn side_by_side(name: &str) -> anyhow::Result<()> {
     let url = format!("http://{}/", address(&second, "web-", "node2")?);
     assert!(
         second
-            .exec("node1", ["curl", "-sSfm", "3", &url])?
+            .exec("node1", ["curl", "-sSfm", &limit(), &url])?
             .status
             .success()
     );

@@ -1,22 +1,23 @@
 //! Who reaches whom.
 
-use std::{io::Write as _, net::SocketAddr, thread, time::Duration};
+use std::{io::Write as _, net::SocketAddr, time::Duration};
 
 use nodegate_testbed::Testbed;
+use patience::Stopwatch;
 use serde_json::Value;
 
-use crate::scene::{STAND_IN, Scene, address, pod_on, row, text, up};
+use crate::scene::{STAND_IN, Scene, address, limit, pod_on, row, silence, text, up};
 
 pub(crate) fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
     for node in ["node1", "node2"] {
         let url = format!("http://{}/x", address(&testbed, "web-", node)?);
         for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
-            let answer = testbed.exec(from, ["curl", "-sSm", "3", &url])?;
+            let answer = testbed.exec(from, ["curl", "-sSm", &limit(), &url])?;
             let said: Value = serde_json::from_slice(&answer.stdout)?;
             assert_eq!(said["node"], node, "from {from}");
         }
-        let answer = testbed.exec("client", ["curl", "-sSm", "3", &url])?;
+        let answer = testbed.exec("client", ["curl", "-sSm", &silence(), &url])?;
         assert!(!answer.status.success(), "the client reaches {url}");
     }
     let echo = testbed.ps()?;
@@ -34,21 +35,39 @@ pub(crate) fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
     testbed.down()
 }
 
-/// Whether a line from a listener on `server` arrives at `client` through an address.
+/// Fails unless a line from a listener on `server` arrives at `client` through an address.
 pub(crate) fn listener_is_reached(
     testbed: &Testbed,
     server: &str,
     client: &str,
     at: &str,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
+    let heard = from_listener(testbed, server, client, at, &limit())?;
+    anyhow::ensure!(heard == "hello\n", "{client} hears {heard:?} from {at}");
+    Ok(())
+}
+
+fn from_listener(
+    testbed: &Testbed,
+    server: &str,
+    client: &str,
+    at: &str,
+    wait: &str,
+) -> anyhow::Result<String> {
     let listen = if at.contains(':') { "-6lN" } else { "-4lN" };
     let mut listener = testbed.spawn(server, ["nc", listen, "7000"])?;
     writeln!(listener.stdin.take().expect("a pipe"), "hello")?;
-    thread::sleep(Duration::from_millis(150));
-    let answer = testbed.exec(client, ["nc", "-w", "1", at, "7000"])?;
+    let sockets = || testbed.exec(server, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+    // Port 7000 in the state LISTEN (proc_pid_net(5)).
+    let listens = |line: &str| line.contains(":1B58 ") && line.contains(" 0A ");
+    let listening = patience::try_until(|| {
+        let listening = text(&sockets()?).lines().any(listens);
+        anyhow::Ok(listening.then_some(()))
+    });
+    let answer = listening.and_then(|()| testbed.exec(client, ["nc", "-w", wait, at, "7000"]));
     listener.kill()?;
     listener.wait()?;
-    Ok(text(&answer) == "hello\n")
+    Ok(text(&answer?))
 }
 
 pub(crate) fn external_ips(name: &str) -> anyhow::Result<()> {
@@ -59,25 +78,12 @@ pub(crate) fn external_ips(name: &str) -> anyhow::Result<()> {
     )?;
     let testbed = Testbed::up(&scene.options(name))?;
     for node in testbed.nodes()? {
-        assert!(listener_is_reached(
-            &testbed,
-            &node.name,
-            "client",
-            &node.address.to_string()
-        )?);
+        listener_is_reached(&testbed, &node.name, "client", &node.address.to_string())?;
     }
-    assert!(listener_is_reached(
-        &testbed,
-        "node1",
-        "client",
-        "192.168.96.50"
-    )?);
-    assert!(!listener_is_reached(
-        &testbed,
-        "node1",
-        "client",
-        "192.168.96.51"
-    )?);
+    listener_is_reached(&testbed, "node1", "client", "192.168.96.50")?;
+    // nc counts whole seconds.
+    let heard = from_listener(&testbed, "node1", "client", "192.168.96.51", "1")?;
+    assert_eq!(heard, "");
     let addresses = text(&testbed.exec("node1", ["ip", "-br", "addr"])?);
     assert!(addresses.contains("192.168.96.50/32") && !addresses.contains("192.168.96.51"));
 
@@ -96,15 +102,15 @@ pub(crate) fn different_subnets(name: &str) -> anyhow::Result<()> {
         "nodes: [{name: a, address: 10.1.1.1, addressV6: 'fd00:8::1'}, {name: b, address: 172.16.9.2, addressV6: 'fd00:9::2'}]\nclient: {address: 192.168.3.4, addressV6: 'fd00:7::3'}\n",
     )?;
     let testbed = Testbed::up(&scene.options(name))?;
-    assert!(listener_is_reached(&testbed, "b", "client", "172.16.9.2")?);
-    assert!(listener_is_reached(&testbed, "a", "b", "10.1.1.1")?);
-    assert!(listener_is_reached(&testbed, "b", "client", "fd00:9::2")?);
-    assert!(listener_is_reached(&testbed, "a", "b", "fd00:8::1")?);
+    listener_is_reached(&testbed, "b", "client", "172.16.9.2")?;
+    listener_is_reached(&testbed, "a", "b", "10.1.1.1")?;
+    listener_is_reached(&testbed, "b", "client", "fd00:9::2")?;
+    listener_is_reached(&testbed, "a", "b", "fd00:8::1")?;
     for ip in row(&testbed, "web-", "b")?.addresses {
         let url = format!("http://{}/", SocketAddr::new(ip, 80));
         let answer = testbed.exec(
             &pod_on(&testbed, "web-", "a")?,
-            ["curl", "-sSfm", "3", &url],
+            ["curl", "-sSfm", &limit(), &url],
         )?;
         assert!(answer.status.success(), "{answer:?}");
     }
@@ -120,7 +126,9 @@ pub(crate) fn ipv6(name: &str) -> anyhow::Result<()> {
         let url = format!("http://{}/x", SocketAddr::new(pod.addresses[1], 80));
         for from in ["node1", "node2", &from_pod] {
             // At once: nobody has to ask for a neighbour, and no address is tentative.
-            let answer = testbed.exec(from, ["curl", "-sSm", "0.5", &url])?;
+            let watch = Stopwatch::with(|| testbed.processes());
+            let answer = testbed.exec(from, ["curl", "-sSm", &limit(), &url])?;
+            watch.lap().below(Duration::from_millis(500))?;
             let said: Value = serde_json::from_slice(&answer.stdout)?;
             assert_eq!(said["node"], node.name.as_str(), "from {from}");
             if from == from_pod && node.name != "node1" {
@@ -128,13 +136,13 @@ pub(crate) fn ipv6(name: &str) -> anyhow::Result<()> {
                 assert_eq!(peer.ip(), near.addresses[1]);
             }
         }
-        let answer = testbed.exec("client", ["curl", "-sSm", "2", &url])?;
+        let answer = testbed.exec("client", ["curl", "-sSm", &silence(), &url])?;
         assert!(!answer.status.success(), "the client reaches {url}");
         let at = node.address_v6.to_string();
-        assert!(listener_is_reached(&testbed, &node.name, "client", &at)?);
+        listener_is_reached(&testbed, &node.name, "client", &at)?;
     }
     let client = testbed.client_v6()?.to_string();
-    assert!(listener_is_reached(&testbed, "client", "node2", &client)?);
+    listener_is_reached(&testbed, "client", "node2", &client)?;
     for host in ["client", "node1", &from_pod] {
         let addresses = text(&testbed.exec(host, ["ip", "-6", "addr"])?);
         for unwanted in ["tentative", "fe80:"] {
@@ -157,7 +165,7 @@ spec: {containers: [{image: dns, ports: [{containerPort: 5353, protocol: UDP}]}]
     )?;
     for at in ["10.10.2.53", "fd00:10:0:2::53"] {
         for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
-            let ask = format!("printf what | nc -u -W 1 -w 2 {at} 5353");
+            let ask = format!("printf what | nc -u -W 1 -w {} {at} 5353", limit());
             let answer = testbed.exec(from, ["sh", "-c", &ask])?;
             assert_eq!(text(&answer), "dns what", "{at} from {from}");
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use nodegate_testbed::{Signal, Testbed};
 
-use crate::scene::{STAND_IN, Scene, WEB, address, pod_on, text, up};
+use crate::scene::{STAND_IN, Scene, WEB, address, limit, pod_on, text, up};
 
 pub(crate) fn restarts(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
@@ -66,7 +66,7 @@ pub(crate) fn node_options(name: &str) -> anyhow::Result<()> {
     // The rest of the node is as it always is, and changes get by without it.
     testbed.apply_text(&WEB.replace("replicas: 2", "replicas: 4"))?;
     let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
-    let answer = testbed.exec("node1", ["curl", "-sSfm", "3", &url])?;
+    let answer = testbed.exec("node1", ["curl", "-sSfm", &limit(), &url])?;
     assert!(answer.status.success(), "{answer:?}");
     let error = testbed.restart("node2").expect_err("there is none");
     assert!(error.to_string().contains("nodegate: false"), "{error}");

@@ -81,6 +81,16 @@ pub(crate) fn up(name: &str) -> anyhow::Result<(Scene, Testbed)> {
     Ok((scene, testbed))
 }
 
+/// The limit of a wait in seconds, for the command lines of curl and nc.
+pub(crate) fn limit() -> String {
+    patience::limit().as_secs().to_string()
+}
+
+/// The same for what must not come.
+pub(crate) fn silence() -> String {
+    patience::silence().as_secs_f64().to_string()
+}
+
 pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

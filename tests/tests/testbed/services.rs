@@ -6,7 +6,7 @@ use nodegate_testbed::Testbed;
 use serde_json::json;
 
 use crate::network::listener_is_reached;
-use crate::scene::{STAND_IN, Scene, WEB, address, manifests, text, up};
+use crate::scene::{STAND_IN, Scene, WEB, address, limit, manifests, text, up};
 
 pub(crate) const DUAL: &str = "
 apiVersion: v1
@@ -112,7 +112,7 @@ pub(crate) fn conditions(name: &str) -> anyhow::Result<()> {
     // They are the same pods, and serve.
     assert_eq!(testbed.ps()?.pods, before);
     let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
-    let answer = testbed.exec("node1", ["curl", "-sSfm", "3", &url])?;
+    let answer = testbed.exec("node1", ["curl", "-sSfm", &limit(), &url])?;
     assert!(answer.status.success(), "{answer:?}");
     testbed.apply_text(WEB)?;
     assert_eq!(shown()?, [[true, true, false]; 2]);
@@ -147,12 +147,7 @@ status: {loadBalancer: {ingress: [{ip: 192.168.97.7}, {ip: 'fd00:97::7'}]}}
     let addresses = text(&testbed.exec("node1", ["ip", "addr"])?);
     assert!(addresses.contains("fd00:96:5::1/128"), "{addresses}");
     assert!(!addresses.contains(".97.7") && !addresses.contains(":97::7"));
-    assert!(listener_is_reached(
-        &testbed,
-        "node1",
-        "client",
-        "fd00:96:5::1"
-    )?);
+    listener_is_reached(&testbed, "node1", "client", "fd00:96:5::1")?;
     let seen = &manifests(&testbed, "service_default_lb")?[0];
     assert_eq!(
         seen["status"]["loadBalancer"]["ingress"][1]["ip"],
