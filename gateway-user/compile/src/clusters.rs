@@ -156,7 +156,7 @@ impl<'r> Clusters<'r> {
             subset.and_then(|subset| subset.traffic_policy.as_ref()),
             port,
             |given| {
-                let subject = tls::Subject {
+                let subject = tls::TlsSubject {
                     resources: self.resources,
                     namespace: &self.identity.namespace,
                     cluster: &name,

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 mod entry;
 mod http;
 mod policy;
+pub mod reading;
+pub mod words;
 
 pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
 pub use http::{
