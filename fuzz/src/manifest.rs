@@ -39,7 +39,7 @@ pub fn run(input: &[u8]) {
             && diagnostic.message.ends_with("the route is left out")
     };
     assert_eq!(compiled.diagnostics.iter().find(unread), None);
-    let options = envoy::Options {
+    let options = envoy::ExportOptions {
         listen: [127, 0, 0, 1].into(),
         admin_port: 15000,
         extended_connect: true,

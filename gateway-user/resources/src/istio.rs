@@ -14,7 +14,7 @@ pub mod words;
 
 pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
 pub use http::{
-    Abort, Body, CorsPolicy, Delay, Delegate, DirectResponse, Fault, HeaderChanges, Headers,
+    Abort, CorsPolicy, Delay, Delegate, DirectResponse, Fault, HeaderChanges, Headers, HttpBody,
     HttpMatch, HttpRoute, MirrorPolicy, Percent, Redirect, RegexRewrite, Retries, Rewrite,
     StringMatch,
 };

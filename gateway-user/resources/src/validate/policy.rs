@@ -57,7 +57,7 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
     ] {
         findings.ignored(format!("{path}.{field}"), given);
     }
-    let top = Settings {
+    let top = LevelSettings {
         balancer: policy.load_balancer.as_ref(),
         pool: policy.connection_pool.as_ref(),
         outliers: policy.outlier_detection.as_ref(),
@@ -70,7 +70,7 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
             Some(of) => findings.port(format!("{path}.port.number"), of.number),
             None => findings.error(format!("{path}.port"), "missing", "`{number: 80}`"),
         }
-        let settings = Settings {
+        let settings = LevelSettings {
             balancer: of_port.load_balancer.as_ref(),
             pool: of_port.connection_pool.as_ref(),
             outliers: of_port.outlier_detection.as_ref(),
@@ -81,14 +81,14 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
 }
 
 /// What both levels have.
-struct Settings<'p> {
+struct LevelSettings<'p> {
     balancer: Option<&'p LoadBalancer>,
     pool: Option<&'p ConnectionPool>,
     outliers: Option<&'p OutlierDetection>,
     tls: Option<&'p Tls>,
 }
 
-impl Settings<'_> {
+impl LevelSettings<'_> {
     fn check(&self, path: &str, findings: &mut Findings<'_>) {
         if let Some(balancer) = self.balancer {
             load_balancer(balancer, &format!("{path}.loadBalancer"), findings);
