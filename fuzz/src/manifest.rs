@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 use nodegate::{
     export::envoy,
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
-    resources::{admission::Store, diagnostic::Diagnostic, manifest::Manifest},
+    resources::{
+        admission::Store,
+        diagnostic::{Diagnostic, Severity},
+        manifest::Manifest,
+    },
     route::Table,
 };
 
@@ -29,7 +33,13 @@ pub fn run(input: &[u8]) {
     let node = NodeIdentity::default();
     let compiled = compile(&resources, &node, Some(&gateway), &ServiceScope::All);
     check(&compiled.diagnostics, lines);
-    let options = envoy::Options {
+    // What validation accepts, the compiler can read.
+    let unread = |diagnostic: &&Diagnostic| {
+        diagnostic.severity == Severity::Error
+            && diagnostic.message.ends_with("the route is left out")
+    };
+    assert_eq!(compiled.diagnostics.iter().find(unread), None);
+    let options = envoy::ExportOptions {
         listen: [127, 0, 0, 1].into(),
         admin_port: 15000,
         extended_connect: true,

@@ -21,7 +21,7 @@ use nodegate_model::{
 use nodegate_resources::{
     Resources,
     istio::{ServiceEntry, Subset},
-    lookup::{Client, Destinations, MergedRule, selects, service_of},
+    lookup::{Destinations, MergedRule, RuleUser, selects, service_of},
 };
 use nodegate_values::diagnostic::Diagnostic;
 use protocol::speaks_http2;
@@ -132,7 +132,7 @@ impl<'r> Clusters<'r> {
     fn make(&mut self, name: String, host: &str, port: i64, subset: &str) -> Option<Cluster> {
         let rule = self.known.rule(
             host,
-            Client {
+            RuleUser {
                 namespace: &self.identity.namespace,
                 labels: &self.identity.labels,
             },
@@ -156,7 +156,7 @@ impl<'r> Clusters<'r> {
             subset.and_then(|subset| subset.traffic_policy.as_ref()),
             port,
             |given| {
-                let subject = tls::Subject {
+                let subject = tls::TlsSubject {
                     resources: self.resources,
                     namespace: &self.identity.namespace,
                     cluster: &name,

@@ -29,12 +29,12 @@ pub(crate) struct Endpoints<'r> {
 #[derive(Debug)]
 struct Slice<'r> {
     ports: &'r [EndpointPort],
-    targets: Vec<Target<'r>>,
+    targets: Vec<SliceTarget<'r>>,
 }
 
 /// An address behind a Service.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target<'r> {
+pub(crate) struct SliceTarget<'r> {
     pub(crate) address: IpAddr,
     /// What its slice says about it.
     pub(crate) endpoint: &'r Endpoint,
@@ -75,7 +75,7 @@ impl<'r> Endpoints<'r> {
     }
 
     /// Where an endpoint is: what its Pod's label says, else what its Node's labels say.
-    pub(crate) fn place(&self, target: &Target<'r>) -> Placement<'r> {
+    pub(crate) fn place(&self, target: &SliceTarget<'r>) -> Placement<'r> {
         let node = target.endpoint.node_name.as_deref();
         self.place_on(target.pod, node)
     }
@@ -114,7 +114,7 @@ impl<'r> Endpoints<'r> {
         namespace: &str,
         service: &str,
         port: &ServicePort,
-    ) -> Vec<(Target<'r>, u16)> {
+    ) -> Vec<(SliceTarget<'r>, u16)> {
         let name = port.name.as_deref().unwrap_or_default();
         let wanted = protocol(port.protocol.as_deref());
         let mut behind = Vec::new();
@@ -195,7 +195,7 @@ fn targets<'r>(
     object: &Object,
     slice: &'r EndpointSlice,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<Target<'r>> {
+) -> Vec<SliceTarget<'r>> {
     let mut targets = Vec::new();
     if slice.address_type == "FQDN" {
         return targets;
@@ -206,11 +206,13 @@ fn targets<'r>(
             continue;
         };
         match text.parse::<IpAddr>() {
-            Ok(address) if takes_traffic(address, &slice.address_type) => targets.push(Target {
-                address,
-                endpoint,
-                pod: pod(resources, &object.key.namespace, endpoint),
-            }),
+            Ok(address) if takes_traffic(address, &slice.address_type) => {
+                targets.push(SliceTarget {
+                    address,
+                    endpoint,
+                    pod: pod(resources, &object.key.namespace, endpoint),
+                })
+            }
             _ => {
                 let path = format!("endpoints[{index}].addresses[0]");
                 let message = format!("`{text}` is no address of a pod; left out");
@@ -245,9 +247,9 @@ fn pod<'r>(resources: &'r Resources, namespace: &str, endpoint: &Endpoint) -> Op
     )
 }
 
-// === impl Target ===
+// === impl SliceTarget ===
 
-impl Target<'_> {
+impl SliceTarget<'_> {
     /// Unknown counts as yes (discovery/v1 EndpointConditions).
     pub(crate) fn is_ready(&self) -> bool {
         let conditions = self.endpoint.conditions.as_ref();

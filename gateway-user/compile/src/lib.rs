@@ -42,12 +42,12 @@ pub fn compile(
 ) -> Compiled {
     let mut diagnostics = resources.diagnostics.clone();
     let endpoints = endpoints::Endpoints::of(resources, &mut diagnostics);
-    let wanted = services::Wanted {
+    let view = services::ServiceView {
         scope,
         claims: Claims::Oldest,
         node,
     };
-    let services = services::compile(resources, &endpoints, &wanted, &mut diagnostics);
+    let services = services::compile(resources, &endpoints, &view, &mut diagnostics);
     let gateway = gateway.map_or_else(Gateway::default, |identity| {
         front::istio::compile(resources, &endpoints, identity, &mut diagnostics)
     });
@@ -78,10 +78,10 @@ pub fn kube_proxy(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ServicePort> {
     let endpoints = endpoints::Endpoints::of(resources, diagnostics);
-    let wanted = services::Wanted {
+    let view = services::ServiceView {
         scope: &ServiceScope::All,
         claims: Claims::All,
         node,
     };
-    services::compile(resources, &endpoints, &wanted, diagnostics)
+    services::compile(resources, &endpoints, &view, diagnostics)
 }

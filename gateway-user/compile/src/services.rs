@@ -30,7 +30,7 @@ type Labels = BTreeMap<String, String>;
 
 /// Which Services, and whose view of them.
 #[derive(Debug)]
-pub(crate) struct Wanted<'w> {
+pub(crate) struct ServiceView<'w> {
     pub(crate) scope: &'w ServiceScope,
     pub(crate) claims: Claims,
     pub(crate) node: &'w NodeIdentity,
@@ -39,10 +39,10 @@ pub(crate) struct Wanted<'w> {
 pub(crate) fn compile(
     resources: &Resources,
     endpoints: &Endpoints<'_>,
-    wanted: &Wanted<'_>,
+    wanted: &ServiceView<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ServicePort> {
-    let mut external = ExternalIps::of(resources);
+    let mut external = ExternalIpClaims::of(resources);
     let mut ports = Vec::new();
     let mut services: Vec<_> = resources.services().collect();
     services.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
@@ -247,14 +247,14 @@ fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
 }
 
 /// Which Service an external IP leads to.
-struct ExternalIps<'r> {
+struct ExternalIpClaims<'r> {
     cluster_ips: BTreeMap<IpAddr, &'r Object>,
     granted: BTreeMap<(IpAddr, u16, Protocol), String>,
 }
 
-// === impl ExternalIps ===
+// === impl ExternalIpClaims ===
 
-impl<'r> ExternalIps<'r> {
+impl<'r> ExternalIpClaims<'r> {
     fn of(resources: &'r Resources) -> Self {
         let cluster_ips = resources.services().flat_map(|(object, service)| {
             let ips = service.spec.as_ref().map(cluster_ips).unwrap_or_default();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// Where Envoy listens, and what the manifests do not say of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct ExportOptions {
     /// The address of all listeners.
     pub listen: IpAddr,
     /// The port of the admin interface, on the loopback address.
@@ -27,7 +27,7 @@ pub struct Options {
 }
 
 /// The bootstrap.
-pub fn bootstrap(gateway: &Gateway, options: Options) -> Value {
+pub fn bootstrap(gateway: &Gateway, options: ExportOptions) -> Value {
     let listeners: Vec<_> = gateway
         .listeners
         .iter()
@@ -52,7 +52,7 @@ pub fn bootstrap(gateway: &Gateway, options: Options) -> Value {
     bootstrap
 }
 
-fn listener(gateway: &Gateway, listener: &Listener, options: Options) -> Value {
+fn listener(gateway: &Gateway, listener: &Listener, options: ExportOptions) -> Value {
     let filter = match &listener.protocol {
         ListenerProtocol::Http(routes) => http(gateway, routes, options.extended_connect),
         ListenerProtocol::Tcp(route) => tcp(gateway, route, listener.port),

@@ -19,7 +19,7 @@ const DEPTH: usize = 16;
 
 /// The first packet of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct FirstPacket {
     /// Where it comes from.
     pub source: IpAddr,
     /// Where it is going.
@@ -35,24 +35,24 @@ pub type OwnAddresses = [IpAddr];
 
 /// One way through the rules.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Way {
+pub struct RuleWay {
     /// How likely it is.
     pub probability: f64,
     /// The rules that match, in order; without jumps to chains where none does.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RuleStep>,
     /// Where the packet is sent, if it is translated.
     pub translated: Option<SocketAddr>,
     /// Whether it leaves with this node's address.
     pub masqueraded: bool,
     /// What becomes of it.
-    pub fate: Fate,
+    pub fate: PacketFate,
     /// For how many seconds the client will be sent there again.
     pub affinity: Option<u32>,
 }
 
 /// A rule that matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct RuleStep {
     /// `nat` or `filter`.
     pub table: String,
     /// The rule's chain.
@@ -74,7 +74,7 @@ pub struct Step {
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fate {
+pub enum PacketFate {
     /// It goes on.
     Accept,
     /// It is answered with an ICMP error or a reset.
@@ -84,13 +84,13 @@ pub enum Fate {
 }
 
 /// All ways of a packet through a node's rules.
-pub fn walk(rules: &Ruleset, packet: &Packet, own: &OwnAddresses) -> Vec<Way> {
-    let way = Way {
+pub fn walk(rules: &Ruleset, packet: &FirstPacket, own: &OwnAddresses) -> Vec<RuleWay> {
+    let way = RuleWay {
         probability: 1.0,
         steps: Vec::new(),
         translated: None,
         masqueraded: false,
-        fate: Fate::Accept,
+        fate: PacketFate::Accept,
         affinity: None,
     };
     let walker = Walker { rules, packet, own };
@@ -118,7 +118,7 @@ pub fn walk(rules: &Ruleset, packet: &Packet, own: &OwnAddresses) -> Vec<Way> {
 /// A packet on its way.
 #[derive(Clone, Debug)]
 struct Progress {
-    way: Way,
+    way: RuleWay,
     mark: u32,
 }
 
@@ -133,7 +133,7 @@ struct Left {
 
 struct Walker<'w> {
     rules: &'w Ruleset,
-    packet: &'w Packet,
+    packet: &'w FirstPacket,
     own: &'w OwnAddresses,
 }
 
@@ -162,7 +162,7 @@ impl Walker<'_> {
         let Some(table) = self.rules.table(table) else {
             return vec![progress];
         };
-        if progress.way.fate != Fate::Accept {
+        if progress.way.fate != PacketFate::Accept {
             return vec![progress];
         }
         let Left { mut back, done } = self.chain(table, chain, progress, 0);
@@ -187,7 +187,7 @@ impl Walker<'_> {
                     next.push(others);
                 }
                 progress.way.probability *= chance;
-                progress.way.steps.push(Step {
+                progress.way.steps.push(RuleStep {
                     table: table.name.clone(),
                     chain: chain.to_owned(),
                     rule: rule.line(chain, Dialect::Save),
@@ -218,8 +218,8 @@ impl Walker<'_> {
     ) -> Vec<Progress> {
         match &rule.target {
             Some(Target::Accept) => {}
-            Some(Target::Drop) => progress.way.fate = Fate::Drop,
-            Some(Target::Reject(_)) => progress.way.fate = Fate::Reject,
+            Some(Target::Drop) => progress.way.fate = PacketFate::Drop,
+            Some(Target::Reject(_)) => progress.way.fate = PacketFate::Reject,
             Some(Target::Dnat(to)) => progress.way.translated = Some(*to),
             Some(Target::Masquerade { .. }) => progress.way.masqueraded = true,
             Some(Target::Return) => {

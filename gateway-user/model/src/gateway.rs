@@ -14,7 +14,7 @@ mod serial;
 
 pub use action::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
-    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect, RetryOn,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect,
     RetryPolicy,
 };
 pub use cluster::{
@@ -23,6 +23,7 @@ pub use cluster::{
     TlsMode, TlsSecret, UpstreamTls, Warmup,
 };
 pub use condition::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+pub use nodegate_values::retry::RetryOn;
 
 /// What one gateway pod serves.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]

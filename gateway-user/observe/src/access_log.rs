@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 mod format;
 
-pub use format::{Encoding, FormatError, LineFormat};
+pub use format::{Encoding, LineFormat, LogFormatError};
 
 use super::{
     record::{ConnectionState, Record},

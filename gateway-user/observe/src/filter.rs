@@ -18,12 +18,12 @@ pub struct RecordFilter {
     /// The host that is asked for, without its port. TCP connections have none.
     pub host: Option<String>,
     /// Of the response: one of them. TCP connections have none.
-    pub statuses: Vec<Status>,
+    pub statuses: Vec<StatusFilter>,
 }
 
 /// `404`, or `4xx` for a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum StatusFilter {
     /// Only this one.
     Exact(u16),
     /// The first digit.
@@ -33,13 +33,13 @@ pub enum Status {
 /// A text that is no status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no status (fix: 404, or 4xx)")]
-pub struct NoStatus(String);
+pub struct NotAStatusFilter(String);
 
-impl FromStr for Status {
-    type Err = NoStatus;
+impl FromStr for StatusFilter {
+    type Err = NotAStatusFilter;
 
-    fn from_str(text: &str) -> Result<Self, NoStatus> {
-        let wrong = || NoStatus(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, NotAStatusFilter> {
+        let wrong = || NotAStatusFilter(text.to_owned());
         if let Some(class) = text.strip_suffix("xx") {
             let class = class.parse().map_err(|_| wrong())?;
             return if (1..=5).contains(&class) {
@@ -56,7 +56,7 @@ impl FromStr for Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for StatusFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(status) => status.fmt(f),
@@ -82,9 +82,9 @@ impl RecordFilter {
             Record::Request(request) => {
                 let host = bare(&request.authority);
                 let is_host = |wanted: &String| wanted.eq_ignore_ascii_case(host);
-                let is_it = |status: &Status| match *status {
-                    Status::Exact(status) => status == request.status,
-                    Status::Class(class) => class == request.status / 100,
+                let is_it = |status: &StatusFilter| match *status {
+                    StatusFilter::Exact(status) => status == request.status,
+                    StatusFilter::Class(class) => class == request.status / 100,
                 };
                 self.host.as_ref().is_none_or(is_host)
                     && (self.statuses.is_empty() || self.statuses.iter().any(is_it))
@@ -118,10 +118,10 @@ mod tests {
     #[test]
     fn statuses() {
         for text in ["404", "5xx", "0"] {
-            assert_eq!(text.parse::<Status>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<StatusFilter>().unwrap().to_string(), text);
         }
         for text in ["", "xx", "6xx", "99", "600", "ok"] {
-            let error = text.parse::<Status>().unwrap_err().to_string();
+            let error = text.parse::<StatusFilter>().unwrap_err().to_string();
             assert_eq!(error, format!("`{text}` is no status (fix: 404, or 4xx)"));
         }
     }
@@ -137,7 +137,10 @@ mod tests {
             local: Some(IpNet::from(request.local.ip())),
             local_port: Some(request.local.port()),
             host: Some(host),
-            statuses: vec![Status::Exact(1), Status::Class(request.status / 100)],
+            statuses: vec![
+                StatusFilter::Exact(1),
+                StatusFilter::Class(request.status / 100),
+            ],
         };
         assert!(RecordFilter::default().matches(&record));
         assert!(wanted.matches(&record));
@@ -160,7 +163,7 @@ mod tests {
                 ..wanted.clone()
             },
             RecordFilter {
-                statuses: vec![Status::Exact(1)],
+                statuses: vec![StatusFilter::Exact(1)],
                 ..wanted.clone()
             },
         ] {

@@ -5,8 +5,8 @@ mod filter;
 mod record;
 mod tap;
 
-pub use access_log::{AccessLog, AccessLogOptions, Encoding, FormatError, LineFormat};
-pub use filter::{NoStatus, RecordFilter, Status, ends};
+pub use access_log::{AccessLog, AccessLogOptions, Encoding, LineFormat, LogFormatError};
+pub use filter::{NotAStatusFilter, RecordFilter, StatusFilter, ends};
 #[cfg(test)]
 pub(crate) use record::fixture;
 pub use record::{

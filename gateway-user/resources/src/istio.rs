@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 mod entry;
 mod http;
 mod policy;
+pub mod reading;
+pub mod words;
 
 pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
 pub use http::{
-    Abort, Body, CorsPolicy, Delay, Delegate, DirectResponse, Fault, HeaderChanges, Headers,
+    Abort, CorsPolicy, Delay, Delegate, DirectResponse, Fault, HeaderChanges, Headers, HttpBody,
     HttpMatch, HttpRoute, MirrorPolicy, Percent, Redirect, RegexRewrite, Retries, Rewrite,
     StringMatch,
 };

@@ -99,9 +99,9 @@ pub struct Destinations<'r> {
 
 type Rule<'r> = (&'r Object, &'r DestinationRule);
 
-/// The proxy that asks.
+/// The proxy that a DestinationRule is looked up for.
 #[derive(Clone, Copy, Debug)]
-pub struct Client<'c> {
+pub struct RuleUser<'c> {
     /// Its namespace.
     pub namespace: &'c str,
     /// Its labels.
@@ -209,7 +209,7 @@ impl<'r> Destinations<'r> {
     /// in the destination's, else in the root namespace. What a proxy in the root namespace finds there
     /// first is what is for that namespace alone: rules for the whole mesh are no opinion about a
     /// destination that has its own (`destinationRule` of istio's `pilot/pkg/model/push_context.go`).
-    pub fn rule(&self, host: &str, client: Client<'_>) -> Option<MergedRule<'r>> {
+    pub fn rule(&self, host: &str, client: RuleUser<'_>) -> Option<MergedRule<'r>> {
         let its_namespace = match service_of(host) {
             Some((namespace, _)) => namespace,
             None => self
@@ -239,7 +239,7 @@ impl<'r> Destinations<'r> {
         namespace: &str,
         visibility: Visibility,
         host: &str,
-        client: Client<'_>,
+        client: RuleUser<'_>,
     ) -> Option<MergedRule<'r>> {
         let in_namespace = self.rules.get(namespace)?;
         let wildcards = host
@@ -356,7 +356,7 @@ impl<'r> Destinations<'r> {
 fn merged<'r>(
     rules: &[Rule<'r>],
     visibility: Visibility,
-    client: Client<'_>,
+    client: RuleUser<'_>,
 ) -> Option<MergedRule<'r>> {
     let seen = |(object, rule): &&Rule<'r>| {
         let own = object.key.namespace.as_str();

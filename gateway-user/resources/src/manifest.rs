@@ -15,11 +15,11 @@ use nodegate_values::diagnostic::{Diagnostic, Location, ObjectKey, Severity};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use kind::Kind;
+use kind::ResourceKind;
 use lines::{BadDocument, Lines};
 use mismatch::Mismatch;
 
-use crate::object::{Body, Object, Origin};
+use crate::object::{Body, ManifestPlace, Object};
 
 /// What a file holds.
 #[derive(Clone, Debug)]
@@ -135,12 +135,12 @@ impl Manifest {
             return self.list(value, &lines);
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
-        let Some(known) = Kind::of(group, &kind) else {
+        let Some(known) = ResourceKind::of(group, &kind) else {
             return self.foreign(group, &kind, &value, &lines);
         };
         let key = ObjectKey {
             namespace: match known {
-                Kind::Node | Kind::Namespace => String::new(),
+                ResourceKind::Node | ResourceKind::Namespace => String::new(),
                 _ => text(&value, &["metadata", "namespace"])
                     .filter(|namespace| !namespace.is_empty())
                     .unwrap_or("default")
@@ -195,9 +195,9 @@ impl Manifest {
                 fix: fix.map(Into::into),
             });
         }
-        let (field, fix) = if let Some(nearest) = Kind::misspelled(group, kind) {
+        let (field, fix) = if let Some(nearest) = ResourceKind::misspelled(group, kind) {
             ("kind", format!("did you mean `{nearest}`?"))
-        } else if let Some(group) = Kind::misplaced(group, kind) {
+        } else if let Some(group) = ResourceKind::misplaced(group, kind) {
             ("apiVersion", format!("{kind} is of {}", group_name(group)))
         } else {
             return;
@@ -226,22 +226,22 @@ impl Manifest {
         }
     }
 
-    fn typed(&mut self, kind: Kind, key: ObjectKey, value: Value, lines: Lines) {
+    fn typed(&mut self, kind: ResourceKind, key: ObjectKey, value: Value, lines: Lines) {
         let decoded = match kind {
-            Kind::Service => decode(value, Body::Service),
-            Kind::Pod => decode(value, Body::Pod),
-            Kind::Node => decode(value, Body::Node),
-            Kind::Namespace => decode(value, Body::Namespace),
-            Kind::Secret => decode(value, Body::Secret),
-            Kind::EndpointSlice => decode(value, Body::EndpointSlice),
-            Kind::Gateway => decode(value, Body::Gateway),
-            Kind::VirtualService => decode(value, Body::VirtualService),
-            Kind::DestinationRule => decode(value, Body::DestinationRule),
-            Kind::ServiceEntry => decode(value, Body::ServiceEntry),
+            ResourceKind::Service => decode(value, Body::Service),
+            ResourceKind::Pod => decode(value, Body::Pod),
+            ResourceKind::Node => decode(value, Body::Node),
+            ResourceKind::Namespace => decode(value, Body::Namespace),
+            ResourceKind::Secret => decode(value, Body::Secret),
+            ResourceKind::EndpointSlice => decode(value, Body::EndpointSlice),
+            ResourceKind::Gateway => decode(value, Body::Gateway),
+            ResourceKind::VirtualService => decode(value, Body::VirtualService),
+            ResourceKind::DestinationRule => decode(value, Body::DestinationRule),
+            ResourceKind::ServiceEntry => decode(value, Body::ServiceEntry),
         };
         match decoded {
             Ok((body, unknown)) => {
-                let origin = Origin {
+                let origin = ManifestPlace {
                     file: self.file.clone(),
                     lines,
                 };

@@ -25,12 +25,12 @@ pub struct Object {
     /// What it says.
     pub body: Body,
     /// Where it says so.
-    pub origin: Origin,
+    pub origin: ManifestPlace,
 }
 
 /// The document that an object was read from.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ManifestPlace {
     /// The file, as it was named to us.
     pub file: Arc<PathBuf>,
     /// Line of each field.
@@ -125,9 +125,9 @@ impl Object {
     }
 }
 
-// === impl Origin ===
+// === impl ManifestPlace ===
 
-impl Origin {
+impl ManifestPlace {
     /// The place of the field at `path`, or of its nearest parent that is written out.
     pub fn location(&self, path: &str) -> Location {
         Location {

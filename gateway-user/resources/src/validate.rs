@@ -10,9 +10,15 @@ mod virtual_service;
 
 use std::net::IpAddr;
 
-use nodegate_values::diagnostic::{Diagnostic, Severity};
+use nodegate_values::{
+    diagnostic::{Diagnostic, Severity},
+    port::port,
+};
 
-use super::object::{Body, Object};
+use super::{
+    istio::words::Word,
+    object::{Body, Object},
+};
 
 pub(crate) use service::NODE_PORTS;
 
@@ -69,12 +75,21 @@ impl Findings<'_> {
         }
     }
 
-    fn port(&mut self, path: impl Into<String>, port: i64) -> bool {
-        let valid = (1..=65535).contains(&port);
-        if !valid {
-            self.error(path, format!("{port} is not a port"), "1 to 65535");
+    fn port(&mut self, path: impl Into<String>, number: i64) {
+        if let Err(error) = port(number) {
+            self.error(path, error.to_string(), "1 to 65535");
         }
-        valid
+    }
+
+    /// A word must be one of those that are known.
+    fn one_of<W: Word>(&mut self, path: impl Into<String>, word: &str) {
+        let Err(error) = W::read(word) else {
+            return;
+        };
+        let words = W::WORDS.iter().map(|(word, _)| *word);
+        let named: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let fix = format!("one of {}", named.join(", "));
+        self.error(path, error.to_string(), &fix);
     }
 
     fn address(&mut self, path: impl Into<String>, text: &str) -> Option<IpAddr> {

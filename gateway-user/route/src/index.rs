@@ -29,13 +29,13 @@ pub(super) struct Index {
 #[derive(Debug)]
 struct Trie {
     /// The first is the root.
-    nodes: Vec<Node>,
+    nodes: Vec<TrieNode>,
     fold: bool,
 }
 
 /// A place in a path.
 #[derive(Debug, Default)]
-struct Node {
+struct TrieNode {
     /// What leads here from the node above.
     edge: Box<[u8]>,
     /// By the first byte of their edge, sorted.
@@ -104,13 +104,13 @@ impl Default for Trie {
 impl Trie {
     fn new(fold: bool) -> Self {
         Self {
-            nodes: vec![Node::default()],
+            nodes: vec![TrieNode::default()],
             fold,
         }
     }
 
     /// The node of this key; made if there is none.
-    fn place(&mut self, key: &[u8]) -> &mut Node {
+    fn place(&mut self, key: &[u8]) -> &mut TrieNode {
         let key = if self.fold {
             key.to_ascii_lowercase()
         } else {
@@ -143,9 +143,9 @@ impl Trie {
     }
 
     fn push(&mut self, edge: &[u8]) -> usize {
-        self.nodes.push(Node {
+        self.nodes.push(TrieNode {
             edge: edge.into(),
-            ..Node::default()
+            ..TrieNode::default()
         });
         self.nodes.len() - 1
     }

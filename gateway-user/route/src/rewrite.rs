@@ -13,10 +13,10 @@ pub struct RewriteError;
 
 /// A route's change of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewrite(Kind);
+pub struct Rewrite(Replacement);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+enum Replacement {
     Matched {
         /// How many bytes of the path are replaced; none: the whole path, without the query.
         replaced: Option<usize>,
@@ -33,7 +33,7 @@ impl Rewrite {
     /// What a route does to the path, if anything.
     pub fn of(route: &HttpRoute) -> Option<Self> {
         Some(Self(match route.action.forward()?.rewrite.as_ref()? {
-            PathRewrite::Matched(replacement) => Kind::Matched {
+            PathRewrite::Matched(replacement) => Replacement::Matched {
                 replaced: match &route.matches.path {
                     PathMatch::Prefix(prefix) => Some(prefix.len()),
                     PathMatch::Exact(_) | PathMatch::Regex(_) => None,
@@ -43,7 +43,7 @@ impl Rewrite {
             PathRewrite::Regex {
                 pattern,
                 substitution,
-            } => Kind::Regex {
+            } => Replacement::Regex {
                 pattern: pattern.clone(),
                 substitution: substitution.clone(),
             },
@@ -60,7 +60,7 @@ impl Rewrite {
         let path = original.path();
         let query = original.query();
         let mut target = match &self.0 {
-            Kind::Matched {
+            Replacement::Matched {
                 replaced,
                 replacement,
             } => {
@@ -74,7 +74,7 @@ impl Rewrite {
                 target.push_str(rest);
                 target
             }
-            Kind::Regex {
+            Replacement::Regex {
                 pattern,
                 substitution,
             } => percent_encode(&pattern.replace_all(path.as_bytes(), substitution)),

@@ -4,10 +4,10 @@
 /// period (sum of weights divided by their greatest common divisor): of 100 consecutive choices
 /// between weights 90 and 10, 90 and 10, wherever the window starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Split(Kind);
+pub struct Split(Sequence);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+enum Sequence {
     /// Always the first.
     Single,
     /// One entry per position of the period.
@@ -39,7 +39,7 @@ impl Split {
             .iter()
             .fold(0, |divisor, &weight| gcd(divisor, u64::from(weight)));
         if weights.len() < 2 || divisor == 0 {
-            return Self(Kind::Single);
+            return Self(Sequence::Single);
         }
         let weights: Vec<u64> = weights
             .iter()
@@ -48,9 +48,9 @@ impl Split {
         let period: u64 = weights.iter().sum();
         Self(
             if period <= Self::LONGEST_SCHEDULE && u16::try_from(weights.len()).is_ok() {
-                Kind::Schedule(schedule(&weights, period))
+                Sequence::Schedule(schedule(&weights, period))
             } else {
-                Kind::Lattice(Lattice::new(&weights, period))
+                Sequence::Lattice(Lattice::new(&weights, period))
             },
         )
     }
@@ -59,18 +59,18 @@ impl Split {
     /// make the sequence.
     pub fn pick(&self, position: u64) -> usize {
         match &self.0 {
-            Kind::Single => 0,
-            Kind::Schedule(schedule) => {
+            Sequence::Single => 0,
+            Sequence::Schedule(schedule) => {
                 // The remainder is below the length, which fits.
                 usize::from(schedule[(position % schedule.len() as u64) as usize])
             }
-            Kind::Lattice(lattice) => lattice.pick(position),
+            Sequence::Lattice(lattice) => lattice.pick(position),
         }
     }
 
     /// Whether the position makes a difference.
     pub fn is_single(&self) -> bool {
-        self.0 == Kind::Single
+        self.0 == Sequence::Single
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     fn long_periods_keep_their_shares() {
         let weights = [70_001, 20_002, 10_000];
         let split = Split::new(&weights);
-        assert!(matches!(split.0, Kind::Lattice(_)));
+        assert!(matches!(split.0, Sequence::Lattice(_)));
         let period = 100_003;
         for start in [0, 12_345, u64::MAX / 2] {
             let counts = counts(&split, &weights, start, period);

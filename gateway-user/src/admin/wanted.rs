@@ -6,7 +6,7 @@ use gateway_common::{decide::Verdict, event::Hook};
 
 use crate::{
     datapath::filter::Filter,
-    observe::{RecordFilter, Status},
+    observe::{RecordFilter, StatusFilter},
 };
 
 /// How lines are written.
@@ -112,7 +112,7 @@ impl Wanted {
             "hook" => kernel.hooks = list(value, hook)?,
             "protocol" => kernel.protocol = Some(parse(value)?),
             "host" => self.records.host = Some(value.to_owned()),
-            "status" => self.records.statuses = list(value, parse::<Status>)?,
+            "status" => self.records.statuses = list(value, parse::<StatusFilter>)?,
             _ => return Err("there is no such parameter".to_owned()),
         }
         Ok(())
@@ -193,7 +193,7 @@ mod tests {
             },
             records: RecordFilter {
                 host: Some("a&b".into()),
-                statuses: vec![Status::Exact(404), Status::Class(5)],
+                statuses: vec![StatusFilter::Exact(404), StatusFilter::Class(5)],
                 ..RecordFilter::default()
             },
         };

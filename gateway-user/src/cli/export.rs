@@ -102,7 +102,7 @@ impl Envoy {
                 eprintln!("{message}");
             }
         }
-        let options = envoy::Options {
+        let options = envoy::ExportOptions {
             listen: self.listen,
             admin_port: self.admin_port,
             extended_connect: self.extended_connect,

@@ -24,7 +24,7 @@ use crate::{
     },
     datapath::filter::{Filter, ServicePattern, Source, Target},
     model::service::Protocol,
-    observe::{RecordFilter, Status},
+    observe::{RecordFilter, StatusFilter},
 };
 
 mod join;
@@ -106,7 +106,7 @@ struct Filters {
     host: Option<String>,
     /// Only requests that ended so: 404, or 4xx
     #[arg(long, value_name = "STATUS", value_delimiter = ',')]
-    status: Vec<Status>,
+    status: Vec<StatusFilter>,
 }
 
 impl Trace {

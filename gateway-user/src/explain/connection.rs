@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use super::node::Node;
 use crate::{
     datapath::{from_map, tables::Outcome, to_map},
-    iptables::walk::{Fate, Packet, Step, Way, walk},
+    iptables::walk::{FirstPacket, PacketFate, RuleStep, RuleWay, walk},
     model::service::{IpFamily, Protocol},
 };
 
@@ -87,7 +87,7 @@ pub struct Walked {
     #[serde(serialize_with = "verdict")]
     pub verdict: Verdict,
     /// The rules that match whatever the backend, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RuleStep>,
 }
 
 /// A backend, and how it is reached.
@@ -105,7 +105,7 @@ pub struct Choice {
     /// Whether it does with kube-proxy.
     pub kube_proxy_masquerade: bool,
     /// The rules that match on the way to this backend only.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RuleStep>,
 }
 
 /// Explains a connection.
@@ -171,14 +171,14 @@ fn decide(node: &Node, attempt: &Attempt) -> Outcomes {
     }
 }
 
-fn walk_rules(node: &Node, attempt: &Attempt) -> Vec<Way> {
+fn walk_rules(node: &Node, attempt: &Attempt) -> Vec<RuleWay> {
     let family = IpFamily::of(attempt.destination.ip());
     let interface = match attempt.client {
         Client::Node => None,
         Client::Pod(_) => Some(node.interface(family, true)),
         Client::Network(_) => Some(node.interface(family, false)),
     };
-    let packet = Packet {
+    let packet = FirstPacket {
         source: source(node, attempt),
         destination: attempt.destination,
         protocol: attempt.protocol,
@@ -195,7 +195,7 @@ fn source(node: &Node, attempt: &Attempt) -> IpAddr {
 }
 
 /// The steps that all ways begin with.
-fn common(ways: &[Way]) -> Vec<Step> {
+fn common(ways: &[RuleWay]) -> Vec<RuleStep> {
     let [first, rest @ ..] = ways else {
         return Vec::new();
     };
@@ -208,19 +208,19 @@ fn common(ways: &[Way]) -> Vec<Step> {
 }
 
 /// What kube-proxy's rules come to.
-fn fate(ways: &[Way]) -> Verdict {
+fn fate(ways: &[RuleWay]) -> Verdict {
     let Some(way) = ways.first() else {
         return Verdict::Pass;
     };
     match way.fate {
-        Fate::Reject => Verdict::Reject,
-        Fate::Drop => Verdict::Drop,
-        Fate::Accept if way.translated.is_some() => Verdict::Forward,
-        Fate::Accept => Verdict::Pass,
+        PacketFate::Reject => Verdict::Reject,
+        PacketFate::Drop => Verdict::Drop,
+        PacketFate::Accept if way.translated.is_some() => Verdict::Forward,
+        PacketFate::Accept => Verdict::Pass,
     }
 }
 
-fn choices(outcomes: &[Outcome], ways: &[Way], common: usize) -> Vec<Choice> {
+fn choices(outcomes: &[Outcome], ways: &[RuleWay], common: usize) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
     let forwarded = outcomes
         .iter()
@@ -239,7 +239,7 @@ fn choices(outcomes: &[Outcome], ways: &[Way], common: usize) -> Vec<Choice> {
             steps: Vec::new(),
         });
     }
-    for way in ways.iter().filter(|way| way.fate == Fate::Accept) {
+    for way in ways.iter().filter(|way| way.fate == PacketFate::Accept) {
         let Some(address) = way.translated else {
             continue;
         };

@@ -304,7 +304,7 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
         let errors: Vec<_> = errors.map(ToString::to_string).collect();
         bail!("manifests were refused:\n{}", errors.join("\n"));
     }
-    let options = envoy::Options {
+    let options = envoy::ExportOptions {
         listen: IpAddr::V4(ENVOY),
         admin_port: 0,
         extended_connect: true,

@@ -20,10 +20,22 @@ const NAMES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// A text that is not the name of a status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a gRPC status")]
+pub struct NotAStatus(String);
+
 /// The number of a status that is given by name.
-pub fn code(name: &str) -> Option<u32> {
-    let at = NAMES.iter().position(|known| *known == name)?;
-    u32::try_from(at).ok()
+///
+/// # Errors
+///
+/// If there is no status of this name.
+pub fn code(name: &str) -> Result<u32, NotAStatus> {
+    (0..)
+        .zip(NAMES)
+        .find(|(_, known)| *known == name)
+        .map(|(code, _)| code)
+        .ok_or_else(|| NotAStatus(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -32,9 +44,9 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_google_rpc() {
-        assert_eq!(code("OK"), Some(0));
-        assert_eq!(code("UNAVAILABLE"), Some(14));
-        assert_eq!(code("UNAUTHENTICATED"), Some(16));
-        assert_eq!(code("unavailable"), None);
+        assert_eq!(code("OK"), Ok(0));
+        assert_eq!(code("UNAVAILABLE"), Ok(14));
+        assert_eq!(code("UNAUTHENTICATED"), Ok(16));
+        assert!(code("unavailable").is_err());
     }
 }

@@ -7,6 +7,7 @@
 //! | [`format`] | text with Envoy's variables in it |
 //! | [`grpc`] | the names of gRPC's statuses |
 //! | [`pattern`] | regular expressions in RE2's dialect |
+//! | [`port`] | numbers of ports |
 //! | [`retry`] | the words of `retryOn` |
 //! | [`spelling`] | the word that was probably meant |
 
@@ -16,5 +17,6 @@ pub mod format;
 pub mod grpc;
 pub mod pattern;
 pub mod percentage;
+pub mod port;
 pub mod retry;
 pub mod spelling;

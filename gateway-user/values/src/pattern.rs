@@ -12,9 +12,9 @@ use serde::Serialize;
 
 /// A regular expression that is compiled.
 #[derive(Clone)]
-pub struct Pattern(Arc<Inner>);
+pub struct Pattern(Arc<CompiledPattern>);
 
-struct Inner {
+struct CompiledPattern {
     text: Box<str>,
     /// For the whole of a value.
     whole: Regex,
@@ -34,11 +34,11 @@ pub struct PatternError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Substitution {
     text: String,
-    pieces: Vec<Piece>,
+    pieces: Vec<SubstitutionPiece>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+enum SubstitutionPiece {
     Literal(Vec<u8>),
     Group(usize),
 }
@@ -64,13 +64,13 @@ static IN_USE: LazyLock<Mutex<InUse>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct InUse {
-    patterns: HashMap<Box<str>, Weak<Inner>>,
+    patterns: HashMap<Box<str>, Weak<CompiledPattern>>,
     /// How many there may be until those that are not in use any more are dropped.
     sweep_at: usize,
 }
 
 impl InUse {
-    fn insert(&mut self, text: &str, pattern: &Arc<Inner>) {
+    fn insert(&mut self, text: &str, pattern: &Arc<CompiledPattern>) {
         self.patterns.insert(text.into(), Arc::downgrade(pattern));
         if self.patterns.len() > self.sweep_at {
             self.patterns
@@ -114,7 +114,7 @@ impl Pattern {
         // By itself first: `a)(b` is none, even though it is one in parentheses.
         let part = compile(&here)?;
         let whole = compile(&format!(r"\A(?:{here})\z"))?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(CompiledPattern {
             text: text.into(),
             whole,
             part,
@@ -138,8 +138,8 @@ impl Pattern {
             let mut replacement = Vec::new();
             for piece in &by.pieces {
                 match piece {
-                    Piece::Literal(text) => replacement.extend_from_slice(text),
-                    Piece::Group(group) => {
+                    SubstitutionPiece::Literal(text) => replacement.extend_from_slice(text),
+                    SubstitutionPiece::Group(group) => {
                         let group = found.get(*group).map(|group| group.as_bytes());
                         replacement.extend_from_slice(group.unwrap_or_default());
                     }
@@ -227,15 +227,15 @@ impl Substitution {
                         return Err(SubstitutionError::NoGroup { group, groups });
                     }
                     if !literal.is_empty() {
-                        pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+                        pieces.push(SubstitutionPiece::Literal(std::mem::take(&mut literal)));
                     }
-                    pieces.push(Piece::Group(group));
+                    pieces.push(SubstitutionPiece::Group(group));
                 }
                 _ => return Err(SubstitutionError::Backslash),
             }
         }
         if !literal.is_empty() {
-            pieces.push(Piece::Literal(literal));
+            pieces.push(SubstitutionPiece::Literal(literal));
         }
         Ok(Self {
             text: text.into(),

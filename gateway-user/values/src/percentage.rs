@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// A number that is not a percentage.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("{0} is not a percentage")]
+pub struct NotAPercentage(pub f64);
+
 /// A share of requests, in millionths: as fine as Envoy's `FractionalPercent` goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -16,17 +21,22 @@ impl Percentage {
     pub const ALL: Self = Self(Self::MILLION);
     const MILLION: u32 = 1_000_000;
 
-    /// Of a number of percent; none if that is not between 0 and 100. What is finer than a millionth
-    /// is cut off (`translatePercentToFractionalPercent` of istio's
-    /// pilot/pkg/networking/core/route).
+    /// Of a number of percent. What is finer than a millionth is cut off
+    /// (`translatePercentToFractionalPercent` of istio's pilot/pkg/networking/core/route).
+    ///
+    /// # Errors
+    ///
+    /// If the number is not between 0 and 100.
     #[expect(
         clippy::cast_sign_loss,
         reason = "between 0 and 1000000, which the range check ensures"
     )]
-    pub fn of_percent(percent: f64) -> Option<Self> {
-        (0.0..=100.0)
-            .contains(&percent)
-            .then_some(Self((percent * 10_000.0) as u32))
+    pub fn of_percent(percent: f64) -> Result<Self, NotAPercentage> {
+        if (0.0..=100.0).contains(&percent) {
+            Ok(Self((percent * 10_000.0) as u32))
+        } else {
+            Err(NotAPercentage(percent))
+        }
     }
 
     /// Millionths, 0 to 1000000.
@@ -63,7 +73,9 @@ mod tests {
             (-0.1, None),
             (f64::NAN, None),
         ] {
-            let found = Percentage::of_percent(percent).map(Percentage::millionths);
+            let found = Percentage::of_percent(percent)
+                .ok()
+                .map(Percentage::millionths);
             assert_eq!(found, millionths, "{percent}");
         }
         let tenth = Percentage::of_percent(10.0).unwrap();

@@ -4,9 +4,13 @@ use std::net::IpAddr;
 
 use nodegate_model::gateway::{DnsTarget, Endpoint, Locality};
 use nodegate_resources::{
-    istio::{EntryPort, ServiceEntry, Subset, WorkloadEntry},
+    istio::{
+        EntryPort, ServiceEntry, Subset, WorkloadEntry,
+        words::{Resolution, Word as _},
+    },
     lookup::selects,
 };
+use nodegate_values::port::{NotAPort, port as port_number};
 
 use super::{members::Members, protocol::speaks_http2};
 use crate::placement::Placement;
@@ -23,26 +27,27 @@ pub(super) fn members<'r>(
         .ports
         .iter()
         .find(|candidate| candidate.number == port)?;
-    let resolution = spec.resolution.as_deref().unwrap_or("NONE");
+    let resolution = Resolution::read(spec.resolution.as_deref().unwrap_or("NONE"));
     let mut members = Members {
         http2: speaks_http2(Some(&port.protocol), None),
         ..Members::default()
     };
     let all = match resolution {
-        "DNS" => true,
-        "STATIC" | "DNS_ROUND_ROBIN" => false,
+        Ok(Resolution::Dns) => true,
+        Ok(Resolution::Static | Resolution::DnsRoundRobin) => false,
         // Validation has told that these lead nowhere.
-        _ => return Some(members),
+        Ok(Resolution::None | Resolution::DynamicDns) | Err(_) => return Some(members),
     };
-    let dns = resolution != "STATIC";
+    let dns = resolution != Ok(Resolution::Static);
     if dns && spec.endpoints.is_empty() && subset.is_none_or(|subset| subset.labels.is_empty()) {
         let target = DnsTarget {
             host: host.into(),
-            port: number(if port.target_port == 0 {
+            port: port_number(if port.target_port == 0 {
                 port.number
             } else {
                 port.target_port
-            })?,
+            })
+            .ok()?,
             weight: 1,
             all,
             locality: Locality::default(),
@@ -54,7 +59,7 @@ pub(super) fn members<'r>(
         if subset.is_some_and(|subset| !selects(&subset.labels, Some(&endpoint.labels))) {
             continue;
         }
-        let Some(target) = target(endpoint, port) else {
+        let Ok(target) = target(endpoint, port) else {
             continue;
         };
         let weight = endpoint.weight.max(1);
@@ -92,14 +97,10 @@ pub(super) fn members<'r>(
 
 /// The endpoint's own port of that name, else the entry's target port, else its number
 /// (`convertEndpoint` of istio's pilot/pkg/serviceregistry/serviceentry).
-fn target(endpoint: &WorkloadEntry, port: &EntryPort) -> Option<u16> {
-    number(match endpoint.ports.get(&port.name) {
+fn target(endpoint: &WorkloadEntry, port: &EntryPort) -> Result<u16, NotAPort> {
+    port_number(match endpoint.ports.get(&port.name) {
         Some(own) => *own,
         None if port.target_port != 0 => port.target_port,
         None => port.number,
     })
-}
-
-fn number(port: i64) -> Option<u16> {
-    u16::try_from(port).ok().filter(|port| *port != 0)
 }

@@ -8,12 +8,14 @@ use nodegate_model::gateway::{
 };
 use nodegate_resources::istio::{
     self, ConnectionPool, ConsistentHash, LoadBalancer, LocalityLb, Tls, TrafficPolicy,
+    reading::{header_name, limit},
+    words::{Http2Upgrade, SimpleBalancing, Word as _},
 };
 use nodegate_values::duration::Interval;
 
 /// What counts for one port of one subset.
 #[derive(Clone, Copy, Default)]
-struct Settings<'p> {
+struct PortSettings<'p> {
     balancer: Option<&'p LoadBalancer>,
     pool: Option<&'p ConnectionPool>,
     outliers: Option<&'p istio::OutlierDetection>,
@@ -31,7 +33,7 @@ pub(super) fn of<'p>(
     let settings = [whole, subset]
         .into_iter()
         .flatten()
-        .fold(Settings::default(), |settings, policy| {
+        .fold(PortSettings::default(), |settings, policy| {
             settings.under(policy, port)
         });
     let outliers = settings.outliers.map(outlier_detection);
@@ -50,7 +52,7 @@ pub(super) fn of<'p>(
     }
 }
 
-impl<'p> Settings<'p> {
+impl<'p> PortSettings<'p> {
     /// A policy replaces what it has, and its settings for the port replace everything, what they
     /// leave out included (`MergeTrafficPolicy` of istio's pilot/pkg/networking/util).
     fn under(self, policy: &'p TrafficPolicy, port: i64) -> Self {
@@ -84,17 +86,19 @@ fn balancing(balancer: &LoadBalancer) -> Balancing {
             table: hash_table(hash),
         };
     }
-    match balancer.simple.as_deref() {
-        Some("ROUND_ROBIN") => Balancing::RoundRobin,
-        Some("RANDOM") => Balancing::Random,
-        Some("PASSTHROUGH") => Balancing::Passthrough,
-        _ => Balancing::LeastRequest,
+    match balancer.simple.as_deref().map(SimpleBalancing::read) {
+        Some(Ok(SimpleBalancing::RoundRobin)) => Balancing::RoundRobin,
+        Some(Ok(SimpleBalancing::Random)) => Balancing::Random,
+        Some(Ok(SimpleBalancing::Passthrough)) => Balancing::Passthrough,
+        // Validation has refused what is none of the words.
+        Some(Ok(SimpleBalancing::LeastRequest | SimpleBalancing::LeastConnections) | Err(_))
+        | None => Balancing::LeastRequest,
     }
 }
 
 fn hash_key(hash: &ConsistentHash) -> Option<HashKey> {
     if let Some(name) = &hash.http_header_name {
-        return name.parse().ok().map(HashKey::Header);
+        return header_name(name).ok().map(HashKey::Header);
     }
     if let Some(cookie) = &hash.http_cookie {
         return Some(HashKey::Cookie {
@@ -174,7 +178,8 @@ fn locality(given: Option<&LocalityLb>, outliers: bool) -> Option<LocalityPolicy
 
 /// 0 is no limit (`applyConnectionPool`).
 fn limits(pool: &ConnectionPool) -> ConnectionLimits {
-    let limit = |given: i64| u32::try_from(given).ok().filter(|limit| *limit != 0);
+    // Validation has refused what is not a limit.
+    let limit = |given: i64| limit(given).unwrap_or_default();
     let mut limits = ConnectionLimits::default();
     let mut idle = None;
     if let Some(http) = &pool.http {
@@ -183,7 +188,8 @@ fn limits(pool: &ConnectionPool) -> ConnectionLimits {
         limits.max_retries = limit(http.max_retries);
         limits.max_requests_per_connection = limit(http.max_requests_per_connection);
         limits.max_concurrent_streams = limit(http.max_concurrent_streams);
-        limits.upgrade_to_http2 = http.h2_upgrade_policy.as_deref() == Some("UPGRADE");
+        limits.upgrade_to_http2 = http.h2_upgrade_policy.as_deref().map(Http2Upgrade::read)
+            == Some(Ok(Http2Upgrade::Upgrade));
         limits.use_client_protocol = http.use_client_protocol;
         idle = duration(http.idle_timeout);
     }

@@ -4,7 +4,10 @@ use k8s_openapi::api::core::v1::Secret;
 use nodegate_model::gateway::{TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
 use nodegate_resources::{
     Resources,
-    istio::{Tls, TrafficPolicy},
+    istio::{
+        Tls, TrafficPolicy,
+        words::{self, Word as _},
+    },
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
@@ -12,7 +15,7 @@ use nodegate_values::diagnostic::{Diagnostic, Severity};
 pub(super) type Lacking<'r> = (&'r Tls, &'static str);
 
 /// What the settings are for.
-pub(super) struct Subject<'a> {
+pub(super) struct TlsSubject<'a> {
     pub(super) resources: &'a Resources,
     /// The gateway's, in which Secrets are looked for.
     pub(super) namespace: &'a str,
@@ -25,12 +28,13 @@ pub(super) struct Subject<'a> {
 /// None: in the clear.
 // Istio: buildUpstreamClusterTLSContext, constructUpstreamTLS and setAutoSniAndAutoSanValidation of
 // pilot/pkg/networking/core/cluster_tls.go.
-pub(super) fn of(tls: &Tls, subject: &Subject<'_>) -> Option<UpstreamTls> {
-    let mode = match tls.mode.as_str() {
-        "SIMPLE" => TlsMode::Simple,
-        "MUTUAL" => TlsMode::Mutual,
-        "ISTIO_MUTUAL" => TlsMode::IstioMutual,
-        _ => return None,
+pub(super) fn of(tls: &Tls, subject: &TlsSubject<'_>) -> Option<UpstreamTls> {
+    let mode = match words::TlsMode::read(&tls.mode) {
+        Ok(words::TlsMode::Simple) => TlsMode::Simple,
+        Ok(words::TlsMode::Mutual) => TlsMode::Mutual,
+        Ok(words::TlsMode::IstioMutual) => TlsMode::IstioMutual,
+        // Validation has refused what is none of the words.
+        Ok(words::TlsMode::Disable) | Err(_) => return None,
     };
     let insecure = tls.insecure_skip_verify.unwrap_or_default();
     let sni = some(&tls.sni);
@@ -116,7 +120,7 @@ fn keys(tls: &Tls) -> &'static str {
     }
 }
 
-fn credentials(tls: &Tls, mode: TlsMode, subject: &Subject<'_>) -> TlsCredentials {
+fn credentials(tls: &Tls, mode: TlsMode, subject: &TlsSubject<'_>) -> TlsCredentials {
     if let Some(name) = some(&tls.credential_name) {
         let content = content(subject, &name, mode);
         return TlsCredentials::Secret { name, content };
@@ -135,7 +139,7 @@ fn credentials(tls: &Tls, mode: TlsMode, subject: &Subject<'_>) -> TlsCredential
 
 /// What the Secret `name` holds, and the one beside it that may hold the authorities.
 // Istio: `extractCertInfo` and `GetCaCert` of pilot/pkg/credentials/kube.
-fn content(subject: &Subject<'_>, name: &str, mode: TlsMode) -> Option<TlsSecret> {
+fn content(subject: &TlsSubject<'_>, name: &str, mode: TlsMode) -> Option<TlsSecret> {
     let name = name.trim_start_matches("kubernetes://");
     let find = |name: &str| subject.resources.secret(subject.namespace, name);
     let secret = find(name)?;
@@ -164,9 +168,9 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-// === impl Subject ===
+// === impl TlsSubject ===
 
-impl Subject<'_> {
+impl TlsSubject<'_> {
     /// The name that gateways and sidecars of a mesh go by (`BuildDNSSrvSubsetKey` of istio's
     /// pilot/pkg/model).
     fn mesh_sni(&self) -> String {
@@ -188,7 +192,7 @@ mod tests {
     }
 
     fn compiled(tls: &Tls, entry_names: &[String]) -> Option<UpstreamTls> {
-        let subject = Subject {
+        let subject = TlsSubject {
             resources: &Resources::default(),
             namespace: "istio-system",
             cluster: "outbound|443|v1|web.example",

@@ -15,7 +15,7 @@ use nodegate_values::diagnostic::{Diagnostic, Severity};
 use bind::{gateways, servers_by_port};
 use binding::BoundService;
 use context::GatewayContext;
-use server::{Server, ServerProtocol};
+use server::{GatewayServer, ListenerKind};
 
 use crate::{clusters::Clusters, endpoints::Endpoints, identity::GatewayIdentity};
 
@@ -36,12 +36,12 @@ pub(crate) fn compile(
     let mut listeners = Vec::new();
     for (port, (kind, servers)) in ports {
         let protocol = match kind {
-            ServerProtocol::Http => Some(ListenerProtocol::Http(http::routes(
+            ListenerKind::Http => Some(ListenerProtocol::Http(http::routes(
                 port,
                 &servers,
                 &mut context,
             ))),
-            ServerProtocol::Tcp => servers.first().and_then(|server| {
+            ListenerKind::Tcp => servers.first().and_then(|server| {
                 let route = tcp::route(*server, &mut context);
                 if route.is_none() {
                     let message =
@@ -81,7 +81,7 @@ fn unreachable_hosts(
             .collect();
         let mut servers = its.iter().flat_map(|(gateway, spec)| {
             let servers = spec.spec.servers.iter().enumerate();
-            servers.map(|(index, spec)| Server {
+            servers.map(|(index, spec)| GatewayServer {
                 gateway,
                 index,
                 spec,

@@ -68,8 +68,8 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
 
 fn load_assignment(cluster: &Cluster) -> Value {
     /// Endpoints, and what they weigh together.
-    type Group = (u32, Vec<Value>);
-    let mut groups: BTreeMap<(u32, &Locality), Group> = BTreeMap::new();
+    type EndpointGroup = (u32, Vec<Value>);
+    let mut groups: BTreeMap<(u32, &Locality), EndpointGroup> = BTreeMap::new();
     let mut add = |priority, locality, weight, endpoint: Value| {
         let (together, endpoints) = groups.entry((priority, locality)).or_default();
         *together = together.saturating_add(weight);

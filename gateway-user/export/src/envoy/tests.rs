@@ -63,7 +63,7 @@ fn exported_with(extended_connect: bool) -> Value {
     };
     let node = NodeIdentity::default();
     let compiled = compile(&resources, &node, Some(&identity), &ServiceScope::Gateway);
-    let options = Options {
+    let options = ExportOptions {
         listen: Ipv4Addr::LOCALHOST.into(),
         admin_port: 15000,
         extended_connect,

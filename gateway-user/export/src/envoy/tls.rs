@@ -18,7 +18,7 @@ pub(super) fn socket(tls: &UpstreamTls, http2: bool) -> Value {
         (_, true) => &["h2"],
         (_, false) => &[],
     };
-    let sources = Sources::of(&tls.credentials);
+    let sources = TlsSources::of(&tls.credentials);
     let names = tls.subject_alt_names.iter().flat_map(|name| {
         // Which of them it is, only the certificate says.
         ["DNS", "URI", "IP_ADDRESS"]
@@ -56,13 +56,13 @@ pub(super) fn from_the_host(tls: &UpstreamTls) -> Option<Value> {
 }
 
 /// Envoy's DataSources.
-struct Sources {
+struct TlsSources {
     /// A TlsCertificate.
     identity: Option<Value>,
     authorities: Value,
 }
 
-impl Sources {
+impl TlsSources {
     fn of(credentials: &TlsCredentials) -> Self {
         match credentials {
             TlsCredentials::Files {

@@ -27,7 +27,7 @@ fn ways(
     interface: Option<&str>,
     source: &str,
     destination: &str,
-) -> Vec<Way> {
+) -> Vec<RuleWay> {
     let config = Config {
         masquerade_mark: 0x4000,
         v4: FamilyConfig {
@@ -40,7 +40,7 @@ fn ways(
     };
     let services = std::slice::from_ref(service);
     let rules = normal::dump(&render(services, IpFamily::V4, &config));
-    let packet = Packet {
+    let packet = FirstPacket {
         source: source.parse().unwrap(),
         destination: destination.parse().unwrap(),
         protocol: Protocol::Tcp,
@@ -49,7 +49,7 @@ fn ways(
     walk(&rules, &packet, &[NODE.parse().unwrap()])
 }
 
-fn chains(way: &Way) -> Vec<&str> {
+fn chains(way: &RuleWay) -> Vec<&str> {
     let nat = way.steps.iter().filter(|step| step.table == "nat");
     nat.filter_map(|step| step.jump.as_deref()).collect()
 }
@@ -79,7 +79,7 @@ fn a_node_port_from_outside() {
     );
     assert_eq!(way.translated, Some("10.10.1.4:8080".parse().unwrap()));
     assert!(way.masqueraded);
-    assert_eq!(way.fate, Fate::Accept);
+    assert_eq!(way.fate, PacketFate::Accept);
     let last = way.steps.iter().find(|step| step.rule.contains("-j DNAT"));
     assert_eq!(
         last.unwrap().rule,
@@ -134,20 +134,20 @@ fn where_there_is_nobody() {
     let outside =
         |service: &ServicePort| ways(service, Some("eth0"), "192.0.2.1", "192.168.170.137:31373");
     let rejected = outside(&service);
-    assert_eq!(rejected[0].fate, Fate::Reject);
+    assert_eq!(rejected[0].fate, PacketFate::Reject);
     assert_eq!(
         rejected[0].steps.last().unwrap().rule,
         "-A KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment \"istio-system/istio-ingressgateway:http2 has no endpoints\" -m addrtype --dst-type LOCAL -m tcp --dport 31373 -j REJECT --reject-with icmp-port-unreachable"
     );
     // A process of the node meets it when the packet comes back in.
     let own = ways(&service, None, NODE, "192.168.170.137:31373");
-    assert_eq!(own[0].fate, Fate::Reject);
+    assert_eq!(own[0].fate, PacketFate::Reject);
     let cluster_ip = ways(&service, None, NODE, "10.96.190.18:80");
-    assert_eq!(cluster_ip[0].fate, Fate::Reject);
+    assert_eq!(cluster_ip[0].fate, PacketFate::Reject);
 
     service.endpoints = vec![Endpoint::ready("10.10.2.4".parse().unwrap(), 8080, false)];
     service.external_policy = TrafficPolicy::Local;
-    assert_eq!(outside(&service)[0].fate, Fate::Drop);
+    assert_eq!(outside(&service)[0].fate, PacketFate::Drop);
 }
 
 #[test]
@@ -163,6 +163,6 @@ fn who_is_let_in() {
     assert!(chains(&way).contains(&"KUBE-FW-G6D3V5KS3PXPUEDS"));
     assert_eq!(way.translated, Some("10.10.1.4:8080".parse().unwrap()));
     let way = from("192.0.2.1");
-    assert_eq!((way.translated, way.fate), (None, Fate::Drop));
+    assert_eq!((way.translated, way.fate), (None, PacketFate::Drop));
     assert_eq!(way.steps.last().unwrap().chain, "KUBE-PROXY-FIREWALL");
 }

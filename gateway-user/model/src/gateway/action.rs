@@ -7,6 +7,7 @@ use nodegate_values::{
     format::Format,
     pattern::{Pattern, Substitution},
     percentage::Percentage,
+    retry::RetryOn,
 };
 use serde::Serialize;
 
@@ -143,10 +144,6 @@ pub struct RetryPolicy {
     /// Whether to avoid endpoints that have been tried. Without effect on consistent hashing.
     pub ignore_previous_hosts: bool,
 }
-
-/// After what to try again: a set (Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct RetryOn(u32);
 
 /// A copy of requests, whose answer nobody waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -350,96 +347,6 @@ impl Default for RetryPolicy {
             base_backoff: Self::DEFAULT_BASE_BACKOFF,
             ignore_previous_hosts: true,
         }
-    }
-}
-
-// === impl RetryOn ===
-
-macro_rules! retry_on {
-    ($($(#[$doc:meta])* $constant:ident = $bit:literal, $name:literal;)*) => {
-        impl RetryOn {
-            $($(#[$doc])* pub const $constant: Self = Self(1 << $bit);)*
-
-            /// The one that has this name.
-            pub fn named(name: &str) -> Option<Self> {
-                match name {
-                    $($name => Some(Self::$constant),)*
-                    _ => None,
-                }
-            }
-
-            /// The names of what is in the set.
-            pub fn names(self) -> impl Iterator<Item = &'static str> {
-                [$((Self::$constant, $name)),*]
-                    .into_iter()
-                    .filter(move |(one, _)| self.contains(*one))
-                    .map(|(_, name)| name)
-            }
-        }
-    };
-}
-
-retry_on! {
-    /// Any 5xx, and no answer at all (disconnect, reset, per-try timeout).
-    SERVER_ERROR = 0, "5xx";
-    /// 502, 503 and 504, and no answer at all.
-    GATEWAY_ERROR = 1, "gateway-error";
-    /// No answer at all.
-    RESET = 2, "reset";
-    /// No answer, and nothing of the request was sent.
-    RESET_BEFORE_REQUEST = 3, "reset-before-request";
-    /// The endpoint could not be reached.
-    CONNECT_FAILURE = 4, "connect-failure";
-    /// The `x-envoy-ratelimited` header.
-    ENVOY_RATELIMITED = 5, "envoy-ratelimited";
-    /// 409.
-    RETRIABLE_4XX = 6, "retriable-4xx";
-    /// The endpoint refused the stream before it did anything.
-    REFUSED_STREAM = 7, "refused-stream";
-    /// One of the policy's status codes.
-    RETRIABLE_STATUS_CODES = 8, "retriable-status-codes";
-    /// Headers that the policy names, which Istio has no words for.
-    RETRIABLE_HEADERS = 9, "retriable-headers";
-    /// Without effect: there is no HTTP/3.
-    HTTP3_POST_CONNECT_FAILURE = 10, "http3-post-connect-failure";
-    /// gRPC status 1 in the headers of the response.
-    CANCELLED = 11, "cancelled";
-    /// gRPC status 4 in the headers of the response.
-    DEADLINE_EXCEEDED = 12, "deadline-exceeded";
-    /// gRPC status 13 in the headers of the response.
-    INTERNAL = 13, "internal";
-    /// gRPC status 8 in the headers of the response.
-    RESOURCE_EXHAUSTED = 14, "resource-exhausted";
-    /// gRPC status 14 in the headers of the response.
-    UNAVAILABLE = 15, "unavailable";
-}
-
-impl RetryOn {
-    /// Whether all of `other` is in the set.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any of `other` is in the set.
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether there is nothing in the set.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Both together.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl Serialize for RetryOn {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.names())
     }
 }
 

@@ -66,20 +66,20 @@ pub enum Encoding {
 
 /// What a line looks like.
 #[derive(Clone, Debug)]
-pub struct LineFormat(Kind);
+pub struct LineFormat(LineTemplate);
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum LineTemplate {
     Text(Template),
     Json(BTreeMap<String, Template>),
 }
 
 /// Text with fields in it.
 #[derive(Clone, Debug)]
-struct Template(Vec<Part>);
+struct Template(Vec<TemplatePart>);
 
 #[derive(Clone, Debug)]
-enum Part {
+enum TemplatePart {
     Literal(String),
     Field(Field),
 }
@@ -115,7 +115,7 @@ enum Field {
 
 /// Why a text is no format.
 #[derive(Debug, thiserror::Error)]
-pub enum FormatError {
+pub enum LogFormatError {
     /// A `%` without another.
     #[error("the `%` at `{0}` has no end; a `%` that is meant is written `%%`")]
     Unterminated(String),
@@ -162,9 +162,9 @@ fn known() -> String {
 
 impl LineFormat {
     /// Istio's format, or one of the user's: text, or for JSON an object whose values are texts.
-    pub fn new(encoding: Encoding, format: Option<&str>) -> Result<Self, FormatError> {
+    pub fn new(encoding: Encoding, format: Option<&str>) -> Result<Self, LogFormatError> {
         Ok(Self(match encoding {
-            Encoding::Text => Kind::Text(Template::new(format.unwrap_or(DEFAULT_TEXT))?),
+            Encoding::Text => LineTemplate::Text(Template::new(format.unwrap_or(DEFAULT_TEXT))?),
             Encoding::Json => {
                 let fields: BTreeMap<String, String> = match format {
                     Some(format) => serde_json::from_str(format)?,
@@ -173,11 +173,11 @@ impl LineFormat {
                         .map(|&(name, value)| (name.into(), value.into()))
                         .collect(),
                 };
-                Kind::Json(
+                LineTemplate::Json(
                     fields
                         .into_iter()
                         .map(|(name, value)| Ok((name, Template::new(&value)?)))
-                        .collect::<Result<_, FormatError>>()?,
+                        .collect::<Result<_, LogFormatError>>()?,
                 )
             }
         }))
@@ -186,8 +186,8 @@ impl LineFormat {
     /// The line of a record, with its end.
     pub(super) fn line(&self, record: &Record) -> String {
         let mut line = match &self.0 {
-            Kind::Text(template) => template.text(record),
-            Kind::Json(fields) => {
+            LineTemplate::Text(template) => template.text(record),
+            LineTemplate::Json(fields) => {
                 let object: BTreeMap<&str, Value> = fields
                     .iter()
                     .map(|(name, template)| (name.as_str(), template.value(record)))
@@ -204,7 +204,7 @@ impl LineFormat {
 }
 
 impl Template {
-    fn new(text: &str) -> Result<Self, FormatError> {
+    fn new(text: &str) -> Result<Self, LogFormatError> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -212,20 +212,20 @@ impl Template {
             literal.push_str(before);
             let (name, after) = after
                 .split_once('%')
-                .ok_or_else(|| FormatError::Unterminated(format!("%{after}")))?;
+                .ok_or_else(|| LogFormatError::Unterminated(format!("%{after}")))?;
             rest = after;
             if name.is_empty() {
                 literal.push('%');
                 continue;
             }
             if !literal.is_empty() {
-                parts.push(Part::Literal(std::mem::take(&mut literal)));
+                parts.push(TemplatePart::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Field(Field::named(name)?));
+            parts.push(TemplatePart::Field(Field::named(name)?));
         }
         literal.push_str(rest);
         if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
+            parts.push(TemplatePart::Literal(literal));
         }
         Ok(Self(parts))
     }
@@ -235,8 +235,8 @@ impl Template {
         let mut text = String::new();
         for part in &self.0 {
             match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Field(field) => match field.value(record) {
+                TemplatePart::Literal(literal) => text.push_str(literal),
+                TemplatePart::Field(field) => match field.value(record) {
                     Value::Null => text.push('-'),
                     Value::String(value) => text.push_str(&value),
                     other => text.push_str(&other.to_string()),
@@ -249,14 +249,14 @@ impl Template {
     /// A field by itself keeps its type, and is null if it is missing.
     fn value(&self, record: &Record) -> Value {
         match self.0.as_slice() {
-            [Part::Field(field)] => field.value(record),
+            [TemplatePart::Field(field)] => field.value(record),
             _ => Value::String(self.text(record)),
         }
     }
 }
 
 impl Field {
-    fn named(name: &str) -> Result<Self, FormatError> {
+    fn named(name: &str) -> Result<Self, LogFormatError> {
         if name.eq_ignore_ascii_case("REQUESTED_SERVER_NAME") {
             return Ok(Self::Nothing);
         }
@@ -264,7 +264,7 @@ impl Field {
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, field)| *field)
-            .ok_or_else(|| FormatError::Unknown(name.into()))
+            .ok_or_else(|| LogFormatError::Unknown(name.into()))
     }
 
     fn value(self, record: &Record) -> Value {

@@ -141,13 +141,13 @@ pub struct DirectResponse {
     /// The status.
     pub status: i64,
     /// The body.
-    pub body: Option<Body>,
+    pub body: Option<HttpBody>,
 }
 
 /// `VirtualService.spec.http[].directResponse.body`: one of these.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Body {
+pub struct HttpBody {
     /// Text.
     pub string: Option<String>,
     /// Base64 (RFC 4648).

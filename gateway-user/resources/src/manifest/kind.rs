@@ -4,7 +4,7 @@ use nodegate_values::spelling::nearest;
 
 /// A kind that nodegate reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ResourceKind {
     Service,
     Pod,
     Node,
@@ -17,9 +17,9 @@ pub(super) enum Kind {
     ServiceEntry,
 }
 
-// === impl Kind ===
+// === impl ResourceKind ===
 
-impl Kind {
+impl ResourceKind {
     const ALL: [(&'static str, &'static str, Self); 10] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),

@@ -39,7 +39,7 @@ impl Mismatch {
             "unit" | "null" => "nothing".to_owned(),
             _ => found.to_owned(),
         };
-        let wanted = Wanted::of(expected);
+        let wanted = FieldType::of(expected);
         Mismatch {
             message: format!("{found} stands where {wanted} belongs"),
             fix: wanted.fix(&path, found_value),
@@ -54,7 +54,7 @@ fn last_word(text: &str) -> &str {
 
 /// What kind of value a field takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted<'e> {
+enum FieldType<'e> {
     Number,
     Text,
     Switch,
@@ -64,7 +64,7 @@ enum Wanted<'e> {
     Other(&'e str),
 }
 
-impl<'e> Wanted<'e> {
+impl<'e> FieldType<'e> {
     fn of(expected: &'e str) -> Self {
         match expected.split(' ').next().unwrap_or_default() {
             "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" | "f64" => {
@@ -113,7 +113,7 @@ fn is_duration(key: &str) -> bool {
     .any(|word| key.ends_with(word))
 }
 
-impl fmt::Display for Wanted<'_> {
+impl fmt::Display for FieldType<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Number => "a number",

@@ -1,12 +1,10 @@
 //! Gateways (`ValidateGateway` of istio's pkg/config/validation).
 
 use super::{Findings, names};
-use crate::istio::{Gateway, Server};
-
-/// `protocol.Parse` of istio's pkg/config/protocol.
-const PROTOCOLS: [&str; 8] = [
-    "HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS", "TCP", "MONGO",
-];
+use crate::istio::{
+    Gateway, Server,
+    words::{ServerProtocol, Word as _},
+};
 
 pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
     if gateway.spec.servers.is_empty() {
@@ -24,11 +22,16 @@ pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
 fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
     findings.port(format!("{path}.port.number"), server.port.number);
     let protocol = server.port.protocol.to_ascii_uppercase();
+    let read = server.port.protocol();
     if protocol.is_empty() {
         findings.error(format!("{path}.port.protocol"), "missing", "HTTP or TCP");
-    } else if !PROTOCOLS.contains(&protocol.as_str()) {
+    } else if read.is_err() {
         let message = format!("`{}` is not a protocol", server.port.protocol);
-        let fix = format!("one of {}", PROTOCOLS.join(", "));
+        let known: Vec<_> = ServerProtocol::WORDS
+            .iter()
+            .map(|(word, _)| *word)
+            .collect();
+        let fix = format!("one of {}", known.join(", "));
         findings.error(format!("{path}.port.protocol"), message, &fix);
     }
     if server.port.name.is_empty() {
@@ -62,13 +65,12 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
         }
     }
     let redirects = server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
-    if matches!(protocol.as_str(), "HTTPS" | "TLS") {
+    if matches!(read, Ok(ServerProtocol::Https | ServerProtocol::Tls)) {
         let message =
             format!("{protocol} is not supported by this version; this server is left out");
         findings.warning(format!("{path}.port.protocol"), message, "");
     } else {
-        let http = matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB");
-        if !(redirects && http) {
+        if !(redirects && read == Ok(ServerProtocol::Http)) {
             findings.ignored(format!("{path}.tls"), server.tls.is_some());
         }
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
 use nodegate_values::duration::Interval;
 
 use super::{Findings, names};
 use crate::istio::{
     ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, LocalityLb, OutlierDetection,
     Tls, TrafficPolicy, Warmup,
+    reading::{header_name, limit, whole_percent},
+    words::{Http2Upgrade, SimpleBalancing, TlsMode},
 };
 
 /// Envoy's largest ring and Maglev table.
@@ -56,40 +57,38 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
     ] {
         findings.ignored(format!("{path}.{field}"), given);
     }
-    let top = Settings {
+    let top = LevelSettings {
         balancer: policy.load_balancer.as_ref(),
         pool: policy.connection_pool.as_ref(),
         outliers: policy.outlier_detection.as_ref(),
         tls: policy.tls.as_ref(),
     };
     top.check(path, findings);
-    for (index, port) in policy.port_level_settings.iter().enumerate() {
+    for (index, of_port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
-        match &port.port {
-            Some(port) => {
-                findings.port(format!("{path}.port.number"), port.number);
-            }
+        match &of_port.port {
+            Some(of) => findings.port(format!("{path}.port.number"), of.number),
             None => findings.error(format!("{path}.port"), "missing", "`{number: 80}`"),
         }
-        let settings = Settings {
-            balancer: port.load_balancer.as_ref(),
-            pool: port.connection_pool.as_ref(),
-            outliers: port.outlier_detection.as_ref(),
-            tls: port.tls.as_ref(),
+        let settings = LevelSettings {
+            balancer: of_port.load_balancer.as_ref(),
+            pool: of_port.connection_pool.as_ref(),
+            outliers: of_port.outlier_detection.as_ref(),
+            tls: of_port.tls.as_ref(),
         };
         settings.check(&path, findings);
     }
 }
 
 /// What both levels have.
-struct Settings<'p> {
+struct LevelSettings<'p> {
     balancer: Option<&'p LoadBalancer>,
     pool: Option<&'p ConnectionPool>,
     outliers: Option<&'p OutlierDetection>,
     tls: Option<&'p Tls>,
 }
 
-impl Settings<'_> {
+impl LevelSettings<'_> {
     fn check(&self, path: &str, findings: &mut Findings<'_>) {
         if let Some(balancer) = self.balancer {
             load_balancer(balancer, &format!("{path}.loadBalancer"), findings);
@@ -108,15 +107,7 @@ impl Settings<'_> {
 
 fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_>) {
     if let Some(simple) = &balancer.simple {
-        let known = [
-            "UNSPECIFIED",
-            "LEAST_REQUEST",
-            "ROUND_ROBIN",
-            "RANDOM",
-            "PASSTHROUGH",
-            "LEAST_CONN",
-        ];
-        findings.one_of(format!("{path}.simple"), simple, &known);
+        findings.one_of::<SimpleBalancing>(format!("{path}.simple"), simple);
         findings.ignored(format!("{path}.simple"), simple == "PASSTHROUGH");
         if balancer.consistent_hash.is_some() {
             let message = "there is only one way of balancing";
@@ -154,12 +145,11 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
         );
     }
     if let Some(name) = &hash.http_header_name
-        && name.parse::<HeaderName>().is_err()
+        && let Err(error) = header_name(name)
     {
-        let message = format!("`{name}` is not the name of a header");
         findings.error(
             format!("{path}.httpHeaderName"),
-            message,
+            error.to_string(),
             "letters, digits and `-`",
         );
     }
@@ -282,8 +272,7 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
             ("http.maxConcurrentStreams", http.max_concurrent_streams),
         ]);
         if let Some(policy) = &http.h2_upgrade_policy {
-            let known = ["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"];
-            findings.one_of(format!("{path}.http.h2UpgradePolicy"), policy, &known);
+            findings.one_of::<Http2Upgrade>(format!("{path}.http.h2UpgradePolicy"), policy);
             if policy == "UPGRADE" && http.use_client_protocol {
                 let message = "endpoints hear either HTTP/2 or what the client spoke";
                 let fix = "remove it, or h2UpgradePolicy";
@@ -292,11 +281,10 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
         }
     }
     for (field, number) in numbers {
-        if !(0..=i64::from(i32::MAX)).contains(&number) {
-            let message = format!("{number} is not a limit");
+        if let Err(error) = limit(number) {
             findings.error(
                 format!("{path}.{field}"),
-                message,
+                error.to_string(),
                 "1 or more; 0 for no limit",
             );
         }
@@ -316,9 +304,8 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
         ("maxEjectionPercent", outliers.max_ejection_percent),
         ("minHealthPercent", outliers.min_health_percent),
     ] {
-        if !(0..=100).contains(&percent) {
-            let message = format!("{percent} is not a percentage");
-            findings.error(format!("{path}.{field}"), message, "0 to 100");
+        if let Err(error) = whole_percent(percent) {
+            findings.error(format!("{path}.{field}"), error.to_string(), "0 to 100");
         }
     }
     findings.duration(format!("{path}.interval"), outliers.interval);
@@ -341,8 +328,7 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
 
 /// `validateTLS` of istio's pkg/config/validation.
 fn one_tls(tls: &Tls, path: &str, findings: &mut Findings<'_>) {
-    let known = ["", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"];
-    findings.one_of(format!("{path}.mode"), &tls.mode, &known);
+    findings.one_of::<TlsMode>(format!("{path}.mode"), &tls.mode);
     let insecure = tls.insecure_skip_verify.unwrap_or_default();
     if insecure && tls.mode == "SIMPLE" && !tls.subject_alt_names.is_empty() {
         let message = "names can't be verified where any certificate will do";
@@ -395,19 +381,5 @@ impl Findings<'_> {
         } else if duration.subsec_nanos() % 1_000_000 != 0 {
             self.error(path, "is finer than a millisecond", "whole milliseconds");
         }
-    }
-
-    /// A word must be one of those that are known.
-    pub(super) fn one_of(&mut self, path: impl Into<String>, word: &str, known: &[&str]) {
-        if known.contains(&word) {
-            return;
-        }
-        let named: Vec<_> = known
-            .iter()
-            .copied()
-            .filter(|word| !word.is_empty())
-            .collect();
-        let fix = format!("one of {}", named.join(", "));
-        self.error(path, format!("`{word}` is not among what is known"), &fix);
     }
 }

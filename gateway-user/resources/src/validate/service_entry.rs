@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use super::{Findings, names};
-use crate::istio::ServiceEntry;
-
-const RESOLUTIONS: [&str; 5] = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
+use crate::istio::{
+    ServiceEntry,
+    words::{EntryLocation, Resolution},
+};
 
 pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     let spec = &entry.spec;
@@ -23,10 +24,9 @@ pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     }
     ports(entry, findings);
     let resolution = spec.resolution.as_deref().unwrap_or("NONE");
-    findings.one_of("spec.resolution", resolution, &RESOLUTIONS);
+    findings.one_of::<Resolution>("spec.resolution", resolution);
     if let Some(location) = &spec.location {
-        let known = ["MESH_EXTERNAL", "MESH_INTERNAL"];
-        findings.one_of("spec.location", location, &known);
+        findings.one_of::<EntryLocation>("spec.location", location);
     }
     if matches!(resolution, "NONE" | "DYNAMIC_DNS") {
         findings.warning(

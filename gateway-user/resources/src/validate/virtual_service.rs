@@ -153,9 +153,8 @@ fn destinations(route: &[RouteDestination], path: &str, findings: &mut Findings<
     for (index, route) in route.iter().enumerate() {
         let path = format!("{path}.route[{index}]");
         destination(&route.destination, &format!("{path}.destination"), findings);
-        if !(0..=i64::from(i32::MAX)).contains(&route.weight) {
-            let message = format!("{} is not a weight", route.weight);
-            findings.error(format!("{path}.weight"), message, "0 or more");
+        if let Err(error) = route.weight() {
+            findings.error(format!("{path}.weight"), error.to_string(), "0 or more");
         }
     }
     if route.len() > 1 && route.iter().all(|route| route.weight == 0) {
@@ -175,7 +174,7 @@ fn destination(destination: &Destination, path: &str, findings: &mut Findings<'_
         let message = format!("`{host}` is not a host");
         findings.error(format!("{path}.host"), message, "the name of a Service");
     }
-    if let Some(port) = &destination.port {
-        findings.port(format!("{path}.port.number"), port.number);
+    if let Some(given) = &destination.port {
+        findings.port(format!("{path}.port.number"), given.number);
     }
 }

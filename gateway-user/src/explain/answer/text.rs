@@ -10,7 +10,7 @@ use crate::{
         connection::{Choice, Connection},
         request::{Doings, End, Http, Place, Routed, Share},
     },
-    iptables::walk::Step,
+    iptables::walk::RuleStep,
 };
 
 /// Width of the first column.
@@ -321,8 +321,8 @@ fn masquerade(choice: &Choice) -> &'static str {
     }
 }
 
-fn write_step(f: &mut fmt::Formatter<'_>, step: &Step, indent: usize) -> fmt::Result {
-    let Step {
+fn write_step(f: &mut fmt::Formatter<'_>, step: &RuleStep, indent: usize) -> fmt::Result {
+    let RuleStep {
         table,
         chain,
         rule,

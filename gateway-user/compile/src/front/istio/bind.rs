@@ -8,9 +8,12 @@ use k8s_openapi::{
 };
 use nodegate_model::service::Protocol;
 use nodegate_resources::{Resources, istio, lookup::selects, object::Object};
-use nodegate_values::diagnostic::{Diagnostic, Severity};
+use nodegate_values::{
+    diagnostic::{Diagnostic, Severity},
+    port::port as port_number,
+};
 
-use super::server::{Server, ServerProtocol};
+use super::server::{GatewayServer, ListenerKind};
 use crate::{
     identity::GatewayIdentity,
     ports::{ports, protocol},
@@ -36,16 +39,15 @@ pub(super) fn servers_by_port<'r>(
     resources: &'r Resources,
     identity: &GatewayIdentity,
     diagnostics: &mut Vec<Diagnostic>,
-) -> BTreeMap<u16, (ServerProtocol, Vec<Server<'r>>)> {
-    let mut ports: BTreeMap<u16, (ServerProtocol, Vec<Server<'r>>)> = BTreeMap::new();
+) -> BTreeMap<u16, (ListenerKind, Vec<GatewayServer<'r>>)> {
+    let mut ports: BTreeMap<u16, (ListenerKind, Vec<GatewayServer<'r>>)> = BTreeMap::new();
     for (gateway, spec) in gateways(resources, identity) {
         for (index, spec) in spec.spec.servers.iter().enumerate() {
-            let (Some(kind), Ok(number)) =
-                (ServerProtocol::of(spec), u16::try_from(spec.port.number))
+            let (Some(kind), Ok(number)) = (ListenerKind::of(spec), port_number(spec.port.number))
             else {
                 continue;
             };
-            let server = Server {
+            let server = GatewayServer {
                 gateway,
                 index,
                 spec,
@@ -60,9 +62,7 @@ pub(super) fn servers_by_port<'r>(
             };
             let (first_kind, servers) = ports.entry(bind).or_insert((kind, Vec::new()));
             match servers.first() {
-                Some(first)
-                    if (*first_kind, kind) != (ServerProtocol::Http, ServerProtocol::Http) =>
-                {
+                Some(first) if (*first_kind, kind) != (ListenerKind::Http, ListenerKind::Http) => {
                     diagnostics.push(server.conflict(kind, first, *first_kind));
                 }
                 _ => servers.push(server),

@@ -29,9 +29,8 @@ pub(super) fn of_route(
         return vec![(0, Destination::new(cluster, 1))];
     }
     let weighted = route.iter().enumerate().filter_map(|(index, destination)| {
-        let weight = u32::try_from(destination.weight)
-            .ok()
-            .filter(|weight| *weight > 0)?;
+        // Validation has refused what is not a weight.
+        let weight = destination.weight().ok().filter(|weight| *weight > 0)?;
         let cluster = cluster(&destination.destination, named_in, clusters);
         Some((index, Destination::new(cluster, weight)))
     });

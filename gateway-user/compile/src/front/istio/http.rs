@@ -3,6 +3,7 @@
 mod action;
 mod condition;
 mod delegate;
+mod error;
 mod site;
 
 use std::{borrow::Cow, collections::HashMap};
@@ -12,13 +13,15 @@ use nodegate_resources::{
     istio::{self, HttpMatch},
     lookup::selects,
 };
+use nodegate_values::diagnostic::Severity;
 
+use error::Unreadable;
 use site::RouteSite;
 
 use super::{
     binding::{BoundService, names_gateway},
     context::GatewayContext,
-    server::Server,
+    server::GatewayServer,
 };
 
 /// The routes of the HTTP servers that share `port` (`buildGatewayHTTPRouteConfig` of istio's
@@ -26,7 +29,7 @@ use super::{
 /// everything is answered with 404.
 pub(super) fn routes(
     port: u16,
-    servers: &[Server<'_>],
+    servers: &[GatewayServer<'_>],
     context: &mut GatewayContext<'_>,
 ) -> HttpRoutes {
     let mut hosts = VirtualHosts::default();
@@ -92,7 +95,7 @@ impl VirtualHosts {
 /// (`BuildHTTPRoutesForVirtualService` of istio's pilot/pkg/networking/core/route).
 fn of_service<'r>(
     service: &BoundService<'r>,
-    server: Server<'_>,
+    server: GatewayServer<'_>,
     context: &mut GatewayContext<'r>,
 ) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
@@ -139,9 +142,12 @@ fn one(
         here.map(Some).collect()
     };
     for matches in matches {
-        // Validation has refused what cannot be compiled.
-        let Some(route) = compiled(route, matches, site, context) else {
-            continue;
+        let route = match compiled(route, matches, site, context) {
+            Ok(route) => route,
+            Err(error) => {
+                report(&error, site, service, context);
+                continue;
+            }
         };
         let ends = route.matches.is_catch_all();
         routes.push(route);
@@ -152,12 +158,24 @@ fn one(
     false
 }
 
+fn report(
+    error: &Unreadable,
+    site: RouteSite<'_>,
+    service: &BoundService<'_>,
+    context: &mut GatewayContext<'_>,
+) {
+    let path = format!("spec.http[{}]", site.origin.index);
+    let message = format!("{error}; the route is left out");
+    let report = service.object.report(Severity::Error, path, message, None);
+    context.diagnostics.push(report);
+}
+
 /// Whether a match is for this server at all: what it says about the proxy, not about requests
 /// (`sourceMatchHTTP`; named gateways make the labels irrelevant).
 fn applies(
     matches: &HttpMatch,
     service: &BoundService<'_>,
-    server: Server<'_>,
+    server: GatewayServer<'_>,
     context: &GatewayContext<'_>,
 ) -> bool {
     let identity = context.identity;
@@ -180,22 +198,22 @@ fn compiled(
     matches: Option<&HttpMatch>,
     site: RouteSite<'_>,
     context: &mut GatewayContext<'_>,
-) -> Option<HttpRoute> {
+) -> Result<HttpRoute, Unreadable> {
     let name = match matches {
         Some(matches) if !matches.name.is_empty() => format!("{}.{}", route.name, matches.name),
         _ => route.name.clone(),
     };
-    let action::Compiled { action, headers } = action::compile(route, site, context)?;
-    Some(HttpRoute {
+    let action::CompiledAction { action, headers } = action::compile(route, site, context)?;
+    Ok(HttpRoute {
         name,
         origin: site.origin.clone(),
         matches: condition::compile(matches)?,
         action,
         headers,
-        fault: route.fault.as_ref().and_then(action::fault),
-        cors: match &route.cors_policy {
-            Some(cors) => Some(action::cors(cors)?),
+        fault: match &route.fault {
+            Some(fault) => action::fault(fault)?,
             None => None,
         },
+        cors: route.cors_policy.as_ref().map(action::cors).transpose()?,
     })
 }

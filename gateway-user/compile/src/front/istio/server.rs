@@ -1,7 +1,7 @@
 //! A server of a Gateway: what it speaks, and which hosts it has for a VirtualService.
 
 use nodegate_resources::{
-    istio,
+    istio::{self, words::ServerProtocol},
     lookup::{full_host, is_host_within},
     object::Object,
 };
@@ -11,7 +11,7 @@ use super::binding::BoundService;
 
 /// A server of a Gateway.
 #[derive(Clone, Copy)]
-pub(super) struct Server<'r> {
+pub(super) struct GatewayServer<'r> {
     pub(super) gateway: &'r Object,
     /// Place in `spec.servers`.
     pub(super) index: usize,
@@ -20,24 +20,25 @@ pub(super) struct Server<'r> {
     pub(super) port: u16,
 }
 
+/// What the listener of a server does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ServerProtocol {
+pub(super) enum ListenerKind {
     Http,
     Tcp,
 }
 
-// === impl ServerProtocol ===
+// === impl ListenerKind ===
 
-impl ServerProtocol {
+impl ListenerKind {
     /// What a server speaks; none for what this version leaves out, which validation has told.
     pub(super) fn of(server: &istio::Server) -> Option<Self> {
         if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
             return None;
         }
-        match server.port.protocol.to_ascii_uppercase().as_str() {
-            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Some(Self::Http),
-            "TCP" | "MONGO" => Some(Self::Tcp),
-            _ => None,
+        match server.port.protocol() {
+            Ok(ServerProtocol::Http) => Some(Self::Http),
+            Ok(ServerProtocol::Tcp) => Some(Self::Tcp),
+            Ok(ServerProtocol::Https | ServerProtocol::Tls) | Err(_) => None,
         }
     }
 
@@ -49,9 +50,9 @@ impl ServerProtocol {
     }
 }
 
-// === impl Server ===
+// === impl GatewayServer ===
 
-impl Server<'_> {
+impl GatewayServer<'_> {
     pub(super) fn report(
         &self,
         severity: Severity,
@@ -64,9 +65,9 @@ impl Server<'_> {
 
     pub(super) fn conflict(
         &self,
-        kind: ServerProtocol,
+        kind: ListenerKind,
         first: &Self,
-        first_kind: ServerProtocol,
+        first_kind: ListenerKind,
     ) -> Diagnostic {
         let path = format!("spec.servers[{}].port.number", first.index);
         let message = format!(

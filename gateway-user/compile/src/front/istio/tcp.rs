@@ -4,7 +4,7 @@ use super::{
     binding::{BoundService, names_gateway},
     context::GatewayContext,
     destinations::{self, NamedIn},
-    server::Server,
+    server::GatewayServer,
 };
 use nodegate_model::gateway::{RouteOrigin, TcpRoute};
 use nodegate_resources::istio::L4Match;
@@ -12,7 +12,10 @@ use nodegate_resources::istio::L4Match;
 /// The route of a TCP server: of the first VirtualService that has one for it, the first. They are
 /// not put together (`buildGatewayNetworkFiltersFromTCPRoutes` of istio's
 /// pilot/pkg/networking/core/gateway.go).
-pub(super) fn route(server: Server<'_>, context: &mut GatewayContext<'_>) -> Option<TcpRoute> {
+pub(super) fn route(
+    server: GatewayServer<'_>,
+    context: &mut GatewayContext<'_>,
+) -> Option<TcpRoute> {
     for service in context.bound_to(server.gateway) {
         if server.domains(&service).is_empty() {
             continue;
@@ -48,7 +51,7 @@ pub(super) fn route(server: Server<'_>, context: &mut GatewayContext<'_>) -> Opt
 }
 
 /// On a gateway only port and gateways count (`l4SingleMatch`).
-fn applies(matches: &L4Match, service: &BoundService<'_>, server: Server<'_>) -> bool {
+fn applies(matches: &L4Match, service: &BoundService<'_>, server: GatewayServer<'_>) -> bool {
     let namespace = &service.object.key.namespace;
     (matches.port == 0 || matches.port == i64::from(server.port))
         && (matches.gateways.is_empty()

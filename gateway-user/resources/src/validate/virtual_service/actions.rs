@@ -2,24 +2,23 @@
 
 use std::time::Duration;
 
-use data_encoding::BASE64;
-use http::{HeaderName, HeaderValue, uri};
+use http::{HeaderValue, uri};
 use nodegate_values::{
-    format::Format,
-    grpc,
-    pattern::{Pattern, Substitution},
-    percentage::Percentage,
-    retry,
+    percentage::{NotAPercentage, Percentage},
+    retry::{self, RetryOn, UnknownWords},
+    spelling::nearest,
 };
 
 use super::{Findings, conditions, destination};
 use crate::istio::{
     CorsPolicy, DirectResponse, Fault, HeaderChanges, Headers, HttpRoute, Percent, Redirect,
     Retries, Rewrite,
+    reading::{
+        AbortError, BodyError, HeaderValueError, NotAnAnswer, RegexRewriteError, changed_header,
+        header_value, is_authority, whole_percent,
+    },
+    words::{DerivedPort, UnmatchedPreflights},
 };
-
-/// Istio's `DefaultMaxDirectResponseBodySizeBytes`.
-const LARGEST_BODY: usize = 1024 * 1024;
 
 pub(super) fn check(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
     conflicts(route, delegate, path, findings);
@@ -93,11 +92,10 @@ fn conflicts(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findi
 }
 
 fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
-    if !matches!(redirect.redirect_code, 0 | 301 | 302 | 303 | 307 | 308) {
-        let message = format!("{} is not a redirection", redirect.redirect_code);
+    if let Err(error) = redirect.status() {
         findings.error(
             format!("{path}.redirectCode"),
-            message,
+            error.to_string(),
             "301, 302, 303, 307 or 308",
         );
     }
@@ -105,8 +103,7 @@ fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
         findings.port(format!("{path}.port"), port);
     }
     if let Some(derived) = &redirect.derive_port {
-        let known = ["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"];
-        findings.one_of(format!("{path}.derivePort"), derived, &known);
+        findings.one_of::<DerivedPort>(format!("{path}.derivePort"), derived);
         if redirect.port.is_some() {
             let message = "the port is given already";
             findings.error(format!("{path}.derivePort"), message, "remove one of them");
@@ -125,45 +122,22 @@ fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn direct_response(response: &DirectResponse, path: &str, findings: &mut Findings<'_>) {
-    status(response.status, &format!("{path}.status"), findings);
-    let Some(body) = &response.body else {
+    if let Err(error) = response.status() {
+        status(error, format!("{path}.status"), findings);
+    }
+    let Err(error) = response.body() else {
         return;
     };
-    let length = match (&body.string, &body.bytes) {
-        (Some(_), Some(_)) => {
-            let message = "says more than one thing";
-            findings.error(format!("{path}.body"), message, "`string` or `bytes`");
-            0
-        }
-        (Some(text), None) => text.len(),
-        (None, Some(bytes)) => match BASE64.decode(bytes.as_bytes()) {
-            Ok(bytes) => bytes.len(),
-            Err(error) => {
-                let message = format!("not base64: {error}");
-                findings.error(
-                    format!("{path}.body.bytes"),
-                    message,
-                    "RFC 4648, with padding",
-                );
-                0
-            }
-        },
-        (None, None) => 0,
+    let (field, fix) = match error {
+        BodyError::Twice => ("body", "`string` or `bytes`"),
+        BodyError::Base64(_) => ("body.bytes", "RFC 4648, with padding"),
+        BodyError::TooLong(_) => ("body", "at most 1048576"),
     };
-    if length > LARGEST_BODY {
-        let message = format!("{length} bytes are too many");
-        findings.error(format!("{path}.body"), message, "at most 1048576");
-    }
+    findings.error(format!("{path}.{field}"), error.to_string(), fix);
 }
 
-fn status(status: i64, path: &str, findings: &mut Findings<'_>) {
-    if !(200..=599).contains(&status) {
-        findings.error(
-            path,
-            format!("{status} is not a status of an answer"),
-            "200 to 599",
-        );
-    }
+fn status(error: NotAnAnswer, path: String, findings: &mut Findings<'_>) {
+    findings.error(path, error.to_string(), "200 to 599");
 }
 
 fn one_rewrite(rewrite: &Rewrite, path: &str, findings: &mut Findings<'_>) {
@@ -189,35 +163,25 @@ fn one_rewrite(rewrite: &Rewrite, path: &str, findings: &mut Findings<'_>) {
         return;
     };
     let path = format!("{path}.uriRegexRewrite");
-    match Pattern::new(&regex.matches) {
-        _ if regex.matches.is_empty() => {
-            findings.error(
-                format!("{path}.match"),
-                "empty",
-                "`^.*$` matches every path",
-            );
-        }
-        Err(error) => findings.error(
-            format!("{path}.match"),
-            error.to_string(),
-            "the syntax is at https://github.com/google/re2/wiki/Syntax",
-        ),
-        Ok(pattern) => {
-            if let Err(error) = Substitution::new(&regex.rewrite, &pattern) {
-                findings.error(
-                    format!("{path}.rewrite"),
-                    error.to_string(),
-                    r"`\1` is the first group",
-                );
-            }
-        }
+    if regex.matches.is_empty() {
+        let fix = "`^.*$` matches every path";
+        return findings.error(format!("{path}.match"), "empty", fix);
+    }
+    if let Err(error) = regex.read() {
+        let (field, fix) = match &error {
+            RegexRewriteError::Match(_) => (
+                "match",
+                "the syntax is at https://github.com/google/re2/wiki/Syntax",
+            ),
+            RegexRewriteError::Rewrite(_) => ("rewrite", r"`\1` is the first group"),
+        };
+        findings.error(format!("{path}.{field}"), error.to_string(), fix);
     }
 }
 
 fn one_retries(retries: &Retries, path: &str, findings: &mut Findings<'_>) {
-    if !(0..=i64::from(i32::MAX)).contains(&retries.attempts) {
-        let message = format!("{} is not a number of retries", retries.attempts);
-        findings.error(format!("{path}.attempts"), message, "0 or more");
+    if let Err(error) = retries.attempts() {
+        findings.error(format!("{path}.attempts"), error.to_string(), "0 or more");
     }
     for (field, given) in [
         ("perTryTimeout", retries.per_try_timeout),
@@ -225,12 +189,15 @@ fn one_retries(retries: &Retries, path: &str, findings: &mut Findings<'_>) {
     ] {
         findings.duration(format!("{path}.{field}"), given);
     }
-    for word in retry::unknown(&retries.retry_on) {
+    let unknown = match retry::parse(&retries.retry_on) {
+        Ok(_) => Vec::new(),
+        Err(UnknownWords(words)) => words,
+    };
+    for word in unknown {
         let message = format!("`{word}` is neither a condition nor a status");
-        let near = nodegate_values::spelling::nearest(word, retry::CONDITIONS);
-        let fix = match near {
+        let fix = match nearest(&word, RetryOn::NAMES) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("some of {}", retry::CONDITIONS.join(", ")),
+            None => format!("some of {}", RetryOn::NAMES.join(", ")),
         };
         findings.error(format!("{path}.retryOn"), message, &fix);
     }
@@ -263,10 +230,11 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
             );
         }
         findings.duration(format!("{path}.fixedDelay"), delay.fixed_delay);
-        if !(0..=100).contains(&delay.percent) {
-            let message = format!("{} is not a percentage", delay.percent);
-            findings.error(format!("{path}.percent"), message, "0 to 100");
-        }
+        percentage(
+            format!("{path}.percent"),
+            whole_percent(delay.percent),
+            findings,
+        );
         percent(delay.percentage, &path, findings);
         if delay.percentage.is_none() && delay.percent == 0 {
             let message = "missing: no request is delayed";
@@ -275,18 +243,16 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
     }
     if let Some(abort) = &fault.abort {
         let path = format!("{path}.abort");
-        match (abort.http_status, &abort.grpc_status) {
-            (Some(code), None) => status(code, &format!("{path}.httpStatus"), findings),
-            (None, Some(name)) if grpc::code(name).is_none() => {
-                let message = format!("`{name}` is not a gRPC status");
-                findings.error(format!("{path}.grpcStatus"), message, "such as UNAVAILABLE");
+        match abort.status() {
+            Ok(_) => {}
+            Err(AbortError::Http(error)) => status(error, format!("{path}.httpStatus"), findings),
+            Err(AbortError::Grpc(error)) => {
+                let fix = "such as UNAVAILABLE";
+                findings.error(format!("{path}.grpcStatus"), error.to_string(), fix);
             }
-            (None, Some(_)) => {}
-            _ => findings.error(
-                &path,
-                "one status is needed",
-                "`httpStatus` or `grpcStatus`",
-            ),
+            Err(error @ AbortError::NotOne) => {
+                findings.error(&path, error.to_string(), "`httpStatus` or `grpcStatus`");
+            }
         }
         if abort.http2_error.is_some() {
             let message = "has no effect, in Istio neither; ignored";
@@ -301,11 +267,18 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
-    if let Some(Percent { value }) = percent
-        && Percentage::of_percent(value).is_none()
-    {
-        let message = format!("{value} is not a percentage");
-        findings.error(format!("{path}.percentage.value"), message, "0 to 100");
+    if let Some(percent) = percent {
+        percentage(
+            format!("{path}.percentage.value"),
+            percent.share(),
+            findings,
+        );
+    }
+}
+
+fn percentage(path: String, read: Result<Percentage, NotAPercentage>, findings: &mut Findings<'_>) {
+    if let Err(error) = read {
+        findings.error(path, error.to_string(), "0 to 100");
     }
 }
 
@@ -334,8 +307,7 @@ fn cors_policy(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
         }
     }
     if let Some(policy) = &cors.unmatched_preflights {
-        let known = ["UNSPECIFIED", "FORWARD", "IGNORE"];
-        findings.one_of(format!("{path}.unmatchedPreflights"), policy, &known);
+        findings.one_of::<UnmatchedPreflights>(format!("{path}.unmatchedPreflights"), policy);
     }
     if cors.max_age.is_some_and(|age| age.0.subsec_nanos() != 0) {
         let message = "a fraction of a second cannot be said to a browser";
@@ -366,13 +338,12 @@ fn changes(changes: &HeaderChanges, request: bool, path: &str, findings: &mut Fi
                 }
                 continue;
             }
-            match Format::new(value) {
-                Err(error) => findings.error(path, error.to_string(), "write `%%` for a `%`"),
-                Ok(_) if HeaderValue::try_from(value.as_str()).is_err() => {
-                    let message = "has characters that no header can hold";
-                    findings.error(path, message, "remove them");
-                }
-                Ok(_) => {}
+            if let Err(error) = header_value(value) {
+                let fix = match error {
+                    HeaderValueError::Format(_) => "write `%%` for a `%`",
+                    HeaderValueError::Characters => "remove them",
+                };
+                findings.error(path, error.to_string(), fix);
             }
         }
     }
@@ -384,19 +355,14 @@ fn changes(changes: &HeaderChanges, request: bool, path: &str, findings: &mut Fi
 /// `Host` and what begins with a colon is left alone (`isInternalHeader` of istio's
 /// pilot/pkg/networking/core/route), except that setting `Host` rewrites the authority.
 fn header_name(name: &str, may_be_host: bool, path: &str, findings: &mut Findings<'_>) {
-    if is_authority(name) || name.starts_with(':') {
-        if !may_be_host {
+    match changed_header(name) {
+        Ok(None) if !may_be_host => {
             let message = format!("`{name}` cannot be changed here; ignored");
             findings.warning(path, message, "");
         }
-    } else if name.parse::<HeaderName>().is_err() {
-        let message = format!("`{name}` is not the name of a header");
-        findings.error(path, message, "letters, digits and `-`");
+        Ok(_) => {}
+        Err(error) => findings.error(path, error.to_string(), "letters, digits and `-`"),
     }
-}
-
-fn is_authority(name: &str) -> bool {
-    name == ":authority" || name.eq_ignore_ascii_case("host")
 }
 
 /// `validateAuthorityRewrite`
@@ -434,20 +400,18 @@ fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
             "move `mirror` into `mirrors`",
         );
     }
-    if let Some(whole) = route.mirror_percent
-        && !(0..=100).contains(&whole)
-    {
-        let message = format!("{whole} is not a percentage");
-        findings.error(format!("{path}.mirrorPercent"), message, "0 to 100");
+    if let Some(whole) = route.mirror_percent {
+        percentage(
+            format!("{path}.mirrorPercent"),
+            whole_percent(whole),
+            findings,
+        );
     }
-    if let Some(Percent { value }) = route.mirror_percentage
-        && Percentage::of_percent(value).is_none()
-    {
-        let message = format!("{value} is not a percentage");
-        findings.error(
+    if let Some(percent) = route.mirror_percentage {
+        percentage(
             format!("{path}.mirrorPercentage.value"),
-            message,
-            "0 to 100",
+            percent.share(),
+            findings,
         );
     }
     if let Some(timeout) = route.timeout

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use http::HeaderName;
-use nodegate_values::pattern::Pattern;
-
 use super::Findings;
-use crate::istio::{HttpMatch, StringMatch};
+use crate::istio::{HttpMatch, StringMatch, reading::header_name};
 
 /// Headers that stand for what a token of the client says (`jwt.ToRoutingClaim` of istio's
 /// pilot/pkg/security).
@@ -116,9 +113,11 @@ pub(super) fn string(
         findings.error(path, message, "use `exact` or `prefix`");
     } else if regex.is_empty() {
         findings.error(path, "empty", "`.*` matches everything");
-    } else if !(optional && regex == "*")
-        && let Err(error) = Pattern::new(regex)
-    {
+    } else if let Err(error) = if optional {
+        matches.read_optional()
+    } else {
+        matches.read()
+    } {
         findings.error(
             path,
             error.to_string(),
@@ -176,9 +175,8 @@ fn header_names(headers: &BTreeMap<String, StringMatch>, path: &str, findings: &
                 _ => "remove it".into(),
             };
             findings.error(path, message, &fix);
-        } else if name.parse::<HeaderName>().is_err() {
-            let message = format!("`{name}` is not the name of a header");
-            findings.error(path, message, "letters, digits and `-`");
+        } else if let Err(error) = header_name(name) {
+            findings.error(path, error.to_string(), "letters, digits and `-`");
         } else if matches!(name.as_str(), "uri" | "scheme" | "method" | "authority") {
             let message = format!("is about a header of the name `{name}`");
             findings.warning(path, message, &format!("use match.{name}"));

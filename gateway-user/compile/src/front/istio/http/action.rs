@@ -2,36 +2,32 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use data_encoding::BASE64;
 use nodegate_model::gateway::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
-    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect, RetryOn,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect,
     RetryPolicy, ValueMatch,
 };
-use nodegate_resources::istio::{self, Percent};
-use nodegate_values::{
-    format::Format,
-    grpc,
-    pattern::{Pattern, Substitution},
-    percentage::Percentage,
-    retry::{self, Entry},
+use nodegate_resources::istio::{
+    self, Percent,
+    reading::{AbortWith, PathChange, changed_header, header_value, is_authority, whole_percent},
+    words::{DerivedPort, UnmatchedPreflights, Word as _},
 };
+use nodegate_values::{percentage::Percentage, retry};
 
-use super::{condition, site::RouteSite};
+use super::{condition, error::Unreadable, site::RouteSite};
 use crate::front::istio::{context::GatewayContext, destinations};
 
 /// What a route does, and the header operations of the route itself.
-pub(super) struct Compiled {
+pub(super) struct CompiledAction {
     pub(super) action: HttpAction,
     pub(super) headers: HeaderOperations,
 }
 
-/// None if something cannot be read, which validation has told.
 pub(super) fn compile(
     route: &istio::HttpRoute,
     site: RouteSite<'_>,
     context: &mut GatewayContext<'_>,
-) -> Option<Compiled> {
+) -> Result<CompiledAction, Unreadable> {
     let (mut headers, authority) = match &route.headers {
         Some(given) => operations(given)?,
         None => Default::default(),
@@ -44,7 +40,7 @@ pub(super) fn compile(
         let forward = forward(route, authority, &mut headers, site, context)?;
         HttpAction::Forward(Box::new(forward))
     };
-    Some(Compiled { action, headers })
+    Ok(CompiledAction { action, headers })
 }
 
 /// `applyHTTPRouteDestination` of istio's pilot/pkg/networking/core/route.
@@ -54,7 +50,7 @@ fn forward(
     headers: &mut HeaderOperations,
     site: RouteSite<'_>,
     context: &mut GatewayContext<'_>,
-) -> Option<Forward> {
+) -> Result<Forward, Unreadable> {
     let rewrite = route.rewrite.as_ref();
     let rewritten = rewrite.map(|rewrite| rewrite.authority.clone());
     let mut authority = rewritten.filter(|host| !host.is_empty()).or(authority);
@@ -83,35 +79,31 @@ fn forward(
         authority = authority.or(only.authority.take());
     }
     let timeout = route.timeout.map(|timeout| timeout.0);
-    Some(Forward {
+    Ok(Forward {
         rewrite: match rewrite {
             Some(rewrite) => path_rewrite(rewrite)?,
             None => None,
         },
         authority,
         timeout: timeout.filter(|timeout| *timeout != Duration::ZERO),
-        retry: retry_policy(route.retries.as_ref(), hashed, timeout),
+        retry: retry_policy(route.retries.as_ref(), hashed, timeout)?,
         mirrors: mirrors(route, site, context)?,
         destinations: to,
     })
 }
 
-/// None within if the path stays.
-#[expect(
-    clippy::option_option,
-    reason = "the outer one is about what cannot be read"
-)]
-fn path_rewrite(rewrite: &istio::Rewrite) -> Option<Option<PathRewrite>> {
-    if let Some(regex) = &rewrite.uri_regex_rewrite {
-        let pattern = Pattern::new(&regex.matches).ok()?;
-        let substitution = Substitution::new(&regex.rewrite, &pattern).ok()?;
-        return Some(Some(PathRewrite::Regex {
+/// None if the path stays.
+fn path_rewrite(rewrite: &istio::Rewrite) -> Result<Option<PathRewrite>, Unreadable> {
+    Ok(rewrite.path()?.map(|change| match change {
+        PathChange::Matched(path) => PathRewrite::Matched(path.to_owned()),
+        PathChange::Regex {
             pattern,
             substitution,
-        }));
-    }
-    let uri = rewrite.uri.as_ref().filter(|uri| !uri.is_empty());
-    Some(uri.cloned().map(PathRewrite::Matched))
+        } => PathRewrite::Regex {
+            pattern,
+            substitution,
+        },
+    }))
 }
 
 /// `ConvertPolicy` of istio's pilot/pkg/networking/core/route/retry: without any there is still the
@@ -120,31 +112,22 @@ fn retry_policy(
     given: Option<&istio::Retries>,
     hashed: bool,
     timeout: Option<Duration>,
-) -> Option<RetryPolicy> {
+) -> Result<Option<RetryPolicy>, Unreadable> {
     let mut policy = RetryPolicy {
         ignore_previous_hosts: !hashed,
         ..RetryPolicy::default()
     };
     let Some(given) = given else {
-        return Some(policy);
+        return Ok(Some(policy));
     };
-    policy.attempts = u32::try_from(given.attempts)
-        .ok()
-        .filter(|attempts| *attempts > 0)?;
+    policy.attempts = given.attempts()?;
+    if policy.attempts == 0 {
+        return Ok(None);
+    }
     if !given.retry_on.is_empty() {
-        policy.on = RetryOn::default();
-        for entry in retry::entries(&given.retry_on) {
-            match entry {
-                Entry::Status(status) => {
-                    policy.status_codes.push(status);
-                    policy.on = policy.on.union(RetryOn::RETRIABLE_STATUS_CODES);
-                }
-                Entry::Condition(name) => {
-                    policy.on = policy.on.union(RetryOn::named(name).unwrap_or_default());
-                }
-                Entry::Unknown(_) => {}
-            }
-        }
+        let conditions = retry::parse(&given.retry_on)?;
+        policy.on = conditions.on;
+        policy.status_codes = conditions.status_codes;
     }
     let of_all = timeout.filter(|timeout| *timeout != Duration::ZERO);
     // Envoy's FilterUtility::finalTimeout: one that is not shorter than that of all has no effect.
@@ -158,7 +141,7 @@ fn retry_policy(
     if let Some(backoff) = given.backoff {
         policy.base_backoff = backoff.0.max(Duration::from_millis(1));
     }
-    Some(policy)
+    Ok(Some(policy))
 }
 
 /// `MirrorPercent`, `MirrorPercentByPolicy`: all unless told otherwise, and 0 is nobody.
@@ -166,14 +149,10 @@ fn mirrors(
     route: &istio::HttpRoute,
     site: RouteSite<'_>,
     context: &mut GatewayContext<'_>,
-) -> Option<Vec<Mirror>> {
-    let of = |given: Option<Percent>| match given {
-        Some(Percent { value }) => Percentage::of_percent(value),
-        None => Some(Percentage::ALL),
-    };
-    let whole = |percent: i64| u32::try_from(percent).ok().map(f64::from);
+) -> Result<Vec<Mirror>, Unreadable> {
+    let of = |given: Option<Percent>| given.map_or(Ok(Percentage::ALL), Percent::share);
     let single = match (route.mirror_percentage, route.mirror_percent) {
-        (None, Some(percent)) => Percentage::of_percent(whole(percent)?)?,
+        (None, Some(percent)) => whole_percent(percent)?,
         (given, _) => of(given)?,
     };
     let mut mirrors = Vec::new();
@@ -191,17 +170,18 @@ fn mirrors(
     for mirror in &route.mirrors {
         add(&mirror.destination, of(mirror.percentage)?);
     }
-    Some(mirrors)
+    Ok(mirrors)
 }
 
 /// `ApplyRedirect`
-fn redirect(given: &istio::Redirect, server_port: u16) -> Option<Redirect> {
+fn redirect(given: &istio::Redirect, server_port: u16) -> Result<Redirect, Unreadable> {
     let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    let port = match given.port {
-        Some(port) => Some(u16::try_from(port).ok()?),
+    let derived = given.derive_port.as_deref().map(DerivedPort::read);
+    let port = match (given.port()?, derived.transpose()?) {
+        (Some(port), _) => Some(port),
         // Envoy cannot ask what port the client named, so it is that of the server.
-        None if given.derive_port.as_deref() == Some("FROM_REQUEST_PORT") => Some(server_port),
-        None => None,
+        (None, Some(DerivedPort::Request)) => Some(server_port),
+        (None, Some(DerivedPort::ProtocolDefault) | None) => None,
     };
     let scheme = if given.scheme.is_empty() {
         "http"
@@ -209,11 +189,8 @@ fn redirect(given: &istio::Redirect, server_port: u16) -> Option<Redirect> {
         &given.scheme
     };
     let port = port.filter(|port| !matches!((*port, scheme), (80, "http") | (443, "https")));
-    Some(Redirect {
-        status: match given.redirect_code {
-            0 => 301,
-            code => u16::try_from(code).ok()?,
-        },
+    Ok(Redirect {
+        status: given.status()?,
         scheme: some(&given.scheme),
         authority: some(&given.authority),
         port,
@@ -221,53 +198,50 @@ fn redirect(given: &istio::Redirect, server_port: u16) -> Option<Redirect> {
     })
 }
 
-fn direct_response(given: &istio::DirectResponse) -> Option<DirectResponse> {
-    let body = match given.body.as_ref().map(|body| (&body.string, &body.bytes)) {
-        Some((Some(text), _)) => text.clone().into_bytes(),
-        Some((None, Some(bytes))) => BASE64.decode(bytes.as_bytes()).ok()?,
-        _ => Vec::new(),
-    };
-    Some(DirectResponse {
-        status: u16::try_from(given.status).ok()?,
-        body,
+fn direct_response(given: &istio::DirectResponse) -> Result<DirectResponse, Unreadable> {
+    Ok(DirectResponse {
+        status: given.status()?,
+        body: given.body()?,
     })
 }
 
 /// `TranslateFault`: without a percentage, nobody.
-pub(super) fn fault(given: &istio::Fault) -> Option<Fault> {
-    let of = |given: Option<Percent>| given.and_then(|given| Percentage::of_percent(given.value));
-    let delay = given.delay.as_ref().and_then(|delay| {
-        let whole = u32::try_from(delay.percent).ok().map(f64::from);
-        let percentage = match delay.percentage {
-            None => whole.and_then(Percentage::of_percent),
-            given => of(given),
-        };
-        Some(FaultDelay {
-            percentage: percentage.unwrap_or_default(),
-            duration: delay.fixed_delay?.0,
-        })
-    });
-    let abort = given.abort.as_ref().and_then(|abort| {
-        let status = match (abort.http_status, &abort.grpc_status) {
-            (Some(status), _) => AbortStatus::Http(u16::try_from(status).ok()?),
-            (None, Some(name)) => AbortStatus::Grpc(grpc::code(name)?),
-            (None, None) => return None,
-        };
-        Some(FaultAbort {
-            percentage: of(abort.percentage).unwrap_or_default(),
-            status,
-        })
-    });
-    (delay.is_some() || abort.is_some()).then_some(Fault { delay, abort })
+pub(super) fn fault(given: &istio::Fault) -> Result<Option<Fault>, Unreadable> {
+    let delay = given.delay.as_ref().map(delay).transpose()?.flatten();
+    let abort = given.abort.as_ref().map(abort).transpose()?;
+    Ok((delay.is_some() || abort.is_some()).then_some(Fault { delay, abort }))
+}
+
+/// None without `fixedDelay`.
+fn delay(given: &istio::Delay) -> Result<Option<FaultDelay>, Unreadable> {
+    let percentage = match given.percentage {
+        Some(percent) => percent.share()?,
+        None => whole_percent(given.percent)?,
+    };
+    Ok(given.fixed_delay.map(|delay| FaultDelay {
+        percentage,
+        duration: delay.0,
+    }))
+}
+
+fn abort(given: &istio::Abort) -> Result<FaultAbort, Unreadable> {
+    let percentage = given.percentage.map(Percent::share).transpose()?;
+    Ok(FaultAbort {
+        percentage: percentage.unwrap_or_default(),
+        status: match given.status()? {
+            AbortWith::Http(status) => AbortStatus::Http(status),
+            AbortWith::Grpc(status) => AbortStatus::Grpc(status),
+        },
+    })
 }
 
 /// `TranslateCORSPolicy`
-pub(super) fn cors(given: &istio::CorsPolicy) -> Option<CorsPolicy> {
+pub(super) fn cors(given: &istio::CorsPolicy) -> Result<CorsPolicy, Unreadable> {
     let allow_origins = match (&given.allow_origins, &given.allow_origin) {
         (Some(origins), _) => origins
             .iter()
-            .map(condition::value)
-            .collect::<Option<_>>()?,
+            .map(|origin| Ok(condition::value(origin.read()?)))
+            .collect::<Result<_, Unreadable>>()?,
         (None, origins) => origins
             .iter()
             .flatten()
@@ -275,19 +249,21 @@ pub(super) fn cors(given: &istio::CorsPolicy) -> Option<CorsPolicy> {
             .map(ValueMatch::Exact)
             .collect(),
     };
-    Some(CorsPolicy {
+    let unmatched = given.unmatched_preflights.as_deref();
+    let unmatched = unmatched.map(UnmatchedPreflights::read).transpose()?;
+    Ok(CorsPolicy {
         allow_origins,
         allow_methods: given.allow_methods.join(","),
         allow_headers: given.allow_headers.join(","),
         expose_headers: given.expose_headers.join(","),
         max_age: given.max_age.map(|age| age.0.as_secs()),
         allow_credentials: given.allow_credentials.unwrap_or_default(),
-        forward_unmatched_preflights: given.unmatched_preflights.as_deref() != Some("IGNORE"),
+        forward_unmatched_preflights: unmatched != Some(UnmatchedPreflights::Ignore),
     })
 }
 
 /// The operations, and the host that they set (`TranslateHeadersOperations`).
-fn operations(given: &istio::Headers) -> Option<(HeaderOperations, Option<String>)> {
+fn operations(given: &istio::Headers) -> Result<(HeaderOperations, Option<String>), Unreadable> {
     let authority = |values: &BTreeMap<String, String>| {
         let mut hosts = values.iter().filter(|(name, _)| is_authority(name));
         hosts.next_back().map(|(_, host)| host.clone())
@@ -297,37 +273,30 @@ fn operations(given: &istio::Headers) -> Option<(HeaderOperations, Option<String
         request: changes(request)?,
         response: changes(&given.response)?,
     };
-    Some((
+    Ok((
         operations,
         authority(&request.set).or_else(|| authority(&request.add)),
     ))
 }
 
 /// What is set goes before what is added, each sorted by name.
-fn changes(given: &istio::HeaderChanges) -> Option<HeaderChanges> {
+fn changes(given: &istio::HeaderChanges) -> Result<HeaderChanges, Unreadable> {
     let mut add = Vec::new();
     for (values, append) in [(&given.set, false), (&given.add, true)] {
-        for (name, value) in values.iter().filter(|(name, _)| !is_internal(name)) {
-            add.push(HeaderAdd {
-                name: name.parse().ok()?,
-                value: Format::new(value).ok()?,
-                append,
-            });
+        for (name, value) in values {
+            if let Some(name) = changed_header(name)? {
+                let value = header_value(value)?;
+                add.push(HeaderAdd {
+                    name,
+                    value,
+                    append,
+                });
+            }
         }
     }
-    let remove = given.remove.iter().filter(|name| !is_internal(name));
-    Some(HeaderChanges {
-        remove: remove
-            .map(|name| name.parse().ok())
-            .collect::<Option<_>>()?,
-        add,
-    })
-}
-
-fn is_authority(name: &str) -> bool {
-    name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host")
-}
-
-fn is_internal(name: &str) -> bool {
-    name.starts_with(':') || name.eq_ignore_ascii_case("host")
+    let mut remove = Vec::new();
+    for name in &given.remove {
+        remove.extend(changed_header(name)?);
+    }
+    Ok(HeaderChanges { remove, add })
 }

@@ -4,23 +4,26 @@
 use std::collections::BTreeMap;
 
 use nodegate_model::gateway::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
-use nodegate_resources::istio::{HttpMatch, StringMatch};
-use nodegate_values::pattern::Pattern;
+use nodegate_resources::istio::{
+    HttpMatch, StringMatch,
+    reading::{StringCondition, header_name},
+};
 
-/// None if something cannot be read, which validation has told.
-pub(super) fn compile(matches: Option<&HttpMatch>) -> Option<RouteMatch> {
+use super::error::Unreadable;
+
+pub(super) fn compile(matches: Option<&HttpMatch>) -> Result<RouteMatch, Unreadable> {
     let Some(matches) = matches else {
-        return Some(RouteMatch::path(PathMatch::Prefix("/".into())));
+        return Ok(RouteMatch::path(PathMatch::Prefix("/".into())));
     };
     let optional = |wanted: &Option<StringMatch>| match wanted {
-        Some(wanted) => value(wanted).map(Some),
-        None => Some(None),
+        Some(wanted) => Ok::<_, Unreadable>(Some(value(wanted.read_optional()?))),
+        None => Ok(None),
     };
     let mut headers = of_headers(&matches.headers, false)?;
     headers.extend(of_headers(&matches.without_headers, true)?);
     headers.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
     let path = path(matches)?;
-    Some(RouteMatch {
+    Ok(RouteMatch {
         // Of a regex the expression says it itself.
         ignore_case: matches.ignore_uri_case && !matches!(path, PathMatch::Regex(_)),
         path,
@@ -32,42 +35,45 @@ pub(super) fn compile(matches: Option<&HttpMatch>) -> Option<RouteMatch> {
             .query_params
             .iter()
             .map(|(name, wanted)| {
-                Some(QueryMatch {
+                Ok(QueryMatch {
                     name: name.clone(),
-                    value: value(wanted)?,
+                    value: value(wanted.read_optional()?),
                 })
             })
-            .collect::<Option<_>>()?,
+            .collect::<Result<_, Unreadable>>()?,
     })
 }
 
-fn path(matches: &HttpMatch) -> Option<PathMatch> {
+fn path(matches: &HttpMatch) -> Result<PathMatch, Unreadable> {
     let Some(uri) = &matches.uri else {
-        return Some(PathMatch::Prefix("/".into()));
+        return Ok(PathMatch::Prefix("/".into()));
     };
-    Some(match (&uri.exact, &uri.prefix, &uri.regex) {
-        (Some(exact), _, _) => PathMatch::Exact(exact.clone()),
-        (_, Some(prefix), _) => PathMatch::Prefix(prefix.clone()),
-        (_, _, Some(regex)) => PathMatch::Regex(Pattern::new(regex).ok()?),
-        _ => PathMatch::Prefix("/".into()),
+    Ok(match uri.read()? {
+        StringCondition::Exact(path) => PathMatch::Exact(path.to_owned()),
+        StringCondition::Prefix(path) => PathMatch::Prefix(path.to_owned()),
+        StringCondition::Regex(pattern) => PathMatch::Regex(pattern),
+        StringCondition::Anything => PathMatch::Prefix("/".into()),
     })
 }
 
-/// Nothing at all, and the regex `*`, stand for any value (`canBeConvertedToPresentMatch`).
-pub(super) fn value(wanted: &StringMatch) -> Option<ValueMatch> {
-    Some(match (&wanted.exact, &wanted.prefix, &wanted.regex) {
-        (Some(exact), _, _) => ValueMatch::Exact(exact.clone()),
-        (_, Some(prefix), _) => ValueMatch::Prefix(prefix.clone()),
-        (_, _, Some(regex)) if regex != "*" => ValueMatch::Regex(Pattern::new(regex).ok()?),
-        _ => ValueMatch::Present,
-    })
+/// A value that is compared.
+pub(super) fn value(condition: StringCondition<'_>) -> ValueMatch {
+    match condition {
+        StringCondition::Exact(value) => ValueMatch::Exact(value.to_owned()),
+        StringCondition::Prefix(value) => ValueMatch::Prefix(value.to_owned()),
+        StringCondition::Regex(pattern) => ValueMatch::Regex(pattern),
+        StringCondition::Anything => ValueMatch::Present,
+    }
 }
 
-fn of_headers(wanted: &BTreeMap<String, StringMatch>, invert: bool) -> Option<Vec<HeaderMatch>> {
+fn of_headers(
+    wanted: &BTreeMap<String, StringMatch>,
+    invert: bool,
+) -> Result<Vec<HeaderMatch>, Unreadable> {
     let header = |(name, wanted): (&String, &StringMatch)| {
-        Some(HeaderMatch {
-            name: name.parse().ok()?,
-            value: value(wanted)?,
+        Ok(HeaderMatch {
+            name: header_name(name)?,
+            value: value(wanted.read_optional()?),
             invert,
         })
     };

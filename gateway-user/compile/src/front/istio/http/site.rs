@@ -2,7 +2,7 @@
 
 use nodegate_model::gateway::RouteOrigin;
 
-use crate::front::istio::{destinations::NamedIn, server::Server};
+use crate::front::istio::{destinations::NamedIn, server::GatewayServer};
 
 /// Where a route is written, and for which server it is compiled.
 #[derive(Clone, Copy)]
@@ -10,7 +10,7 @@ pub(super) struct RouteSite<'p> {
     pub(super) origin: &'p RouteOrigin,
     /// The namespace that short names of destinations are completed with.
     pub(super) namespace: &'p str,
-    pub(super) server: Server<'p>,
+    pub(super) server: GatewayServer<'p>,
 }
 
 // === impl RouteSite ===
