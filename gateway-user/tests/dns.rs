@@ -9,7 +9,6 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
 };
 
 use hickory_resolver::proto::{
@@ -18,7 +17,6 @@ use hickory_resolver::proto::{
 };
 
 /// How long the program may take for anything, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Names, their addresses, and what has been asked for.
 #[derive(Default)]
@@ -139,7 +137,9 @@ impl Drop for Program {
 /// Status and body, or nothing as long as nobody listens.
 fn ask(port: u16, host: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+        .set_read_timeout(Some(patience::limit()))
+        .expect("a socket");
     write!(
         stream,
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
@@ -154,11 +154,8 @@ fn ask(port: u16, host: &str) -> Option<(u16, String)> {
 
 fn becomes(port: u16, host: &str, wanted: (u16, &str)) {
     let wanted = Some((wanted.0, wanted.1.to_owned()));
-    let deadline = Instant::now() + PATIENCE;
-    while ask(port, host) != wanted {
-        assert!(Instant::now() < deadline, "{host}: {:?}", ask(port, host));
-        thread::sleep(Duration::from_millis(100));
-    }
+    let became = patience::until(|| (ask(port, host) == wanted).then_some(()));
+    became.unwrap_or_else(|late| panic!("{host}: {:?} {late}", ask(port, host)));
 }
 
 #[test]

@@ -232,13 +232,11 @@ mod tests {
             tap.send(Record::Request(Box::new(record)));
         };
         let wait = async |path: &Path, wanted: &str| {
-            for _ in 0..500 {
-                if std::fs::read_to_string(path).is_ok_and(|text| text == wanted) {
-                    return;
-                }
+            let deadline = patience::Deadline::new();
+            while !std::fs::read_to_string(path).is_ok_and(|text| text == wanted) {
+                assert!(!deadline.passed(), "{:?}", std::fs::read_to_string(path));
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
-            panic!("{:?}", std::fs::read_to_string(path));
         };
         send(200);
         wait(&path, "200\n").await;

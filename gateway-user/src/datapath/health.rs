@@ -300,13 +300,11 @@ mod tests {
             text.lines().next().map(Into::into)
         }
         async fn until(port: u16, expected: Option<&str>) {
-            for _ in 0..200 {
-                if ask(port).await.as_deref() == expected {
-                    return;
-                }
+            let deadline = patience::Deadline::new();
+            while ask(port).await.as_deref() != expected {
+                assert!(!deadline.passed(), "{port} never answered {expected:?}");
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
-            panic!("{port} never answered {expected:?}");
         }
 
         // A port that is free now.

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -17,8 +16,6 @@ use crate::{
     sides::{Hooks, Lanes, Load, Sides},
     world::{self, CROWD, Space},
 };
-
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many connections to ten backends.
 const CONNECTIONS: usize = 2_000;
@@ -77,7 +74,7 @@ pub(crate) fn shares(sides: &mut Sides) -> anyhow::Result<Tally> {
             }
         }
     }
-    let (theirs, ours) = sides.run(&lanes, PATIENCE)?;
+    let (theirs, ours) = sides.run(&lanes, patience::limit())?;
     let mut tally = Tally::default();
     for (who, results) in [("kube-proxy", theirs), ("nodegate", ours)] {
         let parts: Vec<Seen> = results.into_iter().flatten().collect();
@@ -172,7 +169,7 @@ fn crowd(
             (Hooks::Packets, probes.into())
         })
         .collect();
-    let (theirs, ours) = sides.run(&lanes, PATIENCE)?;
+    let (theirs, ours) = sides.run(&lanes, patience::limit())?;
     for (who, results) in [("kube-proxy", theirs), ("nodegate", ours)] {
         let mut met = BTreeSet::new();
         for (number, result) in results.iter().enumerate() {
@@ -205,7 +202,7 @@ fn two_addresses(
             (Hooks::Sockets, probes.into())
         })
         .collect();
-    let (theirs, ours) = sides.run(&lanes, PATIENCE)?;
+    let (theirs, ours) = sides.run(&lanes, patience::limit())?;
     let same = |results: &[Vec<Seen>]| -> anyhow::Result<usize> {
         let mut same = 0;
         for result in results {

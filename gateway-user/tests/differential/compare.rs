@@ -22,11 +22,9 @@ use crate::{
     sides::{Load, Sides, is_nodes},
 };
 
-/// A connection that is refused by a process of the node itself hears of it with the second SYN, after
+/// For the first look. A connection that is refused by a process of the node itself hears of it with the second SYN, after
 /// a second: the first error comes while `connect()` still holds the socket (`tcp_v4_err`).
 const PATIENCE: Duration = Duration::from_millis(1_600);
-/// The second look at what is not as it should be.
-const MORE_PATIENCE: Duration = Duration::from_secs(4);
 
 pub(crate) fn answers(seen: &Seen) -> impl Iterator<Item = (SocketAddr, IpAddr)> {
     seen.keys().filter_map(|outcome| match outcome {
@@ -101,7 +99,7 @@ pub(crate) fn compare(
             .map(|index| predictions[*index].clone())
             .collect();
         let flows: Vec<_> = again.iter().map(pick).collect();
-        let second = go(sides, &flows, &predicted, MORE_PATIENCE)?;
+        let second = go(sides, &flows, &predicted, patience::limit())?;
         for (index, result) in again.iter().zip(second) {
             results[*index] = result;
         }

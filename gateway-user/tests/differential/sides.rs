@@ -83,14 +83,10 @@ impl Drop for Places {
         }
         let _ = fs::remove_dir(&self.pins);
         // The agents' ends may take a moment.
-        for _ in 0..100 {
-            match fs::remove_dir(&self.cgroup) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    thread::sleep(Duration::from_millis(20));
-                }
-                _ => return,
-            }
-        }
+        let _ = patience::until(|| match fs::remove_dir(&self.cgroup) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+            _ => Some(()),
+        });
     }
 }
 

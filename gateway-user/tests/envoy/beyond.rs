@@ -1,16 +1,12 @@
 //! What one request and one answer don't show: connections that go on, that become something else,
 //! copies, and shares of many requests.
 
-use std::{
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use libtest_mimic::Failed;
 
 use crate::{
-    client::{Answer, Connection, PATIENCE},
+    client::{Answer, Connection},
     compare::{compare, compare_seen, seen},
     differences::named,
     http2,
@@ -158,11 +154,15 @@ pub(crate) fn mirrors(pair: &Pair) -> Result<(), Failed> {
         for _ in 0..1000 {
             connection.ask(b"GET /half HTTP/1.1\r\nHost: mirror.test\r\n\r\n")?;
         }
-        // The last of them may still be on their way.
+        // The last of them may still be on their way. Six standard deviations.
+        let mut count = 0;
+        let enough = patience::until(|| {
+            count += pair.copies().take().len();
+            (count >= 405).then_some(())
+        });
         thread::sleep(Duration::from_millis(300));
-        let count = pair.copies().take().len();
-        // Six standard deviations.
-        if count.abs_diff(500) > 95 {
+        count += pair.copies().take().len();
+        if enough.is_err() || count > 595 {
             return Err(format!("{address} makes {count} copies of 1000 requests").into());
         }
     }
@@ -170,14 +170,7 @@ pub(crate) fn mirrors(pair: &Pair) -> Result<(), Failed> {
 }
 
 fn copy(pair: &Pair) -> Option<Seen> {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if let Some(copy) = pair.copies().take().pop() {
-            return Some(copy);
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    None
+    patience::until(|| pair.copies().take().pop()).ok()
 }
 
 /// Nine in ten: by chance with Envoy, exactly with this proxy.

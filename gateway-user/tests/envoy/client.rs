@@ -3,11 +3,10 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Longer than any answer takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A response.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +57,7 @@ impl Connection {
     pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience::limit()))?;
         let reader = Reader {
             stream,
             buffer: Vec::new(),

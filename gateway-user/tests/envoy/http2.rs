@@ -13,7 +13,7 @@ use tokio::{
     time,
 };
 
-use crate::client::{Answer, PATIENCE};
+use crate::client::Answer;
 
 /// What HTTP/2 has no such header for (RFC 9113, section 8.2.2), or what is about HTTP/1.1.
 const FOREIGN: [&str; 7] = [
@@ -53,7 +53,7 @@ impl Client {
             port: self.port,
             ..Answer::default()
         };
-        let response = time::timeout(PATIENCE, self.sender.send_request(request)).await?;
+        let response = time::timeout(patience::limit(), self.sender.send_request(request)).await?;
         // A reset stream is an answer, too: none.
         let Ok(response) = response else {
             return Ok(answer);
@@ -90,7 +90,7 @@ pub(crate) async fn websocket(
         .header("sec-websocket-version", "13")
         .body(Full::default())?;
     let response = client.sender.send_request(request);
-    let response = time::timeout(PATIENCE, response).await??;
+    let response = time::timeout(patience::limit(), response).await??;
     let headers = response.headers().iter();
     let headers = headers.map(|(name, value)| {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -109,7 +109,7 @@ pub(crate) async fn websocket(
     stream.write_all(b"early\n").await?;
     let mut said = Vec::new();
     while !said.ends_with(b"early\n") {
-        let read = time::timeout(PATIENCE, stream.read_buf(&mut said)).await??;
+        let read = time::timeout(patience::limit(), stream.read_buf(&mut said)).await??;
         anyhow::ensure!(read > 0, "{to} ends the stream after {said:?}");
     }
     Ok((answer, String::from_utf8_lossy(&said).into_owned()))
@@ -165,7 +165,7 @@ pub(crate) async fn settings(to: SocketAddr) -> anyhow::Result<BTreeMap<u16, u32
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
         .await?;
     let mut head = [0; 9];
-    time::timeout(PATIENCE, stream.read_exact(&mut head)).await??;
+    time::timeout(patience::limit(), stream.read_exact(&mut head)).await??;
     anyhow::ensure!(head[3] == 4, "{to} begins with another frame: {head:?}");
     let length = usize::from(head[1]) * 256 + usize::from(head[2]);
     let mut frame = vec![0; length];

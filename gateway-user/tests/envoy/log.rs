@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodegate::observe::{Record, Subscription, Tap};
@@ -16,10 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::client::Answer;
 
-/// How long a line may take to be written, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How often it is looked for.
+/// How often a line is looked for.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Room for records that nobody has asked for yet.
@@ -82,8 +79,8 @@ impl EnvoyLog {
 
     /// The line about a request that has been answered, once it is there.
     pub(crate) fn take(&self, answer: &Answer) -> io::Result<Option<Line>> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        let deadline = patience::Deadline::new();
+        while !deadline.passed() {
             let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let (reader, lines) = &mut *locked;
             let mut text = String::new();
@@ -145,7 +142,7 @@ impl Records {
                 if let Some(line) = newest(lines, answer) {
                     return Some(line);
                 }
-                let received = tokio::time::timeout(PATIENCE, subscription.recv());
+                let received = tokio::time::timeout(patience::limit(), subscription.recv());
                 let Record::Request(record) = &*received.await.ok()? else {
                     continue;
                 };

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -46,9 +46,6 @@ const ENVOY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const NODEGATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// This proxy again, with all options that make it do as Envoy does.
 const WITH_PARITY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
-
-/// How long Envoy may take to start.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The two, serving.
 #[derive(Debug)]
@@ -348,15 +345,15 @@ impl Envoy {
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         let mut envoy = Self { process, directory };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = patience::Deadline::new();
         for &port in ports {
             while TcpStream::connect(SocketAddr::from((ENVOY, port))).is_err() {
                 if let Some(status) = envoy.process.try_wait()? {
                     bail!("Envoy has ended ({status}): {}", envoy.log(&log)?);
                 }
                 ensure!(
-                    Instant::now() < deadline,
-                    "Envoy doesn't listen on port {port} after {PATIENCE:?}: {}",
+                    !deadline.passed(),
+                    "Envoy doesn't listen on port {port}: {}",
                     envoy.log(&log)?
                 );
                 thread::sleep(Duration::from_millis(20));

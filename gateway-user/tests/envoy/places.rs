@@ -1,20 +1,11 @@
 //! Which endpoints are asked where some are nearer than others (`cases/places.yaml`): `near1` and `near2` in
 //! the gateway's own region, `far1` and `far2` in two zones of another.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
 
 use libtest_mimic::Failed;
 
-use crate::{
-    client::{Connection, PATIENCE},
-    compare::seen,
-    pair::Pair,
-};
+use crate::{client::Connection, compare::seen, pair::Pair};
 
 /// How many requests are counted.
 const MANY: usize = 2000;
@@ -123,7 +114,7 @@ fn same(path: &str, envoy: &[String], nodegate: &[String]) -> Result<(), Failed>
 /// Lets an endpoint fail, which is then avoided.
 fn eject(address: SocketAddr, path: &str, name: &str) -> Result<(), Failed> {
     let mut connection = Connection::open(address)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = patience::Deadline::new();
     for key in 0.. {
         let answer = connection.ask(
             format!(
@@ -134,7 +125,7 @@ fn eject(address: SocketAddr, path: &str, name: &str) -> Result<(), Failed> {
         if answer.status == 503 {
             break;
         }
-        if Instant::now() > deadline {
+        if deadline.passed() {
             return Err(format!("{address}: {name} isn't asked for {path}").into());
         }
     }

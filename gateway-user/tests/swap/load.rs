@@ -18,8 +18,6 @@ use serde::{Deserialize, Serialize};
 /// Makes this program a client; its value says what to do.
 pub(crate) const CHILD: &str = "NODEGATE_TEST_SWAP_CHILD";
 
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Whom to ask: by datagram or connection, and where.
 type Targets = Vec<(bool, SocketAddr)>;
 
@@ -43,11 +41,11 @@ pub(crate) fn now() -> u64 {
     Duration::from(time).as_nanos() as u64
 }
 
-/// Asks one target after the other until it is over.
+/// Asks one target after the other until it is over, and all have been asked.
 pub(crate) fn run(targets: &[(bool, SocketAddr)], over: &AtomicBool) -> Vec<Connection> {
     let mut connections = Vec::new();
     for (service, (udp, to)) in targets.iter().enumerate().cycle() {
-        if over.load(Ordering::Relaxed) {
+        if connections.len() >= targets.len() && over.load(Ordering::Relaxed) {
             break;
         }
         let start = now();
@@ -68,8 +66,8 @@ pub(crate) fn run(targets: &[(bool, SocketAddr)], over: &AtomicBool) -> Vec<Conn
 }
 
 fn by_connection(to: SocketAddr) -> io::Result<IpAddr> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&to, patience::limit())?;
+    stream.set_read_timeout(Some(patience::limit()))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     text.parse().map_err(io::Error::other)
@@ -80,7 +78,7 @@ fn by_datagram(to: SocketAddr) -> io::Result<IpAddr> {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
     }?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience::limit()))?;
     socket.send_to(b"who?", to)?;
     let mut buffer = [0; 64];
     let (length, from) = socket.recv_from(&mut buffer)?;

@@ -51,6 +51,11 @@ impl<'p> Stopwatch<'p> {
         Self::with(Vec::new)
     }
 
+    /// For what all threads of this process do.
+    pub fn of_process() -> Self {
+        Self::with(|| vec![std::process::id()])
+    }
+
     /// For what these processes take part in.
     pub fn with(processes: impl Fn() -> Vec<u32> + 'p) -> Self {
         let theirs = delays::of(processes());

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::HeaderName;
 use tokio::{sync::Semaphore, time};
 
-use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
 use crate::{
     model::gateway::{
         Balancing, Cluster, HashKey, HashTable, Locality, LocalityPolicy, OutlierDetection,
@@ -42,6 +42,9 @@ async fn gated(body: &'static str) -> (Endpoint, Arc<Semaphore>) {
     (endpoint, gate)
 }
 
+/// Enough for two dozen requests on a busy machine.
+const EJECTION: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn busy_endpoints_are_spared() {
     let (busy, gate) = gated("busy").await;
@@ -67,15 +70,20 @@ async fn more_than_may_wait_overflows() {
         cluster.policy.limits.max_pending_requests = Some(1);
     })
     .await;
-    let mut clients = Vec::new();
-    for _ in 0..2 {
+    let mut records = fixture.proxy.tap().subscribe(4);
+    let asking = async || {
         let mut client = Peer::connect(port).await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        clients.push(client);
-    }
-    time::sleep(Duration::from_millis(100)).await;
-    let mut records = fixture.proxy.tap().subscribe(4);
-    let (head, body) = Peer::connect(port).await.get("a", "/").await;
+        client
+    };
+    let first = asking().await;
+    until(|| endpoint.connections() == 1).await;
+    // One of them waits, whichever comes first.
+    let (mut second, mut third) = (asking().await, asking().await);
+    let ((head, body), waiting) = tokio::select! {
+        answer = second.response() => (answer, third),
+        answer = third.response() => (answer, second),
+    };
     assert_eq!(status(&head), "HTTP/1.1 503 Service Unavailable");
     assert_eq!(header(&head, "x-envoy-overloaded"), Some("true"));
     assert_eq!(
@@ -88,7 +96,7 @@ async fn more_than_may_wait_overflows() {
     assert_eq!(record.flags, ResponseFlag::UpstreamOverflow.into());
     // The one that waited gets the connection of the first.
     gate.add_permits(2);
-    for mut client in clients {
+    for mut client in [first, waiting] {
         assert_eq!(client.response().await.1, "hi");
     }
     assert_eq!(endpoint.connections(), 1);
@@ -122,7 +130,7 @@ async fn failing_endpoints_are_avoided_for_a_while() {
         cluster.policy.balancing = Balancing::RoundRobin;
         cluster.policy.outliers = Some(OutlierDetection {
             consecutive_5xx: Some(3),
-            base_ejection: Duration::from_millis(500),
+            base_ejection: EJECTION,
             max_ejection_percent: 50,
             ..OutlierDetection::default()
         });
@@ -138,7 +146,7 @@ async fn failing_endpoints_are_avoided_for_a_while() {
         failures
     };
     assert_eq!(failures(20).await, 3);
-    time::sleep(Duration::from_millis(550)).await;
+    time::sleep(EJECTION + Duration::from_millis(50)).await;
     assert_eq!(failures(20).await, 3);
 }
 
@@ -164,7 +172,7 @@ async fn what_is_far_is_asked_when_what_is_near_fails() {
         cluster.policy.locality = Some(LocalityPolicy::default());
         cluster.policy.outliers = Some(OutlierDetection {
             consecutive_5xx: Some(2),
-            base_ejection: Duration::from_millis(500),
+            base_ejection: EJECTION,
             max_ejection_percent: 100,
             ..OutlierDetection::default()
         });
@@ -180,7 +188,7 @@ async fn what_is_far_is_asked_when_what_is_near_fails() {
     for _ in 0..20 {
         assert_eq!(client.get("a", "/").await.1, "far");
     }
-    time::sleep(Duration::from_millis(550)).await;
+    time::sleep(EJECTION + Duration::from_millis(50)).await;
     assert_eq!(client.get("a", "/").await.1, "near");
 }
 

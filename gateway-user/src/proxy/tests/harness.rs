@@ -26,8 +26,23 @@ use crate::{
     },
 };
 
-/// Longer than anything here takes; a test that waits for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Waits until it is so.
+pub(super) async fn until(mut is_so: impl FnMut() -> bool) {
+    let deadline = patience::Deadline::new();
+    while !is_so() {
+        assert!(!deadline.passed(), "not within {:?}", patience::limit());
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for something; a test that waits for so long has failed.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let limit = patience::limit();
+    let Ok(came) = time::timeout(limit, what).await else {
+        panic!("nothing came within {limit:?}");
+    };
+    came
+}
 
 pub(super) struct Fixture {
     pub(super) proxy: Proxy,
@@ -227,9 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     async fn fill(&mut self) -> std::io::Result<usize> {
-        time::timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
-            .await
-            .expect("nothing came")
+        soon(self.stream.read_buf(&mut self.buffer)).await
     }
 
     /// Reads up to and with the marker; none at the end of the stream.
@@ -253,12 +266,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub(super) async fn exactly(&mut self, length: usize) -> String {
+        String::from_utf8(self.bytes(length).await).unwrap()
+    }
+
+    pub(super) async fn bytes(&mut self, length: usize) -> Vec<u8> {
         while self.buffer.len() < length {
             assert_ne!(self.fill().await.unwrap(), 0, "ended early");
         }
         let rest = self.buffer.split_off(length);
-        let found = std::mem::replace(&mut self.buffer, rest);
-        String::from_utf8(found).unwrap()
+        std::mem::replace(&mut self.buffer, rest)
     }
 
     /// All that is left. A reset is an error.
