@@ -24,8 +24,8 @@
 pub mod admin;
 pub mod cli;
 pub mod daemon;
-pub mod explain;
 pub use nodegate_datapath as datapath;
+pub use nodegate_explain as explain;
 pub use nodegate_export as export;
 pub use nodegate_iptables as iptables;
 pub mod model {

@@ -5,21 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
 use serde::Serialize;
 
-use crate::{
-    model::{
-        gateway::{
-            CorsPolicy, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
-            ListenerProtocol, RouteOrigin,
-        },
-        service::ServicePort,
+use nodegate_model::{
+    gateway::{
+        CorsPolicy, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes, ListenerProtocol,
+        RouteOrigin,
     },
-    observe::ResponseFlag,
-    resources::{Resources, spelling::nearest},
-    route::{
-        Query, Rewrite, explain, path,
-        redirect::{self, Requested},
-    },
+    service::ServicePort,
 };
+use nodegate_observe::ResponseFlag;
+use nodegate_resources::Resources;
+use nodegate_route::{
+    Query, Rewrite, explain, path,
+    redirect::{self, Requested},
+};
+use nodegate_values::spelling::nearest;
 
 mod action;
 mod routes;
@@ -119,7 +118,7 @@ pub struct Action {
     pub headers: HeaderOperations,
     /// Failing on purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<crate::model::gateway::Fault>,
+    pub fault: Option<nodegate_model::gateway::Fault>,
     /// Who may use the answers in a browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<CorsPolicy>,

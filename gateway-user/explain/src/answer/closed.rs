@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 
 use super::World;
-use crate::{
-    model::compile::{GatewayIdentity, INGRESS_GATEWAY},
-    resources::lookup::selects,
-};
+use nodegate_compile::{GatewayIdentity, INGRESS_GATEWAY};
+use nodegate_resources::lookup::selects;
 
 /// Why a connection to a gateway pod is refused at a port that it does not listen on, and what to change;
 /// none of other pods, which may have any port.

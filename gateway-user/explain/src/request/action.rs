@@ -3,17 +3,17 @@
 use std::{fmt::Display, time::Duration};
 
 use super::Action;
-use crate::{
-    model::gateway::{AbortStatus, Forward, HeaderChanges, HttpAction, PathRewrite, RetryPolicy},
-    resources::duration::Interval,
+use nodegate_model::gateway::{
+    AbortStatus, Forward, HeaderChanges, HttpAction, PathRewrite, RetryPolicy,
 };
+use nodegate_values::duration::Interval;
 
 /// A label and a text for each thing that a route does.
-pub(in crate::explain) struct Doings(pub(in crate::explain) Vec<(&'static str, String)>);
+pub(crate) struct Doings(pub(crate) Vec<(&'static str, String)>);
 
 impl Doings {
     /// All that is worth a line.
-    pub(in crate::explain) fn of(action: &Action) -> Self {
+    pub(crate) fn of(action: &Action) -> Self {
         let mut all = Vec::new();
         if let Some(fault) = &action.fault {
             all.extend(fault.delay.as_ref().map(|delay| {

@@ -12,22 +12,20 @@ use gateway_common::{
 };
 use ipnet::IpNet;
 
-use crate::{
-    iptables::{
-        config::{Config, FamilyConfig, LocalDetector},
-        normal,
-        render::render,
-        rules::Ruleset,
-    },
-    model::service::{IpFamily, ServicePort},
-    programming::{
-        address::to_map,
-        desired::{Desired, ExternalIps, Policy},
-        masquerade::MasqueradeMode,
-        mirror::Mirror,
-        node::NodeFacts,
-        tables::{MirrorTables, filled},
-    },
+use nodegate_iptables::{
+    config::{Config, FamilyConfig, LocalDetector},
+    normal,
+    render::render,
+    rules::Ruleset,
+};
+use nodegate_model::service::{IpFamily, ServicePort};
+use nodegate_programming::{
+    address::to_map,
+    desired::{Desired, ExternalIps, Policy},
+    masquerade::MasqueradeMode,
+    mirror::Mirror,
+    node::NodeFacts,
+    tables::{MirrorTables, filled},
 };
 
 /// The interface by which packets from outside come in, in explanations.
@@ -45,7 +43,7 @@ pub struct Choices {
     pub masquerade: MasqueradeMode,
     /// The networks that pods have addresses from.
     pub pod_networks: Vec<IpNet>,
-    /// Pods are told from others; see [`crate::datapath::Options::knows_pods`].
+    /// Pods are told from others; see [`nodegate_datapath::Options::knows_pods`].
     pub knows_pods: bool,
 }
 

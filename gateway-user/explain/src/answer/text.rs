@@ -6,12 +6,10 @@ use gateway_common::decide::{Masquerade, Verdict};
 
 use super::{Answer, PodAt};
 use crate::{
-    explain::{
-        connection::{Choice, Connection},
-        request::{Doings, End, Http, Place, Routed, Share},
-    },
-    iptables::walk::RuleStep,
+    connection::{Choice, Connection},
+    request::{Doings, End, Http, Place, Routed, Share},
 };
+use nodegate_iptables::walk::RuleStep;
 
 /// Width of the first column.
 const LABEL: usize = 12;

@@ -6,7 +6,7 @@ use super::{
     answer::{Question, RequestParts},
     question::{ClientSpec, TargetSpec},
 };
-use crate::model::service::Protocol;
+use nodegate_model::service::Protocol;
 
 /// What is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::{Serialize, Serializer};
 
-use crate::resources::Resources;
+use nodegate_resources::Resources;
 
 /// What is known of the nodes and pods of a cluster.
 #[derive(Debug)]

@@ -5,10 +5,8 @@ use std::{borrow::Cow, cmp::Reverse};
 use http::header::HOST;
 
 use super::{Host, Tried};
-use crate::{
-    model::gateway::{HeaderMatch, PathMatch, RouteMatch, ValueMatch, VirtualHost},
-    route::{Explanation, Failed, Query, Tried as Attempt, is_in_domain},
-};
+use nodegate_model::gateway::{HeaderMatch, PathMatch, RouteMatch, ValueMatch, VirtualHost};
+use nodegate_route::{Explanation, Failed, Query, Tried as Attempt, is_in_domain};
 
 /// Which of the virtual host's domains the request's host is.
 pub(super) fn host(virtual_host: &VirtualHost, query: &Query<'_>) -> Host {

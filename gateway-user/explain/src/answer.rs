@@ -12,14 +12,10 @@ use super::{
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
     request::{Known, Request, Routed, route},
 };
-use crate::{
-    iptables::config::{Config, ConfigError, KubeProxyArgs},
-    model::{
-        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy},
-        service::{Protocol, ServicePort},
-    },
-    resources::{Resources, lookup::selects},
-};
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy};
+use nodegate_iptables::config::{Config, ConfigError, KubeProxyArgs};
+use nodegate_model::service::{Protocol, ServicePort};
+use nodegate_resources::{Resources, lookup::selects};
 
 mod closed;
 mod outcome;

@@ -1,13 +1,11 @@
 //! Destinations, their endpoints, and why there are none.
 
 use super::{Fault, Known, Share};
-use crate::{
-    model::gateway::Destination,
-    observe::ResponseFlag,
-    resources::{
-        istio,
-        lookup::{Destinations, service_of},
-    },
+use nodegate_model::gateway::Destination;
+use nodegate_observe::ResponseFlag;
+use nodegate_resources::{
+    istio,
+    lookup::{Destinations, service_of},
 };
 
 /// How much of the traffic each of the destinations gets, and where.

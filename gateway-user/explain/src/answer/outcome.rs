@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use gateway_common::decide::Verdict;
 use serde::Serialize;
 
-use crate::explain::{
+use crate::{
     cluster::Cluster,
     connection::Connection,
     request::{End, Routed},

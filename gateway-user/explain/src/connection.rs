@@ -11,13 +11,11 @@ use gateway_common::{
 use serde::{Serialize, Serializer};
 
 use super::node::Node;
-use crate::{
-    iptables::walk::{FirstPacket, PacketFate, RuleStep, RuleWay, walk},
-    model::service::{IpFamily, Protocol},
-    programming::{
-        address::{from_map, to_map},
-        tables::Outcome,
-    },
+use nodegate_iptables::walk::{FirstPacket, PacketFate, RuleStep, RuleWay, walk};
+use nodegate_model::service::{IpFamily, Protocol};
+use nodegate_programming::{
+    address::{from_map, to_map},
+    tables::Outcome,
 };
 
 /// Who connects.

@@ -1,13 +1,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::*;
-use crate::{
-    model::gateway::{
-        AbortStatus, Cluster, Destination, FaultAbort, Forward, HeaderMatch, HttpRoute, Listener,
-        PathMatch, QueryMatch, Redirect, RouteMatch, TcpRoute, ValueMatch, VirtualHost,
-    },
-    resources::percentage::Percentage,
+use nodegate_model::gateway::{
+    AbortStatus, Cluster, Destination, FaultAbort, Forward, HeaderMatch, HttpRoute, Listener,
+    PathMatch, QueryMatch, Redirect, RouteMatch, TcpRoute, ValueMatch, VirtualHost,
 };
+use nodegate_values::percentage::Percentage;
 
 fn origin(index: usize) -> RouteOrigin {
     RouteOrigin {
@@ -268,7 +266,7 @@ fn what_the_route_answers_itself_is_no_failure() {
 
 #[test]
 fn failing_on_purpose_is_told_with_its_share() {
-    let fault = crate::model::gateway::Fault {
+    let fault = nodegate_model::gateway::Fault {
         delay: None,
         abort: Some(FaultAbort {
             percentage: Percentage::of_percent(25.0).unwrap(),

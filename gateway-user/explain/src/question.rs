@@ -14,10 +14,9 @@ use super::{
     cluster::{Cluster, PodName},
     connection::Client,
 };
-use crate::{
-    model::service::{IpFamily, Protocol},
-    resources::{Resources, lookup::service_of, object::Object, spelling::nearest},
-};
+use nodegate_model::service::{IpFamily, Protocol};
+use nodegate_resources::{Resources, lookup::service_of, object::Object};
+use nodegate_values::spelling::nearest;
 
 /// Whom `external` stands for: addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
 const OUTSIDE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
