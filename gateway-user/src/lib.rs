@@ -21,7 +21,7 @@
 //! | [`daemon`] | a running nodegate: the rooms wired together |
 //! | [`cli`] | one file per subcommand |
 
-pub mod admin;
+pub use nodegate_admin as admin;
 pub mod cli;
 pub mod daemon;
 pub use nodegate_datapath as datapath;

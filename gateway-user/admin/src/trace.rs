@@ -9,11 +9,9 @@ use super::{
     ProxyOnly,
     wanted::{Format, Wanted},
 };
-use crate::{
-    datapath::{redirector::Redirector, report::Report},
-    observe::{Record, RecordFilter, Tap, ends},
-    programming::filter::{Filter, Source},
-};
+use nodegate_datapath::{redirector::Redirector, report::Report};
+use nodegate_observe::{Record, RecordFilter, Tap, ends};
+use nodegate_programming::filter::{Filter, Source};
 
 /// Lines that a client may be behind before it loses some.
 const BACKLOG: usize = 1024;
@@ -66,7 +64,7 @@ pub enum TraceError {
     NoRedirector(#[from] ProxyOnly),
     /// The datapath refuses.
     #[error(transparent)]
-    Datapath(#[from] crate::datapath::Error),
+    Datapath(#[from] nodegate_datapath::Error),
 }
 
 impl Traces {
@@ -133,7 +131,7 @@ fn follow_kernel(
     redirector: &Arc<Redirector>,
     wanted: Wanted,
     sender: mpsc::Sender<String>,
-) -> Result<(), crate::datapath::Error> {
+) -> Result<(), nodegate_datapath::Error> {
     let mut listener = redirector.listen(wanted.kernel.clone())?;
     tokio::spawn(async move {
         loop {

@@ -128,7 +128,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::admin::status::{DatapathStatus, SnapshotStatus, SourceStatus};
+    use crate::status::{DatapathStatus, SnapshotStatus, SourceStatus};
 
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {

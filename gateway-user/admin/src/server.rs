@@ -30,10 +30,8 @@ use super::{
     trace::{TraceError, Traces},
     wanted::{Format, Wanted},
 };
-use crate::{
-    explain::{answer::Answer, ask::Ask},
-    iptables::{config::KubeProxyArgs, node::KubeProxyNode},
-};
+use nodegate_explain::{answer::Answer, ask::Ask};
+use nodegate_iptables::{config::KubeProxyArgs, node::KubeProxyNode};
 
 /// On answers of `/explain`: whether the connection or request gets where it should.
 pub const ANSWER_IS_GOOD: HeaderName = HeaderName::from_static("nodegate-good");

@@ -4,10 +4,8 @@ use std::{fmt::Display, str::FromStr};
 
 use gateway_common::{decide::Verdict, event::Hook};
 
-use crate::{
-    observe::{RecordFilter, StatusFilter},
-    programming::filter::Filter,
-};
+use nodegate_observe::{RecordFilter, StatusFilter};
+use nodegate_programming::filter::Filter;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,7 +174,7 @@ fn join(texts: impl IntoIterator<Item = impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::service::Protocol;
+    use nodegate_model::service::Protocol;
 
     #[test]
     fn a_query_says_all_of_it() {

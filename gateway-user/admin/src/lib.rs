@@ -7,8 +7,8 @@
 //! | `GET /metrics` | the same as metrics, in Prometheus' text format |
 //! | `POST /sync` | reads the source again, waits until all of it is applied, answers as `/status` |
 //! | `GET /trace` | one line per decision for as long as the client stays; which and how: [`wanted::Wanted`] |
-//! | `POST /explain` | what becomes of an [`Ask`](crate::explain::ask::Ask) as JSON; `?output=json` for JSON |
-//! | `POST /kube-proxy` | with [`KubeProxyArgs`](crate::iptables::config::KubeProxyArgs) as JSON: the [`KubeProxyNode`](crate::iptables::node::KubeProxyNode) |
+//! | `POST /explain` | what becomes of an [`Ask`](nodegate_explain::ask::Ask) as JSON; `?output=json` for JSON |
+//! | `POST /kube-proxy` | with [`KubeProxyArgs`](nodegate_iptables::config::KubeProxyArgs) as JSON: the [`KubeProxyNode`](nodegate_iptables::node::KubeProxyNode) |
 
 pub mod client;
 pub mod metrics;
