@@ -211,7 +211,7 @@ fn targets<'r>(
                     address,
                     endpoint,
                     pod: pod(resources, &object.key.namespace, endpoint),
-                })
+                });
             }
             _ => {
                 let path = format!("endpoints[{index}].addresses[0]");

@@ -261,6 +261,11 @@ pub enum LocalDetector {
 
 impl Config {
     /// What follows from the flags and the Node object.
+    ///
+    /// # Errors
+    ///
+    /// If kube-proxy would not start with them: without a node's name, without its addresses, or without
+    /// what its way of knowing local traffic goes by.
     pub fn new(args: &KubeProxyArgs, resources: &Resources) -> Result<Self, ConfigError> {
         let identity = NodeIdentity {
             name: args.hostname_override.clone(),

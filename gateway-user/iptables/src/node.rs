@@ -20,6 +20,10 @@ pub struct KubeProxyNode {
 impl KubeProxyNode {
     /// One with these flags, where these objects are. What is wrong with Services is added to
     /// `diagnostics`.
+    ///
+    /// # Errors
+    ///
+    /// If kube-proxy would not start with these flags there.
     pub fn new(
         resources: &Resources,
         args: &KubeProxyArgs,

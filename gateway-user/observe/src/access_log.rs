@@ -59,6 +59,10 @@ enum Sink {
 impl AccessLog {
     /// Logs what goes through the tap from now on. The file is opened for appending, and opened again
     /// on SIGHUP, so that it can be rotated.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened, or the thread that writes it cannot be started.
     pub fn start(tap: &Tap, options: AccessLogOptions) -> io::Result<Self> {
         let sink = Sink::open(&options.path)?;
         let mut writer = Writer {

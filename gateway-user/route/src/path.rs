@@ -13,7 +13,11 @@ pub struct Abnormal;
 ///
 /// Dot segments are resolved (RFC 3986, section 5.2.4), also those with encoded dots; `\` becomes
 /// `/`; what may not stand in a path is encoded, and what need not be encoded (section 2.3) isn't.
-/// Slashes are not merged, and `%2F` and other escapes stay. An encoded NUL has no normal form.
+/// Slashes are not merged, and `%2F` and other escapes stay.
+///
+/// # Errors
+///
+/// If the path has no normal form: one with an encoded NUL, or one whose form is longer than a URI may be.
 // Istio's default BASE (mesh config `pathNormalization`) is Envoy's `normalize_path`:
 // PathUtil::canonicalPath.
 pub fn normalize(uri: &Uri) -> Result<Option<Uri>, Abnormal> {

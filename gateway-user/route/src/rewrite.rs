@@ -54,6 +54,10 @@ impl Rewrite {
     ///
     /// Slashes are neither merged nor added in between: prefix `/p` rewritten to `/` makes `//x` of
     /// `/p/x`. A result that would not be a path gets a slash in front.
+    ///
+    /// # Errors
+    ///
+    /// If the result is longer than a URI may be.
     // Envoy: RouteEntryImplBase::finalizePathHeader; the prefix_rewrite documentation tells users to
     // match `/p/` and `/p` apart because of the double slash.
     pub fn apply(&self, original: &PathAndQuery) -> Result<PathAndQuery, RewriteError> {

@@ -109,6 +109,10 @@ impl Table {
 
     /// Finds the route of a request: the virtual host by its host, then the first route that
     /// matches.
+    ///
+    /// # Errors
+    ///
+    /// With what was missing: a virtual host, a route, or TLS where the virtual host asks for it.
     // Envoy: RouteMatcher::route and VirtualHostImpl::getRouteFromEntries, which has no fall-through
     // to another virtual host.
     pub fn find(&self, query: &Query<'_>) -> Result<Match, Miss> {

@@ -133,6 +133,10 @@ pub enum FormatError {
 
 impl Format {
     /// Reads a value.
+    ///
+    /// # Errors
+    ///
+    /// If a variable has no end, is not one of Envoy's, or has an argument that it does not take.
     pub fn new(text: &str) -> Result<Self, FormatError> {
         let mut segments = Vec::new();
         let mut literal = String::new();

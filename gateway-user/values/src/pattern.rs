@@ -88,6 +88,10 @@ const SIZE_LIMIT: usize = 1 << 20;
 
 impl Pattern {
     /// Compiles an expression, unless it is in use already: then it is that one.
+    ///
+    /// # Errors
+    ///
+    /// If RE2 would not take the expression, or it needs more memory than Istio lets one have.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         // Compiling takes longer than all else that a change of a route makes necessary.
         let in_use = || IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,6 +213,10 @@ impl Substitution {
     }
 
     /// Reads a replacement for what `pattern` matches (RE2's `Rewrite`).
+    ///
+    /// # Errors
+    ///
+    /// If it asks for a group that the pattern does not have, or has a backslash that RE2 does not know.
     pub fn new(text: &str, pattern: &Pattern) -> Result<Self, SubstitutionError> {
         let groups = pattern.groups();
         let mut pieces = Vec::new();

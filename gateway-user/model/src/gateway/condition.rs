@@ -9,7 +9,7 @@ use super::serial;
 /// What a request must look like for a route to apply (Envoy's `RouteMatch`). All of it must hold.
 ///
 /// `match.port`, `match.gateways`, `match.sourceLabels` and `match.sourceNamespace` are not here:
-/// they are about the proxy, and a route whose proxy this isn't is left out.
+/// they are about the proxy, and a route for another proxy is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
@@ -61,8 +61,9 @@ pub enum ValueMatch {
     Regex(Pattern),
 }
 
-/// What a header must look like. The values of a header that occurs more than once are joined with
-/// `,` (Envoy: `HeaderUtility::getAllOfHeaderAsString`).
+/// What a header must look like. Where a header occurs more than once, each of its values is compared
+/// by itself: one that matches is enough, and where the match is inverted, one is too many (Envoy's
+/// `HeaderUtility` since 1.38; before, it compared all values joined with `,`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HeaderMatch {
     /// Lower case.

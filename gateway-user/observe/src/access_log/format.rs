@@ -162,6 +162,10 @@ fn known() -> String {
 
 impl LineFormat {
     /// Istio's format, or one of the user's: text, or for JSON an object whose values are texts.
+    ///
+    /// # Errors
+    ///
+    /// If the user's format names a field that is not known, or is not such an object.
     pub fn new(encoding: Encoding, format: Option<&str>) -> Result<Self, LogFormatError> {
         Ok(Self(match encoding {
             Encoding::Text => LineTemplate::Text(Template::new(format.unwrap_or(DEFAULT_TEXT))?),

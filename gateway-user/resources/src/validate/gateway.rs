@@ -69,10 +69,8 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
         let message =
             format!("{protocol} is not supported by this version; this server is left out");
         findings.warning(format!("{path}.port.protocol"), message, "");
-    } else {
-        if !(redirects && read == Ok(ServerProtocol::Http)) {
-            findings.ignored(format!("{path}.tls"), server.tls.is_some());
-        }
+    } else if !(redirects && read == Ok(ServerProtocol::Http)) {
+        findings.ignored(format!("{path}.tls"), server.tls.is_some());
     }
     if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
         findings.warning(
