@@ -1,13 +1,10 @@
 //! tcx or tc ingress on uplinks and on pods' devices: packets on their way to a Service.
 //!
-//! The first packet of a flow is decided and recorded; the others, and the answers, follow the record. kube-proxy does this in nat PREROUTING, with netfilter's conntrack. These hooks run before
-//! netfilter, so netfilter sees a flow from the client to the backend.
+//! The first packet of a flow is decided and recorded; the others, and the answers, follow the record.
+//! kube-proxy does this in nat PREROUTING, with netfilter's conntrack. These hooks run before netfilter,
+//! so netfilter sees a flow from the client to the backend.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
-};
+use aya_ebpf::{macros::classifier, programs::TcContext};
 use gateway_common::{
     conntrack::{Found, Opened, Record, Shared},
     decide::{Decision, Masquerade, Origin, Reason, Verdict, decide},
@@ -16,16 +13,15 @@ use gateway_common::{
 };
 
 use crate::{
+    action::{DROP, NEXT},
+    headers::{ETHERNET, End, Headers, Unhandled},
     icmp,
-    maps::{BACKENDS, Direction, KernelTables, Scratch, bucket, count, now, place, scratch},
-    packet::{ETHERNET, End, Headers, Stage, Unhandled},
+    maps::{BACKENDS, bucket, count, now, place},
+    packet::Stage,
+    scratch::{Direction, Scratch, scratch},
+    tables::KernelTables,
     trace,
 };
-
-/// Go on to the next program or filter on this hook, and then to the stack.
-pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;
-/// Throw the packet away.
-pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
 
 /// From outside, on an uplink.
 #[classifier]

@@ -10,39 +10,20 @@ use core::mem::offset_of;
 use aya_ebpf::programs::TcContext;
 use gateway_common::{
     Address,
-    conntrack::{Ends, Record, Search, Sender},
+    conntrack::{Record, Search, Sender},
     decide::Reason,
 };
 
 use crate::{
-    forward::{DROP, NEXT},
-    maps::{Scratch, bucket, count, place},
-    packet::{End, Headers, ICMP, ICMPV6, Ipv4Header, Unhandled, word},
+    action::{DROP, NEXT},
+    headers::{End, Headers, Ipv4Header, Unhandled, address_diff, word},
+    maps::{bucket, count, place},
+    quoted::{About, Quoted},
+    scratch::Scratch,
 };
 
-/// Length of an ICMP header before the quoted packet, in both families.
-const ICMP_HEADER: usize = 8;
 /// Offset of the checksum in an ICMP header.
 const ICMP_CHECKSUM: usize = 2;
-
-/// The quoted packet.
-#[repr(C)]
-pub(crate) struct Quoted {
-    headers: Headers,
-    /// As on the wire.
-    source_port: u16,
-    /// As on the wire.
-    destination_port: u16,
-}
-
-/// Whose packets an error quotes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum About {
-    /// The backend's, which left here with the frontend's address.
-    Replies,
-    /// The client's, which arrived at the backend with that one's address.
-    Requests,
-}
 
 /// On the way to a backend: about its replies.
 #[inline(always)]
@@ -78,59 +59,6 @@ fn translate(ctx: &TcContext, scratch: &mut Scratch, about: About) -> Result<i32
         }
         Err(_) => DROP,
     })
-}
-
-impl Quoted {
-    /// Reads the packet that an ICMP error quotes; other ICMP is not ours.
-    #[inline(always)]
-    fn read(&mut self, ctx: &TcContext, outer: &Headers) -> Result<(), Unhandled> {
-        let kind: u8 = ctx.load(outer.transport).map_err(|_| Unhandled::Foreign)?;
-        let is_error = match outer.protocol {
-            // Destination unreachable, time exceeded, parameter problem (RFC 792).
-            ICMP if !outer.v6 => matches!(kind, 3 | 11 | 12),
-            // Errors have the high bit clear (RFC 4443 §2.1).
-            ICMPV6 if outer.v6 => matches!(kind, 1..=4),
-            _ => false,
-        };
-        if !is_error {
-            return Err(Unhandled::Foreign);
-        }
-        self.headers
-            .parse(ctx, outer.transport + ICMP_HEADER, outer.v6)?;
-        if !self.headers.is_translatable() {
-            return Err(Unhandled::Foreign);
-        }
-        let ports: [u16; 2] = ctx
-            .load(self.headers.transport)
-            .map_err(|_| Unhandled::Unparsed)?;
-        self.source_port = ports[0];
-        self.destination_port = ports[1];
-        Ok(())
-    }
-
-    /// Writes the ends of the quoted packet.
-    #[inline(always)]
-    fn ends(&self, about: About, ends: &mut Ends) {
-        let (source, destination) = (
-            u16::from_be(self.source_port),
-            u16::from_be(self.destination_port),
-        );
-        match about {
-            About::Replies => {
-                ends.client = self.headers.destination;
-                ends.peer = self.headers.source;
-                ends.client_port = destination;
-                ends.peer_port = source;
-            }
-            About::Requests => {
-                ends.client = self.headers.source;
-                ends.peer = self.headers.destination;
-                ends.client_port = source;
-                ends.peer_port = destination;
-            }
-        }
-        ends.protocol = self.headers.protocol;
-    }
 }
 
 /// Translates the quoted packet back, and the address of the error itself.
@@ -177,7 +105,7 @@ fn quoted_address(
     if inner.v6 {
         // 8 and 24: source and destination in an IPv6 header (RFC 8200 §3).
         let at = inner.network + if end == End::Source { 8 } else { 24 };
-        let diff = crate::packet::address_diff(old, address);
+        let diff = address_diff(old, address);
         ctx.l4_csum_replace(checksum, 0, diff, 0)?;
         return ctx.store(at, address, 0);
     }

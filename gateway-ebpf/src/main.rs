@@ -10,8 +10,19 @@
 //! | [`forward`] | tcx or tc ingress of uplinks and pods' devices | DNAT of packets, with conntrack |
 //! | [`reverse`] | tcx or tc egress of the same devices | their replies: the reverse translation |
 //!
-//! and what they share: [`maps`], [`socket`] (the socket hooks' context), [`packet`] (headers and
-//! checksums), [`icmp`] (errors about translated flows), [`trace`].
+//! and what they share, each using only what stands below it:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`icmp`] | errors about translated flows |
+//! | [`socket`] | the socket hooks' context, and a decision about it |
+//! | [`trace`] | tells those who trace of decisions |
+//! | [`scratch`] | the memory in which a packet is worked on |
+//! | [`packet`], [`quoted`] | a packet of a flow, and one that an ICMP error quotes |
+//! | [`headers`] | Ethernet and IP headers, addresses and checksums |
+//! | [`client`] | who opens a flow, for those who trace |
+//! | [`tables`] | the maps as the decision core sees them |
+//! | [`maps`], [`action`] | the maps; what becomes of a packet |
 #![no_std]
 #![no_main]
 #![expect(
@@ -19,16 +30,22 @@
     reason = "BPF passes at most five arguments and no struct by value between functions"
 )]
 
+mod action;
+mod client;
 mod connect;
 mod connected;
 mod datagram;
 mod forward;
+mod headers;
 mod icmp;
 mod maps;
 mod packet;
 mod peername;
+mod quoted;
 mod reverse;
+mod scratch;
 mod socket;
+mod tables;
 mod trace;
 
 /// Panics do not get through the verifier, so this is never reached; the linker wants it.

@@ -5,10 +5,11 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use gateway_common::{conntrack::Found, decide::Reason, event::Hook, maps::Ports};
 
 use crate::{
-    forward::{DROP, NEXT},
+    action::{DROP, NEXT},
+    headers::{ETHERNET, End, Headers, Unhandled},
     icmp,
-    maps::{Direction, bucket, count, now, place, scratch},
-    packet::{ETHERNET, End, Headers, Unhandled},
+    maps::{bucket, count, now, place},
+    scratch::{Direction, scratch},
     trace,
 };
 

@@ -17,8 +17,10 @@ use gateway_common::{
 };
 
 use crate::{
-    maps::{KernelTables, SOCKETS, count, settings},
-    trace::{self, Client},
+    client::Client,
+    maps::{SOCKETS, count, settings},
+    tables::KernelTables,
+    trace,
 };
 
 /// Let the call go on.

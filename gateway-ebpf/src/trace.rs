@@ -3,39 +3,15 @@
 use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::error;
 use gateway_common::{
-    Address,
     decide::{Decision, Flow, Masquerade, Origin, Reason, Verdict},
     event::{Event, Hook},
 };
 
-use crate::maps::{EVENTS, Scratch, TRACE_FILTER, TRACE_SERVICES, settings};
-
-/// What a hook knows about the client, beyond the [`Flow`].
-#[derive(Clone, Copy)]
-pub(crate) struct Client {
-    pub(crate) hook: Hook,
-    pub(crate) netns: u64,
-    pub(crate) cookie: u64,
-    pub(crate) address: Address,
-    pub(crate) port: u16,
-    pub(crate) pid: u32,
-    pub(crate) interface: u32,
-}
-
-impl Client {
-    /// A client whose packets come in on a device.
-    #[inline(always)]
-    pub(crate) fn outside(&mut self, ctx: &TcContext, hook: Hook, address: &Address, port: u16) {
-        self.hook = hook;
-        self.netns = 0;
-        self.cookie = 0;
-        self.address = *address;
-        self.port = port;
-        self.pid = 0;
-        // SAFETY: the kernel hands the program a valid context.
-        self.interface = unsafe { (*ctx.skb.skb).ifindex };
-    }
-}
+use crate::{
+    client::Client,
+    maps::{EVENTS, TRACE_FILTER, TRACE_SERVICES, settings},
+    scratch::Scratch,
+};
 
 /// Tells of a packet of the flow in `scratch.record` that is dropped, if somebody traces.
 #[inline(always)]
