@@ -21,7 +21,7 @@ use crate::{
         status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
         trace::Traces,
     },
-    datapath::{self, Datapath, MasqueradeMode, node::NodeFacts, redirector::Redirector},
+    datapath::{self, Datapath, redirector::Redirector},
     explain::{
         answer::{Answer, Setup, explain},
         ask::Ask,
@@ -36,6 +36,7 @@ use crate::{
         compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     },
     observe::{AccessLog, AccessLogOptions, Tap},
+    programming::masquerade::MasqueradeMode,
     proxy::{self, Parity, Proxy},
 };
 use publisher::Compiler;
@@ -405,7 +406,7 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
             masquerade_all: options.masquerade == MasqueradeMode::All,
             nodeport_addresses: node_ports.map(NodePortAddresses::In).collect(),
             iptables_localhost_nodeports: options.localhost_node_ports,
-            node_addresses: NodeFacts::gather()?.addresses.into_iter().collect(),
+            node_addresses: datapath::node::facts()?.addresses.into_iter().collect(),
             ..KubeProxyArgs::default()
         },
         choices: Choices {

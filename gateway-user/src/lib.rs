@@ -10,6 +10,7 @@
 //! | [`source`] | where it comes from: a directory of manifests |
 //! | [`model`] | what it means: objects compiled to a Snapshot |
 //! | [`iptables`] | kube-proxy's rules: rendered, predicted, read |
+//! | [`programming`] | what the maps are to hold, and the steps to it: pure |
 //! | [`datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
 //! | [`export`] | the model in other programs' words |
 //! | [`route`] | the pure matcher: request → virtual host → route → cluster |
@@ -33,6 +34,7 @@ pub mod model {
     pub use nodegate_model::*;
 }
 pub use nodegate_observe as observe;
+pub mod programming;
 pub mod proxy;
 pub mod resources {
     //! What users write.

@@ -11,13 +11,13 @@ use std::{
 
 use gateway_common::decide::Verdict;
 use nodegate::{
-    datapath::desired::ExternalIps,
     explain::{
         connection::{Attempt, Client, Connection, connection},
         node::{Choices, Node},
     },
     iptables::config::{Config, LocalDetector},
     model::service::{Endpoint, IpFamily, Protocol, ServicePort},
+    programming::desired::ExternalIps,
 };
 use support::{Recording, folders, sets};
 
@@ -37,9 +37,9 @@ fn node(recording: &Recording) -> Node {
     let choices = Choices {
         external_ips: ExternalIps::Any,
         masquerade: if config.masquerade_all {
-            nodegate::datapath::MasqueradeMode::All
+            nodegate::programming::masquerade::MasqueradeMode::All
         } else {
-            nodegate::datapath::MasqueradeMode::Needed
+            nodegate::programming::masquerade::MasqueradeMode::Needed
         },
         pod_networks: networks.collect(),
         knows_pods: config.v4.local.is_some() || config.v6.local.is_some(),
@@ -114,7 +114,7 @@ fn is_meant(connection: &Connection, attempt: &Attempt, node: &Node) -> bool {
     let (decided, walked) = (connection.nodegate.verdict, connection.kube_proxy.verdict);
     // kube-proxy refuses node ports without endpoints even on addresses where it would not serve
     // them, and so takes them from whoever else listens there.
-    let map_address = nodegate::datapath::to_map(to);
+    let map_address = nodegate::programming::address::to_map(to);
     let serves = node.mirror().node_addresses.contains(&map_address);
     let refuses = matches!(walked, Verdict::Reject | Verdict::Drop);
     if decided == Verdict::Pass && refuses && !serves {

@@ -13,13 +13,6 @@ use std::{
 
 use gateway_common::maps::{Service, ServiceKey, Slot, SlotKey};
 use nodegate::{
-    datapath::{
-        desired::{Desired, Policy},
-        from_map,
-        node::NodeFacts,
-        plan::{Capacity, Mirror, Step, plan},
-        tables::filled,
-    },
     iptables::{
         diff::{Diff, diff},
         lint::lint,
@@ -31,6 +24,15 @@ use nodegate::{
         services::{Frontend, Services, of_model, of_rules},
     },
     model::service::{IpFamily, ServicePort},
+    programming::{
+        address::from_map,
+        desired::{Desired, Policy},
+        mirror::Mirror,
+        node::NodeFacts,
+        plan::{Capacity, plan},
+        step::Step,
+        tables::filled,
+    },
 };
 use own::without_own;
 use support::{Recording, folders, sets};

@@ -13,13 +13,7 @@ mod random;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate::{
-    datapath::{
-        contents::Pins,
-        desired::{Desired, ExternalIps, Policy},
-        maps,
-        node::NodeFacts,
-        plan::{Capacity, plan},
-    },
+    datapath::{contents::Pins, load},
     iptables::{
         config::Config,
         diff::{Words, changes},
@@ -28,6 +22,11 @@ use nodegate::{
     model::{
         selection::NodeTopology,
         service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName},
+    },
+    programming::{
+        desired::{Desired, ExternalIps, Policy},
+        node::NodeFacts,
+        plan::{Capacity, plan},
     },
 };
 use random::{ALTERNATIVE, Generator, NODE, address};
@@ -81,7 +80,7 @@ fn service() -> ServicePort {
 fn pinned() -> Result<(), Failed> {
     let path = Path::new(BPF).join(format!("nodegate-maps-{}", std::process::id()));
     let directory = Directory(path);
-    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let (_ebpf, mut maps) = load::load(&directory.0)?;
     let failures = maps.execute(plan(
         maps.mirror(),
         &desired_of(&[service()]),
@@ -130,7 +129,7 @@ fn pinned() -> Result<(), Failed> {
             (gateway, "10.10.2.4:8080".to_owned(), false),
         ]
     );
-    let now = nodegate::datapath::contents::now()?;
+    let now = nodegate::datapath::clock::monotonic()?;
     assert!(pins.conntrack(now)?.is_empty());
     assert!(pins.affinity(now)?.is_empty());
     assert!(pins.sockets()?.is_empty());
@@ -153,7 +152,7 @@ fn desired_of(services: &[ServicePort]) -> Desired {
 fn full() -> Result<(), Failed> {
     let path = Path::new(BPF).join(format!("nodegate-full-{}", std::process::id()));
     let directory = Directory(path);
-    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let (_ebpf, mut maps) = load::load(&directory.0)?;
     let failures = maps.execute(plan(
         maps.mirror(),
         &desired_of(&[service()]),
@@ -220,7 +219,7 @@ fn full() -> Result<(), Failed> {
 fn implemented() -> Result<(), Failed> {
     let path = Path::new(BPF).join(format!("nodegate-implemented-{}", std::process::id()));
     let directory = Directory(path);
-    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let (_ebpf, mut maps) = load::load(&directory.0)?;
     let mut generator = Generator::new(0x6d61_7073);
     let mut compared = 0;
     for number in 0..60 {

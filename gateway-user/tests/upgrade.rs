@@ -17,16 +17,15 @@ use aya::maps::{HashMap, MapData, MapInfo};
 use gateway_common::maps::{MAX_SLOTS, SCHEMA, Settings, SlotKey};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate::{
-    datapath::{
-        contents::Pins,
-        desired::{Desired, Policy},
-        maps::{self, Maps},
-        node::NodeFacts,
-        plan::{Capacity, plan},
-    },
+    datapath::{contents::Pins, load, maps::Maps},
     model::{
         selection::NodeTopology,
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    },
+    programming::{
+        desired::{Desired, Policy},
+        node::NodeFacts,
+        plan::{Capacity, plan},
     },
 };
 
@@ -138,7 +137,7 @@ fn services() -> [ServicePort; 2] {
 
 /// Makes maps as an older nodegate leaves them.
 fn older(directory: &Directory) -> Result<(), Failed> {
-    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let (_ebpf, mut maps) = load::load(&directory.0)?;
     // It has come to other numbers than one that begins with these.
     apply(
         &mut maps,
@@ -158,7 +157,7 @@ fn upgraded() -> Result<(), Failed> {
     let directory = Directory::new("whole");
     older(&directory)?;
     let before = directory.maps()?;
-    let refused = maps::load(&directory.0)
+    let refused = load::load(&directory.0)
         .err()
         .map(|error| error.to_string());
     let refused = refused.unwrap_or_default();
@@ -167,7 +166,7 @@ fn upgraded() -> Result<(), Failed> {
         "{refused}"
     );
 
-    let (_ebpf, mut maps, upgrade) = maps::load_or_upgrade(&directory.0)?;
+    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
     let upgrade = upgrade.ok_or("no upgrade")?;
     assert_eq!(directory.maps()?, before, "the old maps stay until then");
     let new = ids(upgrade.directory())?;
@@ -198,7 +197,7 @@ fn upgraded() -> Result<(), Failed> {
 
     assert_eq!(directory.maps()?, new);
     assert_eq!(directory.upgrades(), Vec::<PathBuf>::new());
-    let (_ebpf, maps) = maps::load(&directory.0)?;
+    let (_ebpf, maps) = load::load(&directory.0)?;
     assert_eq!(maps.mirror().slots.len(), 3);
     assert_eq!(Pins::open(&directory.0)?.services()?.len(), 4);
     Ok(())
@@ -209,7 +208,7 @@ fn begins_anew() -> Result<(), Failed> {
     older(&directory)?;
     let before = directory.maps()?;
     for _ in 0..2 {
-        let (_ebpf, mut maps, upgrade) = maps::load_or_upgrade(&directory.0)?;
+        let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
         assert!(upgrade.is_some());
         assert!(maps.mirror().services.is_empty(), "what another one began");
         apply(&mut maps, &services());
@@ -226,7 +225,7 @@ fn finished() -> Result<(), Failed> {
     // A map that there is none of any more.
     let gone = HashMap::<MapData, u32, u32>::create(1, 0)?;
     gone.pin(directory.0.join("gone"))?;
-    let (_ebpf, mut maps, upgrade) = maps::load_or_upgrade(&directory.0)?;
+    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
     let upgrade = upgrade.ok_or("no upgrade")?;
     apply(&mut maps, &services());
     stamp(&mut maps, SCHEMA)?;
@@ -237,7 +236,7 @@ fn finished() -> Result<(), Failed> {
         directory.0.join("settings"),
     )?;
     drop(maps);
-    let (_ebpf, maps, upgrade) = maps::load_or_upgrade(&directory.0)?;
+    let (_ebpf, maps, upgrade) = load::load_or_upgrade(&directory.0)?;
     assert!(upgrade.is_none());
     assert_eq!(directory.maps()?, new);
     assert_eq!(directory.upgrades(), Vec::<PathBuf>::new());
@@ -247,14 +246,14 @@ fn finished() -> Result<(), Failed> {
 
 fn newer() -> Result<(), Failed> {
     let directory = Directory::new("newer");
-    let (_ebpf, mut maps) = maps::load(&directory.0)?;
+    let (_ebpf, mut maps) = load::load(&directory.0)?;
     apply(&mut maps, &services());
     stamp(&mut maps, SCHEMA + 1)?;
     // The newer one's, on its way to a layout that this one cannot know.
     let another = directory.0.join(format!("layout_{}", SCHEMA + 2));
     fs::create_dir(&another)?;
     let before = directory.maps()?;
-    let refused = maps::load_or_upgrade(&directory.0).err();
+    let refused = load::load_or_upgrade(&directory.0).err();
     let refused = refused.ok_or("not refused")?.to_string();
     assert!(refused.contains("run the newer one"), "{refused}");
     assert_eq!(directory.maps()?, before);

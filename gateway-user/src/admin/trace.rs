@@ -10,12 +10,9 @@ use super::{
     wanted::{Format, Wanted},
 };
 use crate::{
-    datapath::{
-        events::Report,
-        filter::{Filter, Source},
-        redirector::Redirector,
-    },
+    datapath::{redirector::Redirector, report::Report},
     observe::{Record, RecordFilter, Tap, ends},
+    programming::filter::{Filter, Source},
 };
 
 /// Lines that a client may be behind before it loses some.

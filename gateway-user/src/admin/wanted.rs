@@ -5,8 +5,8 @@ use std::{fmt::Display, str::FromStr};
 use gateway_common::{decide::Verdict, event::Hook};
 
 use crate::{
-    datapath::filter::Filter,
     observe::{RecordFilter, StatusFilter},
+    programming::filter::Filter,
 };
 
 /// How lines are written.

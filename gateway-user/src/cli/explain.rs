@@ -20,7 +20,6 @@ use ipnet::IpNet;
 use super::{Admin, Output};
 use crate::{
     admin::{client, server::ANSWER_IS_GOOD},
-    datapath::{MasqueradeMode, desired::ExternalIps},
     explain::{
         answer::{Setup, explain},
         ask::Ask,
@@ -29,6 +28,7 @@ use crate::{
     },
     iptables::config::{KubeProxyArgs, NodePortAddresses},
     model::{compile::ServiceScope, service::Protocol},
+    programming::{desired::ExternalIps, masquerade::MasqueradeMode},
     resources::{
         Resources,
         admission::Store,

@@ -10,8 +10,11 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
 use super::{Output, attachment::PinDir};
-use crate::datapath::contents::{
-    AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow, now,
+use crate::datapath::{
+    clock,
+    contents::{
+        AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow,
+    },
 };
 
 /// Show what the loaded maps hold: names of Services, addresses as text.
@@ -105,7 +108,7 @@ impl Maps {
 
 impl Shown {
     fn read(pins: &Pins, map: Option<Which>) -> anyhow::Result<Self> {
-        let now = now()?;
+        let now = clock::monotonic()?;
         let wanted = match map {
             Some(map) => vec![map],
             None => vec![

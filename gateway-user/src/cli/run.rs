@@ -9,13 +9,13 @@ use ipnet::IpNet;
 use super::attachment::Attachment;
 use crate::{
     daemon::{self, Daemon, Role, SourceOptions},
-    datapath::{
-        self, MasqueradeMode,
-        attach::Mode,
-        desired::{ExternalIps, Policy},
-    },
+    datapath::{self, options::AttachMode},
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     observe::{AccessLogOptions, Encoding, LineFormat},
+    programming::{
+        desired::{ExternalIps, Policy},
+        masquerade::MasqueradeMode,
+    },
     proxy::Parity,
 };
 
@@ -122,7 +122,7 @@ struct RedirectorArgs {
     pod_devices: Vec<String>,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
-    attach: Mode,
+    attach: AttachMode,
     #[command(flatten)]
     attachment: Attachment,
 }

@@ -22,9 +22,9 @@ use crate::{
         trace::Line,
         wanted::{self, Format, Wanted},
     },
-    datapath::filter::{Filter, ServicePattern, Source, Target},
     model::service::Protocol,
     observe::{RecordFilter, StatusFilter},
+    programming::filter::{Filter, ServicePattern, Source, Target},
 };
 
 mod join;

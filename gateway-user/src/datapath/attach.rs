@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -27,29 +27,15 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use tracing::{debug, info, warn};
 
-use super::{Error, Options, features::Features, rejection::Rejection, sys};
-
-/// How packet programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// tcx where the kernel has it (6.6 or newer), else clsact.
-    #[default]
-    Auto,
-    /// tcx links.
-    Tcx,
-    /// Filters on a clsact qdisc.
-    Clsact,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        })
-    }
-}
+use super::{
+    error::Error,
+    features::Features,
+    layout,
+    links::{FRESH, LINK, is_link},
+    options::{AttachMode, Options},
+    rejection::Rejection,
+    sys,
+};
 
 const SOCKET_PROGRAMS: [&str; 8] = [
     "connect4",
@@ -70,11 +56,6 @@ const POD_PROGRAMS: [(&str, TcAttachType); 2] = [
     ("egress", TcAttachType::Egress),
 ];
 
-/// Pins of links begin with this, pins of maps don't.
-const LINK: &str = "link_";
-/// Pins that are to replace others end with this.
-const FRESH: &str = "_new";
-
 /// Where our filters stand among those of a clsact qdisc, so that they can be found again.
 /// kube-proxy and Cilium use low priorities.
 const FILTER: NlOptions = NlOptions {
@@ -82,28 +63,6 @@ const FILTER: NlOptions = NlOptions {
     handle: TcHandle::new(0, 1),
     classid: None,
 };
-
-/// Whether a pin is a link's.
-pub fn is_link(pin: &Path) -> bool {
-    pin.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
-}
-
-/// Whether a pin is that of a link to a cgroup.
-pub fn is_socket_link(pin: &Path) -> bool {
-    is_link(pin)
-        && pin
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().contains("_cgroup_"))
-}
-
-/// Whether a pin is that of a link whose program takes packets to backends.
-pub fn is_forward_link(pin: &Path) -> bool {
-    is_link(pin)
-        && pin
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().contains("ingress_"))
-}
 
 /// Detaches the filters of clsact qdiscs that are ours, from all devices.
 pub fn remove_filters() {
@@ -209,7 +168,7 @@ pub fn attach(
 ) -> Result<(), Error> {
     let attaching = Attaching {
         pin_dir: &options.pin_dir,
-        maps: super::maps::pinned(maps),
+        maps: layout::pinned(maps),
         programs: loaded_programs().filter_map(Result::ok).collect(),
         tcx: uses_tcx(options.mode),
     };
@@ -282,11 +241,11 @@ struct Attaching<'o> {
     tcx: bool,
 }
 
-fn uses_tcx(mode: Mode) -> bool {
+fn uses_tcx(mode: AttachMode) -> bool {
     match mode {
-        Mode::Tcx => true,
-        Mode::Clsact => false,
-        Mode::Auto => Features::probe().tcx,
+        AttachMode::Tcx => true,
+        AttachMode::Clsact => false,
+        AttachMode::Auto => Features::probe().tcx,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Error, attach, maps, netfilter, upgrade};
+use super::{attach, error::Error, layout, links, load, netfilter, upgrade};
 
 /// How often the flows are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -50,7 +50,7 @@ pub fn cleanup(
     if !pin_dir.exists() {
         return Ok(cleaned);
     }
-    maps::on_bpf_file_system(pin_dir).map_err(|source| unusable(pin_dir, source))?;
+    layout::on_bpf_file_system(pin_dir).map_err(|source| unusable(pin_dir, source))?;
     if !is_ours(pin_dir)? {
         cleaned.left = pins(pin_dir)?;
         return Ok(cleaned);
@@ -63,13 +63,13 @@ pub fn cleanup(
     }
     // Links first: no program runs on maps that people no longer see. And first those without which
     // nothing needs an answer that is translated.
-    remove_pins(pin_dir, attach::is_forward_link, &mut cleaned.removed)?;
-    remove_pins(pin_dir, attach::is_link, &mut cleaned.removed)?;
+    remove_pins(pin_dir, links::is_forward_link, &mut cleaned.removed)?;
+    remove_pins(pin_dir, links::is_link, &mut cleaned.removed)?;
     attach::remove_filters();
     remove_upgrades(pin_dir, &mut cleaned.removed)?;
     // The one that tells whose the directory is goes last: whoever dies before can begin anew.
     let is_sign = |pin: &Path| pin.ends_with(SIGN);
-    let is_other = |pin: &Path| maps::is_pin(pin) && !is_sign(pin);
+    let is_other = |pin: &Path| layout::is_pin(pin) && !is_sign(pin);
     remove_pins(pin_dir, is_other, &mut cleaned.removed)?;
     remove_pins(pin_dir, is_sign, &mut cleaned.removed)?;
     cleaned.left = remove_directory(pin_dir)?;
@@ -88,8 +88,8 @@ fn wait_for_flows(
     removed: &mut Vec<PathBuf>,
 ) -> Result<usize, Error> {
     let deadline = Instant::now() + drain;
-    let (_programs, mut maps) = maps::load(pin_dir)?;
-    remove_pins(pin_dir, attach::is_socket_link, removed)?;
+    let (_programs, mut maps) = load::load(pin_dir)?;
+    remove_pins(pin_dir, links::is_socket_link, removed)?;
     maps.remove_frontends()?;
     let mut waiting = Some(waiting);
     loop {
@@ -138,7 +138,7 @@ fn remove_pins(
 fn is_ours(pin_dir: &Path) -> Result<bool, Error> {
     Ok(pins(pin_dir)?
         .iter()
-        .any(|pin| pin.ends_with(SIGN) || attach::is_link(pin)))
+        .any(|pin| pin.ends_with(SIGN) || links::is_link(pin)))
 }
 
 /// All pins that are there.
@@ -179,7 +179,7 @@ mod tests {
             fs::write(pins.join(pin), "").unwrap();
         }
         let mut removed = Vec::new();
-        remove_pins(&pins, maps::is_pin, &mut removed).unwrap();
+        remove_pins(&pins, layout::is_pin, &mut removed).unwrap();
         assert_eq!(removed, [pins.join("services")]);
         assert_eq!(
             remove_directory(&pins).unwrap(),

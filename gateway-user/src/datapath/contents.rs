@@ -23,7 +23,11 @@ use serde::Serialize;
 
 mod implemented;
 
-use super::{Error, desired::PortKey, from_map, heartbeat, maps::decode};
+use super::{error::Error, heartbeat};
+use crate::programming::{
+    address::from_map,
+    identity::{PortKey, decode},
+};
 
 /// The pinned maps of a node.
 #[derive(Debug)]
@@ -293,16 +297,6 @@ impl Pins {
             None => format!("#{id}"),
         }
     }
-}
-
-/// The clock that the kernel stamps elements with: `CLOCK_MONOTONIC`, in nanoseconds.
-pub fn now() -> Result<u64, Error> {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(|time| std::time::Duration::from(time).as_nanos() as u64)
-        .map_err(|error| Error::Node {
-            what: "reading the clock",
-            source: error.into(),
-        })
 }
 
 fn wrap(name: &'static str) -> impl Fn(MapError) -> Error {

@@ -6,13 +6,12 @@
 use std::time::Duration;
 
 use gateway_common::maps::Heartbeat;
-use nix::time::{ClockId, clock_gettime};
 
-use super::Error;
+use super::{clock, error::Error};
 
 /// A sign of life of this process, which began at `started`; 0: now.
 pub(super) fn beat(started: u64) -> Result<Heartbeat, Error> {
-    let now = now()?;
+    let now = clock::since_boot()?;
     Ok(Heartbeat {
         seen: now,
         started: if started == 0 { now } else { started },
@@ -23,7 +22,7 @@ pub(super) fn beat(started: u64) -> Result<Heartbeat, Error> {
 
 /// How long ago that was; none if it never was.
 pub(super) fn age(heartbeat: &Heartbeat) -> Result<Option<Duration>, Error> {
-    Ok((heartbeat.seen != 0).then_some(since(now()?, heartbeat.seen)))
+    Ok((heartbeat.seen != 0).then_some(since(clock::since_boot()?, heartbeat.seen)))
 }
 
 /// For how long the daemon had been running then.
@@ -33,16 +32,6 @@ pub(super) fn ran(heartbeat: &Heartbeat) -> Duration {
 
 fn since(now: u64, then: u64) -> Duration {
     Duration::from_nanos(now.saturating_sub(then))
-}
-
-/// A clock that goes on while the machine sleeps, and ends with the maps: when it boots.
-fn now() -> Result<u64, Error> {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map(|time| Duration::from(time).as_nanos() as u64)
-        .map_err(|error| Error::Node {
-            what: "reading the clock",
-            source: error.into(),
-        })
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::Path,
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{
-        Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf,
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -19,86 +18,26 @@ use gateway_common::{
     decide::Reason,
     event::TraceFilter,
     maps::{
-        AddressKey, Backend, Bucket, Heartbeat, LABEL_BYTES, NodeAddress, Record, SCHEMA, Service,
-        ServiceKey, ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
+        AddressKey, Backend, Bucket, Heartbeat, NodeAddress, Record, Service, ServiceKey,
+        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{
-    Error, Failure, contents,
-    desired::{Network, PortKey},
+    clock,
+    error::{Error, Failure},
     features::Features,
-    from_map,
-    plan::{Mirror, Plan, Step},
+    layout::MAPS,
+    object,
     sockets::Connected,
-    upgrade::{self, Upgrade},
 };
-use crate::model::service::{IpFamily, Protocol, ServicePortName};
-
-/// The kernel programs and the descriptions of their maps, compiled by the build script.
-pub(super) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
-
-/// A map that is pinned.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pinned {
-    /// Its name in the object.
-    name: &'static str,
-    /// Its pin.
-    pub(super) pin: &'static str,
-    /// The version since which it is laid out as it is.
-    pub(super) since: u32,
-    /// What becomes of it when another map's layout changes.
-    pub(super) upgrade: Carry,
-}
-
-/// What a new layout does to a map that is laid out as before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carry {
-    /// It is made anew, and written by the daemon.
-    Anew,
-    /// The old programs and the new ones work on the same map.
-    Shared,
-    /// The same, if Services and endpoints keep their numbers.
-    SharedByNumber,
-}
-
-/// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. Who changes a map's
-/// layout changes [`SCHEMA`] and, here, since when it is so.
-pub(super) const MAPS: [Pinned; 18] = [
-    pinned_as("settings", 3, Carry::Anew),
-    pinned_as("services", 2, Carry::Anew),
-    pinned_as("slots", 4, Carry::Anew),
-    pinned_as("backends", 2, Carry::Anew),
-    pinned_as("source_ranges", 2, Carry::Anew),
-    pinned_as("pod_networks", 2, Carry::Anew),
-    pinned_as("node_addresses", 2, Carry::Anew),
-    pinned_as("service_names", 2, Carry::Anew),
-    pinned_as("heartbeat", 4, Carry::Anew),
-    pinned_as("affinity", 2, Carry::SharedByNumber),
-    pinned_as("conntrack", 3, Carry::SharedByNumber),
-    pinned_as("fragments", 2, Carry::Shared),
-    pinned_as("sockets", 2, Carry::SharedByNumber),
-    pinned_as("counters", 4, Carry::Shared),
-    pinned_as("events", 3, Carry::Anew),
-    pinned_as("trace_filter", 3, Carry::Anew),
-    pinned_as("trace_services", 3, Carry::Anew),
-    // The name that aya-log gives its ring. Adopted programs go on writing to it.
-    Pinned {
-        name: "AYA_LOGS",
-        ..pinned_as("log", 1, Carry::Anew)
-    },
-];
-
-const fn pinned_as(name: &'static str, since: u32, upgrade: Carry) -> Pinned {
-    Pinned {
-        name,
-        pin: name,
-        since,
-        upgrade,
-    }
-}
+use crate::programming::{
+    address::{Network, from_map},
+    identity::{decode, encode},
+    mirror::Mirror,
+    plan::Plan,
+    step::Step,
+};
 
 /// The maps that the daemon writes or reads. The kernel's own (`conntrack`, `sockets`, …) are only
 /// pinned.
@@ -126,127 +65,6 @@ pub struct Maps {
 /// Reads what the kernel programs log, and logs it.
 pub type Logger = EbpfLogger<&'static dyn log::Log>;
 
-/// Creates the maps and pins them, or takes over those that are pinned, and reads what they hold.
-///
-/// # Errors
-/// Fails if they have another layout.
-pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
-    load_for(Features::probe(), pin_dir)
-}
-
-/// As [`load`], for a kernel that can do this.
-pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
-    prepare(pin_dir)?;
-    match upgrade::layout(pin_dir)? {
-        None | Some(0 | SCHEMA) => load_from(features, pin_dir),
-        Some(found) => Err(Error::Schema {
-            path: pin_dir.to_owned(),
-            found,
-        }),
-    }
-}
-
-/// As [`load`]; beside maps of an older layout, makes new ones, which take their places when the upgrade
-/// is finished.
-///
-/// # Errors
-/// Fails if they have a newer layout, and touches nothing then.
-pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), Error> {
-    let features = Features::probe();
-    prepare(pin_dir)?;
-    match upgrade::layout(pin_dir)? {
-        Some(found) if (1..SCHEMA).contains(&found) => {
-            upgrade::tidy(pin_dir)?;
-            let upgrade = Upgrade::begin(pin_dir, found)?;
-            let (ebpf, mut maps) = load_from(features, upgrade.directory())?;
-            upgrade.copy(&mut maps)?;
-            Ok((ebpf, maps, Some(upgrade)))
-        }
-        Some(found) if found > SCHEMA => Err(Error::Schema {
-            path: pin_dir.to_owned(),
-            found,
-        }),
-        _ => {
-            upgrade::tidy(pin_dir)?;
-            let (ebpf, maps) = load_from(features, pin_dir)?;
-            Ok((ebpf, maps, None))
-        }
-    }
-}
-
-/// A loader of the programs for a kernel that can do this.
-pub(super) fn loader(features: Features) -> EbpfLoader<'static> {
-    let mut loader = EbpfLoader::new();
-    // The verifier does not look at what a constant leaves out.
-    let sets_retval: &u8 = if features.set_retval { &1 } else { &0 };
-    loader.override_global("SETS_RETVAL", sets_retval, true);
-    loader
-}
-
-fn prepare(pin_dir: &Path) -> Result<(), Error> {
-    let unusable = |source| Error::PinDir {
-        path: pin_dir.to_owned(),
-        source,
-    };
-    on_bpf_file_system(pin_dir).map_err(unusable)?;
-    fs::create_dir_all(pin_dir).map_err(unusable)
-}
-
-fn load_from(features: Features, directory: &Path) -> Result<(Ebpf, Maps), Error> {
-    let mut loader = loader(features);
-    for map in MAPS {
-        loader.map_pin_path(map.name, directory.join(map.pin));
-    }
-    let mut ebpf = loader.load(OBJECT)?;
-    let mut maps = Maps {
-        settings: take(&mut ebpf, "settings")?,
-        services: take(&mut ebpf, "services")?,
-        slots: take(&mut ebpf, "slots")?,
-        backends: take(&mut ebpf, "backends")?,
-        source_ranges: take(&mut ebpf, "source_ranges")?,
-        pod_networks: take(&mut ebpf, "pod_networks")?,
-        node_addresses: take(&mut ebpf, "node_addresses")?,
-        service_names: take(&mut ebpf, "service_names")?,
-        heartbeat: take(&mut ebpf, "heartbeat")?,
-        conntrack: take(&mut ebpf, "conntrack")?,
-        sockets: take(&mut ebpf, "sockets")?,
-        counters: take(&mut ebpf, "counters")?,
-        trace_filter: take(&mut ebpf, "trace_filter")?,
-        trace_services: take(&mut ebpf, "trace_services")?,
-        events: Some(take(&mut ebpf, "events")?),
-        logger: EbpfLogger::init(&mut ebpf)
-            .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
-            .ok(),
-        mirror: Mirror::default(),
-    };
-    maps.mirror = maps.read()?;
-    Ok((ebpf, maps))
-}
-
-/// Whether a pin has the name of one of our maps.
-pub(super) fn is_pin(pin: &Path) -> bool {
-    pin.file_name()
-        .is_some_and(|name| MAPS.iter().any(|map| name == map.pin))
-}
-
-/// The directory itself may not be there yet.
-pub(super) fn on_bpf_file_system(directory: &Path) -> std::io::Result<()> {
-    let existing = directory.ancestors().find(|path| path.exists());
-    match statfs(existing.unwrap_or(directory))?.filesystem_type() {
-        BPF_FS_MAGIC => Ok(()),
-        _ => Err(std::io::Error::other("it is on no BPF file system")),
-    }
-}
-
-/// Ids of the maps that are pinned. One that cannot be read is left out: links that use it are not
-/// taken for current then.
-pub fn pinned(pin_dir: &Path) -> BTreeSet<u32> {
-    MAPS.iter()
-        .filter_map(|map| MapInfo::from_pin(pin_dir.join(map.pin)).ok())
-        .map(|info| info.id())
-        .collect()
-}
-
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = MapError>,
@@ -269,6 +87,39 @@ macro_rules! collect {
 }
 
 impl Maps {
+    /// Creates the maps and pins them in the directory, or takes over those that are pinned there, and
+    /// reads what they hold.
+    pub(super) fn open(features: Features, directory: &Path) -> Result<(Ebpf, Self), Error> {
+        let mut loader = object::loader(features);
+        for map in MAPS {
+            loader.map_pin_path(map.name, directory.join(map.pin));
+        }
+        let mut ebpf = loader.load(object::OBJECT)?;
+        let mut maps = Self {
+            settings: take(&mut ebpf, "settings")?,
+            services: take(&mut ebpf, "services")?,
+            slots: take(&mut ebpf, "slots")?,
+            backends: take(&mut ebpf, "backends")?,
+            source_ranges: take(&mut ebpf, "source_ranges")?,
+            pod_networks: take(&mut ebpf, "pod_networks")?,
+            node_addresses: take(&mut ebpf, "node_addresses")?,
+            service_names: take(&mut ebpf, "service_names")?,
+            heartbeat: take(&mut ebpf, "heartbeat")?,
+            conntrack: take(&mut ebpf, "conntrack")?,
+            sockets: take(&mut ebpf, "sockets")?,
+            counters: take(&mut ebpf, "counters")?,
+            trace_filter: take(&mut ebpf, "trace_filter")?,
+            trace_services: take(&mut ebpf, "trace_services")?,
+            events: Some(take(&mut ebpf, "events")?),
+            logger: EbpfLogger::init(&mut ebpf)
+                .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
+                .ok(),
+            mirror: Mirror::default(),
+        };
+        maps.mirror = maps.read()?;
+        Ok((ebpf, maps))
+    }
+
     /// What the maps hold, the kernel's own apart.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
@@ -455,7 +306,7 @@ impl Maps {
 
     /// How many flows have not come to their end, as far as one can tell soon after it.
     pub fn flows_alive(&self) -> Result<usize, Error> {
-        let now = contents::now()?;
+        let now = clock::monotonic()?;
         let alive = |flow: &&Record| !flow.has_ended(now);
         let buckets = self.conntrack.iter().map(|bucket| {
             bucket
@@ -568,81 +419,4 @@ fn source_range(service: u32, (address, length): &Network) -> Key<SourceRange> {
 
 fn pod_network((address, length): &Network) -> Key<AddressKey> {
     Key::new(u32::from(*length), AddressKey { address: *address })
-}
-
-fn encode((name, protocol, family): &PortKey) -> ServiceName {
-    ServiceName {
-        namespace: label(&name.namespace),
-        name: label(&name.name),
-        port: label(&name.port),
-        protocol: u16::from(protocol.number()),
-        family: match family {
-            IpFamily::V4 => 4,
-            IpFamily::V6 => 6,
-        },
-    }
-}
-
-/// Zero-terminated; names are DNS labels of at most 63 bytes, longer ones are cut.
-fn label(text: &str) -> [u8; LABEL_BYTES] {
-    let mut bytes = [0; LABEL_BYTES];
-    let length = text.len().min(LABEL_BYTES - 1);
-    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-    bytes
-}
-
-pub(super) fn decode(name: &ServiceName) -> PortKey {
-    let text = |bytes: &[u8; LABEL_BYTES]| {
-        let end = bytes
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(LABEL_BYTES);
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
-    };
-    let protocol = match name.protocol {
-        17 => Protocol::Udp,
-        132 => Protocol::Sctp,
-        _ => Protocol::Tcp,
-    };
-    let family = if name.family == 6 {
-        IpFamily::V6
-    } else {
-        IpFamily::V4
-    };
-    let name = ServicePortName {
-        namespace: text(&name.namespace),
-        name: text(&name.name),
-        port: text(&name.port),
-    };
-    (name, protocol, family)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_survive_the_map() {
-        for (name, protocol, family) in [
-            (
-                ("istio-system", "istio-ingressgateway", "http2"),
-                Protocol::Tcp,
-                IpFamily::V4,
-            ),
-            (("default", "unnamed", ""), Protocol::Udp, IpFamily::V6),
-            (
-                (&*"n".repeat(63), &*"s".repeat(63), "p"),
-                Protocol::Sctp,
-                IpFamily::V4,
-            ),
-        ] {
-            let name = ServicePortName {
-                namespace: name.0.into(),
-                name: name.1.into(),
-                port: name.2.into(),
-            };
-            let key = (name, protocol, family);
-            assert_eq!(decode(&encode(&key)), key);
-        }
-    }
 }

@@ -6,38 +6,32 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::Error;
-use crate::model::service::IpFamily;
+use super::error::Error;
+use crate::{model::service::IpFamily, programming::node::NodeFacts};
 
 /// `SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h; Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Facts about the node that may change while nodegate runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeFacts {
-    /// Addresses of the node, without loopback: what `--dst-type LOCAL` matches in iptables.
-    pub addresses: BTreeSet<IpAddr>,
-}
-
-impl NodeFacts {
-    /// Looks at the interfaces of this network namespace.
-    pub fn gather() -> Result<Self, Error> {
-        let interfaces = nix::ifaddrs::getifaddrs().map_err(|error| Error::Node {
-            what: "listing the node's addresses",
-            source: error.into(),
-        })?;
-        let addresses = interfaces
-            .filter_map(|interface| {
-                let address = interface.address?;
-                address
-                    .as_sockaddr_in()
-                    .map(|v4| IpAddr::V4(v4.ip()))
-                    .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-            })
-            .filter(|address| !address.is_loopback())
-            .collect();
-        Ok(Self { addresses })
-    }
+/// Looks at the interfaces of this network namespace.
+///
+/// # Errors
+/// Fails if the system does not list them.
+pub fn facts() -> Result<NodeFacts, Error> {
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(|error| Error::Node {
+        what: "listing the node's addresses",
+        source: error.into(),
+    })?;
+    let addresses = interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|v4| IpAddr::V4(v4.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|address| !address.is_loopback())
+        .collect();
+    Ok(NodeFacts { addresses })
 }
 
 /// The address that this node's own connections to the outside come from: the one that the kernel

@@ -11,7 +11,7 @@ use aya::{
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use serde::Serialize;
 
-use super::{features::Features, maps, node, sockets};
+use super::{capabilities::missing, features::Features, node, object, sockets};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -62,16 +62,6 @@ impl Check {
         }
     }
 }
-
-/// The capabilities that the redirector needs (include/uapi/linux/capability.h).
-const CAPABILITIES: [(&str, u32); 3] = [
-    ("CAP_NET_ADMIN", CAP_NET_ADMIN),
-    ("CAP_PERFMON", 38),
-    ("CAP_BPF", 39),
-];
-const CAP_NET_ADMIN: u32 = 12;
-/// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone.
-const CAP_SYS_ADMIN: u32 = 21;
 
 /// The oldest kernel that has what there is no other way for: `SO_NETNS_COOKIE` (5.14). Also atomic
 /// compare-and-exchange in programs (5.12) and `bpf_ktime_get_coarse_ns` (5.11).
@@ -158,27 +148,6 @@ fn unknown() -> Check {
     )
 }
 
-/// The capabilities that the redirector needs and this process lacks.
-pub(super) fn missing() -> Vec<&'static str> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    missing_capabilities(&status)
-}
-
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| !has(*bit))
-        .filter(|(_, bit)| *bit == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN))
-        .map(|(name, _)| *name)
-        .collect()
-}
-
 fn btf() -> Check {
     let (name, path) = ("BTF", "/sys/kernel/btf/vmlinux");
     if Path::new(path).exists() {
@@ -238,7 +207,7 @@ fn netns_cookie() -> Check {
 /// Loads every program, on maps that go again at once.
 fn programs(features: Features) -> Vec<Check> {
     let name = "programs";
-    let mut ebpf = match maps::loader(features).load(maps::OBJECT) {
+    let mut ebpf = match object::loader(features).load(object::OBJECT) {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let found = chain(&error);
@@ -448,18 +417,6 @@ fn overlaps(range: &str, reserved: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn capabilities_are_read_from_the_status() {
-        assert_eq!(missing_capabilities("CapEff:\t000001ffffffffff\n"), [""; 0]);
-        assert_eq!(
-            missing_capabilities("CapEff:\t0000000000000000\n"),
-            ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]
-        );
-        // CAP_NET_ADMIN and CAP_SYS_ADMIN.
-        assert_eq!(missing_capabilities("CapEff:\t0000000000201000\n"), [""; 0]);
-        assert_eq!(missing_capabilities("").len(), 3);
-    }
 
     #[test]
     fn node_ports_overlap_local_ports() {

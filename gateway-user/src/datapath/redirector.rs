@@ -13,13 +13,16 @@ use tokio::sync::{broadcast, watch};
 use tracing::{error, info, warn};
 
 use super::{
-    Datapath, Error, Failure,
-    desired::PortKey,
-    events::{Report, Ring},
-    filter::Filter,
-    node::NodeFacts,
+    datapath::Datapath,
+    error::{Error, Failure},
+    events::Ring,
+    node,
+    report::Report,
 };
-use crate::model::{Published, Snapshot};
+use crate::{
+    model::{Published, Snapshot},
+    programming::{filter::Filter, identity::PortKey, node::NodeFacts},
+};
 
 /// How often the node's addresses are looked at, what failed is tried again, and a sign of life is given.
 const TICK: Duration = Duration::from_secs(2);
@@ -91,7 +94,7 @@ impl Redirector {
             let Some(snapshot) = published.borrow_and_update().snapshot.clone() else {
                 continue;
             };
-            let facts = match NodeFacts::gather() {
+            let facts = match node::facts() {
                 Ok(facts) => facts,
                 Err(error) => {
                     warn!(%error, "the node's addresses are taken as they were");

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use super::probe;
+use super::capabilities;
 
 /// How many of the verifier's lines are shown: the last ones say what it stumbled over.
 const LINES: usize = 40;
@@ -34,7 +34,7 @@ enum Cause {
 
 impl Rejection {
     pub(super) fn new(program: &'static str, error: io::Error, log: &str) -> Self {
-        let missing = probe::missing();
+        let missing = capabilities::missing();
         Self {
             program,
             cause: Cause::of(&error, log, missing),

@@ -18,13 +18,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, Map, MapData};
 use gateway_common::maps::{Backend, SCHEMA, ServiceName, Settings};
 use tracing::{debug, info, warn};
 
 use super::{
-    Error, attach,
-    maps::{Carry, MAPS, Maps, Pinned},
+    error::Error,
+    layout::{self, Carry, MAPS, Pinned},
+    links,
+    maps::Maps,
     sys,
 };
 
@@ -41,34 +43,12 @@ pub struct Upgrade {
     from: u32,
 }
 
-/// The version of the layout of the maps that are pinned; none if there are none. 0: made, but their
-/// daemon died before it wrote anything.
-pub(super) fn layout(pin_dir: &Path) -> Result<Option<u32>, Error> {
-    let pin = pin_dir.join("settings");
-    if !pin.exists() {
-        return Ok(None);
-    }
-    // In all layouts, the version is what `settings` begins with.
-    let failed = |source| Error::Link {
-        path: pin.clone(),
-        source: Box::new(source),
-    };
-    let map = sys::open(&pin).map_err(failed)?;
-    let info = MapInfo::from_pin(&pin).map_err(|source| Error::Map {
-        name: "settings",
-        source,
-    })?;
-    let value = sys::first_element(&map, info.value_size() as usize).map_err(failed)?;
-    let version = value.first_chunk().copied().unwrap_or_default();
-    Ok(Some(u32::from_ne_bytes(version)))
-}
-
 /// Ends what an earlier daemon began: an upgrade that was decided is finished, others are dropped.
 pub(super) fn tidy(pin_dir: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(pin_dir) else {
         return Ok(());
     };
-    let decided = layout(pin_dir)? == Some(SCHEMA);
+    let decided = layout::version(pin_dir)? == Some(SCHEMA);
     for entry in entries.flatten() {
         let path = entry.path();
         if !is_directory(&path) {
@@ -236,7 +216,7 @@ fn take_places(pin_dir: &Path, directory: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(pin_dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         // Directories are other people's.
-        if !attach::is_link(&path) && !path.is_dir() && !known.contains(&path) {
+        if !links::is_link(&path) && !path.is_dir() && !known.contains(&path) {
             fs::remove_file(&path).map_err(failed)?;
         }
     }

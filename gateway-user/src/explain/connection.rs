@@ -12,9 +12,12 @@ use serde::{Serialize, Serializer};
 
 use super::node::Node;
 use crate::{
-    datapath::{from_map, tables::Outcome, to_map},
     iptables::walk::{FirstPacket, PacketFate, RuleStep, RuleWay, walk},
     model::service::{IpFamily, Protocol},
+    programming::{
+        address::{from_map, to_map},
+        tables::Outcome,
+    },
 };
 
 /// Who connects.

@@ -13,14 +13,6 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use crate::{
-    datapath::{
-        MasqueradeMode,
-        desired::{Desired, ExternalIps, Policy},
-        node::NodeFacts,
-        plan::Mirror,
-        tables::{MirrorTables, filled},
-        to_map,
-    },
     iptables::{
         config::{Config, FamilyConfig, LocalDetector},
         normal,
@@ -28,6 +20,14 @@ use crate::{
         rules::Ruleset,
     },
     model::service::{IpFamily, ServicePort},
+    programming::{
+        address::to_map,
+        desired::{Desired, ExternalIps, Policy},
+        masquerade::MasqueradeMode,
+        mirror::Mirror,
+        node::NodeFacts,
+        tables::{MirrorTables, filled},
+    },
 };
 
 /// The interface by which packets from outside come in, in explanations.

@@ -46,16 +46,16 @@ use gateway_common::{
     maps::{Backend, Settings},
 };
 use nodegate::{
-    datapath::{
-        self,
-        desired::{Desired, Policy},
-        maps::{self, Maps},
-        node::NodeFacts,
-        plan,
-    },
+    datapath::{self, load, maps::Maps},
     model::{
         selection::NodeTopology,
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    },
+    programming::{
+        address,
+        desired::{Desired, Policy},
+        node::NodeFacts,
+        plan,
     },
 };
 
@@ -108,7 +108,7 @@ fn main() -> std::process::ExitCode {
 fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
     let budget = std::env::var("NODEGATE_BUDGET").unwrap_or_default();
     let full = budget == "full";
-    let (mut ebpf, mut maps) = maps::load(pins)?;
+    let (mut ebpf, mut maps) = load::load(pins)?;
     let settings = Settings {
         flags: Settings::FLAG_KNOWS_PODS | Settings::FLAG_NODE_PORTS_V4,
         node_v4: mapped(NODE),
@@ -473,7 +473,7 @@ fn make_stale(pins: &Path, size: usize, maps: &Maps) -> Result<(), Box<dyn std::
         .mirror()
         .backends
         .iter()
-        .find(|(_, backend)| datapath::from_map(backend.address) == address)
+        .find(|(_, backend)| address::from_map(backend.address) == address)
         .ok_or("the last Service has a backend")?;
     let stale = Backend {
         service: u32::MAX,

@@ -16,7 +16,6 @@ use std::{
 
 use gateway_common::decide::Verdict;
 use nodegate::{
-    datapath::{MasqueradeMode, desired::ExternalIps},
     explain::{
         connection::{Attempt, Client, connection},
         node::{Choices, Node},
@@ -32,6 +31,7 @@ use nodegate::{
             Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType, TrafficPolicy,
         },
     },
+    programming::{desired::ExternalIps, masquerade::MasqueradeMode},
 };
 
 const NODE_IP: &str = "192.168.0.2";

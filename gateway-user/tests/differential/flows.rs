@@ -11,8 +11,8 @@ use gateway_common::{
     decide::{self, Origin},
 };
 use nodegate::{
-    datapath::to_map,
     model::service::{IpFamily, Protocol, ServicePort},
+    programming::address::to_map,
 };
 
 use crate::{

@@ -15,12 +15,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use ipnet::IpNet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nodegate::{
-    datapath::{
-        Datapath, MasqueradeMode, Options,
-        attach::Mode,
-        desired::{ExternalIps, Policy},
-        node::NodeFacts,
-    },
+    datapath::{self, Datapath, Options, options::AttachMode},
     explain::node::Loaded,
     iptables::{
         config::{Config, LocalDetector},
@@ -32,6 +27,11 @@ use nodegate::{
         Snapshot,
         gateway::Gateway,
         service::{IpFamily, ServicePort},
+    },
+    programming::{
+        desired::{ExternalIps, Policy},
+        masquerade::MasqueradeMode,
+        node::NodeFacts,
     },
 };
 
@@ -264,7 +264,7 @@ impl Sides {
         let world = &self.nodegate.world;
         let datapath = &mut self.datapath;
         world.inside(Space::Node, || {
-            let facts = NodeFacts::gather()?;
+            let facts = datapath::node::facts()?;
             let known = datapath.take().filter(|(_, known)| same(known, &options));
             let (mut open, options) = match known {
                 Some(known) => known,
@@ -349,7 +349,7 @@ impl Sides {
             pin_dir: self.places.pins.clone(),
             cgroup: self.places.cgroup.clone(),
             uplinks: vec!["eth0".into(), "eth1".into()],
-            mode: Mode::Auto,
+            mode: AttachMode::Auto,
             policy,
             masquerade: if config.masquerade_all {
                 MasqueradeMode::All

@@ -20,17 +20,16 @@ use etherparse::{
 use gateway_common::{event::Event, maps::Settings};
 use libtest_mimic::Failed;
 use nodegate::{
-    datapath::{
-        desired::{Desired, Policy},
-        features::Features,
-        filter::{self, Filter},
-        maps::{self, Maps},
-        node::NodeFacts,
-        plan,
-    },
+    datapath::{features::Features, load, maps::Maps},
     model::{
         selection::NodeTopology,
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    },
+    programming::{
+        desired::{Desired, Policy},
+        filter::{self, Filter},
+        node::NodeFacts,
+        plan,
     },
 };
 
@@ -109,7 +108,7 @@ impl Bench {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let pins = format!("/sys/fs/bpf/nodegate-test-{}-{number}", std::process::id());
         let pins = PathBuf::from(pins);
-        let (ebpf, mut maps) = maps::load_for(features, &pins)?;
+        let (ebpf, mut maps) = load::load_for(features, &pins)?;
         let settings = Settings {
             flags: Settings::FLAG_KNOWS_PODS,
             ..maps.settings()?

@@ -9,8 +9,8 @@ use gateway_common::{
 };
 use libtest_mimic::Failed;
 use nodegate::{
-    datapath::{filter::Filter, to_map},
     model::service::Protocol,
+    programming::{address::to_map, filter::Filter},
 };
 
 use crate::{

@@ -3,8 +3,8 @@
 use gateway_common::{decide::Verdict, event::Hook};
 use libtest_mimic::Failed;
 use nodegate::{
-    datapath::{filter::Filter, to_map},
     model::service::Protocol,
+    programming::{address::to_map, filter::Filter},
 };
 
 use crate::{

@@ -24,16 +24,16 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use load::{Connection, now};
 use nodegate::{
-    datapath::{
-        Datapath, MasqueradeMode, Options,
-        attach::Mode,
-        desired::{ExternalIps, Policy},
-        node::NodeFacts,
-    },
+    datapath::{Datapath, Options, options::AttachMode},
     model::{
         Snapshot,
         selection::NodeTopology,
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
+    },
+    programming::{
+        desired::{ExternalIps, Policy},
+        masquerade::MasqueradeMode,
+        node::NodeFacts,
     },
 };
 use world::{NODE, Service, World};
@@ -112,7 +112,7 @@ fn open(world: &World) -> Result<Datapath, Failed> {
         pin_dir: world.pins.clone(),
         cgroup: world.cgroup.clone(),
         uplinks: vec!["eth0".into()],
-        mode: Mode::Auto,
+        mode: AttachMode::Auto,
         policy: Policy {
             external_ips: ExternalIps::Owned,
             ..Policy::default()

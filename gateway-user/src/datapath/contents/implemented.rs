@@ -11,10 +11,11 @@ use gateway_common::maps::{
 };
 use ipnet::IpNet;
 
-use super::{Error, Pins, elements, from_map, wrap};
+use super::{super::error::Error, Pins, elements, wrap};
 use crate::{
     iptables::services::{Fate, Frontend, Key, Path, Service, Services},
     model::service::IpFamily,
+    programming::{address::from_map, identity::PortKey},
 };
 
 impl Pins {
@@ -28,7 +29,7 @@ impl Pins {
         let serves_node_ports = self.serves_node_ports(family)?;
         let mut services: BTreeMap<u32, Service> = BTreeMap::new();
         for (key, element) in elements(&map) {
-            let is_of_family = |(.., of): &super::PortKey| *of == family;
+            let is_of_family = |(.., of): &PortKey| *of == family;
             let is_guard = element.flags & Element::FLAG_GUARD != 0;
             if is_guard || !self.names.get(&element.id).is_some_and(is_of_family) {
                 continue;

@@ -14,8 +14,10 @@ use gateway_common::{
 };
 
 use super::{
-    desired::{Desired, Network},
-    plan::{Capacity, Mirror, Plan, plan},
+    address::contains,
+    desired::Desired,
+    mirror::Mirror,
+    plan::{Capacity, Plan, plan},
 };
 
 /// Every address in `node_addresses` is one.
@@ -169,12 +171,6 @@ impl Tables for MirrorTables<'_> {
     }
 }
 
-/// As a longest-prefix-match map finds it.
-fn contains((network, length): &Network, address: &Address) -> bool {
-    let bits = u128::from_be_bytes(*network) ^ u128::from_be_bytes(*address);
-    bits.leading_zeros() >= u32::from(*length)
-}
-
 #[cfg(test)]
 mod tests {
     use gateway_common::{
@@ -185,11 +181,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        datapath::{desired::Policy, node::NodeFacts},
         model::{
             selection::NodeTopology,
             service::{Endpoint, Protocol, ServicePort, ServicePortName},
         },
+        programming::{desired::Policy, node::NodeFacts},
     };
 
     const CLUSTER_IP: Address = mapped([10, 96, 0, 1]);
@@ -280,16 +276,5 @@ mod tests {
         assert_eq!(outcomes.len(), 1);
         assert_eq!(outcomes[0].decision.backend, known);
         assert_eq!(outcomes[0].decision.reason, Reason::Affinity);
-    }
-
-    #[test]
-    fn networks_by_their_prefix() {
-        let network = (mapped([10, 1, 0, 0]), 96 + 16);
-        assert!(contains(&network, &mapped([10, 1, 255, 1])));
-        assert!(!contains(&network, &mapped([10, 2, 0, 1])));
-        assert!(contains(&(UNSPECIFIED, 0), &mapped([10, 2, 0, 1])));
-        let whole = (mapped([10, 1, 0, 1]), 128);
-        assert!(contains(&whole, &mapped([10, 1, 0, 1])));
-        assert!(!contains(&whole, &mapped([10, 1, 0, 0])));
     }
 }

@@ -8,12 +8,13 @@ use std::{
 };
 
 use gateway_common::{
+    Address,
     decide::Verdict,
     event::{Event, Hook, TraceFilter},
 };
 use ipnet::IpNet;
 
-use super::{desired::PortKey, events::Decision, to_map};
+use super::{address, decision::Decision, identity::PortKey};
 use crate::model::service::{Protocol, ServicePortName};
 
 /// All of it must hold; what is empty doesn't matter.
@@ -298,16 +299,13 @@ fn bits(numbers: impl Iterator<Item = u8>) -> u32 {
 }
 
 /// A network's address and its mask, as maps have them.
-fn masked(net: &IpNet) -> (gateway_common::Address, gateway_common::Address) {
-    let prefix = match net {
-        IpNet::V4(net) => 96 + usize::from(net.prefix_len()),
-        IpNet::V6(net) => usize::from(net.prefix_len()),
-    };
+fn masked(net: &IpNet) -> (Address, Address) {
+    let (address, length) = address::network(net);
     let mut mask = [0u8; 16];
-    for bit in 0..prefix {
+    for bit in 0..usize::from(length) {
         mask[bit / 8] |= 128 >> (bit % 8);
     }
-    (to_map(net.network()), mask)
+    (address, mask)
 }
 
 #[cfg(test)]

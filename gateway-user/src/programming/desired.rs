@@ -11,10 +11,14 @@ use gateway_common::{
 };
 use ipnet::IpNet;
 
-use super::{node::NodeFacts, to_map};
+use super::{
+    address::{Network, network, to_map},
+    identity::PortKey,
+    node::NodeFacts,
+};
 use crate::model::{
     selection::{NodeTopology, Selection, select},
-    service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+    service::{Endpoint, IpFamily, Protocol, ServicePort, TrafficPolicy},
 };
 
 /// Flags of a node port.
@@ -44,9 +48,6 @@ pub struct Policy {
     pub pod_networks: Vec<IpNet>,
 }
 
-/// Names a Service port of one family: what has sets of backends of its own.
-pub type PortKey = (ServicePortName, Protocol, IpFamily);
-
 /// The wanted content of the maps, without the numbers (ids, generations) that the plan assigns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -59,9 +60,6 @@ pub struct Desired {
     /// Networks that pods have addresses from.
     pub pod_networks: BTreeSet<Network>,
 }
-
-/// A network as the maps hold it: address, and length of the prefix of 16 bytes.
-pub type Network = (Address, u8);
 
 /// A Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,14 +168,6 @@ fn node_port_addresses(node: &NodeFacts, policy: &Policy) -> BTreeSet<Address> {
         .collect()
 }
 
-fn network(network: &IpNet) -> Network {
-    let length = match network {
-        IpNet::V4(_) => 96 + network.prefix_len(),
-        IpNet::V6(_) => network.prefix_len(),
-    };
-    (to_map(network.network()), length)
-}
-
 fn frontends(
     service: &ServicePort,
     family: IpFamily,
@@ -259,6 +249,7 @@ mod tests {
     use gateway_common::{TCP, mapped};
 
     use super::*;
+    use crate::model::service::ServicePortName;
 
     const ENDPOINTS: u32 = Service::FLAG_HAS_ENDPOINTS;
 

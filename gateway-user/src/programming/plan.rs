@@ -23,70 +23,13 @@ use gateway_common::{
     maps::{Backend, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, Service, ServiceKey, Slot, SlotKey},
 };
 
-use super::desired::{Desired, DesiredService, Network, PortKey};
-
-/// What the maps hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mirror {
-    /// `services`
-    pub services: BTreeMap<ServiceKey, Service>,
-    /// `slots`
-    pub slots: BTreeMap<SlotKey, Slot>,
-    /// `backends`
-    pub backends: BTreeMap<u32, Backend>,
-    /// `service_names`
-    pub names: BTreeMap<u32, PortKey>,
-    /// `source_ranges`: Service ids and networks.
-    pub source_ranges: BTreeSet<(u32, Network)>,
-    /// `pod_networks`
-    pub pod_networks: BTreeSet<Network>,
-    /// `node_addresses`
-    pub node_addresses: BTreeSet<Address>,
-}
-
-/// One change to one map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Write a frontend.
-    PutService(ServiceKey, Service),
-    /// Remove a frontend.
-    DeleteService(ServiceKey),
-    /// Write a slot.
-    PutSlot(SlotKey, Slot),
-    /// Remove a slot.
-    DeleteSlot(SlotKey),
-    /// Write a backend.
-    PutBackend(u32, Backend),
-    /// Remove a backend.
-    DeleteBackend(u32),
-    /// Write a Service port's name.
-    PutName(u32, PortKey),
-    /// Remove a Service port's name.
-    DeleteName(u32),
-    /// Let clients of a network use a Service's load balancer IPs.
-    PutSourceRange(u32, Network),
-    /// No longer let them.
-    DeleteSourceRange(u32, Network),
-    /// Take addresses of a network for pods'.
-    PutPodNetwork(Network),
-    /// No longer do so.
-    DeletePodNetwork(Network),
-    /// Serve node ports on an address.
-    PutNodeAddress(Address),
-    /// No longer serve node ports on an address.
-    DeleteNodeAddress(Address),
-    /// Wait until no program runs that began before.
-    Barrier,
-}
-
-/// Steps that stand or fall together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Whose they are; `None` for what belongs to no Service port.
-    pub service: Option<PortKey>,
-    /// In this order.
-    pub steps: Vec<Step>,
-}
+use super::{
+    address::Network,
+    desired::{Desired, DesiredService},
+    identity::PortKey,
+    mirror::Mirror,
+    step::{Group, Step},
+};
 
 /// How much the maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -447,33 +390,6 @@ impl<'m> Planner<'m> {
             steps.insert(0, Step::Barrier);
         }
         self.push(None, steps);
-    }
-}
-
-impl Mirror {
-    /// Takes note of a step that was carried out.
-    pub fn note(&mut self, step: &Step) {
-        match step {
-            Step::PutService(key, service) => drop(self.services.insert(*key, *service)),
-            Step::DeleteService(key) => drop(self.services.remove(key)),
-            Step::PutSlot(key, slot) => drop(self.slots.insert(*key, *slot)),
-            Step::DeleteSlot(key) => drop(self.slots.remove(key)),
-            Step::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Step::DeleteBackend(id) => drop(self.backends.remove(id)),
-            Step::PutName(id, name) => drop(self.names.insert(*id, name.clone())),
-            Step::DeleteName(id) => drop(self.names.remove(id)),
-            Step::PutSourceRange(service, network) => {
-                self.source_ranges.insert((*service, *network));
-            }
-            Step::DeleteSourceRange(service, network) => {
-                self.source_ranges.remove(&(*service, *network));
-            }
-            Step::PutPodNetwork(network) => drop(self.pod_networks.insert(*network)),
-            Step::DeletePodNetwork(network) => drop(self.pod_networks.remove(network)),
-            Step::PutNodeAddress(address) => drop(self.node_addresses.insert(*address)),
-            Step::DeleteNodeAddress(address) => drop(self.node_addresses.remove(address)),
-            Step::Barrier => {}
-        }
     }
 }
 
