@@ -8,6 +8,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 mod attachment;
 pub mod check;
+mod choices;
 pub mod cleanup;
 pub mod completions;
 pub mod explain;

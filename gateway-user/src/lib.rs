@@ -24,8 +24,8 @@
 pub mod admin;
 pub mod cli;
 pub mod daemon;
-pub mod datapath;
 pub mod explain;
+pub use nodegate_datapath as datapath;
 pub use nodegate_export as export;
 pub use nodegate_iptables as iptables;
 pub mod model {
@@ -34,7 +34,7 @@ pub mod model {
     pub use nodegate_model::*;
 }
 pub use nodegate_observe as observe;
-pub mod programming;
+pub use nodegate_programming as programming;
 pub mod proxy;
 pub mod resources {
     //! What users write.

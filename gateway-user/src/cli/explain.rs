@@ -17,7 +17,10 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 
-use super::{Admin, Output};
+use super::{
+    Admin, Output,
+    choices::{ExternalIpsArg, MasqueradeArg},
+};
 use crate::{
     admin::{client, server::ANSWER_IS_GOOD},
     explain::{
@@ -135,10 +138,10 @@ struct NodeArgs {
     nodeport_addresses: Vec<IpNet>,
     /// Which external IPs nodegate serves [default: owned]
     #[arg(long, value_enum)]
-    external_ips: Option<ExternalIps>,
+    external_ips: Option<ExternalIpsArg>,
     /// For which connections nodegate masquerades [default: needed]
     #[arg(long, value_enum)]
-    masquerade: Option<MasqueradeMode>,
+    masquerade: Option<MasqueradeArg>,
     /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web` [default: all]
     #[arg(long, value_name = "WHICH", value_parser = super::run::scope)]
     services: Option<ServiceScope>,
@@ -275,7 +278,9 @@ impl NodeArgs {
 
     fn setup(&self) -> Setup {
         let nodeport_addresses = self.nodeport_addresses.iter().copied();
-        let masquerade = self.masquerade.unwrap_or_default();
+        let masquerade = self
+            .masquerade
+            .map_or_else(MasqueradeMode::default, Into::into);
         Setup {
             kube_proxy: KubeProxyArgs {
                 cluster_cidr: self.cluster_cidrs.clone(),
@@ -285,7 +290,9 @@ impl NodeArgs {
                 ..KubeProxyArgs::default()
             },
             choices: Choices {
-                external_ips: self.external_ips.unwrap_or_default(),
+                external_ips: self
+                    .external_ips
+                    .map_or_else(ExternalIps::default, Into::into),
                 masquerade,
                 pod_networks: self.cluster_cidrs.clone(),
                 // As `nodegate run`: sockets in pods are known by their network namespace.

@@ -6,16 +6,16 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::attachment::Attachment;
+use super::{
+    attachment::Attachment,
+    choices::{AttachArg, ExternalIpsArg, MasqueradeArg},
+};
 use crate::{
     daemon::{self, Daemon, Role, SourceOptions},
-    datapath::{self, options::AttachMode},
+    datapath,
     model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
     observe::{AccessLogOptions, Encoding, LineFormat},
-    programming::{
-        desired::{ExternalIps, Policy},
-        masquerade::MasqueradeMode,
-    },
+    programming::desired::Policy,
     proxy::Parity,
 };
 
@@ -83,7 +83,7 @@ struct RedirectorArgs {
         default_value = "owned",
         env = "NODEGATE_EXTERNAL_IPS"
     )]
-    external_ips: ExternalIps,
+    external_ips: ExternalIpsArg,
     /// For which connections endpoints see this node instead of the client: where replies would not
     /// come back otherwise (`needed`), as `kube-proxy` does, or these and `all` to cluster IPs
     #[arg(
@@ -92,7 +92,7 @@ struct RedirectorArgs {
         default_value = "needed",
         env = "NODEGATE_MASQUERADE"
     )]
-    masquerade: MasqueradeMode,
+    masquerade: MasqueradeArg,
     /// Networks that pods have addresses from
     #[arg(
         long = "cluster-cidr",
@@ -122,7 +122,7 @@ struct RedirectorArgs {
     pod_devices: Vec<String>,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
-    attach: AttachMode,
+    attach: AttachArg,
     #[command(flatten)]
     attachment: Attachment,
 }
@@ -337,14 +337,14 @@ impl RedirectorArgs {
             pin_dir: self.attachment.pins.path.clone(),
             cgroup: self.attachment.cgroup()?,
             uplinks: self.attachment.uplinks()?,
-            mode: self.attach,
+            mode: self.attach.into(),
             localhost_node_ports: localhost_node_ports(&self.nodeport_addresses),
             policy: Policy {
-                external_ips: self.external_ips,
+                external_ips: self.external_ips.into(),
                 node_port_networks: self.nodeport_addresses.clone(),
                 pod_networks: self.cluster_cidrs.clone(),
             },
-            masquerade: self.masquerade,
+            masquerade: self.masquerade.into(),
             knows_pods: true,
             pod_devices: self.pod_devices.clone(),
         })

@@ -31,7 +31,6 @@ use nodegate::{
     programming::{
         desired::{ExternalIps, Policy},
         masquerade::MasqueradeMode,
-        node::NodeFacts,
     },
 };
 

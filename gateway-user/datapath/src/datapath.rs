@@ -1,0 +1,382 @@
+//! The programs in the kernel and the maps they read, in step with Snapshots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use aya::programs::sock_ops::SockOpsLink;
+use gateway_common::{
+    UDP, UNSPECIFIED,
+    maps::{Backend, Heartbeat, SCHEMA, Settings},
+};
+use nodegate_model::{Snapshot, service::IpFamily};
+use nodegate_programming::{
+    address::to_map,
+    desired::Desired,
+    filter::{self, Filter},
+    identity::PortKey,
+    mirror::Mirror,
+    node::NodeFacts,
+    plan,
+};
+
+use super::{
+    attach,
+    error::{Error, Failure},
+    events::Ring,
+    heartbeat,
+    listeners::{self, NodePort},
+    load,
+    maps::{self, Maps},
+    netfilter, node,
+    options::Options,
+    sockets,
+    upgrade::Upgrade,
+};
+
+/// The programs in the kernel and the maps they read.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Datapath {
+    ebpf: aya::Ebpf,
+    maps: Maps,
+    options: Options,
+    settings: Settings,
+    /// Devices that the packet programs are attached to; `None` before the first time.
+    devices: Option<attach::Devices>,
+    /// Maps of an older layout, on which the programs in the kernel work until the new ones are filled.
+    upgrade: Option<Upgrade>,
+    /// Whether a Snapshot was applied.
+    applied: bool,
+    /// The last sign of life.
+    heartbeat: Heartbeat,
+    /// Tells from where sockets connect, while somebody traces.
+    connected: Option<SockOpsLink>,
+    /// As they were when it was looked who listens on them.
+    node_ports: BTreeSet<NodePort>,
+    /// Who looks after netfilter's rules, until somebody lets them.
+    netfilter: Vec<netfilter::Keeper>,
+}
+
+impl Datapath {
+    /// Loads the programs, or takes over what an earlier daemon left, and attaches them.
+    ///
+    /// The maps' content is left as it is until [`Self::apply`]. Where they have an older layout, what
+    /// is attached is left as it is, too, until the new ones have been filled by that.
+    ///
+    /// # Errors
+    /// Fails without touching anything when the kernel or the system refuses, and when the maps
+    /// were written by a nodegate with a newer layout.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        attach::check(options)?;
+        let (mut ebpf, maps, upgrade) = load::load_or_upgrade(&options.pin_dir)?;
+        if let Err(error) = attach::load(&mut ebpf, options) {
+            if let Some(upgrade) = upgrade {
+                upgrade.abandon();
+            }
+            return Err(error);
+        }
+        let earlier = maps.settings()?;
+        let settings = Settings {
+            schema: SCHEMA,
+            trace: 0,
+            flags: options.flags(),
+            reserved: 0,
+            host_netns: node::netns_cookie()?,
+            generation: earlier.generation,
+            node_v4: UNSPECIFIED,
+            node_v6: UNSPECIFIED,
+            // Flows are found by it, so that it stays.
+            seed: match earlier.seed {
+                0 => seed()?,
+                seed => seed,
+            },
+        };
+        let mut datapath = Self {
+            ebpf,
+            maps,
+            options: options.clone(),
+            settings,
+            devices: None,
+            upgrade,
+            applied: false,
+            heartbeat: Heartbeat::default(),
+            connected: None,
+            node_ports: BTreeSet::new(),
+            netfilter: Vec::new(),
+        };
+        datapath.maps.set_settings(&settings)?;
+        datapath.beat()?;
+        datapath.refresh_devices()?;
+        datapath.netfilter = [netfilter::V4, netfilter::V6]
+            .map(netfilter::Keeper::install)
+            .into();
+        Ok(datapath)
+    }
+
+    /// Says that the daemon is alive, for whoever finds the maps without it.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be written.
+    pub fn beat(&mut self) -> Result<(), Error> {
+        let started = self.heartbeat.started;
+        self.heartbeat = heartbeat::beat(started)?;
+        self.maps.set_heartbeat(&self.heartbeat)
+    }
+
+    /// How long ago it last said so.
+    ///
+    /// # Errors
+    /// Fails if the map or the clock cannot be read.
+    pub fn heartbeat_age(&self) -> Result<Option<Duration>, Error> {
+        heartbeat::age(&self.maps.heartbeat()?)
+    }
+
+    /// Attaches the programs to the devices that are there now: pods come and go, uplinks may too.
+    ///
+    /// # Errors
+    /// Fails if an uplink is missing the first time. A device that goes later is no error: it takes its
+    /// programs with it, and gets them again when it comes back.
+    pub fn refresh_devices(&mut self) -> Result<(), Error> {
+        if self.upgrade.is_some() {
+            // The new programs have nothing to go by yet.
+            return Ok(());
+        }
+        let devices = attach::Devices::find(&self.options, self.devices.as_ref())?;
+        let pins = self.options.pin_dir.clone();
+        let Some(last) = &self.devices else {
+            attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
+            self.devices = Some(devices);
+            return Ok(());
+        };
+        if *last == devices {
+            return Ok(());
+        }
+        for uplink in last.uplinks_without(&devices) {
+            tracing::warn!(
+                uplink,
+                "the device is gone: packets from there are not redirected"
+            );
+        }
+        for uplink in devices.uplinks_without(last) {
+            tracing::info!(uplink, "the device is back");
+        }
+        attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
+        self.devices = Some(devices);
+        Ok(())
+    }
+
+    /// Gives the links the new programs, now that their maps are filled, and their pins the old ones'
+    /// places.
+    fn switch(&mut self, upgrade: &Upgrade) -> Result<(), Error> {
+        let devices = attach::Devices::find(&self.options, None)?;
+        attach::attach(&mut self.ebpf, &self.options, &devices, upgrade.directory())?;
+        self.devices = Some(devices);
+        upgrade.finish()
+    }
+
+    /// Makes the maps say what the Snapshot says. What cannot be written leaves the Service port
+    /// concerned as it was, and is reported; the next call tries again.
+    pub fn apply(&mut self, snapshot: &Snapshot, node: &NodeFacts) -> Result<Vec<Failure>, Error> {
+        let desired = Desired::new(
+            &snapshot.services,
+            &snapshot.node,
+            node,
+            &self.options.policy,
+        );
+        let before = self.datagram_backends();
+        let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
+        let failures = self.maps.execute(plan);
+        // An earlier daemon may not have come to it.
+        let first = !std::mem::replace(&mut self.applied, true);
+        if first || !before.is_subset(&self.datagram_backends()) {
+            self.end_stale_sockets();
+        }
+        self.tell_of_listeners(listeners::node_ports(&snapshot.services));
+        let primary = |family| {
+            let own = |address: &IpAddr| IpFamily::of(*address) == family;
+            let any = || node.addresses.iter().copied().find(own);
+            node::source(family)
+                .filter(|source| node.addresses.contains(source))
+                .or_else(any)
+                .map_or(UNSPECIFIED, to_map)
+        };
+        let (node_v4, node_v6) = (primary(IpFamily::V4), primary(IpFamily::V6));
+        let serving = &self.maps.mirror().node_addresses;
+        let mut flags = self.options.flags();
+        for (address, flag) in [
+            (node_v4, Settings::FLAG_NODE_PORTS_V4),
+            (node_v6, Settings::FLAG_NODE_PORTS_V6),
+        ] {
+            if serving.contains(&address) {
+                flags |= flag;
+            }
+        }
+        let settings = Settings {
+            generation: snapshot.generation,
+            flags,
+            node_v4,
+            node_v6,
+            ..self.settings
+        };
+        if self.settings != settings {
+            self.settings = settings;
+            self.maps.set_settings(&settings)?;
+        }
+        if let Some(upgrade) = self.upgrade.take()
+            && let Err(error) = self.switch(&upgrade)
+        {
+            // It is tried again with the next Snapshot, or in a moment.
+            self.upgrade = Some(upgrade);
+            return Err(error);
+        }
+        Ok(failures)
+    }
+
+    /// Tells of processes that were on a node port before it was one.
+    fn tell_of_listeners(&mut self, node_ports: BTreeSet<NodePort>) {
+        let new = node_ports.difference(&self.node_ports).copied().collect();
+        for port in listeners::taken(&new) {
+            tracing::warn!(
+                %port,
+                "a process listens on what is a node port now, and gets nothing from there any more: \
+                 it should listen on another port, or the Service have another nodePort"
+            );
+        }
+        self.node_ports = node_ports;
+    }
+
+    fn datagram_backends(&self) -> HashSet<(u32, Backend)> {
+        let all = self.maps.mirror().backends.iter();
+        all.filter(|(_, backend)| backend.protocol == UDP)
+            .map(|(id, backend)| {
+                (
+                    *id,
+                    Backend {
+                        flags: 0,
+                        ..*backend
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// Connected datagram sockets stay with their peer, whatever becomes of it.
+    fn end_stale_sockets(&self) {
+        let stale = self.maps.stale_sockets();
+        match sockets::end(&stale) {
+            Ok(ended) => {
+                if !ended.sockets.is_empty() {
+                    tracing::info!(
+                        sockets = ended.sockets.len(),
+                        "ended datagram sockets that were connected to endpoints that are gone"
+                    );
+                }
+                if let (count, Some(error)) = ended.closed {
+                    tracing::warn!(
+                        namespaces = count,
+                        error,
+                        "datagram sockets there stay connected to endpoints that are gone (needs \
+                         CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "datagram sockets stay connected to endpoints that are gone (needs a kernel with \
+                 CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG)"
+            ),
+        }
+    }
+
+    /// Makes the kernel report what those who trace want to see; of several at least that.
+    pub fn set_tracing<'f>(
+        &mut self,
+        filters: impl Iterator<Item = &'f Filter>,
+    ) -> Result<(), Error> {
+        let names = &self.maps.mirror().names;
+        let cover = filter::cover(filters, self.settings.host_netns, names);
+        match (&cover, &self.connected) {
+            (None, Some(_)) => self.connected = None,
+            (Some(_), None) => self.connected = self.watch_connections(),
+            _ => {}
+        }
+        if let Some((filter, services)) = &cover {
+            self.maps.set_trace_filter(filter, services)?;
+        }
+        self.settings.trace = u32::from(cover.is_some());
+        self.maps.set_settings(&self.settings)
+    }
+
+    /// Attaches the program that reports from where sockets connect. Without it, requests are not
+    /// joined to decisions about sockets, and all else works.
+    fn watch_connections(&mut self) -> Option<SockOpsLink> {
+        attach::connected(&mut self.ebpf, &self.options)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "which request came over which socket is not known");
+            })
+            .ok()
+    }
+
+    /// Cookie of the node's own network namespace.
+    pub fn host_netns(&self) -> u64 {
+        self.settings.host_netns
+    }
+
+    /// The ring from which the kernel's reports are read. Gives it once.
+    pub fn take_events(&mut self) -> Result<Ring, Error> {
+        self.maps.take_events().map(Ring::new)
+    }
+
+    /// Who looks after netfilter's rules. Gives them once.
+    pub fn take_netfilter(&mut self) -> Vec<netfilter::Keeper> {
+        std::mem::take(&mut self.netfilter)
+    }
+
+    /// What the kernel programs log. Gives it once.
+    pub fn take_logger(&mut self) -> Option<maps::Logger> {
+        self.maps.take_logger()
+    }
+
+    /// What the kernel programs decide by: with the decision core, an explanation of any flow.
+    pub fn tables(&self) -> (&Settings, &Mirror) {
+        (&self.settings, self.maps.mirror())
+    }
+
+    /// Names of the Service ports by id, as events carry them.
+    pub fn names(&self) -> BTreeMap<u32, PortKey> {
+        self.maps.mirror().names.clone()
+    }
+
+    /// How many decisions of each kind there were since the maps were made, over all CPUs, by
+    /// [`Reason`](gateway_common::decide::Reason).
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        self.maps.counters()
+    }
+
+    /// How full the maps are.
+    pub fn usage(&self) -> BTreeMap<&'static str, usize> {
+        let mirror = self.maps.mirror();
+        BTreeMap::from([
+            ("services", mirror.services.len()),
+            ("slots", mirror.slots.len()),
+            ("backends", mirror.backends.len()),
+        ])
+    }
+}
+
+/// What strangers cannot guess.
+fn seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    // SAFETY: the kernel writes at most so many bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 8 {
+        return Err(Error::Node {
+            what: "random numbers",
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    // 0 stands for none.
+    Ok(u64::from_ne_bytes(bytes).max(1))
+}

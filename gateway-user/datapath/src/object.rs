@@ -1,0 +1,18 @@
+//! The kernel programs, compiled.
+
+use aya::EbpfLoader;
+
+use super::features::Features;
+
+/// The kernel programs and the descriptions of their maps, compiled by the build script.
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
+
+/// A loader of the programs for a kernel that can do this.
+pub(crate) fn loader(features: Features) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The verifier does not look at what a constant leaves out.
+    let sets_retval: &u8 = if features.set_retval { &1 } else { &0 };
+    loader.override_global("SETS_RETVAL", sets_retval, true);
+    loader
+}
