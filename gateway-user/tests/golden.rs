@@ -26,10 +26,11 @@ use nodegate::{
     model::service::{IpFamily, ServicePort},
     programming::{
         address::from_map,
+        capacity::Capacity,
         desired::{Desired, Policy},
         mirror::Mirror,
         node::NodeFacts,
-        plan::{Capacity, plan},
+        plan::plan,
         step::Step,
         tables::filled,
     },

@@ -23,9 +23,10 @@ use nodegate::{
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
     },
     programming::{
+        capacity::Capacity,
         desired::{Desired, Policy},
         node::NodeFacts,
-        plan::{Capacity, plan},
+        plan::plan,
     },
 };
 

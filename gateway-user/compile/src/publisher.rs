@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodegate_model::Snapshot;
+use nodegate_model::{Snapshot, service::ServicePort};
 
 use crate::compiled::Compiled;
 
@@ -29,6 +29,8 @@ impl Publisher {
             gateway,
             diagnostics,
         } = compiled;
+        let before = self.current.as_deref();
+        let services = shared(before.map_or(&[], |before| &before.services), services);
         let generation = match &self.current {
             None => 1,
             Some(current)
@@ -53,4 +55,23 @@ impl Publisher {
         self.current = Some(snapshot.clone());
         snapshot
     }
+}
+
+/// Takes the Service ports that have not changed from those before; both are sorted by name and protocol.
+fn shared(before: &[Arc<ServicePort>], services: Vec<ServicePort>) -> Vec<Arc<ServicePort>> {
+    let mut before = before.iter().peekable();
+    let services = services.into_iter();
+    services
+        .map(|service| {
+            while before.next_if(|old| is_before(old, &service)).is_some() {}
+            match before.next_if(|old| ***old == service) {
+                Some(old) => Arc::clone(old),
+                None => Arc::new(service),
+            }
+        })
+        .collect()
+}
+
+fn is_before(a: &ServicePort, b: &ServicePort) -> bool {
+    (&a.name, a.protocol) < (&b.name, b.protocol)
 }

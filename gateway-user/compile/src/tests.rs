@@ -180,7 +180,7 @@ fn clusters(snapshot: &Snapshot) -> BTreeMap<&str, Vec<String>> {
 
 /// `name protocol port/nodePort clusterIPs externalIPs -> endpoints` of every Service port.
 fn services(snapshot: &Snapshot) -> Vec<String> {
-    let line = |service: &nodegate_model::service::ServicePort| {
+    let line = |service: &std::sync::Arc<nodegate_model::service::ServicePort>| {
         let endpoints: Vec<_> = service
             .endpoints
             .iter()
@@ -210,6 +210,39 @@ fn services(snapshot: &Snapshot) -> Vec<String> {
         )
     };
     snapshot.services.iter().map(line).collect()
+}
+
+#[test]
+fn what_has_not_changed_is_shared_with_the_snapshot_before() {
+    let service = |name: &str, port: u16| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+        )
+    };
+    let mut publisher = Publisher::default();
+    let mut publish = |services: &[(&str, u16)]| {
+        let texts: Vec<_> = services
+            .iter()
+            .map(|(name, port)| service(name, *port))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let resources = Cluster::with(&texts).resources();
+        let node = NodeIdentity::default();
+        publisher.publish(compile(&resources, &node, None, &ServiceScope::All))
+    };
+    let first = publish(&[("a", 80), ("c", 80), ("d", 80), ("e", 80)]);
+    let second = publish(&[("b", 80), ("c", 80), ("d", 81), ("e", 80)]);
+    let is_shared: Vec<_> = second
+        .services
+        .iter()
+        .map(|service| {
+            first
+                .services
+                .iter()
+                .any(|old| std::sync::Arc::ptr_eq(old, service))
+        })
+        .collect();
+    assert_eq!(is_shared, [false, true, false, true]);
 }
 
 #[test]

@@ -1,10 +1,6 @@
 //! The programs in the kernel and the maps they read, in step with Snapshots.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
@@ -14,12 +10,14 @@ use gateway_common::{
 use nodegate_model::{Snapshot, service::IpFamily};
 use nodegate_programming::{
     address::to_map,
-    desired::Desired,
+    capacity::Capacity,
     filter::{self, Filter},
     identity::PortKey,
     mirror::Mirror,
     node::NodeFacts,
-    plan,
+    plan::Plan,
+    reconcile::Reconciler,
+    step::{Group, Step},
 };
 
 use super::{
@@ -27,7 +25,7 @@ use super::{
     error::{Error, Failure},
     events::Ring,
     heartbeat,
-    listeners::{self, NodePort},
+    listeners::{self, NodePorts},
     load,
     maps::{self, Maps},
     netfilter, node,
@@ -47,14 +45,23 @@ pub struct Datapath {
     devices: Option<attach::Devices>,
     /// Maps of an older layout, on which the programs in the kernel work until the new ones are filled.
     upgrade: Option<Upgrade>,
-    /// Whether a Snapshot was applied.
-    applied: bool,
+    reconciler: Reconciler,
+    /// Whether all steps of the last plan have been carried out, but for the garbage.
+    complete: bool,
+    /// What is not used any more, and has not been removed yet.
+    garbage: Option<Group>,
+    /// Whether datagram sockets may be connected to backends that are gone. At first they may: an earlier
+    /// daemon may not have come to it.
+    stale: bool,
+    /// The names in the maps, for those who read the kernel's reports.
+    names: Arc<BTreeMap<u32, PortKey>>,
     /// The last sign of life.
     heartbeat: Heartbeat,
     /// Tells from where sockets connect, while somebody traces.
     connected: Option<SockOpsLink>,
-    /// As they were when it was looked who listens on them.
-    node_ports: BTreeSet<NodePort>,
+    /// The node ports of the Snapshot up to which processes that listen on them have been told of.
+    node_ports: NodePorts,
+    listened: Option<Arc<Snapshot>>,
     /// Who looks after netfilter's rules, until somebody lets them.
     netfilter: Vec<netfilter::Keeper>,
 }
@@ -93,6 +100,7 @@ impl Datapath {
                 seed => seed,
             },
         };
+        let names = Arc::new(maps.mirror().names.clone());
         let mut datapath = Self {
             ebpf,
             maps,
@@ -100,10 +108,15 @@ impl Datapath {
             settings,
             devices: None,
             upgrade,
-            applied: false,
+            reconciler: Reconciler::new(options.policy.clone(), Capacity::MAPS),
+            complete: false,
+            garbage: None,
+            stale: true,
+            names,
             heartbeat: Heartbeat::default(),
             connected: None,
-            node_ports: BTreeSet::new(),
+            node_ports: NodePorts::default(),
+            listened: None,
             netfilter: Vec::new(),
         };
         datapath.maps.set_settings(&settings)?;
@@ -178,22 +191,68 @@ impl Datapath {
 
     /// Makes the maps say what the Snapshot says. What cannot be written leaves the Service port
     /// concerned as it was, and is reported; the next call tries again.
-    pub fn apply(&mut self, snapshot: &Snapshot, node: &NodeFacts) -> Result<Vec<Failure>, Error> {
-        let desired = Desired::new(
-            &snapshot.services,
-            &snapshot.node,
-            node,
-            &self.options.policy,
-        );
-        let before = self.datagram_backends();
-        let plan = plan::plan(self.maps.mirror(), &desired, plan::Capacity::MAPS);
+    ///
+    /// # Errors
+    /// Fails if the settings cannot be written, or, after an upgrade, the programs not be exchanged.
+    pub fn apply(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        node: &NodeFacts,
+    ) -> Result<Vec<Failure>, Error> {
+        let programmed = self.program(snapshot, node);
+        let garbage = self.settle(snapshot);
+        let mut failures = programmed?;
+        failures.extend(garbage);
+        Ok(failures)
+    }
+
+    /// As [`Self::apply`], but for [`Self::settle`]: when this returns, packets go by the Snapshot.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub(crate) fn program(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        node: &NodeFacts,
+    ) -> Result<Vec<Failure>, Error> {
+        self.complete = false;
+        let mut plan = self.reconciler.plan(self.maps.mirror(), snapshot, node);
+        self.stale |= loses_datagram_backends(self.maps.mirror(), &plan);
+        let renames = plan.steps().any(Step::is_of_names);
+        self.garbage = plan.take_garbage();
         let failures = self.maps.execute(plan);
-        // An earlier daemon may not have come to it.
-        let first = !std::mem::replace(&mut self.applied, true);
-        if first || !before.is_subset(&self.datagram_backends()) {
+        self.note_names(renames);
+        self.set_settings(snapshot, node)?;
+        self.finish_upgrade()?;
+        self.complete = failures.is_empty();
+        Ok(failures)
+    }
+
+    /// Does what no packet waits for, after the Snapshot has been programmed: what is not used any more goes
+    /// from the maps, which takes until all programs that run now have ended.
+    pub(crate) fn settle(&mut self, snapshot: &Arc<Snapshot>) -> Option<Failure> {
+        let garbage = self.garbage.take();
+        let renames = garbage.iter().flat_map(|garbage| &garbage.steps);
+        let renames = renames.into_iter().any(Step::is_of_names);
+        let failure = garbage.and_then(|garbage| self.maps.execute_group(garbage));
+        self.note_names(renames);
+        if self.complete && failure.is_none() {
+            self.reconciler.carried_out();
+        }
+        if std::mem::take(&mut self.stale) {
             self.end_stale_sockets();
         }
-        self.tell_of_listeners(listeners::node_ports(&snapshot.services));
+        self.tell_of_listeners(snapshot);
+        failure
+    }
+
+    fn note_names(&mut self, have_changed: bool) {
+        if have_changed {
+            self.names = Arc::new(self.maps.mirror().names.clone());
+        }
+    }
+
+    fn set_settings(&mut self, snapshot: &Snapshot, node: &NodeFacts) -> Result<(), Error> {
         let primary = |family| {
             let own = |address: &IpAddr| IpFamily::of(*address) == family;
             let any = || node.addresses.iter().copied().find(own);
@@ -224,19 +283,25 @@ impl Datapath {
             self.settings = settings;
             self.maps.set_settings(&settings)?;
         }
-        if let Some(upgrade) = self.upgrade.take()
-            && let Err(error) = self.switch(&upgrade)
-        {
+        Ok(())
+    }
+
+    fn finish_upgrade(&mut self) -> Result<(), Error> {
+        let Some(upgrade) = self.upgrade.take() else {
+            return Ok(());
+        };
+        let switched = self.switch(&upgrade);
+        if switched.is_err() {
             // It is tried again with the next Snapshot, or in a moment.
             self.upgrade = Some(upgrade);
-            return Err(error);
         }
-        Ok(failures)
+        switched
     }
 
     /// Tells of processes that were on a node port before it was one.
-    fn tell_of_listeners(&mut self, node_ports: BTreeSet<NodePort>) {
-        let new = node_ports.difference(&self.node_ports).copied().collect();
+    fn tell_of_listeners(&mut self, snapshot: &Arc<Snapshot>) {
+        let before = self.listened.replace(Arc::clone(snapshot));
+        let new = self.node_ports.follow(before.as_deref(), snapshot);
         for port in listeners::taken(&new) {
             tracing::warn!(
                 %port,
@@ -244,22 +309,6 @@ impl Datapath {
                  it should listen on another port, or the Service have another nodePort"
             );
         }
-        self.node_ports = node_ports;
-    }
-
-    fn datagram_backends(&self) -> HashSet<(u32, Backend)> {
-        let all = self.maps.mirror().backends.iter();
-        all.filter(|(_, backend)| backend.protocol == UDP)
-            .map(|(id, backend)| {
-                (
-                    *id,
-                    Backend {
-                        flags: 0,
-                        ..*backend
-                    },
-                )
-            })
-            .collect()
     }
 
     /// Connected datagram sockets stay with their peer, whatever becomes of it.
@@ -345,8 +394,8 @@ impl Datapath {
     }
 
     /// Names of the Service ports by id, as events carry them.
-    pub fn names(&self) -> BTreeMap<u32, PortKey> {
-        self.maps.mirror().names.clone()
+    pub fn names(&self) -> Arc<BTreeMap<u32, PortKey>> {
+        Arc::clone(&self.names)
     }
 
     /// How many decisions of each kind there were since the maps were made, over all CPUs, by
@@ -366,7 +415,25 @@ impl Datapath {
     }
 }
 
-/// What strangers cannot guess.
+/// Whether connected datagram sockets may lose their backend by a plan.
+fn loses_datagram_backends(mirror: &Mirror, plan: &Plan) -> bool {
+    let unmarked = |backend: &Backend| Backend {
+        flags: 0,
+        ..*backend
+    };
+    plan.steps().any(|step| {
+        let (id, new) = match step {
+            Step::PutBackend(id, new) => (id, Some(unmarked(new))),
+            Step::DeleteBackend(id) => (id, None),
+            _ => return false,
+        };
+        let old = mirror.backends.get(id).map(unmarked);
+        old.is_some_and(|old| old.protocol == UDP && Some(old) != new)
+    })
+}
+
+/// The seed of the hash that says which bucket of `conntrack` a flow is in. It is random, so that clients
+/// cannot choose flows that all fall into one bucket.
 fn seed() -> Result<u64, Error> {
     let mut bytes = [0; 8];
     // SAFETY: the kernel writes at most so many bytes.

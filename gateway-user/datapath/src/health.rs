@@ -6,6 +6,7 @@
 //! counts the endpoints of that family; here, one server counts those of the family that it is asked in.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -91,9 +92,9 @@ pub async fn serve(mut published: watch::Receiver<Published>) {
 }
 
 /// The ports, their Services, and how many addresses of ready endpoints are on this node.
-fn wanted(services: &[ServicePort]) -> BTreeMap<u16, (Service, Counts)> {
+fn wanted<S: Borrow<ServicePort>>(services: &[S]) -> BTreeMap<u16, (Service, Counts)> {
     let mut addresses: BTreeMap<u16, (Service, BTreeSet<_>)> = BTreeMap::new();
-    for service in services {
+    for service in services.iter().map(Borrow::borrow) {
         let Some(port) = service.health_check_node_port else {
             continue;
         };
@@ -320,7 +321,7 @@ mod tests {
             let snapshot = Snapshot {
                 generation: 1,
                 node: nodegate_model::selection::NodeTopology::default(),
-                services,
+                services: services.into_iter().map(Arc::new).collect(),
                 gateway: Arc::new(Gateway::default()),
                 diagnostics: Vec::new(),
             };

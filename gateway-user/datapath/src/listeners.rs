@@ -3,9 +3,16 @@
 //! What comes to a node port is redirected before any socket is asked, so a process that listens there
 //! waits in vain, and silently. It is the same with kube-proxy; nodegate tells.
 
-use std::{collections::BTreeSet, fmt, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt, fs,
+};
 
-use nodegate_model::service::{Protocol, ServicePort};
+use nodegate_model::{
+    Snapshot,
+    service::{Protocol, ServicePort},
+};
+use nodegate_programming::difference::{Difference, difference};
 
 /// `TCP_LISTEN` and `TCP_CLOSE` (include/net/tcp_states.h); the latter is the state of datagram sockets
 /// that are not connected.
@@ -35,15 +42,66 @@ impl fmt::Display for NodePort {
     }
 }
 
-/// The node ports of all Services.
-pub(crate) fn node_ports(services: &[ServicePort]) -> BTreeSet<NodePort> {
-    let node_port = |service: &ServicePort| {
-        Some(NodePort {
+/// The node ports of all Services, and how many Service ports have each: one for TCP, say, that two
+/// Services claim.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodePorts(BTreeMap<NodePort, usize>);
+
+impl NodePorts {
+    /// Goes from one Snapshot to the next; gives the node ports that there were none of before.
+    pub(crate) fn follow(
+        &mut self,
+        before: Option<&Snapshot>,
+        now: &Snapshot,
+    ) -> BTreeSet<NodePort> {
+        let before = before.map_or(&[][..], |before| &before.services);
+        match difference(before, &now.services) {
+            Some(Difference { come, gone }) => self.change(
+                come.into_iter().map(|service| &**service),
+                gone.into_iter().map(|service| &**service),
+            ),
+            None => self.change(
+                now.services.iter().map(|service| &**service),
+                before.iter().map(|service| &**service),
+            ),
+        }
+    }
+
+    /// Takes Service ports in and out; gives the node ports that there were none of before.
+    fn change<'s>(
+        &mut self,
+        come: impl Iterator<Item = &'s ServicePort>,
+        gone: impl Iterator<Item = &'s ServicePort>,
+    ) -> BTreeSet<NodePort> {
+        let Self(ports) = self;
+        let mut new = BTreeSet::new();
+        // One that stays, of a Service that has changed, is never at none.
+        for port in come.filter_map(NodePort::of) {
+            let services = ports.entry(port).or_default();
+            *services += 1;
+            if *services == 1 {
+                new.insert(port);
+            }
+        }
+        for port in gone.filter_map(NodePort::of) {
+            if let Entry::Occupied(mut services) = ports.entry(port) {
+                *services.get_mut() -= 1;
+                if *services.get() == 0 {
+                    services.remove();
+                }
+            }
+        }
+        new
+    }
+}
+
+impl NodePort {
+    fn of(service: &ServicePort) -> Option<Self> {
+        Some(Self {
             protocol: service.protocol,
             port: service.node_port?,
         })
-    };
-    services.iter().filter_map(node_port).collect()
+    }
 }
 
 /// Those of the ports on which a process of this network namespace listens, but for loopback.
@@ -108,6 +166,29 @@ mod tests {
             BTreeSet::from([port(Protocol::Tcp, tcp.0), port(Protocol::Udp, udp.0)])
         );
         assert_eq!(taken(&BTreeSet::new()), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_node_port_is_new_once() {
+        let name = nodegate_model::service::ServicePortName {
+            namespace: "default".into(),
+            name: "web".into(),
+            port: String::new(),
+        };
+        let service = ServicePort {
+            node_port: Some(30_080),
+            ..ServicePort::new(name, Protocol::Tcp, 80)
+        };
+        let mut ports = NodePorts::default();
+        let mut change = |come: &[&ServicePort], gone: &[&ServicePort]| {
+            let new = ports.change(come.iter().copied(), gone.iter().copied());
+            new.len()
+        };
+        assert_eq!(change(&[&service], &[]), 1);
+        // The Service has changed, its node port has not.
+        assert_eq!(change(&[&service], &[&service]), 0);
+        assert_eq!(change(&[], &[&service]), 0);
+        assert_eq!(change(&[&service], &[]), 1);
     }
 
     #[test]

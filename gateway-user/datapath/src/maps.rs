@@ -25,9 +25,9 @@ use gateway_common::{
 use nodegate_programming::{
     address::{Network, from_map},
     identity::{decode, encode},
-    mirror::Mirror,
+    mirror::{Contents, Mirror},
     plan::Plan,
-    step::Step,
+    step::{Group, Step},
 };
 
 use super::{
@@ -126,7 +126,7 @@ impl Maps {
     }
 
     fn read(&self) -> Result<Mirror, Error> {
-        Ok(Mirror {
+        Ok(Contents {
             services: collect!(self.services, "services", |entry| entry),
             slots: collect!(self.slots, "slots", |entry| entry),
             backends: collect!(self.backends, "backends", |entry| entry),
@@ -145,7 +145,8 @@ impl Maps {
             }),
             node_addresses: collect!(self.node_addresses, "node_addresses", |(key, _)| key
                 .address),
-        })
+        }
+        .into())
     }
 
     /// Takes over the numbers of endpoints and Services.
@@ -178,18 +179,23 @@ impl Maps {
             })
             .collect();
         for group in plan.groups {
-            for step in &group.steps {
-                if let Err((name, error)) = self.step(step) {
-                    failures.push(Failure {
-                        message: explain(name, &error),
-                        service: group.service,
-                    });
-                    break;
-                }
-                self.mirror.note(step);
-            }
+            failures.extend(self.execute_group(group));
         }
         failures
+    }
+
+    /// Carries out the steps of a group up to the first that fails.
+    pub(crate) fn execute_group(&mut self, group: Group) -> Option<Failure> {
+        for step in &group.steps {
+            if let Err((name, error)) = self.step(step) {
+                return Some(Failure {
+                    message: explain(name, &error),
+                    service: group.service,
+                });
+            }
+            self.mirror.note(step);
+        }
+        None
     }
 
     fn step(&mut self, step: &Step) -> Result<(), (&'static str, MapError)> {

@@ -54,7 +54,7 @@ impl Redirector {
     /// Takes charge of a datapath.
     pub fn new(datapath: Datapath) -> Arc<Self> {
         Arc::new(Self {
-            names: ArcSwap::from_pointee(datapath.names()),
+            names: ArcSwap::new(datapath.names()),
             datapath: Mutex::new(datapath),
             progress: watch::Sender::default(),
             reports: broadcast::Sender::new(TRACE_BACKLOG),
@@ -127,18 +127,35 @@ impl Redirector {
         }
     }
 
-    fn apply(&self, snapshot: &Snapshot, facts: &NodeFacts) {
-        let mut datapath = self.datapath();
-        let failures = match datapath.apply(snapshot, facts) {
-            Ok(failures) => failures.iter().map(describe).collect(),
-            Err(error) => vec![error.to_string()],
+    fn apply(&self, snapshot: &Arc<Snapshot>, facts: &NodeFacts) {
+        let mut failures = {
+            let mut datapath = self.datapath();
+            let programmed = datapath.program(snapshot, facts);
+            self.names.store(datapath.names());
+            match programmed {
+                Ok(failures) => failures.iter().map(describe).collect(),
+                Err(error) => vec![error.to_string()],
+            }
         };
-        self.names.store(Arc::new(datapath.names()));
-        drop(datapath);
         self.renew_filters();
+        // Packets go by it from now on; what is left to do takes longer than that has.
+        self.tell(snapshot.generation, &failures);
+        let garbage = {
+            let mut datapath = self.datapath();
+            let garbage = datapath.settle(snapshot);
+            self.names.store(datapath.names());
+            garbage
+        };
+        if let Some(failure) = garbage {
+            failures.push(describe(&failure));
+            self.tell(snapshot.generation, &failures);
+        }
+    }
+
+    fn tell(&self, applied: u64, failures: &[String]) {
         let progress = Progress {
-            applied: snapshot.generation,
-            failures,
+            applied,
+            failures: failures.to_vec(),
         };
         self.progress.send_if_modified(|last| {
             for failure in progress

@@ -19,8 +19,9 @@ pub struct Snapshot {
     pub generation: u64,
     /// This node, as far as it decides which endpoints are used.
     pub node: NodeTopology,
-    /// The Services that the datapath translates, sorted by name and protocol.
-    pub services: Vec<ServicePort>,
+    /// The Services that the datapath translates, sorted by name and protocol. Those that have not changed
+    /// are shared with the Snapshot before.
+    pub services: Vec<Arc<ServicePort>>,
     /// What the proxy serves; empty for a process that is no gateway.
     pub gateway: Arc<Gateway>,
     /// What is wrong with the resources that this was made from.

@@ -1,6 +1,7 @@
 //! What the maps should hold for a set of Services on this node.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -17,6 +18,7 @@ use nodegate_model::{
 
 use super::{
     address::{Network, network, to_map},
+    capacity::Capacity,
     identity::PortKey,
     node::NodeFacts,
 };
@@ -76,74 +78,163 @@ pub struct DesiredService {
     pub source_ranges: BTreeSet<Network>,
 }
 
+/// What the maps' content depends on besides Services.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings<'s> {
+    pub(super) topology: &'s NodeTopology,
+    pub(super) node: &'s NodeFacts,
+    pub(super) policy: &'s Policy,
+}
+
 impl DesiredService {
     /// The backends of the set for traffic policy Cluster, then those of the set for policy Local.
     pub fn sets(&self) -> (Vec<Backend>, Vec<Backend>) {
-        let with = |flag| {
-            let backends = self.backends.iter().copied();
-            backends
-                .filter(|backend| backend.flags & flag != 0)
-                .collect()
-        };
         (
-            with(Backend::FLAG_IN_CLUSTER_SET),
-            with(Backend::FLAG_IN_LOCAL_SET),
+            self.set(Backend::FLAG_IN_CLUSTER_SET).copied().collect(),
+            self.set(Backend::FLAG_IN_LOCAL_SET).copied().collect(),
         )
+    }
+
+    fn set(&self, flag: u8) -> impl Iterator<Item = &Backend> {
+        let backends = self.backends.iter();
+        backends.filter(move |backend| backend.flags & flag != 0)
+    }
+
+    /// What it takes of the maps. A set that changes stands twice in `slots` for a moment.
+    pub(super) fn capacity(&self) -> Capacity {
+        let cluster = self.set(Backend::FLAG_IN_CLUSTER_SET).count();
+        let local = self.set(Backend::FLAG_IN_LOCAL_SET).count();
+        Capacity {
+            services: self.frontends.len(),
+            slots: 2 * (cluster + local),
+            backends: self.backends.len(),
+        }
     }
 }
 
 impl Desired {
     /// Compiles Services for a node.
     ///
-    /// A frontend that two Service ports claim goes to the first by name; whoever publishes the
-    /// Services has told the users by then.
-    pub fn new(
-        services: &[ServicePort],
+    /// A frontend that two Service ports claim goes to the first of them, which is the first by name;
+    /// whoever publishes the Services has told the users by then.
+    pub fn new<S: Borrow<ServicePort>>(
+        services: &[S],
         topology: &NodeTopology,
         node: &NodeFacts,
         policy: &Policy,
     ) -> Self {
-        let mut desired = Self {
-            node_addresses: node_port_addresses(node, policy),
-            pod_networks: policy.pod_networks.iter().map(network).collect(),
-            ..Self::default()
+        let surroundings = Surroundings {
+            topology,
+            node,
+            policy,
         };
+        let mut desired = Self::empty(&surroundings);
         let mut taken = BTreeSet::new();
-        for service in services {
-            for family in IpFamily::ALL {
-                // "kube-proxy leaves the whole Service out of that family"
-                let Some(cluster_ip) = service.cluster_ip(family) else {
-                    continue;
-                };
-                let selection = select(service, family, topology);
-                let frontends: BTreeMap<_, _> =
-                    frontends(service, family, cluster_ip, &selection, node, policy)
-                        .filter(|(key, _)| taken.insert(*key))
-                        .collect();
-                desired.guards.insert(to_map(cluster_ip));
-                if frontends.is_empty() {
-                    continue;
-                }
+        let services = services.iter().map(Borrow::borrow);
+        let families = services.flat_map(|service| IpFamily::ALL.map(|family| (service, family)));
+        for (service, family) in families {
+            let Some((cluster_ip, mut compiled)) = surroundings.compile(service, family) else {
+                continue;
+            };
+            desired.guards.insert(cluster_ip);
+            compiled.frontends.retain(|key, _| taken.insert(*key));
+            if !compiled.frontends.is_empty() {
                 let key = (service.name.clone(), service.protocol, family);
-                desired.services.insert(
-                    key,
-                    DesiredService {
-                        essential: service.essential,
-                        frontends,
-                        affinity: service.affinity.unwrap_or(0),
-                        backends: backends(&selection, service.protocol),
-                        source_ranges: service
-                            .source_ranges
-                            .of(family)
-                            .unwrap_or_default()
-                            .iter()
-                            .map(network)
-                            .collect(),
-                    },
-                );
+                desired.services.insert(key, compiled);
             }
         }
         desired
+    }
+
+    /// What there is of the node, without a Service.
+    pub(super) fn empty(Surroundings { node, policy, .. }: &Surroundings<'_>) -> Self {
+        Self {
+            node_addresses: node_port_addresses(node, policy),
+            pod_networks: policy.pod_networks.iter().map(network).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What cluster IPs take of the maps: a guard each.
+    pub(super) fn guards_capacity(&self) -> Capacity {
+        Capacity {
+            services: self.guards.len(),
+            ..Capacity::default()
+        }
+    }
+}
+
+impl Surroundings<'_> {
+    /// The cluster IP of a Service port of a family, and what the maps should hold for it if nobody else
+    /// claims its frontends. None if it has no cluster IP: kube-proxy leaves the whole Service out of that
+    /// family.
+    pub(super) fn compile(
+        &self,
+        service: &ServicePort,
+        family: IpFamily,
+    ) -> Option<(Address, DesiredService)> {
+        let cluster_ip = service.cluster_ip(family)?;
+        let selection = select(service, family, self.topology);
+        let mut claimed = BTreeMap::new();
+        for (key, flags) in self.frontends(service, family, cluster_ip, &selection) {
+            claimed.entry(key).or_insert(flags);
+        }
+        let source_ranges = service.source_ranges.of(family).unwrap_or_default();
+        let compiled = DesiredService {
+            essential: service.essential,
+            frontends: claimed,
+            affinity: service.affinity.unwrap_or(0),
+            backends: backends(&selection, service.protocol),
+            source_ranges: source_ranges.iter().map(network).collect(),
+        };
+        Some((to_map(cluster_ip), compiled))
+    }
+
+    /// The frontends that a Service port wants, and their flags.
+    fn frontends(
+        &self,
+        service: &ServicePort,
+        family: IpFamily,
+        cluster_ip: IpAddr,
+        selection: &Selection<'_>,
+    ) -> impl Iterator<Item = (ServiceKey, u32)> {
+        let Self { node, policy, .. } = *self;
+        let protocol = service.protocol.number();
+        let any = if selection.has_endpoints {
+            Service::FLAG_HAS_ENDPOINTS
+        } else {
+            0
+        };
+        let local = |policy| match policy {
+            TrafficPolicy::Cluster => 0,
+            TrafficPolicy::Local => Service::FLAG_LOCAL,
+        };
+        let internal = any | local(service.internal_policy);
+        let outside = any | local(service.external_policy);
+        let guarded = match service.source_ranges.of(family) {
+            Some(_) => Service::FLAG_SOURCE_RANGES,
+            None => 0,
+        };
+        let key = move |address| ServiceKey::address(to_map(address), service.port, protocol);
+        let external = service
+            .external_ips(family)
+            .filter(move |address| match policy.external_ips {
+                ExternalIps::Any => true,
+                ExternalIps::Owned => node.addresses.contains(address),
+            })
+            .map(move |address| (key(address), outside | Service::FLAG_EXTERNAL));
+        let balanced = service.load_balancer_ips(family).map(move |address| {
+            let flags = outside | guarded | Service::FLAG_EXTERNAL | Service::FLAG_LOAD_BALANCER;
+            (key(address), flags)
+        });
+        let node_port = service.node_port.map(move |port| {
+            let key = ServiceKey::node_port(&to_map(cluster_ip), port, protocol);
+            (key, outside | NODE_PORT)
+        });
+        std::iter::once((key(cluster_ip), internal))
+            .chain(external)
+            .chain(balanced)
+            .chain(node_port)
     }
 }
 
@@ -166,52 +257,6 @@ fn node_port_addresses(node: &NodeFacts, policy: &Policy) -> BTreeSet<Address> {
         .filter(serves)
         .map(|address| to_map(*address))
         .collect()
-}
-
-fn frontends(
-    service: &ServicePort,
-    family: IpFamily,
-    cluster_ip: IpAddr,
-    selection: &Selection<'_>,
-    node: &NodeFacts,
-    policy: &Policy,
-) -> impl Iterator<Item = (ServiceKey, u32)> {
-    let protocol = service.protocol.number();
-    let any = if selection.has_endpoints {
-        Service::FLAG_HAS_ENDPOINTS
-    } else {
-        0
-    };
-    let local = |policy| match policy {
-        TrafficPolicy::Cluster => 0,
-        TrafficPolicy::Local => Service::FLAG_LOCAL,
-    };
-    let internal = any | local(service.internal_policy);
-    let outside = any | local(service.external_policy);
-    let guarded = match service.source_ranges.of(family) {
-        Some(_) => Service::FLAG_SOURCE_RANGES,
-        None => 0,
-    };
-    let key = move |address| ServiceKey::address(to_map(address), service.port, protocol);
-    let external = service
-        .external_ips(family)
-        .filter(move |address| match policy.external_ips {
-            ExternalIps::Any => true,
-            ExternalIps::Owned => node.addresses.contains(address),
-        })
-        .map(move |address| (key(address), outside | Service::FLAG_EXTERNAL));
-    let balanced = service.load_balancer_ips(family).map(move |address| {
-        let flags = outside | guarded | Service::FLAG_EXTERNAL | Service::FLAG_LOAD_BALANCER;
-        (key(address), flags)
-    });
-    let node_port = service.node_port.map(move |port| {
-        let key = ServiceKey::node_port(&to_map(cluster_ip), port, protocol);
-        (key, outside | NODE_PORT)
-    });
-    std::iter::once((key(cluster_ip), internal))
-        .chain(external)
-        .chain(balanced)
-        .chain(node_port)
 }
 
 /// Every endpoint that takes traffic, with the sets that it is in.

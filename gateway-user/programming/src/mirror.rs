@@ -1,6 +1,9 @@
 //! What the maps hold, the kernel's own apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
 
 use gateway_common::{
     Address,
@@ -9,9 +12,9 @@ use gateway_common::{
 
 use super::{address::Network, identity::PortKey, step::Step};
 
-/// What the maps hold.
+/// The content of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mirror {
+pub struct Contents {
     /// `services`
     pub services: BTreeMap<ServiceKey, Service>,
     /// `slots`
@@ -28,29 +31,198 @@ pub struct Mirror {
     pub node_addresses: BTreeSet<Address>,
 }
 
+/// What the maps hold, by Service port too: one changed Service port is planned without a look at the
+/// others. The content can be read as [`Contents`], and changes by steps only.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    contents: Contents,
+    /// The ids of Service ports. Where a Service port has two, the higher one.
+    ids: BTreeMap<PortKey, u32>,
+    /// By Service id. Guards of cluster IPs belong to no Service port, and are not here.
+    held: BTreeMap<u32, Held>,
+}
+
+/// The keys of what a Service port has in maps whose keys don't begin with its id.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    frontends: BTreeSet<ServiceKey>,
+    backends: BTreeSet<u32>,
+}
+
 impl Mirror {
     /// Takes note of a step that was carried out.
     pub fn note(&mut self, step: &Step) {
+        let contents = &mut self.contents;
         match step {
-            Step::PutService(key, service) => drop(self.services.insert(*key, *service)),
-            Step::DeleteService(key) => drop(self.services.remove(key)),
-            Step::PutSlot(key, slot) => drop(self.slots.insert(*key, *slot)),
-            Step::DeleteSlot(key) => drop(self.slots.remove(key)),
-            Step::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Step::DeleteBackend(id) => drop(self.backends.remove(id)),
-            Step::PutName(id, name) => drop(self.names.insert(*id, name.clone())),
-            Step::DeleteName(id) => drop(self.names.remove(id)),
+            Step::PutService(key, service) => {
+                let old = contents.services.insert(*key, *service);
+                self.forget_frontend(key, old);
+                self.index_frontend(*key, service);
+            }
+            Step::DeleteService(key) => {
+                let old = contents.services.remove(key);
+                self.forget_frontend(key, old);
+            }
+            Step::PutBackend(id, backend) => {
+                let old = contents.backends.insert(*id, *backend);
+                self.forget_backend(*id, old);
+                self.index_backend(*id, backend);
+            }
+            Step::DeleteBackend(id) => {
+                let old = contents.backends.remove(id);
+                self.forget_backend(*id, old);
+            }
+            Step::PutName(id, name) => {
+                let old = contents.names.insert(*id, name.clone());
+                self.forget_name(*id, old);
+                self.ids.insert(name.clone(), *id);
+            }
+            Step::DeleteName(id) => {
+                let old = contents.names.remove(id);
+                self.forget_name(*id, old);
+            }
+            Step::PutSlot(key, slot) => drop(contents.slots.insert(*key, *slot)),
+            Step::DeleteSlot(key) => drop(contents.slots.remove(key)),
             Step::PutSourceRange(service, network) => {
-                self.source_ranges.insert((*service, *network));
+                contents.source_ranges.insert((*service, *network));
             }
             Step::DeleteSourceRange(service, network) => {
-                self.source_ranges.remove(&(*service, *network));
+                contents.source_ranges.remove(&(*service, *network));
             }
-            Step::PutPodNetwork(network) => drop(self.pod_networks.insert(*network)),
-            Step::DeletePodNetwork(network) => drop(self.pod_networks.remove(network)),
-            Step::PutNodeAddress(address) => drop(self.node_addresses.insert(*address)),
-            Step::DeleteNodeAddress(address) => drop(self.node_addresses.remove(address)),
+            Step::PutPodNetwork(network) => drop(contents.pod_networks.insert(*network)),
+            Step::DeletePodNetwork(network) => drop(contents.pod_networks.remove(network)),
+            Step::PutNodeAddress(address) => drop(contents.node_addresses.insert(*address)),
+            Step::DeleteNodeAddress(address) => drop(contents.node_addresses.remove(address)),
             Step::Barrier => {}
         }
     }
+
+    /// The id of a Service port, if it has one.
+    pub(crate) fn id(&self, name: &PortKey) -> Option<u32> {
+        self.ids.get(name).copied()
+    }
+
+    /// All ids that anything in the maps belongs to.
+    pub(crate) fn ids(&self) -> BTreeSet<u32> {
+        let contents = &self.contents;
+        let held = self.held.keys().chain(contents.names.keys()).copied();
+        let slots = contents.slots.keys().map(|key| key.service);
+        let ranges = contents.source_ranges.iter().map(|(service, _)| *service);
+        held.chain(slots).chain(ranges).collect()
+    }
+
+    /// The frontends of a Service port, in the order of their keys.
+    pub(crate) fn frontends(&self, service: u32) -> impl DoubleEndedIterator<Item = ServiceKey> {
+        let held = self.held.get(&service).into_iter();
+        held.flat_map(|held| held.frontends.iter().copied())
+    }
+
+    /// The backends of a Service port, in the order of their ids.
+    pub(crate) fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, &Backend)> {
+        let held = self.held.get(&service).into_iter();
+        let ids = held.flat_map(|held| held.backends.iter().copied());
+        ids.filter_map(|id| Some((id, self.contents.backends.get(&id)?)))
+    }
+
+    /// The slots of a Service port, in the order of generations and indices.
+    pub(crate) fn slots_of(&self, service: u32) -> impl Iterator<Item = (&SlotKey, &Slot)> {
+        let first = SlotKey {
+            service,
+            generation: 0,
+            index: 0,
+        };
+        let last = SlotKey {
+            service,
+            generation: u32::MAX,
+            index: u32::MAX,
+        };
+        self.contents.slots.range(first..=last)
+    }
+
+    /// The networks that are let in to a Service port's load balancer IPs.
+    pub(crate) fn ranges_of(&self, service: u32) -> impl Iterator<Item = &Network> {
+        let (first, last) = (([0; 16], 0), ([u8::MAX; 16], u8::MAX));
+        let ranges = self
+            .contents
+            .source_ranges
+            .range((service, first)..=(service, last));
+        ranges.map(|(_, network)| network)
+    }
+
+    fn index_frontend(&mut self, key: ServiceKey, service: &Service) {
+        if service.id != 0 {
+            let held = self.held.entry(service.id).or_default();
+            held.frontends.insert(key);
+        }
+    }
+
+    fn index_backend(&mut self, id: u32, backend: &Backend) {
+        let held = self.held.entry(backend.service).or_default();
+        held.backends.insert(id);
+    }
+
+    fn forget_frontend(&mut self, key: &ServiceKey, old: Option<Service>) {
+        if let Some(old) = old {
+            self.forget(old.id, |held| {
+                held.frontends.remove(key);
+            });
+        }
+    }
+
+    fn forget_backend(&mut self, id: u32, old: Option<Backend>) {
+        if let Some(old) = old {
+            self.forget(old.service, |held| {
+                held.backends.remove(&id);
+            });
+        }
+    }
+
+    fn forget(&mut self, service: u32, what: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.held.get_mut(&service) {
+            what(held);
+            if held.frontends.is_empty() && held.backends.is_empty() {
+                self.held.remove(&service);
+            }
+        }
+    }
+
+    fn forget_name(&mut self, id: u32, old: Option<PortKey>) {
+        if let Some(old) = old
+            && self.ids.get(&old) == Some(&id)
+        {
+            self.ids.remove(&old);
+        }
+    }
 }
+
+impl From<Contents> for Mirror {
+    fn from(contents: Contents) -> Self {
+        let mut mirror = Self::default();
+        for (key, service) in &contents.services {
+            mirror.index_frontend(*key, service);
+        }
+        for (id, backend) in &contents.backends {
+            mirror.index_backend(*id, backend);
+        }
+        let names = contents.names.iter();
+        mirror.ids = names.map(|(id, name)| (name.clone(), *id)).collect();
+        Self { contents, ..mirror }
+    }
+}
+
+impl Deref for Mirror {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.contents
+    }
+}
+
+/// The index follows from the content.
+impl PartialEq for Mirror {
+    fn eq(&self, other: &Self) -> bool {
+        self.contents == other.contents
+    }
+}
+
+impl Eq for Mirror {}

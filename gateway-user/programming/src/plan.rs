@@ -20,57 +20,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::{
     Address,
-    maps::{Backend, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, Service, ServiceKey, Slot, SlotKey},
+    maps::{Backend, Service, ServiceKey, Slot, SlotKey},
 };
 
 use super::{
     address::Network,
+    capacity::Capacity,
     desired::{Desired, DesiredService},
     identity::PortKey,
     mirror::Mirror,
     step::{Group, Step},
 };
-
-/// How much the maps hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// `services`
-    pub services: usize,
-    /// `slots`
-    pub slots: usize,
-    /// `backends`
-    pub backends: usize,
-}
-
-impl Capacity {
-    /// The maps' own.
-    pub const MAPS: Self = Self {
-        services: MAX_SERVICES as usize,
-        slots: MAX_SLOTS as usize,
-        backends: MAX_BACKENDS as usize,
-    };
-}
-
-impl Capacity {
-    /// Takes more, or says which map has not enough left.
-    fn add(&mut self, more: Self, limit: Self) -> Result<(), &'static str> {
-        let sum = Self {
-            services: self.services + more.services,
-            slots: self.slots + more.slots,
-            backends: self.backends + more.backends,
-        };
-        if sum.services > limit.services {
-            Err("services")
-        } else if sum.slots > limit.slots {
-            Err("slots")
-        } else if sum.backends > limit.backends {
-            Err("backends")
-        } else {
-            *self = sum;
-            Ok(())
-        }
-    }
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,40 +41,76 @@ pub struct Plan {
     pub refused: Vec<(PortKey, &'static str)>,
 }
 
+impl Plan {
+    /// Takes out the steps that no packet waits for: what is in force without them is what is wanted.
+    pub fn take_garbage(&mut self) -> Option<Group> {
+        let is_garbage = |group: &mut Group| group.steps.first() == Some(&Step::Barrier);
+        self.groups.pop_if(is_garbage)
+    }
+
+    /// Every step, in its order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.groups.iter().flat_map(|group| &group.steps)
+    }
+}
+
 /// Finds the steps.
 pub fn plan(mirror: &Mirror, desired: &Desired, capacity: Capacity) -> Plan {
     let mut planner = Planner::new(mirror);
     let refused = planner.refuse(desired, capacity);
-    planner.remove_frontends(desired);
+    planner.remove_unwanted_frontends(desired);
     planner.node(desired);
     for (name, service) in &desired.services {
         if !planner.refused.contains(name) {
             planner.service(name, service);
         }
     }
-    planner.guards(desired);
-    planner.collect_garbage();
+    planner.guards(&desired.guards);
+    planner.collect_garbage(&mirror.ids());
     Plan {
         groups: planner.groups,
         refused,
     }
 }
 
+/// What is different from what the maps hold.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Service ports that are new, changed or gone.
+    pub(super) services: BTreeSet<PortKey>,
+    /// Cluster IPs that are new.
+    pub(super) guards: BTreeSet<Address>,
+    /// Frontends that nobody wants any more.
+    pub(super) unwanted: BTreeSet<ServiceKey>,
+}
+
+/// As [`plan`], where the maps hold all of `desired` but for the changes, and there is room for all.
+/// Looks at nothing else.
+pub(super) fn plan_changes(mirror: &Mirror, desired: &Desired, changes: &Changes) -> Plan {
+    let mut planner = Planner::new(mirror);
+    planner.remove_frontends(changes.unwanted.iter().copied());
+    let mut ids = BTreeSet::new();
+    for name in &changes.services {
+        ids.extend(mirror.id(name));
+        if let Some(service) = desired.services.get(name) {
+            planner.service(name, service);
+        }
+    }
+    planner.guards(&changes.guards);
+    planner.collect_garbage(&ids);
+    Plan {
+        groups: planner.groups,
+        refused: Vec::new(),
+    }
+}
+
 struct Planner<'m> {
     mirror: &'m Mirror,
-    ids: BTreeMap<&'m PortKey, u32>,
     next_id: u32,
-    /// Service, address and port → id.
-    backend_ids: BTreeMap<(u32, Address, u16), u32>,
     next_backend: u32,
-    /// The newest generation of each Service port, and what is in it.
-    newest: BTreeMap<u32, (u32, Vec<Slot>)>,
-    /// One of each Service port's frontends, as it is now.
-    current: BTreeMap<u32, Service>,
+    /// By Service id, the generation that its frontends look at from now on.
     live_sets: BTreeMap<u32, u32>,
     live_backends: BTreeSet<u32>,
-    /// Backends that this plan writes.
-    written: BTreeSet<u32>,
     live_ranges: BTreeSet<(u32, Network)>,
     refused: BTreeSet<&'m PortKey>,
     /// Ids of refused Service ports that are in the maps.
@@ -123,33 +119,36 @@ struct Planner<'m> {
 }
 
 impl<'m> Planner<'m> {
+    fn new(mirror: &'m Mirror) -> Self {
+        Self {
+            mirror,
+            next_id: mirror.names.keys().next_back().map_or(1, |id| id + 1),
+            next_backend: mirror.backends.keys().next_back().map_or(1, |id| id + 1),
+            live_sets: BTreeMap::new(),
+            live_backends: BTreeSet::new(),
+            live_ranges: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            groups: Vec::new(),
+        }
+    }
+
     /// Finds the Service ports for which there is no room.
     fn refuse(&mut self, desired: &'m Desired, capacity: Capacity) -> Vec<(PortKey, &'static str)> {
-        let mut order: Vec<_> = desired.services.iter().collect();
-        order.sort_by_key(|(name, service)| (!service.essential, !self.ids.contains_key(name)));
-        // Cluster IPs have a guard each. A set that changes stands twice in `slots` for a moment.
-        let mut used = Capacity {
-            services: desired.guards.len(),
-            slots: 0,
-            backends: 0,
-        };
+        let mut used = desired.guards_capacity();
         let mut refused = Vec::new();
+        let mut order: Vec<_> = desired.services.iter().collect();
+        order.sort_by_key(|(name, service)| (!service.essential, self.mirror.id(name).is_none()));
         for (name, service) in order {
-            let (cluster, local) = service.sets();
-            let wanted = Capacity {
-                services: service.frontends.len(),
-                slots: 2 * (cluster.len() + local.len()),
-                backends: service.backends.len(),
-            };
-            let Err(full) = used.add(wanted, capacity) else {
+            let Err(full) = used.take(service.capacity(), capacity) else {
                 continue;
             };
             self.refused.insert(name);
             refused.push((name.clone(), full));
-            if let Some(id) = self.ids.get(name)
-                && used.add(self.held(*id), capacity).is_ok()
+            if let Some(id) = self.mirror.id(name)
+                && used.take(self.held(id), capacity).is_ok()
             {
-                self.kept.insert(*id);
+                self.kept.insert(id);
             }
         }
         refused
@@ -157,54 +156,10 @@ impl<'m> Planner<'m> {
 
     /// What a Service port has in the maps.
     fn held(&self, id: u32) -> Capacity {
-        let sets = self.mirror.slots.keys().filter(|key| key.service == id);
         Capacity {
-            services: self.mirror.services.values().filter(|s| s.id == id).count(),
-            slots: sets.count(),
-            backends: self
-                .mirror
-                .backends
-                .values()
-                .filter(|b| b.service == id)
-                .count(),
-        }
-    }
-
-    fn new(mirror: &'m Mirror) -> Self {
-        let backend_ids = mirror
-            .backends
-            .iter()
-            .map(|(id, b)| ((b.service, b.address, b.port), *id))
-            .collect();
-        let mut newest: BTreeMap<u32, (u32, Vec<Slot>)> = BTreeMap::new();
-        // Keys are sorted by service, generation, index.
-        for (key, slot) in &mirror.slots {
-            let (generation, set) = newest.entry(key.service).or_default();
-            if *generation != key.generation {
-                *generation = key.generation;
-                set.clear();
-            }
-            set.push(*slot);
-        }
-        Self {
-            mirror,
-            ids: mirror.names.iter().map(|(id, name)| (name, *id)).collect(),
-            next_id: mirror.names.keys().next_back().map_or(1, |id| id + 1),
-            backend_ids,
-            next_backend: mirror.backends.keys().next_back().map_or(1, |id| id + 1),
-            newest,
-            current: mirror
-                .services
-                .values()
-                .map(|service| (service.id, *service))
-                .collect(),
-            live_sets: BTreeMap::new(),
-            live_backends: BTreeSet::new(),
-            written: BTreeSet::new(),
-            live_ranges: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            kept: BTreeSet::new(),
-            groups: Vec::new(),
+            services: self.mirror.frontends(id).count(),
+            slots: self.mirror.slots_of(id).count(),
+            backends: self.mirror.backends_of(id).count(),
         }
     }
 
@@ -217,28 +172,25 @@ impl<'m> Planner<'m> {
         }
     }
 
-    fn remove_frontends(&mut self, desired: &Desired) {
-        let wanted: BTreeSet<_> = desired
-            .services
+    fn remove_unwanted_frontends(&mut self, desired: &Desired) {
+        let services = desired.services.iter();
+        let placed = services.filter(|(name, _)| !self.refused.contains(name));
+        let frontends = placed.flat_map(|(_, service)| service.frontends.keys().copied());
+        let guards = desired
+            .guards
             .iter()
-            .filter(|(name, _)| !self.refused.contains(name))
-            .map(|(_, service)| service)
-            .flat_map(|service| service.frontends.keys().copied())
-            .chain(
-                desired
-                    .guards
-                    .iter()
-                    .map(|address| ServiceKey::guard(*address)),
-            )
-            .collect();
-        let steps = self
-            .mirror
-            .services
-            .keys()
-            .filter(|key| !wanted.contains(key))
-            .filter(|key| !self.kept.contains(&self.mirror.services[key].id))
-            .map(|key| Step::DeleteService(*key))
-            .collect();
+            .map(|address| ServiceKey::guard(*address));
+        let wanted: BTreeSet<_> = frontends.chain(guards).collect();
+        let mirrored = self.mirror.services.iter();
+        let unwanted = mirrored
+            .filter(|(key, service)| !wanted.contains(key) && !self.kept.contains(&service.id))
+            .map(|(key, _)| *key)
+            .collect::<Vec<_>>();
+        self.remove_frontends(unwanted.into_iter());
+    }
+
+    fn remove_frontends(&mut self, unwanted: impl Iterator<Item = ServiceKey>) {
+        let steps = unwanted.map(Step::DeleteService).collect();
         self.push(None, steps);
     }
 
@@ -257,20 +209,14 @@ impl<'m> Planner<'m> {
 
     fn service(&mut self, name: &PortKey, service: &DesiredService) {
         let mut steps = Vec::new();
-        let id = self.ids.get(name).copied().unwrap_or_else(|| {
+        let id = self.mirror.id(name).unwrap_or_else(|| {
             let id = self.next_id;
             self.next_id += 1;
             steps.push(Step::PutName(id, name.clone()));
             id
         });
         let (cluster, local) = service.sets();
-        let slots = |planner: &mut Self, set: &[Backend], steps: &mut Vec<Step>| -> Vec<Slot> {
-            set.iter()
-                .map(|backend| planner.backend(id, *backend, steps))
-                .collect()
-        };
-        let mut set = slots(self, &cluster, &mut steps);
-        set.extend(slots(self, &local, &mut steps));
+        let set = self.slots(id, cluster.iter().chain(&local), &mut steps);
         let generation = self.generation(id, &set, &mut steps);
         self.live_sets.insert(id, generation);
         self.live_backends
@@ -297,27 +243,44 @@ impl<'m> Planner<'m> {
         self.push(Some(name), steps);
     }
 
-    /// The slot of a backend of a Service port, new or known.
-    fn backend(&mut self, service: u32, backend: Backend, steps: &mut Vec<Step>) -> Slot {
-        let backend = Backend { service, ..backend };
-        let key = (service, backend.address, backend.port);
-        let id = *self.backend_ids.entry(key).or_insert_with(|| {
-            self.next_backend += 1;
-            self.next_backend - 1
-        });
-        // One that is in both sets comes by twice.
-        let known = self.mirror.backends.get(&id) == Some(&backend);
-        if !known && self.written.insert(id) {
-            steps.push(Step::PutBackend(id, backend));
-        }
-        Slot::new(id, &backend)
+    /// The slots of a Service port's backends, new or known.
+    fn slots<'b>(
+        &mut self,
+        service: u32,
+        set: impl Iterator<Item = &'b Backend>,
+        steps: &mut Vec<Step>,
+    ) -> Vec<Slot> {
+        let known = self.mirror.backends_of(service);
+        let mut ids: BTreeMap<(Address, u16), u32> = known
+            .map(|(id, backend)| ((backend.address, backend.port), id))
+            .collect();
+        let mut written = BTreeSet::new();
+        set.map(|backend| {
+            let backend = Backend {
+                service,
+                ..*backend
+            };
+            let key = (backend.address, backend.port);
+            let id = *ids.entry(key).or_insert_with(|| {
+                self.next_backend += 1;
+                self.next_backend - 1
+            });
+            // One that is in both sets comes by twice.
+            let is_known = self.mirror.backends.get(&id) == Some(&backend);
+            if !is_known && written.insert(id) {
+                steps.push(Step::PutBackend(id, backend));
+            }
+            Slot::new(id, &backend)
+        })
+        .collect()
     }
 
     /// The generation that holds the set: the newest one, if it does already.
     fn generation(&self, id: u32, set: &[Slot], steps: &mut Vec<Step>) -> u32 {
-        let live = self.current.get(&id);
-        let next = match self.newest.get(&id) {
-            Some((generation, current)) if current == set => return *generation,
+        let mut frontends = self.mirror.frontends(id);
+        let live = frontends.next_back().map(|key| self.mirror.services[&key]);
+        let next = match self.newest(id) {
+            Some((generation, current)) if current == set => return generation,
             Some((generation, _)) => generation.wrapping_add(1),
             // Without slots, the generation is where the frontends left it.
             None => live.map_or(1, |service| service.generation.wrapping_add(1)),
@@ -326,7 +289,7 @@ impl<'m> Planner<'m> {
             // Nothing to write: a frontend with no backends looks at no slot.
             return live
                 .filter(|service| service.cluster + service.local == 0)
-                .map_or(next, |s| s.generation);
+                .map_or(next, |service| service.generation);
         }
         for (index, slot) in set.iter().enumerate() {
             let key = SlotKey {
@@ -339,7 +302,19 @@ impl<'m> Planner<'m> {
         next
     }
 
-    fn guards(&mut self, desired: &Desired) {
+    /// The newest generation of a Service port's slots, and what is in it.
+    fn newest(&self, id: u32) -> Option<(u32, Vec<Slot>)> {
+        let mut newest: Option<(u32, Vec<Slot>)> = None;
+        for (key, slot) in self.mirror.slots_of(id) {
+            match &mut newest {
+                Some((generation, set)) if *generation == key.generation => set.push(*slot),
+                _ => newest = Some((key.generation, vec![*slot])),
+            }
+        }
+        newest
+    }
+
+    fn guards(&mut self, addresses: &BTreeSet<Address>) {
         let guard = Service {
             id: 0,
             generation: 0,
@@ -348,8 +323,7 @@ impl<'m> Planner<'m> {
             affinity: 0,
             flags: Service::FLAG_GUARD,
         };
-        let steps = desired
-            .guards
+        let steps = addresses
             .iter()
             .map(|address| ServiceKey::guard(*address))
             .filter(|key| self.mirror.services.get(key) != Some(&guard))
@@ -358,38 +332,35 @@ impl<'m> Planner<'m> {
         self.push(None, steps);
     }
 
-    fn collect_garbage(&mut self) {
-        let slots = self
-            .mirror
-            .slots
-            .keys()
-            .filter(|key| self.live_sets.get(&key.service) != Some(&key.generation))
-            .filter(|key| !self.kept.contains(&key.service))
-            .map(|key| Step::DeleteSlot(*key));
-        let backends = self
-            .mirror
-            .backends
+    /// Removes what these Service ports have in the maps and use no more.
+    fn collect_garbage(&mut self, ids: &BTreeSet<u32>) {
+        let mirror = self.mirror;
+        let ids: Vec<u32> = ids.difference(&self.kept).copied().collect();
+        let slots = ids.iter().flat_map(|id| {
+            let live = self.live_sets.get(id);
+            let slots = mirror.slots_of(*id).map(|(key, _)| key);
+            slots.filter(move |key| live != Some(&key.generation))
+        });
+        let backends: BTreeSet<u32> = ids
             .iter()
-            .filter(|(id, _)| !self.live_backends.contains(id))
-            .filter(|(_, backend)| !self.kept.contains(&backend.service))
-            .map(|(id, _)| Step::DeleteBackend(*id));
-        let names = self
-            .mirror
-            .names
-            .keys()
-            .filter(|id| !self.live_sets.contains_key(id) && !self.kept.contains(id))
-            .map(|id| Step::DeleteName(*id));
-        let ranges = self
-            .mirror
-            .source_ranges
-            .difference(&self.live_ranges)
-            .filter(|(service, _)| !self.kept.contains(service))
-            .map(|(service, network)| Step::DeleteSourceRange(*service, *network));
-        let mut steps: Vec<_> = slots.chain(backends).chain(ranges).chain(names).collect();
-        if !steps.is_empty() {
-            steps.insert(0, Step::Barrier);
+            .flat_map(|id| mirror.backends_of(*id).map(|(backend, _)| backend))
+            .filter(|backend| !self.live_backends.contains(backend))
+            .collect();
+        let ranges = ids.iter().flat_map(|id| {
+            let ranges = mirror.ranges_of(*id).map(move |network| (*id, *network));
+            ranges.filter(|range| !self.live_ranges.contains(range))
+        });
+        let names = ids
+            .iter()
+            .filter(|id| mirror.names.contains_key(id) && !self.live_sets.contains_key(id));
+        let mut steps = vec![Step::Barrier];
+        steps.extend(slots.map(|key| Step::DeleteSlot(*key)));
+        steps.extend(backends.into_iter().map(Step::DeleteBackend));
+        steps.extend(ranges.map(|(service, network)| Step::DeleteSourceRange(service, network)));
+        steps.extend(names.map(|id| Step::DeleteName(*id)));
+        if steps.len() > 1 {
+            self.push(None, steps);
         }
-        self.push(None, steps);
     }
 }
 

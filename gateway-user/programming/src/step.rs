@@ -42,6 +42,13 @@ pub enum Step {
     Barrier,
 }
 
+impl Step {
+    /// Whether it changes the names of Service ports.
+    pub fn is_of_names(&self) -> bool {
+        matches!(self, Self::PutName(..) | Self::DeleteName(_))
+    }
+}
+
 /// Steps that stand or fall together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {

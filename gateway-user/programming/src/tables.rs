@@ -15,9 +15,10 @@ use gateway_common::{
 
 use super::{
     address::contains,
+    capacity::Capacity,
     desired::Desired,
     mirror::Mirror,
-    plan::{Capacity, Plan, plan},
+    plan::{Plan, plan},
 };
 
 /// Every address in `node_addresses` is one.
@@ -30,7 +31,7 @@ static SERVES_NODE_PORTS: NodeAddress = NodeAddress {
 pub fn filled(desired: &Desired) -> (Mirror, Plan) {
     let mut mirror = Mirror::default();
     let plan = plan(&mirror, desired, Capacity::MAPS);
-    for step in plan.groups.iter().flat_map(|group| &group.steps) {
+    for step in plan.steps() {
         mirror.note(step);
     }
     (mirror, plan)

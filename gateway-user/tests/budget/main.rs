@@ -53,6 +53,7 @@ use nodegate::{
     },
     programming::{
         address,
+        capacity::Capacity,
         desired::{Desired, Policy},
         node::NodeFacts,
         plan,
@@ -383,7 +384,7 @@ fn serve(maps: &mut Maps, size: usize) {
         ..Policy::default()
     };
     let desired = Desired::new(&services, &NodeTopology::default(), &node, &policy);
-    let failures = maps.execute(plan::plan(maps.mirror(), &desired, plan::Capacity::MAPS));
+    let failures = maps.execute(plan::plan(maps.mirror(), &desired, Capacity::MAPS));
     assert!(failures.is_empty(), "{failures:?}");
 }
 

@@ -309,17 +309,17 @@ impl Sides {
         })
     }
 
-    fn snapshot(&mut self, load: &Load) -> Snapshot {
+    fn snapshot(&mut self, load: &Load) -> Arc<Snapshot> {
         self.generation += 1;
         let mut services = load.services.clone();
         services.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
-        Snapshot {
+        Arc::new(Snapshot {
             generation: self.generation,
             node: load.config.node.clone(),
-            services,
+            services: services.into_iter().map(Arc::new).collect(),
             gateway: Arc::new(Gateway::default()),
             diagnostics: Vec::new(),
-        }
+        })
     }
 
     /// nodegate's own words for kube-proxy's flags.

@@ -313,7 +313,11 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
     let snapshot = Snapshot {
         generation: 1,
         node: compiled.node,
-        services: compiled.services,
+        services: compiled
+            .services
+            .into_iter()
+            .map(std::sync::Arc::new)
+            .collect(),
         gateway: compiled.gateway,
         diagnostics: compiled.diagnostics,
     };

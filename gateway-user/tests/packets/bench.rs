@@ -26,6 +26,7 @@ use nodegate::{
         service::{Endpoint, Protocol, ServicePort, ServicePortName},
     },
     programming::{
+        capacity::Capacity,
         desired::{Desired, Policy},
         filter::{self, Filter},
         node::NodeFacts,
@@ -130,11 +131,9 @@ impl Bench {
         };
         let topology = NodeTopology::default();
         let desired = Desired::new(services, &topology, &node, &Policy::default());
-        let failures = self.maps.execute(plan::plan(
-            self.maps.mirror(),
-            &desired,
-            plan::Capacity::MAPS,
-        ));
+        let failures = self
+            .maps
+            .execute(plan::plan(self.maps.mirror(), &desired, Capacity::MAPS));
         assert_eq!(failures, []);
     }
 

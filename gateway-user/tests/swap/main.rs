@@ -16,7 +16,10 @@ use std::{
     io::Write as _,
     net::IpAddr,
     process::{Command, ExitCode, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -131,20 +134,20 @@ fn apply(world: &World, datapath: &mut Datapath, epochs: &mut Vec<Epoch>) -> Res
         .services
         .iter()
         .zip(&sets)
-        .map(|(service, set)| port(service, set))
+        .map(|(service, set)| Arc::new(port(service, set)))
         .collect();
     let snapshot = Snapshot {
         generation: epochs.len() as u64 + 1,
         node: NodeTopology::default(),
         services,
-        gateway: std::sync::Arc::default(),
+        gateway: Arc::default(),
         diagnostics: Vec::new(),
     };
     let facts = NodeFacts {
         addresses: BTreeSet::from(NODE),
     };
     epochs.push(Epoch { begun: now(), sets });
-    let failures = datapath.apply(&snapshot, &facts)?;
+    let failures = datapath.apply(&Arc::new(snapshot), &facts)?;
     if failures.is_empty() {
         Ok(())
     } else {
