@@ -4,6 +4,7 @@ use std::{env, path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 use aya_build::{Package, Toolchain};
+use nodegate_programs::{Program, itself};
 
 /// What kernel programs are compiled for.
 const TARGET: &str = "bpfel-unknown-none";
@@ -27,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     println!("cargo::rerun-if-changed=../../gateway-common/src");
     println!("cargo::rerun-if-changed=../../gateway-common/Cargo.toml");
     check_toolchain()?;
-    let output = Command::new(env::current_exe()?).env(INNER, "1").output()?;
+    let output = itself()?.env(INNER, "1").output()?;
     let printed = String::from_utf8_lossy(&output.stdout);
     for line in printed.lines().filter(|line| !is_progress(line)) {
         println!("{line}");
@@ -86,7 +87,7 @@ fn build() -> anyhow::Result<()> {
 fn compile() -> anyhow::Result<()> {
     let mut arguments = env::args_os().skip(1);
     let rustc = arguments.next().context("cargo names the compiler first")?;
-    let mut command = Command::new(rustc);
+    let mut command = Program::Rustc.at(rustc);
     let arguments: Vec<_> = arguments.collect();
     if arguments.iter().any(|argument| argument == TARGET) {
         command.arg("-Ctarget-cpu=v3");
@@ -97,12 +98,14 @@ fn compile() -> anyhow::Result<()> {
 
 /// Says what is missing before cargo says it in its own words.
 fn check_toolchain() -> anyhow::Result<()> {
+    // By name: aya-build and rustc look for it on PATH, too.
     ensure!(
-        run("bpf-linker", &["--version"]).is_ok(),
+        run(Program::BpfLinker.by_name().arg("--version")).is_ok(),
         "bpf-linker is not on PATH: run `cargo xtask setup` once"
     );
-    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-    let sysroot = run(&rustc, &["--print", "sysroot"])?;
+    let rustc = env::var_os("RUSTC").map(|place| Program::Rustc.at(place));
+    let mut rustc = rustc.unwrap_or_else(|| Program::Rustc.command());
+    let sysroot = run(rustc.args(["--print", "sysroot"]))?;
     let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
     ensure!(
         core.exists(),
@@ -112,10 +115,10 @@ fn check_toolchain() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a program and gives what it printed.
-fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .args(args)
+/// Runs a command and gives what it printed.
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.get_program().display().to_string();
+    let output = command
         .output()
         .with_context(|| format!("running {program}"))?;
     ensure!(output.status.success(), "{program}: {}", output.status);

@@ -10,7 +10,7 @@ use std::{
 };
 
 fn nodegate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodegate"));
+    let mut command = nodegate_programs::own(env!("CARGO_BIN_EXE_nodegate"));
     command.args(arguments);
     command
 }

@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -104,7 +104,7 @@ struct Program(Child);
 
 impl Program {
     fn start(manifests: &Path, dns: SocketAddr) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nodegate"));
+        let mut command = nodegate_programs::own(env!("CARGO_BIN_EXE_nodegate"));
         command
             .args([
                 "run",

@@ -16,7 +16,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    process::{Command, ExitCode, Output, Stdio},
+    process::{ExitCode, Output, Stdio},
     thread,
 };
 
@@ -35,6 +35,7 @@ use nodegate::{
     },
     model::service::{IpFamily, ServicePort},
 };
+use nodegate_programs::Program;
 use own::without_own;
 use random::Generator;
 use support::{Recording, Set, sets};
@@ -43,30 +44,30 @@ use support::{Recording, Set, sets};
 #[derive(Clone, Copy)]
 struct Programs {
     family: IpFamily,
-    restore: &'static str,
-    save: &'static str,
+    restore: Program,
+    save: Program,
 }
 
 const PROGRAMS: [Programs; 4] = [
     Programs {
         family: IpFamily::V4,
-        restore: "iptables-legacy-restore",
-        save: "iptables-legacy-save",
+        restore: Program::IptablesLegacyRestore,
+        save: Program::IptablesLegacySave,
     },
     Programs {
         family: IpFamily::V4,
-        restore: "iptables-nft-restore",
-        save: "iptables-nft-save",
+        restore: Program::IptablesNftRestore,
+        save: Program::IptablesNftSave,
     },
     Programs {
         family: IpFamily::V6,
-        restore: "ip6tables-legacy-restore",
-        save: "ip6tables-legacy-save",
+        restore: Program::Ip6tablesLegacyRestore,
+        save: Program::Ip6tablesLegacySave,
     },
     Programs {
         family: IpFamily::V6,
-        restore: "ip6tables-nft-restore",
-        save: "ip6tables-nft-save",
+        restore: Program::Ip6tablesNftRestore,
+        save: Program::Ip6tablesNftSave,
     },
 ];
 
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for set in sets() {
         for programs in PROGRAMS {
-            let name = format!("{} {}", set.name, programs.restore);
+            let name = format!("{} {}", set.name, programs.restore.name());
             let set = set.clone();
             let trial = Trial::test(name, move || in_namespace(move || check(&set, programs)));
             trials.push(trial.with_ignored_flag(!possible));
@@ -248,8 +249,9 @@ fn restore(programs: Programs, text: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) -> Result<Output, Failed> {
-    let mut child = Command::new(program)
+fn run(program: Program, arguments: &[&str], input: &str) -> Result<Output, Failed> {
+    let mut child = program
+        .command()
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -264,7 +266,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<Output, Failed>
         return Ok(output);
     }
     let message = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program}: {message}").into())
+    Err(format!("{}: {message}", program.name()).into())
 }
 
 /// The lines of each table, without comments and counters.

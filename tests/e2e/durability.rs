@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nodegate_programs::Program;
 use nodegate_testbed::Signal;
 use patience::Lap;
 use serde_json::Value;
@@ -79,7 +80,7 @@ impl Drop for Started {
 }
 
 fn start(scene: &Scene, arguments: &[&str]) -> anyhow::Result<Started> {
-    let mut command = scene.testbed.command("node1", "nodegate")?;
+    let mut command = scene.testbed.command("node1", Program::Nodegate)?;
     command
         .args(["run", "--role", "redirector", "--services", "all"])
         .args(arguments);
@@ -91,7 +92,7 @@ fn start(scene: &Scene, arguments: &[&str]) -> anyhow::Result<Started> {
     wait(|| {
         let status = scene
             .testbed
-            .exec("node1", ["nodegate", "status", "--sync"])?;
+            .exec("node1", Program::Nodegate, ["status", "--sync"])?;
         Ok(status.status.success().then_some(()))
     })
     .context("nodegate has not started")?;
@@ -106,7 +107,7 @@ struct Connection {
 
 impl Connection {
     fn open(scene: &Scene) -> anyhow::Result<Self> {
-        let mut command = scene.testbed.command("client", "nc")?;
+        let mut command = scene.testbed.command("client", Program::Nc)?;
         command.args(["-N", "-w", &limit(), "192.168.170.137", "31373"]);
         let mut client = command
             .stdin(Stdio::piped())
@@ -170,8 +171,14 @@ fn killed(scene: &Scene) -> anyhow::Result<()> {
 
 fn last_alive(scene: &Scene) -> anyhow::Result<()> {
     let metrics = || {
-        let curl = "curl -sS --unix-socket \"$NODEGATE_ADMIN\" http://nodegate/metrics";
-        scene.run("node1", &["sh", "-c", curl])
+        let socket = scene.testbed.admin_socket("node1")?;
+        let socket = socket.to_str().context("a name in ASCII")?;
+        let url = "http://nodegate/metrics";
+        scene.run(
+            "node1",
+            Program::Curl,
+            &["-sS", "--unix-socket", socket, url],
+        )
     };
     let age = |text: &str| -> anyhow::Result<f64> {
         let name = "nodegate_datapath_heartbeat_age_seconds ";
@@ -190,7 +197,11 @@ fn last_alive(scene: &Scene) -> anyhow::Result<()> {
     let silent = silent.below(Duration::from_secs(5));
     silent.context("without a sign of life")?;
     let daemon = || -> anyhow::Result<Value> {
-        let text = scene.run("node1", &["nodegate", "maps", "daemon", "-o", "json"])?;
+        let text = scene.run(
+            "node1",
+            Program::Nodegate,
+            &["maps", "daemon", "-o", "json"],
+        )?;
         Ok(serde_json::from_str::<Value>(&text)?["daemon"][0].take())
     };
     let pid = scene.status("node1")?["pid"].clone();
@@ -214,12 +225,12 @@ fn last_alive(scene: &Scene) -> anyhow::Result<()> {
     let most = watch.lap().took + Duration::from_secs(5);
     idle.within(Duration::from_secs(4)..most)
         .context("since its last sign of life")?;
-    let shown = scene.run("node1", &["nodegate", "maps"])?;
+    let shown = scene.run("node1", Program::Nodegate, &["maps"])?;
     anyhow::ensure!(
         shown.starts_with("PID ") && shown.contains("s ago"),
         "{shown}"
     );
-    let output = scene.testbed.exec("node1", ["nodegate", "status"])?;
+    let output = scene.testbed.exec("node1", Program::Nodegate, ["status"])?;
     same!(output.status.code(), Some(2), "the exit status");
     let told = String::from_utf8(output.stderr)?;
     for part in [
@@ -250,7 +261,11 @@ fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
             "map"
         };
         let pin = path.to_str().unwrap_or_default();
-        let text = scene.run("node1", &["bpftool", "-j", kind, "show", "pinned", pin])?;
+        let text = scene.run(
+            "node1",
+            Program::Bpftool,
+            &["-j", kind, "show", "pinned", pin],
+        )?;
         let shown: Value = serde_json::from_str(&text)?;
         // Some versions print a list of one.
         let shown = shown.get(0).unwrap_or(&shown);
@@ -267,7 +282,7 @@ fn pinned(scene: &Scene) -> anyhow::Result<Vec<(String, u64)>> {
 
 /// Whether packet programs have links on this kernel.
 fn has_tcx(scene: &Scene) -> anyhow::Result<bool> {
-    let told = scene.run("node1", &["nodegate", "preflight"])?;
+    let told = scene.run("node1", Program::Nodegate, &["preflight"])?;
     Ok(told.contains("tcx on eth0"))
 }
 
@@ -280,14 +295,8 @@ fn adopted(scene: &Scene) -> anyhow::Result<()> {
         let pin = scene.testbed.pin_dir("node1").join(map);
         scene.run(
             "node1",
-            &[
-                "bpftool",
-                "-j",
-                "map",
-                "dump",
-                "pinned",
-                &pin.to_string_lossy(),
-            ],
+            Program::Bpftool,
+            &["-j", "map", "dump", "pinned", &pin.to_string_lossy()],
         )
     };
     let services = dump("services")?;
@@ -322,7 +331,11 @@ fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
     kill(scene)?;
     let pin = scene.testbed.pin_dir("node1").join("settings");
     let pin = pin.to_str().unwrap_or_default();
-    let shown = scene.run("node1", &["bpftool", "-j", "map", "dump", "pinned", pin])?;
+    let shown = scene.run(
+        "node1",
+        Program::Bpftool,
+        &["-j", "map", "dump", "pinned", pin],
+    )?;
     let elements: Vec<Value> = serde_json::from_str(&shown)?;
     let bytes: Vec<&str> = elements[0]["value"]
         .as_array()
@@ -331,15 +344,13 @@ fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
         .filter_map(Value::as_str)
         .collect();
     let before = pinned(scene)?;
-    let mut update = vec![
-        "bpftool", "map", "update", "pinned", pin, "key", "0", "0", "0", "0",
-    ];
+    let mut update = vec!["map", "update", "pinned", pin, "key", "0", "0", "0", "0"];
     update.extend(["value", "0x99", "0", "0", "0"]);
     update.extend(&bytes[4..]);
-    scene.run("node1", &update)?;
+    scene.run("node1", Program::Bpftool, &update)?;
     let output = scene
         .testbed
-        .exec("node1", ["nodegate", "run", "--role", "redirector"])?;
+        .exec("node1", Program::Nodegate, ["run", "--role", "redirector"])?;
     same!(output.status.code(), Some(2), "the exit status");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     anyhow::ensure!(
@@ -356,7 +367,7 @@ fn refused(scene: &Scene) -> anyhow::Result<()> {
     open.ask()?;
     kill(scene)?;
     let state = || -> anyhow::Result<_> {
-        let links = scene.run("node1", &["bpftool", "-j", "link", "show"])?;
+        let links = scene.run("node1", Program::Bpftool, &["-j", "link", "show"])?;
         let links: Vec<Value> = serde_json::from_str(&links)?;
         let programs: Vec<_> = links
             .iter()
@@ -364,7 +375,11 @@ fn refused(scene: &Scene) -> anyhow::Result<()> {
             .collect();
         let settings = scene.testbed.pin_dir("node1").join("settings");
         let settings = settings.to_str().unwrap_or_default();
-        let settings = scene.run("node1", &["bpftool", "map", "dump", "pinned", settings])?;
+        let settings = scene.run(
+            "node1",
+            Program::Bpftool,
+            &["map", "dump", "pinned", settings],
+        )?;
         // Other trials have links too.
         let own = pinned(scene)?;
         let is_own = |id: Option<u64>| own.iter().any(|(_, own)| Some(*own) == id);
@@ -372,17 +387,12 @@ fn refused(scene: &Scene) -> anyhow::Result<()> {
         Ok((own, programs, settings))
     };
     let before = state()?;
-    let output = scene.testbed.exec(
-        "node1",
-        [
-            "setpriv",
-            "--bounding-set=-all,+bpf,+net_admin,+net_raw,+dac_override",
-            "nodegate",
-            "run",
-            "--role=redirector",
-            "--services=all",
-        ],
-    )?;
+    let mut command = Program::Nodegate.by_name();
+    command.args(["run", "--role=redirector", "--services=all"]);
+    let few = ["--bounding-set=-all,+bpf,+net_admin,+net_raw,+dac_override"];
+    let output = scene
+        .testbed
+        .output("node1", Program::Setpriv.around(few, &command))?;
     same!(output.status.code(), Some(2), "the exit status");
     let told = String::from_utf8(output.stderr)?;
     for part in [
@@ -405,18 +415,17 @@ fn refused(scene: &Scene) -> anyhow::Result<()> {
 
 /// Every check of a node that works is fine, and JSON says the same.
 fn preflight(scene: &Scene) -> anyhow::Result<()> {
-    let told = scene.run("node1", &["nodegate", "preflight"])?;
+    let told = scene.run("node1", Program::Nodegate, &["preflight"])?;
     anyhow::ensure!(told.lines().count() >= 10, "{told}");
     anyhow::ensure!(!told.contains("FAILED"), "{told}");
-    let json = scene.run("node1", &["nodegate", "preflight", "-o", "json"])?;
+    let json = scene.run("node1", Program::Nodegate, &["preflight", "-o", "json"])?;
     let checks: Vec<Value> = serde_json::from_str(&json)?;
     same!(checks.len(), told.lines().count(), "checks");
     // A node that does not forward cannot do the work.
-    scene.run(
-        "node1",
-        &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"],
-    )?;
-    let output = scene.testbed.exec("node1", ["nodegate", "preflight"])?;
+    scene.set("node1", "ipv4/ip_forward", "0")?;
+    let output = scene
+        .testbed
+        .exec("node1", Program::Nodegate, ["preflight"])?;
     same!(output.status.code(), Some(1), "the exit status");
     let told = String::from_utf8(output.stdout)?;
     anyhow::ensure!(told.contains("sysctl -w net.ipv4.ip_forward=1"), "{told}");
@@ -424,7 +433,9 @@ fn preflight(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn cleanup(scene: &Scene) -> anyhow::Result<()> {
-    let refused = scene.testbed.exec("node1", ["nodegate", "cleanup"])?;
+    let refused = scene
+        .testbed
+        .exec("node1", Program::Nodegate, ["cleanup"])?;
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     same!(
         refused.status.code(),
@@ -434,7 +445,7 @@ fn cleanup(scene: &Scene) -> anyhow::Result<()> {
     anyhow::ensure!(told.contains("stop it first"), "{told}");
     new_connections_work(scene)?;
     kill(scene)?;
-    scene.run("node1", &["nodegate", "cleanup"])?;
+    scene.run("node1", Program::Nodegate, &["cleanup"])?;
     anyhow::ensure!(
         !scene.testbed.pin_dir("node1").exists(),
         "something is pinned still"
@@ -444,7 +455,7 @@ fn cleanup(scene: &Scene) -> anyhow::Result<()> {
         7,
         "curl's exit status"
     );
-    let rules = scene.run("node1", &["iptables", "-t", "nat", "-S"])?;
+    let rules = scene.run("node1", Program::Iptables, &["-t", "nat", "-S"])?;
     anyhow::ensure!(!rules.contains("NODEGATE"), "{rules}");
     scene.testbed.restart("node1")?;
     new_connections_work(scene)
@@ -452,10 +463,14 @@ fn cleanup(scene: &Scene) -> anyhow::Result<()> {
 
 fn clsact(scene: &Scene) -> anyhow::Result<()> {
     kill(scene)?;
-    scene.run("node1", &["nodegate", "cleanup"])?;
+    scene.run("node1", Program::Nodegate, &["cleanup"])?;
     for _ in 0..2 {
         let started = start(scene, &["--attach", "clsact"])?;
-        let filters = scene.run("node1", &["tc", "filter", "show", "dev", "eth0", "ingress"])?;
+        let filters = scene.run(
+            "node1",
+            Program::Tc,
+            &["filter", "show", "dev", "eth0", "ingress"],
+        )?;
         same!(
             filters.matches("direct-action").count(),
             1,

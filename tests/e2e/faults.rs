@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use nodegate_programs::Program;
+
 use crate::{Case, one_node, same, scene::Scene};
 
 pub(crate) const CASES: &[Case] = &[
@@ -46,7 +48,7 @@ fn all_works(scene: &Scene) -> anyhow::Result<()> {
 fn message(scene: &Scene, file: &str, text: &str, line: usize) -> anyhow::Result<String> {
     fs::write(scene.testbed.manifests().join(file), text)?;
     for host in ["node1", &scene.gateway()?] {
-        scene.run(host, &["nodegate", "status", "--sync"])?;
+        scene.run(host, Program::Nodegate, &["status", "--sync"])?;
     }
     let told: Vec<_> = scene
         .diagnostics(&scene.gateway()?)?
@@ -89,7 +91,7 @@ fn own_nginx(scene: &Scene) -> anyhow::Result<()> {
     fs::write(scene.testbed.manifests().join("web.yaml"), nginx(30100, 80))?;
     fs::remove_file(scene.testbed.manifests().join("service_simple_nginx.yaml"))?;
     for host in ["node1", &scene.gateway()?] {
-        scene.run(host, &["nodegate", "status", "--sync"])?;
+        scene.run(host, Program::Nodegate, &["status", "--sync"])?;
     }
     all_works(scene)?;
     nginx_answers(scene)
@@ -185,7 +187,8 @@ fn check(scene: &Scene) -> anyhow::Result<()> {
     fs::write(&path, nginx(30100, 70000))?;
     let output = scene.testbed.exec(
         "node1",
-        ["nodegate".as_ref(), "check".as_ref(), path.as_os_str()],
+        Program::Nodegate,
+        ["check".as_ref(), path.as_os_str()],
     )?;
     same!(output.status.code(), Some(1), "the exit status");
     let told = String::from_utf8(output.stderr)?;
@@ -193,7 +196,8 @@ fn check(scene: &Scene) -> anyhow::Result<()> {
     fs::write(&path, nginx(30100, 80))?;
     let output = scene.testbed.exec(
         "node1",
-        ["nodegate".as_ref(), "check".as_ref(), path.as_os_str()],
+        Program::Nodegate,
+        ["check".as_ref(), path.as_os_str()],
     )?;
     same!(
         output.status.code(),

@@ -1,12 +1,16 @@
 //! A three-replica service behind a gateway whose load balancer address never comes.
 
-use std::{collections::BTreeMap, io::Read as _};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+};
 
 use anyhow::Context as _;
 
 use crate::{
     Case, one_node, same,
-    scene::{Scene, limit, wait},
+    scene::{Scene, wait},
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -93,20 +97,29 @@ fn paths(scene: &Scene) -> anyhow::Result<()> {
 
 /// Answers by pod.
 fn shares(scene: &Scene, url: &str, requests: usize) -> anyhow::Result<BTreeMap<String, usize>> {
-    let line = format!(
-        "for i in $(seq {requests}); do curl -s -o /dev/null -D - --max-time {} {url}; done",
-        limit()
-    );
-    let output = scene.shell("client", &line)?;
-    let text = String::from_utf8(output.stdout)?;
     let mut shares = BTreeMap::new();
-    for line in text
-        .lines()
-        .filter_map(|line| line.strip_prefix("x-testbed-pod: "))
-    {
-        *shares.entry(line.trim().to_owned()).or_default() += 1;
+    for _ in 0..requests {
+        let answer = scene.curl("client", &[url])?;
+        if let Some(pod) = answer.header("x-testbed-pod") {
+            *shares.entry(pod.to_owned()).or_default() += 1;
+        }
     }
     Ok(shares)
+}
+
+/// The status codes of requests one after the other, for as long as it goes on.
+fn statuses(
+    scene: &Scene,
+    url: &str,
+    over: &AtomicBool,
+    answered: &AtomicUsize,
+) -> anyhow::Result<Vec<u16>> {
+    let mut statuses = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        statuses.push(scene.curl("client", &[url])?.status);
+        answered.store(statuses.len(), Ordering::Relaxed);
+    }
+    Ok(statuses)
 }
 
 fn replicas(scene: &Scene) -> anyhow::Result<()> {
@@ -119,38 +132,31 @@ fn replicas(scene: &Scene) -> anyhow::Result<()> {
 
 fn scale_down(scene: &Scene) -> anyhow::Result<()> {
     let url = format!("{}/fft", node_port(scene)?);
-    // As long as there is this file.
-    let codes = tempfile::NamedTempFile::new()?;
-    let line = format!(
-        "while [ -e {} ]; do \
-         curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time {} {url}; done",
-        codes.path().display(),
-        limit()
-    );
-    let mut requests = scene.testbed.command("client", "sh")?;
-    let mut requests = requests
-        .args(["-c", &line])
-        .stdout(codes.reopen()?)
-        .spawn()?;
+    let over = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    let (scaled, statuses) = thread::scope(|scope| {
+        let requests = scope.spawn(|| statuses(scene, &url, &over, &answered));
+        let scaled = scale(scene, &url, &answered);
+        over.store(true, Ordering::Relaxed);
+        (scaled, requests.join())
+    });
+    scaled?;
+    let statuses = statuses.map_err(|_| anyhow::anyhow!("the client has panicked"))??;
+    let total = statuses.len();
+    let bad: Vec<_> = statuses.iter().filter(|status| **status != 200).collect();
+    anyhow::ensure!(bad.is_empty(), "{} of {total} requests: {bad:?}", bad.len());
+    Ok(())
+}
+
+/// Changes the replicas, and waits until there were requests enough meanwhile.
+fn scale(scene: &Scene, url: &str, answered: &AtomicUsize) -> anyhow::Result<()> {
     let manifest = std::fs::read_to_string(crate::scene::manifests("s0/app.yaml"))?;
     for replicas in [1, 4, 2] {
         let scaled = manifest.replace("replicas: 3", &format!("replicas: {replicas}"));
         anyhow::ensure!(scaled != manifest, "the manifest has three replicas");
         scene.testbed.apply_text(&scaled)?;
-        same!(shares(scene, &url, 60)?.len(), replicas, "pods that answer");
+        same!(shares(scene, url, 60)?.len(), replicas, "pods that answer");
     }
-    wait(|| {
-        let so_far = std::fs::read_to_string(codes.path())?;
-        Ok((so_far.lines().count() > 50).then_some(()))
-    })
-    .context("more than 50 requests")?;
-    let mut told = codes.reopen()?;
-    drop(codes);
-    requests.wait()?;
-    let mut codes = String::new();
-    told.read_to_string(&mut codes)?;
-    let total = codes.lines().count();
-    let bad: Vec<_> = codes.lines().filter(|code| *code != "200").collect();
-    anyhow::ensure!(bad.is_empty(), "{} of {total} requests: {bad:?}", bad.len());
-    Ok(())
+    wait(|| Ok((answered.load(Ordering::Relaxed) > 50).then_some(())))
+        .context("more than 50 requests")
 }

@@ -4,12 +4,14 @@
 //! write them again.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     process::{Child, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
+use nodegate_testbed::environment::Unmet;
 
 use crate::{
     Case, Setting,
@@ -92,12 +94,12 @@ fn manifests() -> String {
 fn kube_proxy(scene: &Scene) -> anyhow::Result<()> {
     // A node's own connections are routed before netfilter gives them another destination.
     scene.refuses_freely()?;
-    restore_rules(
-        scene,
-        ["iptables-restore", "ip6tables-restore"],
-        Sync::First,
-    )
+    restore_rules(scene, RESTORE, Sync::First)
 }
+
+/// Both families' programs.
+const BOTH: [Program; 2] = [Program::Iptables, Program::Ip6tables];
+const RESTORE: [Program; 2] = [Program::IptablesRestore, Program::Ip6tablesRestore];
 
 /// What kube-proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +111,11 @@ pub(crate) enum Sync {
 }
 
 /// Writes kube-proxy's rules for the manifests as they are now on node1, with these programs.
-pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> anyhow::Result<()> {
+pub(crate) fn restore_rules(
+    scene: &Scene,
+    programs: [Program; 2],
+    sync: Sync,
+) -> anyhow::Result<()> {
     let (form, flush): (_, &[&str]) = match sync {
         Sync::First => ("save", &[]),
         Sync::Later => ("restore", &["--noflush", "--counters"]),
@@ -118,7 +124,6 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
     for (family, restore) in ["4", "6"].into_iter().zip(programs) {
         let manifests = manifests.to_string_lossy();
         let arguments = [
-            "nodegate",
             "iptables",
             "render",
             "--form",
@@ -133,16 +138,14 @@ pub(crate) fn restore_rules(scene: &Scene, programs: [&str; 2], sync: Sync) -> a
             "--manifests",
             &manifests,
         ];
-        let rules = scene.run("node1", &arguments)?;
-        let mut child = scene.testbed.spawn("node1", [&[restore], flush].concat())?;
-        child
-            .stdin
-            .take()
-            .context("piped")?
-            .write_all(rules.as_bytes())?;
-        let output = child.wait_with_output()?;
+        let rules = scene.run("node1", Program::Nodegate, &arguments)?;
+        let output = scene.feed("node1", restore, flush, &rules)?;
         let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{restore}: {told}\n{rules}");
+        ensure!(
+            output.status.success(),
+            "{}: {told}\n{rules}",
+            restore.name()
+        );
     }
     Ok(())
 }
@@ -158,7 +161,7 @@ impl Nodegate {
     /// Starts the redirector on node1, with these arguments, and waits until it serves.
     pub(crate) fn run(scene: &Scene, arguments: &[&str]) -> anyhow::Result<Self> {
         let log = std::fs::File::create(scene.testbed.log(&"node1".parse()?))?;
-        let mut command = scene.testbed.command("node1", "nodegate")?;
+        let mut command = scene.testbed.command("node1", Program::Nodegate)?;
         command
             .args(["run", "--role", "redirector"])
             .args(arguments)
@@ -169,7 +172,7 @@ impl Nodegate {
         wait(|| {
             let status = scene
                 .testbed
-                .exec("node1", ["nodegate", "status", "--sync"])?;
+                .exec("node1", Program::Nodegate, ["status", "--sync"])?;
             Ok(status.status.success().then_some(()))
         })
         .context("nodegate has not started")?;
@@ -249,9 +252,10 @@ fn comes_and_goes(scene: &Scene, more: &[&str]) -> anyhow::Result<()> {
     ensure!(chosen(scene)? > 6, "nodegate has decided nothing");
     drop(nodegate);
     meanwhile.go_on().context("nodegate's, after its end")?;
-    let mut cleanup = scene
-        .testbed
-        .spawn("node1", ["nodegate", "cleanup", "--drain", "600s"])?;
+    let mut cleanup =
+        scene
+            .testbed
+            .spawn("node1", Program::Nodegate, ["cleanup", "--drain", "600s"])?;
     let mut told = BufReader::new(cleanup.stderr.take().context("piped")?);
     let mut waits = String::new();
     told.read_line(&mut waits)?;
@@ -309,7 +313,7 @@ fn datagrams(scene: &Scene) -> anyhow::Result<()> {
     all_answered("with nodegate")?;
     drop(nodegate);
     all_answered("after nodegate's end")?;
-    scene.run("node1", &["nodegate", "cleanup", "--drain", "0s"])?;
+    scene.run("node1", Program::Nodegate, &["cleanup", "--drain", "0s"])?;
     all_answered("after the cleanup")?;
     nothing_left(scene)
 }
@@ -317,10 +321,10 @@ fn datagrams(scene: &Scene) -> anyhow::Result<()> {
 /// No program, no rule, no pin.
 fn nothing_left(scene: &Scene) -> anyhow::Result<()> {
     ensure!(!scene.testbed.pin_dir("node1").exists(), "pins are left");
-    let programs = scene.run("node1", &["bpftool", "net", "show", "dev", "eth0"])?;
+    let programs = scene.run("node1", Program::Bpftool, &["net", "show", "dev", "eth0"])?;
     ensure!(!programs.contains("gress"), "{programs}");
-    for save in ["iptables-save", "ip6tables-save"] {
-        let rules = scene.run("node1", &[save])?;
+    for save in [Program::IptablesSave, Program::Ip6tablesSave] {
+        let rules = scene.run("node1", save, &[])?;
         ensure!(!rules.contains("NODEGATE"), "{rules}");
         ensure!(rules.contains("KUBE-SERVICES"), "{rules}");
     }
@@ -336,7 +340,7 @@ fn translated_once(scene: &Scene) -> anyhow::Result<()> {
         // Of the time before.
         let _ = scene
             .testbed
-            .exec("node1", ["conntrack", "-F", "-f", tool])?;
+            .exec("node1", Program::Conntrack, ["-F", "-f", tool])?;
     }
     for (host, to) in [
         ("client", NODE_PORT),
@@ -351,7 +355,7 @@ fn translated_once(scene: &Scene) -> anyhow::Result<()> {
     }
     let pods = ["10.10.", "fd00:10:"];
     for family in ["ipv4", "ipv6"] {
-        let table = scene.run("node1", &["conntrack", "-L", "-f", family])?;
+        let table = scene.run("node1", Program::Conntrack, &["-L", "-f", family])?;
         let mut flows = 0;
         for line in table.lines() {
             let ends: Vec<&str> = line
@@ -376,7 +380,7 @@ fn translated_once(scene: &Scene) -> anyhow::Result<()> {
         ensure!(reply.pod.is_some(), "{reply:?}");
     }
     crate::same!(chosen(scene)?, decided, "nodegate's decisions");
-    let table = scene.run("node1", &["conntrack", "-L"])?;
+    let table = scene.run("node1", Program::Conntrack, &["-L"])?;
     ensure!(table.contains("dport=30081"), "{table}");
     Ok(())
 }
@@ -393,12 +397,16 @@ fn masquerade_ports(scene: &Scene) -> anyhow::Result<()> {
 fn masquerades_from_high_ports(scene: &Scene) -> anyhow::Result<()> {
     let _ = scene
         .testbed
-        .exec("node1", ["conntrack", "-F", "-f", "ipv4"])?;
+        .exec("node1", Program::Conntrack, ["-F", "-f", "ipv4"])?;
     for _ in 0..60 {
         let task = Task::udp(NODE_PORT.parse()?);
         scene.answers("client", task, &["server-1", "server-2"])?;
     }
-    let table = scene.run("node1", &["conntrack", "-L", "-f", "ipv4", "-p", "udp"])?;
+    let table = scene.run(
+        "node1",
+        Program::Conntrack,
+        &["-L", "-f", "ipv4", "-p", "udp"],
+    )?;
     let mut ports = Vec::new();
     for line in table.lines() {
         // src=CLIENT dst=POD sport=… dport=… [UNREPLIED] src=POD dst=NODE sport=… dport=PORT
@@ -426,21 +434,27 @@ fn masquerades_from_high_ports(scene: &Scene) -> anyhow::Result<()> {
 /// Makes `iptables` the one with tables of its own in the kernel, for all that runs in this testbed, as a
 /// distribution's alternatives do for a machine.
 fn legacy(scene: &Scene) -> anyhow::Result<()> {
-    for name in ["iptables", "ip6tables"] {
-        for (name, tool) in ["", "-save", "-restore"]
-            .map(|what| (format!("{name}{what}"), format!("{name}-legacy{what}")))
-        {
-            let found = scene.shell("node1", &format!("command -v {tool}"))?;
-            let found = String::from_utf8(found.stdout)?;
-            ensure!(
-                !found.is_empty(),
-                "there is no {tool} (fix: install iptables)"
-            );
-            let link = scene.testbed.names().state().join("bin").join(name);
-            std::os::unix::fs::symlink(found.trim_end(), &link)
-                .with_context(|| format!("making {}", link.display()))?;
-        }
-        let version = scene.run("node1", &[name, "--version"])?;
+    use Program::{
+        Ip6tables, Ip6tablesLegacy, Ip6tablesLegacyRestore, Ip6tablesLegacySave, Ip6tablesRestore,
+        Ip6tablesSave, Iptables, IptablesLegacy, IptablesLegacyRestore, IptablesLegacySave,
+        IptablesRestore, IptablesSave,
+    };
+    for (program, older) in [
+        (Iptables, IptablesLegacy),
+        (IptablesSave, IptablesLegacySave),
+        (IptablesRestore, IptablesLegacyRestore),
+        (Ip6tables, Ip6tablesLegacy),
+        (Ip6tablesSave, Ip6tablesLegacySave),
+        (Ip6tablesRestore, Ip6tablesLegacyRestore),
+    ] {
+        let found = older.find().ok_or(Unmet::Program(older))?;
+        let link = scene.testbed.names().state().join("bin");
+        let link = link.join(program.name());
+        std::os::unix::fs::symlink(found, &link)
+            .with_context(|| format!("making {}", link.display()))?;
+    }
+    for program in BOTH {
+        let version = scene.run("node1", program, &["--version"])?;
         ensure!(version.contains("(legacy)"), "{version}");
     }
     Ok(())
@@ -455,17 +469,19 @@ const CALLS: [(&str, &str, &str); 3] = [
 
 /// Waits until our chains are called once each, before all else, in both families.
 fn called_first(scene: &Scene) -> anyhow::Result<()> {
-    for tool in ["iptables", "ip6tables"] {
+    for tool in BOTH {
         for (table, chain, ours) in CALLS {
             let mut listed = String::new();
             let first = wait(|| {
-                listed = scene.run("node1", &[tool, "-t", table, "-S", chain])?;
+                listed = scene.run("node1", tool, &["-t", table, "-S", chain])?;
                 let mut rules = listed.lines().filter(|line| line.starts_with("-A"));
                 let first = rules.next().is_some_and(|rule| rule.ends_with(ours));
                 Ok((first && listed.matches(ours).count() == 1).then_some(()))
             });
-            first
-                .with_context(|| format!("{tool}: {chain} does not begin with {ours}: {listed}"))?;
+            first.with_context(|| {
+                let name = tool.name();
+                format!("{name}: {chain} does not begin with {ours}: {listed}")
+            })?;
         }
     }
     Ok(())
@@ -477,20 +493,24 @@ fn starts_later(scene: &Scene) -> anyhow::Result<()> {
     kube_proxy(scene)?;
     let _nodegate = Nodegate::start(scene, &["--masquerade", "kube-proxy"])?;
     called_first(scene)?;
-    for tool in ["iptables", "ip6tables"] {
-        let rules = scene.run("node1", &[tool, "-t", "nat", "-S", "POSTROUTING"])?;
+    for (tool, restore) in BOTH.into_iter().zip(RESTORE) {
+        let rules = scene.run("node1", tool, &["-t", "nat", "-S", "POSTROUTING"])?;
         let rule = rules
             .lines()
             .find(|rule| rule.ends_with("KUBE-POSTROUTING"));
         let rule = rule.with_context(|| format!("no rule of kube-proxy's: {rules}"))?;
         let rule = rule.trim_start_matches("-A ");
-        let line = format!("{tool} -t nat -D {rule} && {tool} -t nat -I {rule}");
-        let moved = scene.shell("node1", &line)?;
-        ensure!(moved.status.success(), "{line}: {moved:?}");
+        let text = format!("*nat\n-D {rule}\n-I {rule}\nCOMMIT\n");
+        let moved = scene.feed("node1", restore, &["--noflush"], &text)?;
+        ensure!(moved.status.success(), "{text}: {moved:?}");
     }
     called_first(scene)?;
     // kube-proxy's is where it was, after ours.
-    let rules = scene.run("node1", &["iptables", "-t", "nat", "-S", "POSTROUTING"])?;
+    let rules = scene.run(
+        "node1",
+        Program::Iptables,
+        &["-t", "nat", "-S", "POSTROUTING"],
+    )?;
     crate::same!(rules.matches("-j KUBE-POSTROUTING").count(), 1, "{rules}");
     masquerades_from_high_ports(scene)
 }
@@ -526,31 +546,31 @@ fn flushed(scene: &Scene) -> anyhow::Result<()> {
     };
     works("before")?;
     for (what, flush) in [
-        ("the nat table flushed", "-t nat -F"),
+        ("the nat table flushed", &["-t nat -F"][..]),
         (
             "all chains flushed and removed",
-            "-F && TOOL -X && TOOL -t nat -F && TOOL -t nat -X",
+            &["-F", "-X", "-t nat -F", "-t nat -X"],
         ),
-        ("our chain emptied", "-t nat -F NODEGATE-POSTROUTING"),
-        ("the call removed", "-D INPUT 1"),
+        ("our chain emptied", &["-t nat -F NODEGATE-POSTROUTING"]),
+        ("the call removed", &["-D INPUT 1"]),
     ] {
-        for tool in ["iptables", "ip6tables"] {
-            let line = format!("{tool} {}", flush.replace("TOOL", tool));
-            let flushed = scene.shell("node1", &line)?;
-            ensure!(flushed.status.success(), "{line}: {flushed:?}");
+        for tool in BOTH {
+            for line in flush {
+                scene.run_line("node1", tool, line)?;
+            }
         }
         called_first(scene).context(what)?;
-        for tool in ["iptables", "ip6tables"] {
+        for tool in BOTH {
             wait(|| {
-                let rules =
-                    scene.run("node1", &[tool, "-t", "nat", "-S", "NODEGATE-POSTROUTING"])?;
+                let chain = ["-t", "nat", "-S", "NODEGATE-POSTROUTING"];
+                let rules = scene.run("node1", tool, &chain)?;
                 Ok((rules.lines().count() == 6).then_some(()))
             })
-            .with_context(|| format!("{what}: the rules of {tool}"))?;
+            .with_context(|| format!("{what}: the rules of {}", tool.name()))?;
         }
         // Netfilter decides once for each flow; and a flow of before has its source port again.
         for family in ["ipv4", "ipv6"] {
-            scene.run("node1", &["conntrack", "-F", "-f", family])?;
+            scene.run("node1", Program::Conntrack, &["-F", "-f", family])?;
         }
         works(what)?;
     }

@@ -4,6 +4,8 @@ use std::{fs, time::Duration};
 
 use anyhow::Context as _;
 
+use nodegate_programs::Program;
+
 use crate::{
     Case, one_node, same,
     scene::{Scene, limit, wait},
@@ -110,7 +112,7 @@ fn download(scene: &Scene) -> anyhow::Result<()> {
     node_port(scene)?;
     let file = scene.testbed.manifests().join("extra.yaml");
     fs::write(&file, extra("/one"))?;
-    scene.run("node1", &["nodegate", "status", "--sync"])?;
+    scene.run("node1", Program::Nodegate, &["status", "--sync"])?;
     same!(download.end()?, "200 4000000", "the download");
     Ok(())
 }
@@ -118,7 +120,7 @@ fn download(scene: &Scene) -> anyhow::Result<()> {
 /// One connection, one request before the change and one after it.
 fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     use std::io::{BufRead as _, BufReader, Write as _};
-    let mut command = scene.testbed.command("client", "nc")?;
+    let mut command = scene.testbed.command("client", Program::Nc)?;
     command.args(["-N", "-w", &limit(), "192.168.170.137", "31373"]);
     command
         .stdin(std::process::Stdio::piped())
@@ -142,7 +144,7 @@ fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     };
     ask("HTTP/1.1 404 Not Found")?;
     fs::write(scene.testbed.manifests().join("extra.yaml"), extra("/one"))?;
-    scene.run(&scene.gateway()?, &["nodegate", "status", "--sync"])?;
+    scene.run(&scene.gateway()?, Program::Nodegate, &["status", "--sync"])?;
     ask("HTTP/1.1 200 OK")?;
     drop(input);
     client.wait()?;

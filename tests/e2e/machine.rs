@@ -2,18 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 
 use crate::{
     Case, Setting,
     kube_proxy::Nodegate,
     probe::Task,
     same,
-    scene::{Scene, limit, wait},
+    scene::{Scene, wait},
     services::{both_protocols, cluster_ips, server, service},
 };
 
@@ -75,7 +75,10 @@ fn answers_soon(scene: &Scene, to: &str) -> anyhow::Result<()> {
 }
 
 fn ip(line: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(line.split_whitespace()).output()?;
+    let output = Program::Ip
+        .command()
+        .args(line.split_whitespace())
+        .output()?;
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ip {line}: {told}");
     Ok(())
@@ -114,14 +117,14 @@ fn uplink(scene: &Scene) -> anyhow::Result<()> {
     )?;
     answers_soon(scene, SECOND)?;
     // Down for the moment, as udev does it.
-    let rename = "ip link set second down && ip link set second name other && ip link set other up";
-    let renamed = scene.shell("node1", rename)?;
-    ensure!(renamed.status.success(), "{rename}: {renamed:?}");
+    for step in ["second down", "second name other", "other up"] {
+        scene.run_line("node1", Program::Ip, &format!("link set {step}"))?;
+    }
     for _ in 0..5 {
         answers_soon(scene, SECOND).context("under another name")?;
         std::thread::sleep(Duration::from_secs(1));
     }
-    scene.run("node1", &["ip", "link", "delete", "other"])?;
+    scene.run("node1", Program::Ip, &["link", "delete", "other"])?;
     wait(|| Ok((links(scene)? == 0).then_some(()))).context("links of the device that is gone")?;
     answers_soon(scene, NODE_PORT).context("the other uplink")?;
     second_uplink(scene)?;
@@ -150,9 +153,11 @@ fn node_port_taken(scene: &Scene) -> anyhow::Result<()> {
     let _nodegate = Nodegate::run(scene, &["--services", "all"])?;
     let log = || std::fs::read_to_string(scene.testbed.log(&"node1".parse()?)).context("the log");
     ensure!(!log()?.contains("a process listens"), "{}", log()?);
-    let mut listener = scene.testbed.spawn("node1", ["nc", "-l", "-k", "30090"])?;
+    let mut listener = scene
+        .testbed
+        .spawn("node1", Program::Nc, ["-l", "-k", "30090"])?;
     let told = wait(|| {
-        let sockets = scene.run("node1", &["cat", "/proc/net/tcp"])?;
+        let sockets = scene.run("node1", Program::Cat, &["/proc/net/tcp"])?;
         Ok(sockets.contains(":758A 00000000:0000 0A").then_some(()))
     })
     .context("nc does not listen")
@@ -178,31 +183,29 @@ fn lacking(scene: &Scene) -> anyhow::Result<()> {
     let pin_dir = scene.testbed.pin_dir("node1");
     let count = || -> anyhow::Result<usize> { Ok(std::fs::read_dir(&pin_dir)?.count()) };
     let pins = count()?;
-    let run = "nodegate run --role redirector --services all";
-    for (line, words) in [
+    for (capabilities, line, words) in [
+        ("-bpf,-perfmon,-sys_admin", "", &["CAP_BPF"][..]),
         (
-            format!("setpriv --bounding-set -bpf,-perfmon,-sys_admin {run}"),
-            &["CAP_BPF"][..],
-        ),
-        (
-            format!("{run} --pin-dir /tmp/nodegate-no-bpffs"),
+            "",
+            "--pin-dir /tmp/nodegate-no-bpffs",
             &["/tmp/nodegate-no-bpffs", "mount -t bpf"],
         ),
-        (
-            format!("{run} --cgroup /tmp"),
-            &["cgroup /tmp: ", "--cgroup"],
-        ),
-        (
-            format!("{run} --uplink nowhere0"),
-            &["nowhere0", "--uplink"],
-        ),
+        ("", "--cgroup /tmp", &["cgroup /tmp: ", "--cgroup"]),
+        ("", "--uplink nowhere0", &["nowhere0", "--uplink"]),
     ] {
-        let output = scene.shell("node1", &format!("timeout {} {line}", limit()))?;
+        let mut command = Program::Nodegate.by_name();
+        command.args(["run", "--role", "redirector", "--services", "all"]);
+        command.args(line.split_whitespace());
+        if !capabilities.is_empty() {
+            command = Program::Setpriv.around(["--bounding-set", capabilities], &command);
+        }
+        let line = format!("{command:?}");
+        let output = scene
+            .testbed
+            .output("node1", command)
+            .context("it goes on")?;
         let told = String::from_utf8_lossy(&output.stderr);
-        let ended = output
-            .status
-            .code()
-            .is_some_and(|code| code != 0 && code != 124);
+        let ended = output.status.code().is_some_and(|code| code != 0);
         ensure!(ended, "{line}: {}: {told}", output.status);
         for word in words {
             ensure!(told.contains(word), "{line} does not name {word}: {told}");
@@ -258,7 +261,7 @@ endpoints: [{{addresses: [{}], nodeName: {}, conditions: {{ready: true}}}}]
     }
     std::fs::write(&file, &slices[1])?;
     let took = begun.elapsed();
-    scene.run("node1", &["nodegate", "status", "--sync"])?;
+    scene.run("node1", Program::Nodegate, &["status", "--sync"])?;
     scene.answers("client", Task::tcp(to), &["server-2"])?;
     scene.answers("client", Task::udp(to), &["server-2"])?;
     load.summary()?.is_flawless()?;

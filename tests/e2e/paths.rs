@@ -1,19 +1,17 @@
 //! Paths that are not simple: a narrow link on the way, datagrams in fragments, a node that forwards
 //! nothing by itself.
 
-use std::{
-    iter::once,
-    net::{IpAddr, SocketAddr},
-    process::Command,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::{Program, itself};
+use nodegate_testbed::enter_network;
 
 use crate::{
     Case,
     probe::{Reply, Task},
     same,
-    scene::Scene,
+    scene::{Scene, set},
     services::{self, SETTING, both_protocols, cluster_ips, node, one, server, service},
 };
 
@@ -60,7 +58,8 @@ fn web(policy: &str) -> String {
 
 /// Runs `ip` where the testbed isn't: in no host's cgroup.
 fn ip(arguments: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip")
+    let output = Program::Ip
+        .command()
         .args(arguments.split_whitespace())
         .output()?;
     let told = String::from_utf8_lossy(&output.stderr);
@@ -107,8 +106,9 @@ fn far_client(scene: &Scene) -> anyhow::Result<String> {
     // A router solicits neighbours from its link-local address; the testbed's hosts have none.
     ip(&format!("-n {client} addr add fe80::2/64 dev down0 nodad"))?;
     for netns in [&mid, &client] {
-        let forwarding = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
-        ip(&format!("netns exec {netns} {forwarding}"))?;
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            set(netns, setting, "1")?;
+        }
     }
     let back = [
         scene.testbed.client()?.to_string(),
@@ -116,21 +116,19 @@ fn far_client(scene: &Scene) -> anyhow::Result<String> {
     ];
     for node in ["node1", "node2"] {
         for (to, via) in ["10.99.0.0/16", "fd00:99::/32"].iter().zip(&back) {
-            scene.run(node, &["ip", "route", "add", to, "via", via])?;
+            scene.run(node, Program::Ip, &["route", "add", to, "via", via])?;
         }
         // Nobody announces that the client is a router now.
         let known = format!("neigh change {} dev eth0 nud permanent router", back[1]);
-        let words: Vec<_> = once("ip").chain(known.split_whitespace()).collect();
-        scene.run(node, &words)?;
+        scene.run_line(node, Program::Ip, &known)?;
     }
     Ok(far)
 }
 
 /// Lets a client in a namespace do something.
 fn replies(netns: &str, task: Task) -> anyhow::Result<Vec<Reply>> {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{netns}"));
-    command.arg(std::env::current_exe()?);
+    let mut command = itself()?;
+    enter_network(&mut command, netns)?;
     services::replies(task.prepare(command)?)
 }
 
@@ -194,8 +192,8 @@ fn narrow_before(scene: &Scene) -> anyhow::Result<()> {
 /// told. It does so every 30 seconds by itself, and keeps what leads through routers
 /// (`rt6_age_examine_exception` in net/ipv6/route.c).
 fn remembers_the_mtu(scene: &Scene, pod: &str, peer: IpAddr) -> anyhow::Result<()> {
-    scene.run(pod, &["sysctl", "-qw", "net.ipv6.route.flush=1"])?;
-    let route = scene.run(pod, &["ip", "-6", "route", "get", &peer.to_string()])?;
+    scene.set(pod, "ipv6/route/flush", "1")?;
+    let route = scene.run(pod, Program::Ip, &["-6", "route", "get", &peer.to_string()])?;
     ensure!(
         route.contains(&format!("mtu {NARROW}")),
         "{pod} does not know that the way to {peer} is narrow: {route}"
@@ -208,22 +206,25 @@ fn narrow_behind(scene: &Scene) -> anyhow::Result<()> {
     scene.apply(&(web("Cluster") + &server("server-1", 1)))?;
     let (pod, row) = scene.pod("default", "server-1")?;
     let address = row.address.to_string();
-    let route = scene.run("node1", &["ip", "-o", "route", "get", &address])?;
+    let route = scene.run("node1", Program::Ip, &["-o", "route", "get", &address])?;
     let device = route
         .split(" dev ")
         .nth(1)
         .and_then(|rest| rest.split(' ').next());
     let device = device.with_context(|| format!("no device in {route}"))?;
-    scene.run("node1", &["ip", "link", "set", device, "mtu", NARROW])?;
+    scene.run(
+        "node1",
+        Program::Ip,
+        &["link", "set", device, "mtu", NARROW],
+    )?;
     // The pod, too; but it does not let its peers know by their MSS.
-    scene.run(&pod, &["ip", "link", "set", "eth0", "mtu", NARROW])?;
+    scene.run(&pod, Program::Ip, &["link", "set", "eth0", "mtu", NARROW])?;
     for (route, mss) in [
         ("default via 169.254.1.1", "1460"),
         ("::/0 via fe80::1", "1440"),
     ] {
-        let change = format!("ip route change {route} dev eth0 advmss {mss}");
-        let changed = scene.shell(&pod, &change)?;
-        ensure!(changed.status.success(), "{change}: {changed:?}");
+        let change = format!("route change {route} dev eth0 advmss {mss}");
+        scene.run_line(&pod, Program::Ip, &change)?;
     }
     for v6 in [false, true] {
         let before = icmp_errors(scene, "node1")?;
@@ -270,8 +271,8 @@ fn fragments(scene: &Scene) -> anyhow::Result<()> {
 
 /// As Docker leaves it.
 fn forward_drop(scene: &Scene) -> anyhow::Result<()> {
-    for tool in ["iptables", "ip6tables"] {
-        scene.run("node1", &[tool, "-P", "FORWARD", "DROP"])?;
+    for tool in [Program::Iptables, Program::Ip6tables] {
+        scene.run("node1", tool, &["-P", "FORWARD", "DROP"])?;
     }
     // The pod is out of reach otherwise, so it is nodegate that lets pass.
     scene.apply(&server("server-near", 1))?;

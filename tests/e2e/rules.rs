@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 use patience::Lap;
 
 use crate::{
@@ -34,18 +35,21 @@ const SETTING: Setting = Setting {
     nodes: 2,
 };
 
-const NFT: [&str; 2] = ["iptables-nft-restore", "ip6tables-nft-restore"];
-const LEGACY: [&str; 2] = ["iptables-legacy-restore", "ip6tables-legacy-restore"];
+const NFT: [Program; 2] = [Program::IptablesNftRestore, Program::Ip6tablesNftRestore];
+const LEGACY: [Program; 2] = [
+    Program::IptablesLegacyRestore,
+    Program::Ip6tablesLegacyRestore,
+];
 
 /// Fails unless a change of the rules was in force soon enough. Legacy ones are read every 500 ms, or less often:
 /// so that reading takes one part in 20 of the time. How long it takes is measured here and now.
-fn was_soon(scene: &Scene, lap: Lap, restore: [&str; 2]) -> anyhow::Result<()> {
+fn was_soon(scene: &Scene, lap: Lap, restore: [Program; 2]) -> anyhow::Result<()> {
     let usual = Duration::from_millis(500);
     let mut pause = usual;
     if restore == LEGACY {
         let begun = Instant::now();
-        for program in restore {
-            scene.run("node1", &[&program.replace("restore", "save")])?;
+        for save in [Program::IptablesLegacySave, Program::Ip6tablesLegacySave] {
+            scene.run("node1", save, &[])?;
         }
         pause = usual.max(20 * begun.elapsed());
     }
@@ -94,13 +98,17 @@ fn until(
 }
 
 fn backends(scene: &Scene) -> anyhow::Result<usize> {
-    let text = scene.run("node1", &["nodegate", "maps", "backends", "-o", "json"])?;
+    let text = scene.run(
+        "node1",
+        Program::Nodegate,
+        &["maps", "backends", "-o", "json"],
+    )?;
     let json: serde_json::Value = serde_json::from_str(&text)?;
     let rows = json["backends"].as_array().or(json.as_array());
     Ok(rows.context("no list of backends")?.len())
 }
 
-fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
+fn followed(scene: &Scene, restore: [Program; 2]) -> anyhow::Result<()> {
     scene.refuses_freely()?;
     scene.apply(&manifests())?;
     restore_rules(scene, restore, Sync::First)?;
@@ -109,10 +117,10 @@ fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
     ensure!(chosen(scene)? > 20, "nodegate has decided nothing");
     let status = scene.status("node1")?;
     let programs = status["source"]["rules"]["programs"].to_string();
-    let save = restore.map(|name| format!("{:?}", name.replace("restore", "save")));
+    let save = restore.map(|one| format!("{:?}", one.name().replace("restore", "save")));
     ensure!(programs == format!("[{}]", save.join(",")), "{programs}");
     ensure!(status["diagnostics"] == serde_json::json!([]), "{status}");
-    let told = scene.run("node1", &["nodegate", "iptables", "diff", "--maps"])?;
+    let told = scene.run("node1", Program::Nodegate, &["iptables", "diff", "--maps"])?;
     ensure!(told == "IPv4: equal\nIPv6: equal\n", "{told}");
 
     // Endpoints go: the rules have as many lines as a moment before where one comes in its place, so it is
@@ -154,28 +162,21 @@ fn followed(scene: &Scene, restore: [&str; 2]) -> anyhow::Result<()> {
 }
 
 /// With nobody to follow, what has changed shows.
-fn told_apart(scene: &Scene, nodegate: Nodegate, restore: [&str; 2]) -> anyhow::Result<()> {
+fn told_apart(scene: &Scene, nodegate: Nodegate, restore: [Program; 2]) -> anyhow::Result<()> {
     drop(nodegate);
     scene.apply(&server("server-3", 2))?;
     restore_rules(scene, restore, Sync::Later)?;
     let output = scene
         .testbed
-        .exec("node1", ["nodegate", "iptables", "diff", "--maps"])?;
+        .exec("node1", Program::Nodegate, ["iptables", "diff", "--maps"])?;
     let told = String::from_utf8(output.stdout)?;
     let what = "  cluster IP 10.96.0.2:80: rules: to all endpoints; maps: refused (no endpoints)\n";
     ensure!(
         output.status.code() == Some(1) && told.contains(what),
         "{told}"
     );
-    let names = [
-        "nodegate",
-        "iptables",
-        "diff",
-        "--maps",
-        "--services",
-        "nobody/*",
-    ];
-    let told = scene.testbed.exec("node1", names)?;
+    let names = ["iptables", "diff", "--maps", "--services", "nobody/*"];
+    let told = scene.testbed.exec("node1", Program::Nodegate, names)?;
     // What the maps have, and should not.
     let what = "the maps have it, but there are no rules for it";
     ensure!(
@@ -189,28 +190,31 @@ fn told_apart(scene: &Scene, nodegate: Nodegate, restore: [&str; 2]) -> anyhow::
 /// Somebody flushes the tables, as firewalls do when they are loaded again. kube-proxy may take half a
 /// minute to notice.
 fn gone(scene: &Scene) -> anyhow::Result<()> {
+    const IN_CHAINS: fn(&str) -> bool = |line| line.starts_with("-A KUBE-");
+    const ALL: fn(&str) -> bool = |line| line.contains("KUBE-");
     scene.refuses_freely()?;
     scene.apply(&manifests())?;
     restore_rules(scene, NFT, Sync::First)?;
     let _nodegate = Nodegate::run(scene, &SOURCE)?;
     // Other people's rules, nodegate's own among them, stay.
-    for (save, restore, how) in [
+    for (save, restore, goes) in [
         // Their chains are empty.
-        ("iptables-nft-save", NFT[0], "^-A KUBE-"),
+        (Program::IptablesNftSave, NFT[0], IN_CHAINS),
         // They are not there any more.
-        ("ip6tables-nft-save", NFT[1], "KUBE-"),
+        (Program::Ip6tablesNftSave, NFT[1], ALL),
     ] {
-        let line = format!("{save} | grep -v -e '{how}' | {restore}");
-        let output = scene.shell("node1", &line)?;
+        let saved = scene.run("node1", save, &[])?;
+        let kept: Vec<_> = saved.lines().filter(|line| !goes(line)).collect();
+        let output = scene.feed("node1", restore, &[], &(kept.join("\n") + "\n"))?;
         ensure!(output.status.success(), "{output:?}");
         let told = |status: &serde_json::Value| {
             let diagnostics = status["diagnostics"].to_string();
-            diagnostics.contains(&format!("{save}: kube-proxy's rules are gone"))
+            diagnostics.contains(&format!("{}: kube-proxy's rules are gone", save.name()))
         };
         until(scene, "the loss", told)?;
         leads_to(scene, &["server-1", "server-2"]).context("without rules")?;
         // A reload changes nothing.
-        scene.run("node1", &["nodegate", "status", "--sync"])?;
+        scene.run("node1", Program::Nodegate, &["status", "--sync"])?;
         ensure!(backends(scene)? > 0, "the Services are gone");
         restore_rules(scene, NFT, Sync::Later)?;
         until(scene, "the return", |status| !told(status))?;
@@ -223,8 +227,8 @@ fn found(scene: &Scene) -> anyhow::Result<()> {
     scene.refuses_freely()?;
     scene.apply(&manifests())?;
     let says = |arguments: &[&str], what: &str| -> anyhow::Result<()> {
-        let all = [&["nodegate", "run", "--role", "redirector"], arguments].concat();
-        let output = scene.testbed.exec("node1", all)?;
+        let all = [&["run", "--role", "redirector"], arguments].concat();
+        let output = scene.testbed.exec("node1", Program::Nodegate, all)?;
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success() && told.contains(what), "{told}");
         Ok(())
@@ -232,8 +236,8 @@ fn found(scene: &Scene) -> anyhow::Result<()> {
     says(&SOURCE, "there are no rules of kube-proxy here")?;
     says(&SOURCE[..2], "rules tell Services by their names only")?;
     // What an earlier kube-proxy left in the other iptables.
-    let left = "printf '*nat\\n:KUBE-SERVICES - [0:0]\\n-A KUBE-SERVICES -d 10.96.0.9/32 -j RETURN\\nCOMMIT\\n' | iptables-legacy-restore";
-    let output = scene.shell("node1", left)?;
+    let left = "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d 10.96.0.9/32 -j RETURN\nCOMMIT\n";
+    let output = scene.feed("node1", LEGACY[0], &[], left)?;
     ensure!(output.status.success(), "{output:?}");
     restore_rules(scene, NFT, Sync::First)?;
     let names = ["--source", "iptables", "--services", "default/web,shop/*"];

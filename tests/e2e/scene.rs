@@ -3,13 +3,15 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::Failed;
-use nodegate_testbed::{Binaries, Options, Testbed, environment, ps::PodAddress};
+use nodegate_programs::Program;
+use nodegate_testbed::{Binaries, Options, Testbed, environment, inside, ps::PodAddress};
 use patience::Stopwatch;
 use serde_json::Value;
 
@@ -17,7 +19,7 @@ use crate::Setting;
 
 /// The binaries under test: nodegate from `NODEGATE_BIN`, or from beside the pods' server.
 pub(crate) fn binaries() -> anyhow::Result<Binaries> {
-    environment::check()?;
+    environment::check_for_tests()?;
     let pod = PathBuf::from(env!("CARGO_BIN_EXE_testbed-pod"));
     let nodegate = match std::env::var_os("NODEGATE_BIN") {
         Some(path) => path.into(),
@@ -82,21 +84,64 @@ impl Scene {
         text.into()
     }
 
-    /// Runs a command and takes what it prints; it must succeed.
-    pub(crate) fn run(&self, host: &str, command: &[&str]) -> anyhow::Result<String> {
-        let output = self.testbed.exec(host, command)?;
+    /// Runs a program and takes what it prints; it must succeed.
+    pub(crate) fn run(
+        &self,
+        host: &str,
+        program: Program,
+        arguments: &[&str],
+    ) -> anyhow::Result<String> {
+        let output = self.testbed.exec(host, program, arguments)?;
         ensure!(
             output.status.success(),
-            "{command:?} on {host}: {}: {}",
+            "{} {arguments:?} on {host}: {}: {}",
+            program.name(),
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs a line of shell and takes what it prints, whatever its status.
-    pub(crate) fn shell(&self, host: &str, line: &str) -> anyhow::Result<Output> {
-        self.testbed.exec(host, ["sh", "-c", line])
+    /// As [`Self::run`], with the arguments in one line.
+    pub(crate) fn run_line(
+        &self,
+        host: &str,
+        program: Program,
+        line: &str,
+    ) -> anyhow::Result<String> {
+        let arguments: Vec<_> = line.split_whitespace().collect();
+        self.run(host, program, &arguments)
+    }
+
+    /// Runs a program with an input and takes what it prints, whatever its status.
+    pub(crate) fn feed(
+        &self,
+        host: &str,
+        program: Program,
+        arguments: &[&str],
+        input: &str,
+    ) -> anyhow::Result<Output> {
+        let mut child = self.testbed.spawn(host, program, arguments)?;
+        // Dropped at once: that is the end of the input.
+        let written = child
+            .stdin
+            .take()
+            .context("piped")?
+            .write_all(input.as_bytes());
+        let output = child.wait_with_output()?;
+        // A program that fails early says why.
+        ensure!(
+            written.is_ok() || !output.status.success(),
+            "{} has not read its input: {written:?}",
+            program.name()
+        );
+        Ok(output)
+    }
+
+    /// Sets something of a host's network, which is named as below /proc/sys/net.
+    pub(crate) fn set(&self, host: &str, setting: &str, value: &str) -> anyhow::Result<()> {
+        let netns = self.testbed.names().netns(&self.testbed.host(host)?);
+        set(&netns, setting, value)
     }
 
     /// A stopwatch for what the testbed's processes take part in.
@@ -106,15 +151,17 @@ impl Scene {
 
     /// A request with curl.
     pub(crate) fn curl(&self, host: &str, arguments: &[&str]) -> anyhow::Result<Answer> {
-        let fixed = ["curl", "-s", "-i", "--max-time", &limit()];
-        let output = self.testbed.exec(host, fixed.iter().chain(arguments))?;
+        let limit = limit();
+        let fixed = ["-s", "-i", "--max-time", &limit];
+        let all = fixed.iter().chain(arguments);
+        let output = self.testbed.exec(host, Program::Curl, all)?;
         Answer::read(&output)
     }
 
     /// Begins a download with curl, at a megabyte a second; returns when something has come.
     pub(crate) fn download(&self, host: &str, name: &str, url: &str) -> anyhow::Result<Download> {
         let file = tempfile::NamedTempFile::new()?;
-        let mut command = self.testbed.command(host, "curl")?;
+        let mut command = self.testbed.command(host, Program::Curl)?;
         let limit = patience::outer_limit().as_secs().to_string();
         command.args(["-s", "--max-time", &limit, "--limit-rate", "1M", "-o"]);
         command.arg(file.path());
@@ -150,7 +197,7 @@ impl Scene {
     pub(crate) fn status(&self, host: &str) -> anyhow::Result<Value> {
         let output = self
             .testbed
-            .exec(host, ["nodegate", "status", "-o", "json"])?;
+            .exec(host, Program::Nodegate, ["status", "-o", "json"])?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(
                 "nodegate status: {}",
@@ -181,7 +228,7 @@ impl Scene {
     pub(crate) fn trace_only(&self, host: &str, options: &[&str]) -> anyhow::Result<Trace> {
         let file = tempfile::NamedTempFile::new()?;
         let told = tempfile::NamedTempFile::new()?;
-        let mut command = self.testbed.command(host, "nodegate")?;
+        let mut command = self.testbed.command(host, Program::Nodegate)?;
         command.args(["trace", "-o", "json", "--for", "3600s"]);
         command.args(options);
         command.stdin(Stdio::null());
@@ -213,6 +260,14 @@ impl Download {
         drop(self.file);
         Ok(String::from_utf8(output.stdout)?)
     }
+}
+
+/// Sets something of a network namespace.
+pub(crate) fn set(netns: &str, setting: &str, value: &str) -> anyhow::Result<()> {
+    let file = Path::new("/proc/sys/net").join(setting);
+    inside(netns, || {
+        fs::write(&file, value).with_context(|| format!("setting {} in {netns}", file.display()))
+    })
 }
 
 /// Decisions that are being followed.

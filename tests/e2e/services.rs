@@ -16,6 +16,8 @@ mod udp;
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::{Program, itself};
+use nodegate_testbed::enter_network;
 
 use crate::{
     Case, Setting,
@@ -134,8 +136,7 @@ impl Scene {
 
     /// Lets a client on a host do something, and gives what became of it.
     pub(crate) fn probe(&self, host: &str, task: Task) -> anyhow::Result<Vec<Reply>> {
-        let program = std::env::current_exe()?;
-        let command = self.testbed.command(host, program)?;
+        let command = self.testbed.enter(host, itself()?)?;
         replies(task.prepare(command)?).with_context(|| format!("{task:?} on {host}"))
     }
 
@@ -143,17 +144,14 @@ impl Scene {
     /// it is in the host's network, and not in its cgroup.
     pub(crate) fn probe_by_packet(&self, host: &str, task: Task) -> anyhow::Result<Vec<Reply>> {
         let host = self.testbed.host(host)?;
-        let mut command = std::process::Command::new("nsenter");
-        let netns = self.testbed.names().netns(&host);
-        command.arg(format!("--net=/run/netns/{netns}"));
-        command.arg(std::env::current_exe()?);
+        let mut command = itself()?;
+        enter_network(&mut command, &self.testbed.names().netns(&host))?;
         replies(task.prepare(command)?).with_context(|| format!("{task:?} on {host}, by packet"))
     }
 
     /// Starts a client that goes on by itself.
     pub(crate) fn start_probe(&self, host: &str, task: Task) -> anyhow::Result<Running> {
-        let program = std::env::current_exe()?;
-        let command = self.testbed.command(host, program)?;
+        let command = self.testbed.enter(host, itself()?)?;
         Running::start(task.prepare(command)?)
     }
 
@@ -206,11 +204,16 @@ impl Scene {
             self.testbed.client_v6()?.to_string(),
         ];
         for node in ["node1", "node2"] {
-            let unlimited = ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"];
-            self.run(node, &["sysctl", "-qw", unlimited[0], unlimited[1]])?;
+            for limit in ["ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"] {
+                self.set(node, limit, "0")?;
+            }
             for via in &client {
                 let family = if via.contains(':') { "-6" } else { "-4" };
-                self.run(node, &["ip", family, "route", "add", "default", "via", via])?;
+                self.run(
+                    node,
+                    Program::Ip,
+                    &[family, "route", "add", "default", "via", via],
+                )?;
             }
         }
         Ok(())

@@ -1,5 +1,9 @@
 //! One host name, two paths: an HTTP server and nginx behind the ingress gateway.
 
+use std::ffi::OsStr;
+
+use nodegate_programs::Program;
+
 use crate::{Case, one_node, same, scene::Scene};
 
 const HOST: &str = "simple.baihl.io";
@@ -270,7 +274,11 @@ fn joined(scene: &Scene) -> anyhow::Result<()> {
     let second = url(NODE_PORT, "/simple/nginx/2");
     scene.get("client", HOST, &first)?;
     let host = format!("Host: {HOST}");
-    scene.run("client", &["curl", "-s", "-H", &host, &first, &second])?;
+    scene.run(
+        "client",
+        Program::Curl,
+        &["-s", "-H", &host, &first, &second],
+    )?;
     let later = trace.wait_for(|line| line["path"] == "/simple/nginx/2")?;
     let all = trace.decisions()?;
     let both = all
@@ -342,7 +350,9 @@ fn filtered(scene: &Scene) -> anyhow::Result<()> {
             "`no` is no verdict (fix: one of pass, forward",
         ),
     ] {
-        let output = scene.shell(host, &format!("nodegate trace --for 1s {options}"))?;
+        let arguments = ["trace", "--for", "1s"].into_iter();
+        let arguments = arguments.chain(options.split_whitespace());
+        let output = scene.testbed.exec(host, Program::Nodegate, arguments)?;
         let told = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(told.contains(message), "{options}: {told}");
         same!(output.status.code(), Some(2), "{options}: the status");
@@ -352,7 +362,8 @@ fn filtered(scene: &Scene) -> anyhow::Result<()> {
 
 fn explained(scene: &Scene) -> anyhow::Result<()> {
     let explain = |host: &str, words: &str| -> anyhow::Result<(Option<i32>, String, String)> {
-        let output = scene.shell(host, &format!("nodegate explain {words}"))?;
+        let arguments = std::iter::once("explain").chain(words.split_whitespace());
+        let output = scene.testbed.exec(host, Program::Nodegate, arguments)?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Ok((
             output.status.code(),
@@ -424,24 +435,21 @@ fn explained(scene: &Scene) -> anyhow::Result<()> {
 fn rendered(scene: &Scene) -> anyhow::Result<()> {
     let manifests = scene.testbed.manifests();
     let manifests = manifests.to_str().unwrap_or_default();
-    let render = [
-        "nodegate",
-        "iptables",
-        "render",
-        "--cluster-cidr",
-        "10.10.0.0/16",
-    ];
-    let running = scene.run("node1", &render)?;
+    let render = ["iptables", "render", "--cluster-cidr", "10.10.0.0/16"];
+    let running = scene.run("node1", Program::Nodegate, &render)?;
     let offline = ["--hostname-override", "node1", "--manifests", manifests];
-    let offline = scene.run("node1", &[&render[..], &offline[..]].concat())?;
+    let offline = [&render[..], &offline[..]].concat();
+    let offline = scene.run("node1", Program::Nodegate, &offline)?;
     same!(running, offline, "the rules");
     let endpoint = "-A KUBE-SEP-LAV34IONK7IOT5SV";
     anyhow::ensure!(running.contains(endpoint), "{running}");
     // There is no kube-proxy here, so that its rules are missing.
-    let diff = scene.shell(
-        "node1",
-        "iptables-save > d; nodegate iptables diff --dump d; s=$?; rm d; exit $s",
-    )?;
+    let dump = tempfile::NamedTempFile::new()?;
+    let saved = scene.run("node1", Program::IptablesSave, &[])?;
+    std::fs::write(dump.path(), saved)?;
+    let arguments = ["iptables", "diff", "--dump"].map(OsStr::new);
+    let arguments = arguments.into_iter().chain([dump.path().as_os_str()]);
+    let diff = scene.testbed.exec("node1", Program::Nodegate, arguments)?;
     let told = String::from_utf8_lossy(&diff.stdout);
     same!(diff.status.code(), Some(1), "{told}{:?}", diff.stderr);
     anyhow::ensure!(
@@ -456,20 +464,10 @@ fn peer_name(scene: &Scene) -> anyhow::Result<()> {
         let url = format!("http://{address}/simple/nginx");
         let host = format!("Host: {HOST}");
         let format = "%{remote_ip}:%{remote_port}";
-        let command = [
-            "curl",
-            "-s",
-            "-o",
-            "/dev/null",
-            "-w",
-            format,
-            "-H",
-            &host,
-            &url,
-        ];
+        let arguments = ["-s", "-o", "/dev/null", "-w", format, "-H", &host, &url];
         // curl asks getpeername(); the connection goes to the gateway pod.
         same!(
-            scene.run("node1", &command)?,
+            scene.run("node1", Program::Curl, &arguments)?,
             peer,
             "the peer of a socket to {address}"
         );
@@ -478,7 +476,7 @@ fn peer_name(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn listens(scene: &Scene) -> anyhow::Result<()> {
-    let sockets = scene.run(&scene.gateway()?, &["ss", "-ltnpH"])?;
+    let sockets = scene.run(&scene.gateway()?, Program::Ss, &["-ltnpH"])?;
     let is_ours = |line: &&str| line.contains(":8080 ") && line.contains("nodegate");
     anyhow::ensure!(sockets.lines().any(|line| is_ours(&line)), "{sockets}");
     anyhow::ensure!(!sockets.contains(":80 "), "{sockets}");
@@ -490,7 +488,11 @@ fn bpftool(scene: &Scene) -> anyhow::Result<()> {
     let dump = |map: &str| -> anyhow::Result<serde_json::Value> {
         let pin = pins.join(map);
         let pin = pin.to_str().unwrap_or_default();
-        let text = scene.run("node1", &["bpftool", "-j", "map", "dump", "pinned", pin])?;
+        let text = scene.run(
+            "node1",
+            Program::Bpftool,
+            &["-j", "map", "dump", "pinned", pin],
+        )?;
         Ok(serde_json::from_str(&text)?)
     };
     let services = dump("services")?;
@@ -523,20 +525,10 @@ fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     let (_, nginx) = scene.pod("simple", "nginx")?;
     let trace = scene.trace("node1")?;
     let format = "%{http_code} %{num_connects}\n";
-    let command = [
-        "curl",
-        "-s",
-        "-H",
-        &host,
-        "-w",
-        format,
-        "-o",
-        "/dev/null",
-        &url,
-    ]
-    .into_iter()
-    .chain(["-o", "/dev/null", &url, "-o", "/dev/null", &url]);
-    let text = scene.run("client", &command.collect::<Vec<_>>())?;
+    let arguments = ["-s", "-H", &host, "-w", format, "-o", "/dev/null", &url]
+        .into_iter()
+        .chain(["-o", "/dev/null", &url, "-o", "/dev/null", &url]);
+    let text = scene.run("client", Program::Curl, &arguments.collect::<Vec<_>>())?;
     same!(
         text,
         "200 1\n200 0\n200 0\n",
@@ -544,7 +536,11 @@ fn keep_alive(scene: &Scene) -> anyhow::Result<()> {
     );
     trace.wait_for(|line| line["hook"] == "ingress")?;
     same!(trace.decisions()?.len(), 1, "decisions for one connection");
-    let pooled = scene.run(&scene.gateway()?, &["ss", "-tnH", "state", "established"])?;
+    let pooled = scene.run(
+        &scene.gateway()?,
+        Program::Ss,
+        &["-tnH", "state", "established"],
+    )?;
     let to_nginx = pooled
         .lines()
         .filter(|line| line.contains(&format!("{}:80", nginx.address)));

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::{Program, own};
 use nodegate_testbed::Signal;
 use serde_json::Value;
 
@@ -77,7 +78,11 @@ fn another_layout(scene: &Scene) -> anyhow::Result<()> {
     }
     scene.testbed.restart("node1")?;
     let after = pinned(scene)?;
-    let daemon = scene.run("node1", &["nodegate", "maps", "daemon", "-o", "json"])?;
+    let daemon = scene.run(
+        "node1",
+        Program::Nodegate,
+        &["maps", "daemon", "-o", "json"],
+    )?;
     let daemon: Value = serde_json::from_str(&daemon)?;
     ensure!(daemon["daemon"][0]["schema"].as_u64() > Some(3), "{daemon}");
     for (name, id) in &before {
@@ -117,8 +122,8 @@ impl Older {
     /// In place of the one that runs.
     fn run(scene: &Scene, program: &std::path::Path) -> anyhow::Result<Self> {
         scene.testbed.kill("node1", Signal::SIGKILL)?;
-        scene.run("node1", &["nodegate", "cleanup"])?;
-        let mut command = scene.testbed.command("node1", program)?;
+        scene.run("node1", Program::Nodegate, &["cleanup"])?;
+        let mut command = scene.testbed.enter("node1", own(program))?;
         command
             .args(["run", "--role", "redirector", "--services", "all"])
             .stdin(Stdio::null())
@@ -128,7 +133,7 @@ impl Older {
         wait(|| {
             let status = scene
                 .testbed
-                .exec("node1", ["nodegate", "status", "--sync"])?;
+                .exec("node1", Program::Nodegate, ["status", "--sync"])?;
             Ok(status.status.success().then_some(()))
         })
         .context("the older nodegate has not started")?;
@@ -149,26 +154,24 @@ fn make_older(scene: &Scene) -> anyhow::Result<()> {
     let settings = settings.to_str().context("a name in ASCII")?;
     let shown = scene.run(
         "node1",
-        &["bpftool", "-j", "map", "dump", "pinned", settings],
+        Program::Bpftool,
+        &["-j", "map", "dump", "pinned", settings],
     )?;
     let elements: Vec<Value> = serde_json::from_str(&shown)?;
     let bytes = elements[0]["value"].as_array().context("no value")?;
     let mut bytes: Vec<&str> = bytes.iter().filter_map(Value::as_str).collect();
     bytes[0] = "0x03";
     let update = [
-        "bpftool", "map", "update", "pinned", settings, "key", "0", "0", "0", "0", "value",
+        "map", "update", "pinned", settings, "key", "0", "0", "0", "0", "value",
     ];
-    scene.run("node1", &[&update[..], &bytes].concat())?;
+    scene.run("node1", Program::Bpftool, &[&update[..], &bytes].concat())?;
     // The programs go on with the one that they have.
     let slots = directory.join("slots");
     fs::remove_file(&slots)?;
     let slots = slots.to_str().context("a name in ASCII")?;
     let create = "type hash key 12 value 4 entries 524288 name slots flags 1";
-    let create: Vec<_> = ["bpftool", "map", "create", slots]
-        .into_iter()
-        .chain(create.split(' '))
-        .collect();
-    scene.run("node1", &create)?;
+    let create = format!("map create {slots} {create}");
+    scene.run_line("node1", Program::Bpftool, &create)?;
     Ok(())
 }
 
@@ -186,7 +189,11 @@ fn pinned(scene: &Scene) -> anyhow::Result<BTreeMap<String, u64>> {
             "map"
         };
         let pin = path.to_str().context("a name in ASCII")?;
-        let text = scene.run("node1", &["bpftool", "-j", kind, "show", "pinned", pin])?;
+        let text = scene.run(
+            "node1",
+            Program::Bpftool,
+            &["-j", kind, "show", "pinned", pin],
+        )?;
         let shown: Value = serde_json::from_str(&text)?;
         // Some versions print a list of one.
         let shown = shown.get(0).unwrap_or(&shown);

@@ -6,6 +6,8 @@ use std::{fs, ops::Range, time::Duration};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
+use nodegate_programs::Program;
+
 use crate::{
     Case, one_node, same,
     scene::{Answer, Scene, wait},
@@ -184,7 +186,7 @@ spec:
 ",
     )?;
     let gateway = scene.gateway()?;
-    scene.run(&gateway, &["nodegate", "status", "--sync"])?;
+    scene.run(&gateway, Program::Nodegate, &["status", "--sync"])?;
     let trace = scene.trace(&gateway)?;
     // Two pauses of up to 24 and 74 ms, and what everything else takes.
     let after = Duration::from_secs(6)..Duration::from_millis(6250);

@@ -1,13 +1,12 @@
 //! What the machine must have before a testbed can stand on it.
 
 use std::{
-    ffi::CString,
     fs,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::geteuid;
+use nodegate_programs::{Program, Use};
 use thiserror::Error;
 
 /// Something that the machine lacks. The message is one line: what, and the fix.
@@ -33,34 +32,9 @@ pub enum Unmet {
     #[error("the kernel has no IPv6: boot it without ipv6.disable=1")]
     Ipv6,
     /// A program is not on PATH.
-    #[error("`{0}` is missing: install {1} (apt-get install {1})")]
-    Tool(&'static str, &'static str),
+    #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
+    Program(Program),
 }
-
-/// A program that the testbed or the tests call, and the Debian package that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tool {
-    /// What is looked for on PATH.
-    pub program: &'static str,
-    /// What to install.
-    pub package: &'static str,
-}
-
-const fn tool(program: &'static str, package: &'static str) -> Tool {
-    Tool { program, package }
-}
-
-/// Every program that is called by name.
-pub const TOOLS: &[Tool] = &[
-    tool("ip", "iproute2"),
-    tool("curl", "curl"),
-    tool("nc", "netcat-openbsd"),
-    tool("bpftool", "bpftool"),
-    tool("iptables", "iptables"),
-    tool("iptables-restore", "iptables"),
-    tool("nsenter", "util-linux"),
-    tool("strace", "strace"),
-];
 
 /// Where the BPF file system is.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -110,51 +84,28 @@ pub fn ipv6() -> Result<(), Unmet> {
     }
 }
 
-/// The tools that are not on PATH.
-pub fn missing_tools() -> Vec<Tool> {
-    let path = search_path();
-    TOOLS
-        .iter()
-        .copied()
-        .filter(|tool| find_program(tool.program, &path).is_none())
-        .collect()
+/// Whether the programs are here that somebody needs.
+pub fn programs(needs: &[Use]) -> Result<(), Unmet> {
+    match Program::missing(needs).first() {
+        Some(program) => Err(Unmet::Program(*program)),
+        None => Ok(()),
+    }
 }
 
 /// The first thing that a testbed lacks here.
 pub fn check() -> Result<(), Unmet> {
     root()?;
-    if let Some(tool) = missing_tools().first() {
-        return Err(Unmet::Tool(tool.program, tool.package));
-    }
+    programs(&[Use::Testbed])?;
     cgroup2()?;
     bpffs()?;
     ipv6()?;
     btf()
 }
 
-/// PATH, and the directories of system tools, which an ordinary user's PATH may lack.
-pub fn search_path() -> Vec<PathBuf> {
-    let mut path: Vec<PathBuf> =
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    for extra in ["/usr/local/sbin", "/usr/sbin", "/sbin"] {
-        let extra = PathBuf::from(extra);
-        if !path.contains(&extra) {
-            path.push(extra);
-        }
-    }
-    path
-}
-
-/// The first executable of that name.
-pub fn find_program(program: &str, path: &[PathBuf]) -> Option<PathBuf> {
-    path.iter()
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file() && is_executable(file))
-}
-
-fn is_executable(file: &Path) -> bool {
-    CString::new(file.as_os_str().as_bytes())
-        .is_ok_and(|file| access(file.as_c_str(), AccessFlags::X_OK).is_ok())
+/// The first thing that trials in a testbed lack here.
+pub fn check_for_tests() -> Result<(), Unmet> {
+    check()?;
+    programs(&[Use::Tests])
 }
 
 fn mounts() -> String {
@@ -192,15 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_found_only_when_they_can_be_run() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("ip");
-        fs::write(&file, "").unwrap();
-        let path = [directory.path().to_owned()];
-        // Root may "execute" nothing that has no x bit at all, so this holds for root too.
-        assert_eq!(find_program("ip", &path), None);
-        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(find_program("ip", &path), Some(file));
-        assert_eq!(find_program("curl", &path), None);
+    fn a_program_that_is_missing_is_named_with_its_work_and_the_fix() {
+        let message = Unmet::Program(Program::Conntrack).to_string();
+        assert_eq!(
+            message,
+            "`conntrack`, which shows and forgets the flows that netfilter knows, is missing: \
+             apt-get install conntrack"
+        );
     }
 }

@@ -8,12 +8,13 @@
 //! [`Testbed::down`] takes all of it away.
 //!
 //! ```no_run
+//! use nodegate_programs::Program;
 //! use nodegate_testbed::{Binaries, Options, Testbed};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let binaries = Binaries { nodegate: "target/testbed/nodegate".into(), pod: "target/testbed/testbed-pod".into() };
 //! let testbed = Testbed::up(&Options::new("mine", binaries, vec!["manifests/".into()]))?;
-//! let answer = testbed.exec("client", ["curl", "-s", "http://192.168.170.11:30080/"])?;
+//! let answer = testbed.exec("client", Program::Curl, ["-s", "http://192.168.170.11:30080/"])?;
 //! assert!(answer.status.success());
 //! # Ok(())
 //! # }
@@ -98,8 +99,10 @@ mod testbed;
 pub use admission::Outcome;
 pub use config::{Node, Nodegate};
 pub use names::Host;
+pub use network::inside;
 pub use nix::sys::signal::Signal;
 pub use object::ObjectKey;
+pub use process::enter_network;
 pub use ps::Ps;
 pub use state::Binaries;
 pub use testbed::{Options, Report, Testbed};

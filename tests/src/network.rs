@@ -12,7 +12,7 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
 };
 
@@ -21,6 +21,7 @@ use nix::{
     mount::{MntFlags, umount2},
     sched::{CloneFlags, setns},
 };
+use nodegate_programs::Program;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -266,7 +267,7 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
         .append(true)
         .open(names.state().join(CLAIMS))?;
     writeln!(claims, "{name}")?;
-    let mut command = Command::new("ip");
+    let mut command = Program::Ip.command();
     command.args(["netns", "add", name]);
     process::join(&mut command, &names.helpers_cgroup())?;
     process::run(command)?;
@@ -297,8 +298,8 @@ fn add_netns(names: &Names, name: &str, sysctls: &[(&str, &str)]) -> anyhow::Res
     ip(names, name, &["link set lo up".into()])
 }
 
-/// Runs something on a thread of its own that is in the namespace.
-fn inside<T: Send>(
+/// Runs something on a thread of its own that is in the network namespace.
+pub fn inside<T: Send>(
     name: &str,
     work: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
@@ -320,7 +321,7 @@ fn ip(names: &Names, netns: &str, lines: &[String]) -> anyhow::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let mut command = Command::new("ip");
+    let mut command = Program::Ip.command();
     process::join(&mut command, &names.helpers_cgroup())?;
     let mut child = command
         .args(["-n", netns, "-batch", "-"])

@@ -12,6 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use nodegate_programs::{own, search_path};
 use serde::Deserialize;
 
 use crate::{
@@ -70,12 +71,12 @@ pub(crate) fn environment(names: &Names, state: &State, host: &Host) -> Vec<(Str
         .collect()
 }
 
-/// A command on a host: in its namespace and cgroup, with its variables and `nodegate` on PATH.
-pub(crate) fn command(
+/// Moves a command to a host: to its namespace and cgroup, with its variables and `nodegate` on PATH.
+pub(crate) fn enter(
     names: &Names,
     state: &State,
     host: &Host,
-    program: impl AsRef<std::ffi::OsStr>,
+    mut command: Command,
 ) -> anyhow::Result<Command> {
     let node = match host {
         Host::Client => "",
@@ -87,7 +88,6 @@ pub(crate) fn command(
                 .node
         }
     };
-    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         // Settings of another nodegate must not get in.
         if name
@@ -97,13 +97,9 @@ pub(crate) fn command(
             command.env_remove(name);
         }
     }
-    let mut path = names.state().join("bin").into_os_string();
-    if let Some(rest) = std::env::var_os("PATH") {
-        path.push(":");
-        path.push(rest);
-    }
+    let path = std::iter::once(names.state().join("bin")).chain(search_path());
     command
-        .env("PATH", path)
+        .env("PATH", std::env::join_paths(path)?)
         .envs(environment(names, state, host));
     process::enter(
         &mut command,
@@ -115,7 +111,7 @@ pub(crate) fn command(
 
 /// Starts a host's nodegate: the redirector on a node, the proxy in a gateway pod.
 pub(crate) fn start(names: &Names, state: &State, host: &Host) -> anyhow::Result<Pid> {
-    let mut command = command(names, state, host, &state.binaries.nodegate)?;
+    let mut command = enter(names, state, host, own(&state.binaries.nodegate))?;
     command.args(arguments(state, host)?);
     let pid = process::detach(command, &names.log(host))?;
     let file = names.pid(host);
@@ -237,7 +233,7 @@ pub(crate) fn sync(names: &Names, state: &State, hosts: &[Host]) -> anyhow::Resu
     let mut waiting: Vec<(&Host, Child)> = Vec::new();
     let limit = format!("{}s", patience::limit().as_secs());
     for host in hosts {
-        let mut status = command(names, state, host, &state.binaries.nodegate)?;
+        let mut status = enter(names, state, host, own(&state.binaries.nodegate))?;
         let child = status
             .args(["status", "--sync", "--timeout", &limit])
             .stdin(Stdio::null())
@@ -359,7 +355,7 @@ pub(crate) fn check(
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let mut command = Command::new(binary);
+    let mut command = own(binary);
     command.args(["check", "-o", "json"]).args(files);
     let output = process::output(command)?;
     // It fails, too, when it has found errors; then it says them all the same.

@@ -26,9 +26,14 @@ use crate::names::NETNS_ROOT;
 /// Lets the command start in a network namespace and a cgroup: it is in both before its program
 /// begins, so that no socket of it escapes the cgroup's programs.
 pub(crate) fn enter(command: &mut Command, netns: &str, cgroup: &Path) -> anyhow::Result<()> {
+    join(command, cgroup)?;
+    enter_network(command, netns)
+}
+
+/// Lets the command start in a network namespace, and no host's cgroup.
+pub fn enter_network(command: &mut Command, netns: &str) -> anyhow::Result<()> {
     let namespace = File::open(Path::new(NETNS_ROOT).join(netns))
         .with_context(|| format!("the network namespace {netns}"))?;
-    join(command, cgroup)?;
     let hook = move || {
         Ok(nix::sched::setns(
             namespace.as_fd(),
@@ -202,18 +207,22 @@ pub(crate) fn tail(log: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nodegate_programs::Program;
+
     use super::*;
 
     #[test]
     fn commands_are_bounded() {
-        let mut sleep = Command::new("sleep");
-        sleep.arg("600");
-        let error = output_within(sleep, Duration::from_millis(50))
+        let sleep = |seconds: &str| {
+            let mut sleep = Program::Sleep.command();
+            sleep.arg(seconds);
+            sleep
+        };
+        let error = output_within(sleep("600"), Duration::from_millis(50))
             .unwrap_err()
             .to_string();
         assert!(error.contains("sleep 600 took longer"), "{error}");
-        let mut background = Command::new("sh");
-        background.args(["-c", "sleep 60 &"]);
+        let background = Program::Setsid.around(["--fork"], &sleep("60"));
         let error = output_within(background, Duration::from_millis(200)).unwrap_err();
         assert!(error.to_string().contains("took longer"), "{error}");
     }
@@ -239,9 +248,12 @@ mod tests {
 
     #[test]
     fn failures_say_what_the_command_said() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo broken >&2; exit 3"]);
+        let mut command = Program::Cat.command();
+        command.arg("/proc/self/not-there");
         let error = run(command).unwrap_err().to_string();
-        assert!(error.contains("broken") && error.contains('3'), "{error}");
+        assert!(
+            error.contains("not-there: No such file") && error.contains("exit status: 1"),
+            "{error}"
+        );
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::Signal;
+use nodegate_programs::Program;
 
 use crate::{
     admission::{self, Outcome, Store},
@@ -297,11 +298,16 @@ impl Testbed {
         }
     }
 
-    /// A command on a host, in its network namespace and cgroup and with its environment, that the
-    /// caller completes and starts.
-    pub fn command(&self, host: &str, program: impl AsRef<OsStr>) -> anyhow::Result<Command> {
+    /// Moves a command to a host, to its network namespace and cgroup and with its environment, for the
+    /// caller to complete and start.
+    pub fn enter(&self, host: &str, command: Command) -> anyhow::Result<Command> {
         let host = self.host(host)?;
-        nodegate::command(&self.names, &State::load(&self.names)?, &host, program)
+        nodegate::enter(&self.names, &State::load(&self.names)?, &host, command)
+    }
+
+    /// A command on a host that the caller completes and starts.
+    pub fn command(&self, host: &str, program: Program) -> anyhow::Result<Command> {
+        self.enter(host, program.by_name())
     }
 
     /// The processes that run on all hosts now.
@@ -313,23 +319,33 @@ impl Testbed {
         numbers.collect()
     }
 
-    /// Runs a command on a host to its end and takes what it says; ends it when it hangs.
+    /// Runs a program on a host to its end and takes what it says; ends it when it hangs.
     pub fn exec<S: AsRef<OsStr>>(
         &self,
         host: &str,
-        command: impl IntoIterator<Item = S>,
+        program: Program,
+        arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Output> {
-        process::output(self.assemble(host, command)?)
+        let mut command = program.by_name();
+        command.args(arguments);
+        self.output(host, command)
     }
 
-    /// Starts a command on a host, with pipes to its standard streams.
+    /// Runs a command on a host to its end, in the same way.
+    pub fn output(&self, host: &str, command: Command) -> anyhow::Result<Output> {
+        process::output(self.enter(host, command)?)
+    }
+
+    /// Starts a program on a host, with pipes to its standard streams.
     pub fn spawn<S: AsRef<OsStr>>(
         &self,
         host: &str,
-        command: impl IntoIterator<Item = S>,
+        program: Program,
+        arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Child> {
-        let mut command = self.assemble(host, command)?;
+        let mut command = self.command(host, program)?;
         command
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -352,18 +368,6 @@ impl Testbed {
         let host = self.host(host)?;
         let _lock = Lock::take(&self.names)?;
         nodegate::restart(&self.names, &State::load_complete(&self.names)?, &host)
-    }
-
-    fn assemble<S: AsRef<OsStr>>(
-        &self,
-        host: &str,
-        command: impl IntoIterator<Item = S>,
-    ) -> anyhow::Result<Command> {
-        let mut words = command.into_iter();
-        let program = words.next().context("no command is given")?;
-        let mut command = self.command(host, program)?;
-        command.args(words);
-        Ok(command)
     }
 
     /// Changes the stored objects, and then the cluster.

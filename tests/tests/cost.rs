@@ -6,15 +6,16 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nodegate_programs::{Program, own};
 use nodegate_testbed::{
-    environment,
+    environment::{self, Unmet},
     traffic::{Questions, Traffic, table},
 };
 
@@ -50,10 +51,11 @@ impl Tools {
         environment::root()?;
         let nodegate = env::var_os("NODEGATE_BIN")
             .context("NODEGATE_BIN names no nodegate: run the tests with `cargo xtask test`")?;
-        let strace = environment::find_program("strace", &environment::search_path());
         Ok(Self {
             nodegate: nodegate.into(),
-            strace: strace.context("`strace` is missing: install it (apt-get install strace)")?,
+            strace: Program::Strace
+                .find()
+                .ok_or(Unmet::Program(Program::Strace))?,
         })
     }
 }
@@ -111,7 +113,7 @@ fn start(
     fs::create_dir(&place)?;
     fs::write(place.join("table.yaml"), manifests)?;
     let log = directory.join("log");
-    let process = Command::new(program)
+    let process = own(program)
         .args(["run", "--role", "proxy", "--workers", "1", "--manifests"])
         .arg(place)
         .arg("--admin")
@@ -135,7 +137,8 @@ fn start(
 /// Counts a process's system calls, from when this returns on.
 fn trace(strace: &Path, nodegate: &Running, counts: &Path) -> anyhow::Result<Running> {
     let pid = nodegate.0.id();
-    let process = Command::new(strace)
+    let process = Program::Strace
+        .at(strace)
         .args(["-f", "-c", "-o"])
         .arg(counts)
         .args(["-p", &pid.to_string()])

@@ -5,15 +5,16 @@ use std::{
     fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use nodegate_programs::Program;
 use nodegate_testbed::{
-    environment, measure,
+    measure,
     traffic::{Questions, Tally, table},
 };
 use serde_json::{Value, json};
@@ -201,7 +202,7 @@ impl ProxyBench {
         }
         let haproxies = [Kind::Haproxy, Kind::HaproxyRules];
         if haproxies.iter().any(|kind| self.proxies.contains(kind)) {
-            programs.haproxy = setup::program("haproxy", "haproxy")?;
+            programs.haproxy = setup::program(Program::Haproxy)?;
         }
         if self.proxies.contains(&Kind::Envoy) {
             programs.envoy = setup::envoy()?;
@@ -357,7 +358,7 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 
 impl Traffic {
     fn start(program: &Path, cpu: usize) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
+        let mut command = nodegate_programs::own(program);
         command
             .args(["v0", "v1"])
             .stdin(Stdio::piped())
@@ -427,12 +428,6 @@ impl Drop for Traffic {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// A program of the machine.
-fn tool(program: &str) -> anyhow::Result<PathBuf> {
-    environment::find_program(program, &environment::search_path())
-        .with_context(|| format!("`{program}` is missing"))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::setup;
 /// Builds `nodegate` and the pods' server; cargo says what it does. With `NODEGATE_BIN` in the
 /// environment that binary is taken, and the kernel programs' toolchain isn't needed.
 pub(crate) fn build() -> anyhow::Result<Binaries> {
-    let mut cargo = Command::new(setup::cargo());
+    let mut cargo = setup::cargo();
     cargo.args(["build", "--message-format", "json-render-diagnostics"]);
     cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-pod"]);
     let given = given()?;
@@ -102,7 +102,7 @@ pub(crate) fn traffic() -> anyhow::Result<PathBuf> {
 
 /// Cargo, about to build a binary in release mode.
 fn release_build(package: &str, binary: &str) -> Command {
-    let mut cargo = Command::new(setup::cargo());
+    let mut cargo = setup::cargo();
     cargo
         .args(["build", "--release"])
         .args(["--message-format", "json-render-diagnostics"])
@@ -113,7 +113,7 @@ fn release_build(package: &str, binary: &str) -> Command {
 /// Builds tests that are run elsewhere: packets, budget, e2e.
 pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
     let names = ["packets", "budget", "e2e"];
-    let mut cargo = Command::new(setup::cargo());
+    let mut cargo = setup::cargo();
     cargo.args(["test", "--no-run"]);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     cargo.args(["--package", "nodegate", "--package", "nodegate-testbed"]);

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use nodegate_programs::Program;
 use nodegate_testbed::{Options, Testbed};
 use serde_json::Value;
 
@@ -31,7 +32,9 @@ pub(crate) struct Demo {
 
 /// Brings the cluster up, shows, and takes it down.
 pub(crate) fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
-    setup::all()?;
+    setup::toolchain()?;
+    setup::tools(&setup::TESTBED)?;
+    setup::machine()?;
     let binaries = binaries::build()?;
     let name = "demo";
     if Testbed::check_free(name).is_err() {
@@ -158,8 +161,8 @@ impl<'t> Show<'t> {
         );
         let output = self.testbed.exec(
             from,
+            Program::Curl,
             [
-                "curl",
                 "-sS",
                 "--max-time",
                 "5",
@@ -214,7 +217,7 @@ impl<'t> Show<'t> {
     fn no_chains(&self) -> anyhow::Result<()> {
         let output = self
             .testbed
-            .exec("node1", ["iptables", "-t", "nat", "-S"])?;
+            .exec("node1", Program::Iptables, ["-t", "nat", "-S"])?;
         let rules = String::from_utf8_lossy(&output.stdout);
         let chains = rules
             .lines()
@@ -222,7 +225,7 @@ impl<'t> Show<'t> {
             .count();
         let maps = self
             .testbed
-            .exec("node1", ["nodegate", "status", "-o", "json"])?;
+            .exec("node1", Program::Nodegate, ["status", "-o", "json"])?;
         let status: Value = serde_json::from_slice(&maps.stdout)?;
         println!(
             "{}\n\n  KUBE-* chains in iptables: {chains}. In their place, BPF maps with {} entries for frontends and {} for backends,\n  \
@@ -296,8 +299,11 @@ struct Follower {
 
 impl Follower {
     fn start(testbed: &Testbed, host: &str) -> anyhow::Result<Self> {
-        let mut process =
-            testbed.spawn(host, ["nodegate", "trace", "-o", "json", "--for", "10m"])?;
+        let mut process = testbed.spawn(
+            host,
+            Program::Nodegate,
+            ["trace", "-o", "json", "--for", "10m"],
+        )?;
         let output = process.stdout.take().context("piped")?;
         let mut told = BufReader::new(process.stderr.take().context("piped")?);
         // It says that it is on before anything can be missed.

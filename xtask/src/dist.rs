@@ -7,10 +7,10 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 
 use crate::{bench, binaries, setup};
 
@@ -66,7 +66,8 @@ fn merge_notes(merge: &Path, notes: &Path, profile: &Path) -> anyhow::Result<()>
         "nothing was noted in {}",
         notes.display()
     );
-    let output = Command::new(merge)
+    let output = Program::LlvmProfdata
+        .at(merge)
         .args(["merge", "-o"])
         .arg(profile)
         .args(&taken)

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
+use nodegate_programs::Program;
 
 use crate::{binaries, phases::Phases, setup};
 
@@ -65,15 +66,15 @@ enum What {
 
 impl What {
     /// The commands, in their order.
-    fn commands(self) -> &'static [&'static [&'static str]] {
-        const DEMO: &[&str] = &["cargo", "xtask", "demo", "--once"];
-        const TEST: &[&str] = &["cargo", "xtask", "test"];
+    fn commands(self) -> &'static [(Program, &'static [&'static str])] {
+        const DEMO: (Program, &[&str]) = (Program::Cargo, &["xtask", "demo", "--once"]);
+        const TEST: (Program, &[&str]) = (Program::Cargo, &["xtask", "test"]);
         match self {
             Self::Both => &[DEMO, TEST],
             Self::Demo => &[DEMO],
             Self::Test => &[TEST],
-            Self::Ci => &[&["bash", ".ci/run"]],
-            Self::Shell => &[&["bash"]],
+            Self::Ci => &[(Program::Bash, &[".ci/run"])],
+            Self::Shell => &[(Program::Bash, &[])],
         }
     }
 }
@@ -108,10 +109,10 @@ fn try_in(root: &Path, fresh: &Fresh) -> anyhow::Result<ExitCode> {
     })?;
     phases.time("a clone", || root::clone(root, &binaries::workspace()))?;
     let mut code = ExitCode::SUCCESS;
-    for command in fresh.only.commands() {
-        let name = command.join(" ");
+    for &(program, arguments) in fresh.only.commands() {
+        let name = [&[program.name()], arguments].concat().join(" ");
         eprintln!("fresh: {name}");
-        let good = phases.time(&name, || inside::enter(root, command))?;
+        let good = phases.time(&name, || inside::enter(root, program, arguments))?;
         if !good {
             eprintln!("fresh: {name} has failed");
             code = ExitCode::FAILURE;

@@ -1,10 +1,6 @@
 //! `cargo xtask fuzz`: arbitrary input, for as long as one wants.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, ExitCode},
-};
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
@@ -87,7 +83,7 @@ fn targets() -> anyhow::Result<Vec<String>> {
 }
 
 fn build() -> anyhow::Result<()> {
-    let status = Command::new(setup::cargo())
+    let status = setup::cargo()
         // With a target named, build scripts are left as they are.
         .args(["build", "--release", "--target", &host()])
         .env("RUSTFLAGS", COVERAGE)
@@ -112,7 +108,7 @@ fn one(target: &str, seconds: u32) -> anyhow::Result<bool> {
     for directory in [&found, &artifacts] {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    let mut command = Command::new(
+    let mut command = nodegate_programs::own(
         fuzz.join("target")
             .join(host())
             .join("release")

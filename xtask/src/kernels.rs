@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use nodegate_programs::{Program, Use, find, search_path};
 use nodegate_testbed::environment;
 
 mod guest;
@@ -214,7 +215,7 @@ fn located(program: &Path) -> anyhow::Result<PathBuf> {
         return std::path::absolute(program).with_context(|| program.display().to_string());
     }
     let name = program.to_string_lossy();
-    environment::find_program(&name, &environment::search_path())
+    find(&*name, &search_path())
         .with_context(|| format!("there is no program {name}; give its path, or install it"))
 }
 
@@ -230,21 +231,14 @@ fn furnish(guest: &Guest, programs: &Programs) -> anyhow::Result<()> {
         guest.stripped(program)?;
     }
     guest.link("/usr/bin/nodegate", &programs.binaries.nodegate)?;
-    for tool in environment::TOOLS {
-        guest.program(&setup::program(tool.program, tool.package)?)?;
+    // Of Debian's: the others are the project's own, and no trial there is about Envoy.
+    let packaged = Program::of(&[Use::Product, Use::Testbed, Use::Tests])
+        .filter(|program| program.package().is_some());
+    for program in packaged.chain([Program::Modprobe]) {
+        guest.program(&setup::program(program)?)?;
     }
     guest::iptables(guest)?;
-    // busybox' own setpriv and tc know too little, and it has no ss.
-    let more = [
-        ("modprobe", "kmod"),
-        ("setpriv", "util-linux"),
-        ("ss", "iproute2"),
-        ("tc", "iproute2"),
-    ];
-    for (name, package) in more {
-        guest.program(&setup::program(name, package)?)?;
-    }
-    let busybox = setup::program("busybox", "busybox")?;
+    let busybox = setup::program(Program::Busybox)?;
     guest.program(&busybox)?;
     for name in ["/bin/busybox", "/bin/sh"] {
         guest.link(name, &busybox)?;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::{Program, Use};
 
+mod archive;
 mod bpf_linker;
 mod envoy;
 mod llvm;
@@ -17,33 +19,45 @@ mod machine;
 mod rust_src;
 mod tools;
 
+pub(crate) use archive::unpack;
 pub(crate) use envoy::{PROGRAM as ENVOY, prepare as envoy};
 pub(crate) use llvm::{host, llvm_profdata};
 pub(crate) use machine::prepare as machine;
 pub(crate) use rust_src::mirror;
-pub(crate) use tools::{prepare as tools, program};
+pub(crate) use tools::{command, prepare as tools, program};
 
 /// Names a directory to install to, in place of the toolchain's and cargo's own: for trying the
 /// set-up itself, without touching what is there.
 const ROOT: &str = "NODEGATE_SETUP_ROOT";
 
+/// What building needs of programs.
+const BUILD: [Use; 2] = [Use::Build, Use::Setup];
+/// What a testbed with nodegate in it needs.
+pub(crate) const TESTBED: [Use; 2] = [Use::Product, Use::Testbed];
+/// What tests in it need, and those beside it.
+pub(crate) const TESTS: [Use; 3] = [Use::Product, Use::Testbed, Use::Tests];
+
 /// Everything.
 pub(crate) fn all() -> anyhow::Result<()> {
     toolchain()?;
-    tools()?;
+    tools(&[&BUILD[..], &TESTS].concat())?;
     machine()
 }
 
 /// What building the kernel programs needs.
 pub(crate) fn toolchain() -> anyhow::Result<()> {
+    tools(&[Use::Build])?;
     let places = Places::find()?;
     rust_src::prepare(&places)?;
     bpf_linker::prepare(&places)
 }
 
 /// The cargo that runs us, or the one on PATH.
-pub(crate) fn cargo() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+pub(crate) fn cargo() -> Command {
+    match env::var_os("CARGO") {
+        Some(place) => Program::Cargo.at(place),
+        None => Program::Cargo.command(),
+    }
 }
 
 /// PATH with the directory that `cargo install` puts bpf-linker in.
@@ -124,7 +138,8 @@ pub(crate) fn sysroot() -> anyhow::Result<PathBuf> {
     {
         return Ok(root.into());
     }
-    let output = Command::new("rustc")
+    let output = Program::Rustc
+        .command()
         .args(["--print", "sysroot"])
         .output()
         .context("starting rustc: install Rust with rustup, from https://rustup.rs")?;
@@ -152,7 +167,8 @@ struct Rustc {
 impl Rustc {
     fn ask(sysroot: &Path) -> anyhow::Result<Self> {
         let rustc = sysroot.join("bin/rustc");
-        let output = Command::new(&rustc)
+        let output = Program::Rustc
+            .at(&rustc)
             .arg("-vV")
             .output()
             .with_context(|| format!("starting {}", rustc.display()))?;

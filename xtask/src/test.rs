@@ -61,7 +61,7 @@ pub(crate) fn run(test: Test) -> anyhow::Result<ExitCode> {
 /// What tests need beside the compiler; where there is an Envoy. Tests that miss something are skipped.
 fn prepare() -> anyhow::Result<Option<std::path::PathBuf>> {
     setup::toolchain()?;
-    if let Err(unmet) = setup::tools().and_then(|()| setup::machine()) {
+    if let Err(unmet) = setup::tools(&setup::TESTS).and_then(|()| setup::machine()) {
         eprintln!("warning: {unmet:#}; the tests that need it are skipped");
     }
     let envoy = setup::envoy();
@@ -72,7 +72,7 @@ fn prepare() -> anyhow::Result<Option<std::path::PathBuf>> {
 }
 
 fn cargo_test(binaries: &Binaries, envoy: Option<&std::path::PathBuf>) -> anyhow::Result<Command> {
-    let mut cargo = Command::new(setup::cargo());
+    let mut cargo = setup::cargo();
     cargo
         .arg("test")
         .env("NODEGATE_BIN", &binaries.nodegate)

@@ -2,18 +2,25 @@
 
 use std::{
     ffi::OsString,
-    io::ErrorKind,
+    fs::File,
+    io::{self, ErrorKind, Write as _},
     net::IpAddr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{self, ExitCode},
+    process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use nodegate_programs::of_user;
 use nodegate_testbed::{Options, Outcome, Ps, Report, Testbed};
 
 use crate::{binaries, setup, table};
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Shown below `--help`.
 pub(crate) const EXAMPLES: &str = "\
@@ -135,7 +142,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             keep_failed,
             name,
         } => {
-            setup::tools()?;
+            setup::tools(&setup::TESTBED)?;
             setup::machine()?;
             // Before a build that may take minutes.
             Testbed::check_free(&name.name)?;
@@ -190,7 +197,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Becomes the command, so that signals, standard streams and the exit status are its own.
 fn exec(testbed: &Testbed, host: &str, words: &[OsString]) -> anyhow::Result<ExitCode> {
     let (program, arguments) = words.split_first().context("no command is given")?;
-    let error = testbed.command(host, program)?.args(arguments).exec();
+    let mut command = testbed.enter(host, of_user(program))?;
+    let error = command.args(arguments).exec();
     eprintln!("error: {} on {host}: {error}", program.display());
     // As shells do (POSIX.1-2024, XCU 2.8.2).
     Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound {
@@ -203,11 +211,20 @@ fn exec(testbed: &Testbed, host: &str, words: &[OsString]) -> anyhow::Result<Exi
 fn logs(testbed: &Testbed, host: &str, follow: bool) -> anyhow::Result<ExitCode> {
     let log = testbed.log(&testbed.host(host)?);
     ensure!(log.exists(), "{host} has no log: name a node or a pod");
-    let mut show = process::Command::new(if follow { "tail" } else { "cat" });
-    if follow {
-        show.args(["-n", "+1", "-f"]);
+    let mut file = File::open(&log).with_context(|| format!("reading {}", log.display()))?;
+    let mut out = io::stdout().lock();
+    loop {
+        match io::copy(&mut file, &mut out).and_then(|_| out.flush()) {
+            // Nobody looks any more.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            shown => shown.with_context(|| format!("showing {}", log.display()))?,
+        }
+        if !follow {
+            break;
+        }
+        thread::sleep(LOOK);
     }
-    Err(show.arg(&log).exec()).with_context(|| format!("showing {}", log.display()))
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What became of the objects; fails when one was left out.

@@ -7,12 +7,10 @@
 //!
 //! The tables are everybody's: a [`Keeper`] looks after our rules.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{io::Write as _, process::Stdio};
 
 use gateway_common::maps::{ACCEPT_MARK, MASQUERADE_MARK, REJECT_MARK};
+use nodegate_programs::Program;
 
 mod keeper;
 
@@ -81,20 +79,20 @@ pub enum Error {
 /// The tools of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tools {
-    iptables: &'static str,
-    restore: &'static str,
+    iptables: Program,
+    restore: Program,
 }
 
 /// IPv4.
 pub const V4: Tools = Tools {
-    iptables: "iptables",
-    restore: "iptables-restore",
+    iptables: Program::Iptables,
+    restore: Program::IptablesRestore,
 };
 
 /// IPv6.
 pub const V6: Tools = Tools {
-    iptables: "ip6tables",
-    restore: "ip6tables-restore",
+    iptables: Program::Ip6tables,
+    restore: Program::Ip6tablesRestore,
 };
 
 impl Place {
@@ -168,9 +166,11 @@ pub fn remove(tools: Tools) {
 }
 
 /// Gives what the tool prints.
-fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
+fn run(program: Program, arguments: &[&str], input: &str) -> Result<String, Error> {
+    let tool = program.name();
     let failed = |source| Error::Tool { tool, source };
-    let mut child = Command::new(tool)
+    let mut child = program
+        .command()
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -2,13 +2,14 @@
 //!
 //! Each check tries the thing itself where that changes nothing, and otherwise asks the kernel.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{fs, io, path::Path};
 
 use aya::{
     programs::{Program, ProgramError},
     util::KernelVersion,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use nodegate_programs::{Program as Tool, Use};
 use serde::Serialize;
 
 use super::{capabilities::missing, features::Features, node, object, sockets};
@@ -86,11 +87,12 @@ pub fn all(bpffs: &Path, cgroup: Option<&Path>, uplinks: &[String]) -> Vec<Check
         checks.push(refusals(features));
         checks.push(packet_hooks(features, uplinks));
         checks.push(datagrams());
-        checks.push(netfilter("iptables", "ip_tables"));
-        checks.push(netfilter("ip6tables", "ip6_tables"));
+        checks.push(netfilter(Tool::Iptables, "ip_tables"));
+        checks.push(netfilter(Tool::Ip6tables, "ip6_tables"));
     } else {
         checks.push(unknown());
     }
+    checks.extend(tools(&Tool::missing(&[Use::Product])));
     checks.push(forwarding());
     checks.push(node_port_range());
     checks
@@ -338,8 +340,10 @@ fn datagrams() -> Check {
 }
 
 /// Masquerading and refusing is netfilter's work.
-fn netfilter(tool: &'static str, module: &str) -> Check {
-    let output = Command::new(tool)
+fn netfilter(program: Tool, module: &str) -> Check {
+    let tool = program.name();
+    let output = program
+        .command()
         .args(["-w", "5", "-t", "nat", "-S", "POSTROUTING"])
         .output();
     match output {
@@ -361,6 +365,27 @@ fn netfilter(tool: &'static str, module: &str) -> Check {
             "install iptables",
         ),
     }
+}
+
+/// The programs that nodegate starts: those that are missing, each with what doesn't work without it.
+fn tools(missing: &[Tool]) -> Vec<Check> {
+    let name = "tools";
+    if missing.is_empty() {
+        let all = Tool::of(&[Use::Product]).count();
+        let found = format!("all {all} programs that nodegate starts are there");
+        return vec![Check::ok(name, found)];
+    }
+    let check = |tool: &Tool| {
+        let found = format!(
+            "no {}, which {}: {}",
+            tool.name(),
+            tool.task(),
+            tool.without().unwrap_or("nobody else does")
+        );
+        let fix = format!("install {}", tool.package().unwrap_or(tool.name()));
+        Check::bad(name, Outcome::Warning, found, fix)
+    };
+    missing.iter().map(check).collect()
 }
 
 fn forwarding() -> Check {
@@ -424,6 +449,21 @@ mod tests {
         assert!(overlaps("1024\t65535\n", "\n"));
         assert!(overlaps("32000\t60999\n", "8080,30000-32000\n"));
         assert!(!overlaps("1024\t65535\n", "8080,30000-32767\n"));
+    }
+
+    #[test]
+    fn a_tool_that_is_missing_is_explained() {
+        let checks = tools(&[Tool::Ip6tablesRestore]);
+        assert_eq!(
+            checks[0].found,
+            "no ip6tables-restore, which sets nodegate's rules in IPv6's tables: nothing is masqueraded \
+             and refused for IPv6: endpoints on other nodes are out of reach from outside"
+        );
+        assert_eq!(checks[0].fix.as_deref(), Some("install iptables"));
+        let [all] = &tools(&[])[..] else {
+            panic!("one line for all")
+        };
+        assert_eq!(all.outcome, Outcome::Ok);
     }
 
     #[test]

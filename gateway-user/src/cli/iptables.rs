@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     os::{fd::AsFd, unix::fs::FileTypeExt as _},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use http::Method;
 use http_body_util::BodyExt as _;
+use nodegate_programs::Program;
 use serde::Serialize;
 
 use super::{Admin, Output};
@@ -167,10 +168,10 @@ fn dumps(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Dump)>> {
             Err(SourceError::NoRules { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let programs = ["iptables-save", "ip6tables-save"];
+        let programs = [Program::IptablesSave, Program::Ip6tablesSave];
         return programs
             .into_iter()
-            .map(|program| Ok((program.to_owned(), parse(&save(program)?))))
+            .map(|program| Ok((program.name().to_owned(), parse(&save(program)?))))
             .collect();
     }
     let read = |file: &PathBuf| {
@@ -211,11 +212,11 @@ fn text(file: &Path) -> anyhow::Result<String> {
 }
 
 /// What `program` prints.
-fn save(program: &str) -> anyhow::Result<String> {
+fn save(program: Program) -> anyhow::Result<String> {
     let hint = "run this on a node as root, or give dumps";
-    let output = Command::new(program)
-        .output()
-        .with_context(|| format!("running {program} ({hint})"))?;
+    let output = program.command().output();
+    let program = program.name();
+    let output = output.with_context(|| format!("running {program} ({hint})"))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
         bail!("{program}: {} ({hint})", message.trim());

@@ -13,13 +13,14 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     pin::pin,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
     rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
+use nodegate_programs::itself;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -128,7 +129,7 @@ impl Agent {
         cgroup: Option<&Path>,
         first_port: u16,
     ) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = itself()?
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -34,6 +34,8 @@ use nodegate::{
     },
 };
 
+use nodegate_programs::Program;
+
 use crate::{
     agent::{Agent, Probe, Seen},
     core::Tables,
@@ -108,15 +110,14 @@ pub(crate) fn obstacle() -> Option<&'static str> {
     if cgroup2().is_none() {
         return Some("no cgroup2 file system (mount -t cgroup2 none /sys/fs/cgroup/unified)");
     }
-    ["iptables-restore", "ip6tables-restore", "ip"]
-        .into_iter()
-        .any(|tool| !on_path(tool))
-        .then_some("no iptables or ip (install iptables and iproute2)")
-}
-
-fn on_path(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(tool).exists())
+    [
+        Program::IptablesRestore,
+        Program::Ip6tablesRestore,
+        Program::Ip,
+    ]
+    .into_iter()
+    .any(|program| program.find().is_none())
+    .then_some("no iptables or ip (install iptables and iproute2)")
 }
 
 fn cgroup2() -> Option<PathBuf> {
@@ -364,14 +365,15 @@ fn same(a: &Options, b: &Options) -> bool {
 
 /// The variant of netfilter that kube-proxy's rules are loaded with: NODEGATE_DIFFERENTIAL_IPTABLES
 /// is `nft` or `legacy`; legacy, which is faster, unless it is missing.
-fn restore(family: IpFamily) -> &'static str {
+fn restore(family: IpFamily) -> Program {
     let variable = std::env::var("NODEGATE_DIFFERENTIAL_IPTABLES");
-    let nft = variable.is_ok_and(|variant| variant == "nft") || !on_path("iptables-legacy-restore");
+    let nft = variable.is_ok_and(|variant| variant == "nft")
+        || Program::IptablesLegacyRestore.find().is_none();
     match (family, nft) {
-        (IpFamily::V4, false) => "iptables-legacy-restore",
-        (IpFamily::V6, false) => "ip6tables-legacy-restore",
-        (IpFamily::V4, true) => "iptables-restore",
-        (IpFamily::V6, true) => "ip6tables-restore",
+        (IpFamily::V4, false) => Program::IptablesLegacyRestore,
+        (IpFamily::V6, false) => Program::Ip6tablesLegacyRestore,
+        (IpFamily::V4, true) => Program::IptablesRestore,
+        (IpFamily::V6, true) => Program::Ip6tablesRestore,
     }
 }
 

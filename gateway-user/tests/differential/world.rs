@@ -18,13 +18,14 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nodegate::model::service::IpFamily;
+use nodegate_programs::Program;
 use serde::{Deserialize, Serialize};
 
 /// A namespace of a side.
@@ -227,7 +228,7 @@ impl World {
             return Ok(());
         }
         let text = lines.join("\n") + "\n";
-        self.inside(space, || run("ip", &["-batch", "-"], &text))
+        self.inside(space, || run(Program::Ip, &["-batch", "-"], &text))
     }
 }
 
@@ -289,7 +290,7 @@ fn namespace(space: Space) -> anyhow::Result<File> {
                 written.with_context(|| format!("setting {} to {value}", file.display()))?;
             }
         }
-        run("ip", &["link", "set", "lo", "up"], "")?;
+        run(Program::Ip, &["link", "set", "lo", "up"], "")?;
         File::open("/proc/thread-self/ns/net").context("opening the namespace")
     });
     made.join().map_err(|_| anyhow!("the thread panicked"))?
@@ -309,8 +310,10 @@ fn inside<T: Send>(
 }
 
 /// Runs a tool to its end.
-pub(crate) fn run(tool: &str, arguments: &[&str], input: &str) -> anyhow::Result<()> {
-    let mut child = Command::new(tool)
+pub(crate) fn run(program: Program, arguments: &[&str], input: &str) -> anyhow::Result<()> {
+    let tool = program.name();
+    let mut child = program
+        .command()
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZero,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::Duration,
 };
@@ -338,7 +338,8 @@ impl Envoy {
         let config = directory.path().join("bootstrap.json");
         let log = directory.path().join("envoy.log");
         fs::write(&config, bootstrap)?;
-        let process = Command::new(program)
+        let process = nodegate_programs::Program::Envoy
+            .at(program)
             .arg("--config-path")
             .arg(&config)
             .args(["--concurrency", "1", "--log-level", "error"])

@@ -4,13 +4,15 @@
 use std::{
     env, fs,
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use libtest_mimic::Failed;
 use nodegate::datapath::features::Features;
+use nodegate_programs::itself;
 
 use crate::{Addresses, bench::Bench};
 
@@ -78,11 +80,14 @@ pub(crate) fn told(_bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
 
 /// What a process in the cgroup is told that connects.
 fn error_of_a_call(cgroup: &Path, to: SocketAddr) -> Result<Option<i32>, Failed> {
-    let status = Command::new("sh")
-        .args(["-c", "echo 0 >\"$1\" && exec \"$2\"", "sh"])
-        .arg(cgroup.join("cgroup.procs"))
-        .arg(env::current_exe()?)
-        .env(VARIABLE, to.to_string())
-        .status()?;
-    Ok(status.code())
+    let members = fs::OpenOptions::new()
+        .write(true)
+        .open(cgroup.join("cgroup.procs"))?;
+    let mut command = itself()?;
+    command.env(VARIABLE, to.to_string());
+    // Writing 0 moves the writer.
+    let join = move || Ok(nix::unistd::write(&members, b"0").map(drop)?);
+    // SAFETY: between fork and exec the hook makes one system call and allocates nothing.
+    unsafe { command.pre_exec(join) };
+    Ok(command.status()?.code())
 }

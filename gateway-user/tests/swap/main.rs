@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
     net::IpAddr,
-    process::{Command, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -190,7 +190,7 @@ fn under_load(
     world: &World,
     work: impl FnOnce() -> Result<(usize, Duration), Failed>,
 ) -> Result<(Vec<Connection>, usize, Duration), Failed> {
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = nodegate_programs::itself()?
         .env(load::CHILD, world.task()?)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -6,13 +6,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::Duration,
 };
 
 use libtest_mimic::Failed;
 use nix::sched::{CloneFlags, setns};
+use nodegate_programs::Program;
 
 /// Endpoints that a Service may have.
 pub(crate) const PODS: usize = 6;
@@ -59,8 +59,8 @@ pub(crate) fn obstacle() -> Option<&'static str> {
     if cgroup2().is_none() {
         return Some("no cgroup2 hierarchy (mount -t cgroup2 none /sys/fs/cgroup)");
     }
-    let ip = Command::new("ip").arg("-V").output();
-    ip.is_err().then_some("no ip (install iproute2)")
+    let ip = Program::Ip.find();
+    ip.is_none().then_some("no ip (install iproute2)")
 }
 
 fn cgroup2() -> Option<PathBuf> {
@@ -267,7 +267,8 @@ pub(crate) fn enter(netns: &Path) -> Result<(), Failed> {
 }
 
 fn ip(arguments: &str) -> Result<(), Failed> {
-    let output = Command::new("ip")
+    let output = Program::Ip
+        .command()
         .args(arguments.split_whitespace())
         .output()?;
     if output.status.success() {

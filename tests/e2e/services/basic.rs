@@ -4,6 +4,8 @@ use super::{
     POD1, POD2, SETTING, both_protocols, cluster_ip, cluster_ips, node, server, service,
     web_on_both_nodes,
 };
+use nodegate_programs::Program;
+
 use crate::{Case, probe::Task, scene::Scene};
 
 pub(super) const CASES: &[Case] = &[
@@ -248,7 +250,11 @@ spec: {type: NodePort, clusterIP: 10.96.0.2, selector: {app: server}, ports: [{p
     // It is in the maps in no form, not even as a refusal.
     let pin = scene.testbed.pin_dir("node1").join("services");
     let pin = pin.to_string_lossy();
-    let dump = scene.run("node1", &["bpftool", "-j", "map", "dump", "pinned", &pin])?;
+    let dump = scene.run(
+        "node1",
+        Program::Bpftool,
+        &["-j", "map", "dump", "pinned", &pin],
+    )?;
     let elements: Vec<serde_json::Value> = serde_json::from_str(&dump)?;
     // Of `web`: the cluster IP, its guard, and the node port. The gateway has no Service.
     crate::same!(elements.len(), 3, "frontends: {dump}");

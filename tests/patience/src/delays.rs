@@ -110,15 +110,28 @@ static WORKERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{hint::black_box, process::Stdio};
+
+    use nodegate_programs::itself;
 
     use super::*;
+
+    #[test]
+    #[ignore = "it is what the next test starts"]
+    fn keeps_a_cpu_busy() {
+        for number in 0..50_000_000_u64 {
+            black_box(number);
+        }
+    }
 
     /// More than there are CPUs wait for each other.
     #[test]
     fn what_a_child_waits_for_is_counted_after_its_end() {
-        let count = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
-        let start = |_| Command::new("sh").args(["-c", count]).spawn().unwrap();
+        let start = |_| {
+            let mut busy = itself().unwrap();
+            busy.args(["--exact", "--ignored", "delays::tests::keeps_a_cpu_busy"]);
+            busy.stdout(Stdio::null()).spawn().unwrap()
+        };
         let before = mine();
         let many = 2 * std::thread::available_parallelism().unwrap().get();
         let mut children: Vec<_> = (0..many).map(start).collect();

@@ -5,6 +5,8 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 use anyhow::Context as _;
 use nix::{sys::signal::Signal, unistd::Pid};
 
+use nodegate_programs::own;
+
 use crate::{
     admission::{self, Store},
     cgroup, endpoints,
@@ -140,7 +142,7 @@ fn start_server(names: &Names, state: &State, pod: &Pod) -> anyhow::Result<Pid> 
     let spec = spec_file(names, pod);
     fs::write(&spec, serde_json::to_vec(&PodSpec::new(pod))?)
         .with_context(|| format!("writing {}", spec.display()))?;
-    let mut command = nodegate::command(names, state, &host, &state.binaries.pod)?;
+    let mut command = nodegate::enter(names, state, &host, own(&state.binaries.pod))?;
     command.arg(&spec).arg(ready_file(names, pod));
     process::detach(command, &names.log(&host))
 }

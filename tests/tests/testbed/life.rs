@@ -1,18 +1,16 @@
 //! How a testbed comes, changes and goes.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, ExitCode},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, thread, time::Duration};
 
+use nodegate_programs::{Program, itself};
 use nodegate_testbed::{Outcome, Testbed, environment};
 use serde_json::Value;
 
-use crate::VICTIM;
-use crate::scene::{Scene, WEB, address, limit, text, up};
+use crate::{
+    VICTIM,
+    scene::{Scene, WEB, address, limit, text, up},
+    stand_in::FAILING,
+};
 
 pub(crate) fn changes(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
@@ -58,7 +56,8 @@ pub(crate) fn changes(name: &str) -> anyhow::Result<()> {
         assert_eq!(names("web-")?.len(), 1);
         let answer = testbed.exec(
             "node2",
-            ["curl", "-sSm", &limit(), "http://10.10.1.99/hello"],
+            Program::Curl,
+            ["-sSm", &limit(), "http://10.10.1.99/hello"],
         )?;
         let nginx = text(&answer).contains("Welcome to nginx!");
         assert_eq!(nginx, image == "nginx", "{answer:?}");
@@ -68,7 +67,7 @@ pub(crate) fn changes(name: &str) -> anyhow::Result<()> {
     assert_eq!(report.errors.len(), 1);
     assert!(names("web-")?.is_empty());
     assert!(!slice()?.contains("10.10.1.99"));
-    let left = testbed.exec("node2", ["ip", "route", "show", "10.10.1.99"])?;
+    let left = testbed.exec("node2", Program::Ip, ["route", "show", "10.10.1.99"])?;
     assert_eq!(text(&left), "");
     testbed.down()
 }
@@ -78,10 +77,10 @@ pub(crate) fn requests_under_way(name: &str) -> anyhow::Result<()> {
     let ps = testbed.ps()?;
     let pod = ps.pods_named("default", "web-").next().expect("a pod");
     let url = format!("http://{}/?wait=1200ms", pod.address);
-    let curl = testbed.spawn("node1", ["curl", "-sSm", &limit(), &url])?;
+    let curl = testbed.spawn("node1", Program::Curl, ["-sSm", &limit(), &url])?;
     let host = format!("pod/{}/{}", pod.namespace, pod.name);
     patience::try_until(|| {
-        let sockets = text(&testbed.exec(&host, ["cat", "/proc/net/tcp6"])?);
+        let sockets = text(&testbed.exec(&host, Program::Cat, ["/proc/net/tcp6"])?);
         // In the state ESTABLISHED (proc_pid_net(5)).
         anyhow::Ok(sockets.contains(" 01 ").then_some(()))
     })?;
@@ -102,7 +101,7 @@ pub(crate) fn side_by_side(name: &str) -> anyhow::Result<()> {
         let url = format!("http://{}/", address(testbed, "web-", "node2")?);
         assert!(
             testbed
-                .exec("node1", ["curl", "-sSfm", &limit(), &url])?
+                .exec("node1", Program::Curl, ["-sSfm", &limit(), &url])?
                 .status
                 .success()
         );
@@ -112,7 +111,7 @@ pub(crate) fn side_by_side(name: &str) -> anyhow::Result<()> {
     let url = format!("http://{}/", address(&second, "web-", "node2")?);
     assert!(
         second
-            .exec("node1", ["curl", "-sSfm", &limit(), &url])?
+            .exec("node1", Program::Curl, ["-sSfm", &limit(), &url])?
             .status
             .success()
     );
@@ -126,14 +125,15 @@ pub(crate) fn existing_name(name: &str) -> anyhow::Result<()> {
         .expect_err("two of a name")
         .to_string();
     assert!(error.contains("down --name"), "{error}");
-    assert!(testbed.exec("node1", ["true"])?.status.success());
+    let works = testbed.exec("node1", Program::Ip, ["-V"])?;
+    assert!(works.status.success());
     testbed.down()?;
     // It may be gone already.
     Testbed::down_named(name)
 }
 
 pub(crate) fn failing_nodegate(name: &str) -> anyhow::Result<()> {
-    let scene = Scene::new("#!/bin/sh\necho no such map >&2\nexit 1\n")?;
+    let scene = Scene::new(FAILING)?;
     let error = Testbed::up(&scene.options(name)).expect_err("no nodegate");
     let error = format!("{error:#}");
     assert!(
@@ -154,9 +154,7 @@ pub(crate) fn victim(name: &str) -> ExitCode {
 
 pub(crate) fn killed_up(name: &str) -> anyhow::Result<()> {
     for milliseconds in [3, 10, 30, 60, 120, 200, 300, 600] {
-        let mut child = Command::new(std::env::current_exe()?)
-            .env(VICTIM, name)
-            .spawn()?;
+        let mut child = itself()?.env(VICTIM, name).spawn()?;
         thread::sleep(Duration::from_millis(milliseconds));
         child.kill()?;
         child.wait()?;
@@ -196,7 +194,7 @@ pub(crate) fn nothing_left(name: &str) -> anyhow::Result<()> {
             left.push(command);
         }
     }
-    let links = Command::new("ip").args(["-br", "link"]).output()?;
+    let links = Program::Ip.command().args(["-br", "link"]).output()?;
     for link in text(&links)
         .lines()
         .filter(|link| link.contains("veth") || link.starts_with("br0"))

@@ -1,23 +1,27 @@
 //! Who reaches whom.
 
-use std::{io::Write as _, net::SocketAddr, time::Duration};
+use std::{io::Write as _, net::SocketAddr, thread, time::Duration};
 
+use nodegate_programs::Program;
 use nodegate_testbed::Testbed;
 use patience::Stopwatch;
 use serde_json::Value;
 
-use crate::scene::{STAND_IN, Scene, address, limit, pod_on, row, silence, text, up};
+use crate::{
+    scene::{Scene, address, limit, pod_on, row, silence, state, text, up},
+    stand_in::STAND_IN,
+};
 
 pub(crate) fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
     for node in ["node1", "node2"] {
         let url = format!("http://{}/x", address(&testbed, "web-", node)?);
         for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
-            let answer = testbed.exec(from, ["curl", "-sSm", &limit(), &url])?;
+            let answer = testbed.exec(from, Program::Curl, ["-sSm", &limit(), &url])?;
             let said: Value = serde_json::from_slice(&answer.stdout)?;
             assert_eq!(said["node"], node, "from {from}");
         }
-        let answer = testbed.exec("client", ["curl", "-sSm", &silence(), &url])?;
+        let answer = testbed.exec("client", Program::Curl, ["-sSm", &silence(), &url])?;
         assert!(!answer.status.success(), "the client reaches {url}");
     }
     let echo = testbed.ps()?;
@@ -27,11 +31,13 @@ pub(crate) fn pods_and_nodes_reach_pods(name: &str) -> anyhow::Result<()> {
         .expect("an echo pod")
         .address
         .to_string();
-    let talk = format!("(printf 'a\\n'; sleep 0.2; printf b) | nc -N {echo} 9000");
-    assert_eq!(
-        text(&testbed.exec("node2", ["sh", "-c", &talk])?),
-        "one a\none b"
-    );
+    let mut talk = testbed.spawn("node2", Program::Nc, ["-N", &echo, "9000"])?;
+    let mut input = talk.stdin.take().expect("a pipe");
+    writeln!(input, "a")?;
+    thread::sleep(Duration::from_millis(200));
+    write!(input, "b")?;
+    drop(input);
+    assert_eq!(text(&talk.wait_with_output()?), "one a\none b");
     testbed.down()
 }
 
@@ -55,16 +61,17 @@ fn from_listener(
     wait: &str,
 ) -> anyhow::Result<String> {
     let listen = if at.contains(':') { "-6lN" } else { "-4lN" };
-    let mut listener = testbed.spawn(server, ["nc", listen, "7000"])?;
+    let mut listener = testbed.spawn(server, Program::Nc, [listen, "7000"])?;
     writeln!(listener.stdin.take().expect("a pipe"), "hello")?;
-    let sockets = || testbed.exec(server, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+    let sockets = || testbed.exec(server, Program::Cat, ["/proc/net/tcp", "/proc/net/tcp6"]);
     // Port 7000 in the state LISTEN (proc_pid_net(5)).
     let listens = |line: &str| line.contains(":1B58 ") && line.contains(" 0A ");
     let listening = patience::try_until(|| {
         let listening = text(&sockets()?).lines().any(listens);
         anyhow::Ok(listening.then_some(()))
     });
-    let answer = listening.and_then(|()| testbed.exec(client, ["nc", "-w", wait, at, "7000"]));
+    let answer =
+        listening.and_then(|()| testbed.exec(client, Program::Nc, ["-w", wait, at, "7000"]));
     listener.kill()?;
     listener.wait()?;
     Ok(text(&answer?))
@@ -84,12 +91,12 @@ pub(crate) fn external_ips(name: &str) -> anyhow::Result<()> {
     // nc counts whole seconds.
     let heard = from_listener(&testbed, "node1", "client", "192.168.96.51", "1")?;
     assert_eq!(heard, "");
-    let addresses = text(&testbed.exec("node1", ["ip", "-br", "addr"])?);
+    let addresses = text(&testbed.exec("node1", Program::Ip, ["-br", "addr"])?);
     assert!(addresses.contains("192.168.96.50/32") && !addresses.contains("192.168.96.51"));
 
     testbed.delete_object("Service", "default", "web")?;
     for host in ["node1", "client"] {
-        let state = text(&testbed.exec(host, ["sh", "-c", "ip addr; ip route"])?);
+        let state = state(&testbed, host)?;
         assert!(!state.contains("192.168.96."), "{host}: {state}");
     }
     testbed.down()
@@ -110,7 +117,8 @@ pub(crate) fn different_subnets(name: &str) -> anyhow::Result<()> {
         let url = format!("http://{}/", SocketAddr::new(ip, 80));
         let answer = testbed.exec(
             &pod_on(&testbed, "web-", "a")?,
-            ["curl", "-sSfm", &limit(), &url],
+            Program::Curl,
+            ["-sSfm", &limit(), &url],
         )?;
         assert!(answer.status.success(), "{answer:?}");
     }
@@ -127,7 +135,7 @@ pub(crate) fn ipv6(name: &str) -> anyhow::Result<()> {
         for from in ["node1", "node2", &from_pod] {
             // At once: nobody has to ask for a neighbour, and no address is tentative.
             let watch = Stopwatch::with(|| testbed.processes());
-            let answer = testbed.exec(from, ["curl", "-sSm", &limit(), &url])?;
+            let answer = testbed.exec(from, Program::Curl, ["-sSm", &limit(), &url])?;
             watch.lap().below(Duration::from_millis(500))?;
             let said: Value = serde_json::from_slice(&answer.stdout)?;
             assert_eq!(said["node"], node.name.as_str(), "from {from}");
@@ -136,7 +144,7 @@ pub(crate) fn ipv6(name: &str) -> anyhow::Result<()> {
                 assert_eq!(peer.ip(), near.addresses[1]);
             }
         }
-        let answer = testbed.exec("client", ["curl", "-sSm", &silence(), &url])?;
+        let answer = testbed.exec("client", Program::Curl, ["-sSm", &silence(), &url])?;
         assert!(!answer.status.success(), "the client reaches {url}");
         let at = node.address_v6.to_string();
         listener_is_reached(&testbed, &node.name, "client", &at)?;
@@ -144,7 +152,7 @@ pub(crate) fn ipv6(name: &str) -> anyhow::Result<()> {
     let client = testbed.client_v6()?.to_string();
     listener_is_reached(&testbed, "client", "node2", &client)?;
     for host in ["client", "node1", &from_pod] {
-        let addresses = text(&testbed.exec(host, ["ip", "-6", "addr"])?);
+        let addresses = text(&testbed.exec(host, Program::Ip, ["-6", "addr"])?);
         for unwanted in ["tentative", "fe80:"] {
             assert!(!addresses.contains(unwanted), "{host}: {addresses}");
         }
@@ -165,9 +173,11 @@ spec: {containers: [{image: dns, ports: [{containerPort: 5353, protocol: UDP}]}]
     )?;
     for at in ["10.10.2.53", "fd00:10:0:2::53"] {
         for from in ["node1", "node2", &pod_on(&testbed, "web-", "node1")?] {
-            let ask = format!("printf what | nc -u -W 1 -w {} {at} 5353", limit());
-            let answer = testbed.exec(from, ["sh", "-c", &ask])?;
-            assert_eq!(text(&answer), "dns what", "{at} from {from}");
+            let arguments = ["-u", "-W", "1", "-w", &limit(), at, "5353"];
+            let mut ask = testbed.spawn(from, Program::Nc, arguments)?;
+            write!(ask.stdin.take().expect("a pipe"), "what")?;
+            let answer = text(&ask.wait_with_output()?);
+            assert_eq!(answer, "dns what", "{at} from {from}");
         }
     }
     testbed.down()

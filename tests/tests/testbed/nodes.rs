@@ -2,9 +2,13 @@
 
 use std::fs;
 
+use nodegate_programs::Program;
 use nodegate_testbed::{Signal, Testbed};
 
-use crate::scene::{STAND_IN, Scene, WEB, address, limit, pod_on, text, up};
+use crate::{
+    scene::{Scene, WEB, address, environment, limit, pod_on, text, up},
+    stand_in::STAND_IN,
+};
 
 pub(crate) fn restarts(name: &str) -> anyhow::Result<()> {
     let (_scene, testbed) = up(name)?;
@@ -59,14 +63,14 @@ pub(crate) fn node_options(name: &str) -> anyhow::Result<()> {
         log.contains("arguments: run --role redirector --services gateway --attach=clsact\n"),
         "{log}"
     );
-    let environment = text(&testbed.exec("node1", ["env"])?);
+    let environment = environment(&testbed, "node1")?;
     assert!(environment.contains("NODEGATE_X=y\n"), "{environment}");
     let group = testbed.names().node_cgroup("node2").join("node");
     assert_eq!(fs::read_to_string(group.join("cgroup.procs"))?, "");
     // The rest of the node is as it always is, and changes get by without it.
     testbed.apply_text(&WEB.replace("replicas: 2", "replicas: 4"))?;
     let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
-    let answer = testbed.exec("node1", ["curl", "-sSfm", &limit(), &url])?;
+    let answer = testbed.exec("node1", Program::Curl, ["-sSfm", &limit(), &url])?;
     assert!(answer.status.success(), "{answer:?}");
     let error = testbed.restart("node2").expect_err("there is none");
     assert!(error.to_string().contains("nodegate: false"), "{error}");
@@ -84,7 +88,7 @@ pub(crate) fn cgroups(name: &str) -> anyhow::Result<()> {
             format!("/node2/pod-{}", pod["pod/".len()..].replace('/', ".")),
         ),
     ] {
-        let groups = text(&testbed.exec(host, ["cat", "/proc/self/cgroup"])?);
+        let groups = text(&testbed.exec(host, Program::Cat, ["/proc/self/cgroup"])?);
         let line = format!("0::/nodegate-testbed/{name}{part}");
         assert!(
             groups.lines().any(|group| group == line),
@@ -99,7 +103,7 @@ pub(crate) fn cgroups(name: &str) -> anyhow::Result<()> {
             .join("node/cgroup.procs"),
     )?;
     assert_eq!(processes.lines().count(), 1);
-    let environment = text(&testbed.exec("node2", ["env"])?);
+    let environment = environment(&testbed, "node2")?;
     for variable in [
         "NODE_NAME=node2".to_string(),
         format!("NODEGATE_PIN_DIR={}", testbed.pin_dir("node2").display()),

@@ -1,19 +1,12 @@
 //! A testbed with a stand-in for nodegate, and how to look at it.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Output};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Output};
 
+use nodegate_programs::Program;
 use nodegate_testbed::{Binaries, Options, Testbed, ps::PodAddress};
 use serde_json::Value;
 
-/// What a testbed asks of nodegate: `run` makes the admin socket and stays, `status --sync` says
-/// that everything is applied.
-pub(crate) const STAND_IN: &str = r#"#!/bin/sh
-case $1 in
-run) echo "arguments: $*"; test -z "$NODEGATE_PIN_DIR" || mkdir -p "$NODEGATE_PIN_DIR"; : > "$NODEGATE_ADMIN"; exec sleep 600 ;;
-status) test -e "$NODEGATE_ADMIN" ;;
-check) exit 1 ;;
-esac
-"#;
+use crate::stand_in::STAND_IN;
 
 pub(crate) const WEB: &str = "
 apiVersion: apps/v1
@@ -42,14 +35,18 @@ spec:
 /// A directory with a stand-in and manifests.
 pub(crate) struct Scene {
     directory: tempfile::TempDir,
+    nodegate: PathBuf,
 }
 
 impl Scene {
     pub(crate) fn new(nodegate: &str) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let scene = Self { directory };
-        scene.write("nodegate", nodegate)?;
-        fs::set_permissions(scene.path("nodegate"), fs::Permissions::from_mode(0o755))?;
+        let nodegate = directory.path().join(nodegate);
+        symlink(std::env::current_exe()?, &nodegate)?;
+        let scene = Self {
+            directory,
+            nodegate,
+        };
         fs::create_dir(scene.path("manifests"))?;
         scene.write("manifests/web.yaml", WEB)?;
         Ok(scene)
@@ -65,7 +62,7 @@ impl Scene {
 
     pub(crate) fn options(&self, name: &str) -> Options {
         let binaries = Binaries {
-            nodegate: self.path("nodegate"),
+            nodegate: self.nodegate.clone(),
             pod: env!("CARGO_BIN_EXE_testbed-pod").into(),
         };
         Options {
@@ -89,6 +86,21 @@ pub(crate) fn limit() -> String {
 /// The same for what must not come.
 pub(crate) fn silence() -> String {
     patience::silence().as_secs_f64().to_string()
+}
+
+/// All addresses and routes of a host.
+pub(crate) fn state(testbed: &Testbed, host: &str) -> anyhow::Result<String> {
+    let mut state = String::new();
+    for arguments in [&["addr"][..], &["route"], &["-6", "route"]] {
+        state += &text(&testbed.exec(host, Program::Ip, arguments)?);
+    }
+    Ok(state)
+}
+
+/// The variables of a host's processes, a line each.
+pub(crate) fn environment(testbed: &Testbed, host: &str) -> anyhow::Result<String> {
+    let variables = testbed.exec(host, Program::Cat, ["/proc/self/environ"])?;
+    Ok(text(&variables).replace('\0', "\n"))
 }
 
 pub(crate) fn text(output: &Output) -> String {

@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 
+use nodegate_programs::Program;
 use nodegate_testbed::Testbed;
 use serde_json::json;
 
 use crate::network::listener_is_reached;
-use crate::scene::{STAND_IN, Scene, WEB, address, limit, manifests, text, up};
+use crate::{
+    scene::{Scene, WEB, address, limit, manifests, state, text, up},
+    stand_in::STAND_IN,
+};
 
 pub(crate) const DUAL: &str = "
 apiVersion: v1
@@ -112,7 +116,7 @@ pub(crate) fn conditions(name: &str) -> anyhow::Result<()> {
     // They are the same pods, and serve.
     assert_eq!(testbed.ps()?.pods, before);
     let url = format!("http://{}/", address(&testbed, "web-", "node2")?);
-    let answer = testbed.exec("node1", ["curl", "-sSfm", &limit(), &url])?;
+    let answer = testbed.exec("node1", Program::Curl, ["-sSfm", &limit(), &url])?;
     assert!(answer.status.success(), "{answer:?}");
     testbed.apply_text(WEB)?;
     assert_eq!(shown()?, [[true, true, false]; 2]);
@@ -141,10 +145,10 @@ status: {loadBalancer: {ingress: [{ip: 192.168.97.7}, {ip: 'fd00:97::7'}]}}
         ("fd00:97::7", via[1]),
         ("fd00:96:5::1", via[1]),
     ] {
-        let route = text(&testbed.exec("client", ["ip", "route", "get", ip])?);
+        let route = text(&testbed.exec("client", Program::Ip, ["route", "get", ip])?);
         assert!(route.contains(&format!("via {via} ")), "{route}");
     }
-    let addresses = text(&testbed.exec("node1", ["ip", "addr"])?);
+    let addresses = text(&testbed.exec("node1", Program::Ip, ["addr"])?);
     assert!(addresses.contains("fd00:96:5::1/128"), "{addresses}");
     assert!(!addresses.contains(".97.7") && !addresses.contains(":97::7"));
     listener_is_reached(&testbed, "node1", "client", "fd00:96:5::1")?;
@@ -157,7 +161,7 @@ status: {loadBalancer: {ingress: [{ip: 192.168.97.7}, {ip: 'fd00:97::7'}]}}
 
     testbed.delete_object("Service", "default", "lb")?;
     for host in ["node1", "client"] {
-        let state = text(&testbed.exec(host, ["sh", "-c", "ip addr; ip route; ip -6 route"])?);
+        let state = state(&testbed, host)?;
         for gone in [".97.7", ":97::7", "fd00:96:5"] {
             assert!(!state.contains(gone), "{host}: {state}");
         }

@@ -4,8 +4,9 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::Context as _;
+use nodegate_programs::Program;
 
-use super::{Programs, Proxy, ProxyBench, Table, Traffic, tool};
+use super::{Programs, Proxy, ProxyBench, Table, Traffic};
 use crate::setup;
 
 /// Requests of the two runs.
@@ -18,14 +19,15 @@ pub(super) fn count(
     table: &Table,
     traffic: &mut Traffic,
 ) -> anyhow::Result<u64> {
-    setup::program("valgrind", "valgrind")?;
+    setup::program(Program::Valgrind)?;
     let mut counts = [0; RUNS.len()];
     for (count, requests) in counts.iter_mut().zip(RUNS) {
         let file = table.directory.join("callgrind.out");
-        let mut valgrind = Command::new(tool("valgrind")?);
-        valgrind.arg("--tool=callgrind");
-        valgrind.arg(format!("--callgrind-out-file={}", file.display()));
-        let proxy = Proxy::start_under(valgrind, programs, table, bench.proxy_cpu)?;
+        let counted = |nodegate: Command| {
+            let out = format!("--callgrind-out-file={}", file.display());
+            Program::Valgrind.around(["--tool=callgrind", &out], &nodegate)
+        };
+        let proxy = Proxy::start_changed(counted, programs, table, bench.proxy_cpu)?;
         traffic.verified(&bench.questions(&proxy, requests), "nodegate")?;
         proxy.end()?;
         *count = total(&file)?;

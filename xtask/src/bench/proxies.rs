@@ -11,6 +11,11 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use nodegate_programs::{Program, own};
 use nodegate_testbed::{measure, traffic::table};
 
 use super::haproxy;
@@ -103,20 +108,18 @@ impl Proxy {
         Self::run(command, &directory, address, cpu)
     }
 
-    /// Starts a nodegate under another program, which comes first with its arguments.
-    pub(super) fn start_under(
-        wrapper: Command,
+    /// Starts a nodegate whose command is changed before: with other variables, or under another program.
+    pub(super) fn start_changed(
+        change: impl FnOnce(Command) -> Command,
         programs: &Programs,
         served: &Table,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        let directory = served.directory.join("under");
+        let directory = served.directory.join("changed");
         fs::create_dir_all(&directory)?;
         let address = free_address()?;
-        let inner = run_nodegate(&programs.nodegate, &directory, address, served)?;
-        let mut command = wrapper;
-        command.arg(inner.get_program()).args(inner.get_args());
-        Self::run(command, &directory, address, cpu)
+        let command = run_nodegate(&programs.nodegate, &directory, address, served)?;
+        Self::run(change(command), &directory, address, cpu)
     }
 
     fn run(
@@ -165,10 +168,8 @@ impl Proxy {
 
     /// Asks it to end, and waits for that.
     pub(super) fn end(mut self) -> anyhow::Result<()> {
-        let kill = Command::new("kill")
-            .arg(self.process.id().to_string())
-            .status();
-        ensure!(kill?.success(), "kill has failed");
+        let pid = Pid::from_raw(self.process.id().cast_signed());
+        kill(pid, Signal::SIGTERM).context("asking it to end")?;
         let deadline = Instant::now() + PATIENCE;
         while self.process.try_wait()?.is_none() {
             ensure!(Instant::now() < deadline, "it doesn't end");
@@ -198,7 +199,7 @@ fn run_nodegate(
     served: &Table,
 ) -> anyhow::Result<Command> {
     let manifests = write_manifests(directory, address.port(), served)?;
-    let mut command = Command::new(program);
+    let mut command = own(program);
     command
         .args(["run", "--role", "proxy", "--workers", "1", "--manifests"])
         .arg(manifests)
@@ -211,7 +212,7 @@ fn run_nodegate(
 fn run_haproxy(program: &Path, directory: &Path, configuration: &str) -> anyhow::Result<Command> {
     let file = directory.join("haproxy.cfg");
     fs::write(&file, configuration)?;
-    let mut command = Command::new(program);
+    let mut command = Program::Haproxy.at(program);
     command.arg("-db").arg("-f").arg(file);
     Ok(command)
 }
@@ -223,7 +224,7 @@ fn run_envoy(
     served: &Table,
 ) -> anyhow::Result<Command> {
     let manifests = write_manifests(directory, address.port(), served)?;
-    let exported = Command::new(&programs.nodegate)
+    let exported = own(&programs.nodegate)
         .args(["export", "envoy", "--admin-port", "0", "--listen"])
         .arg(address.ip().to_string())
         .arg("--manifests")
@@ -233,7 +234,7 @@ fn run_envoy(
     ensure!(exported.status.success(), "nodegate export envoy: {said}");
     let file = directory.join("bootstrap.json");
     fs::write(&file, exported.stdout)?;
-    let mut command = Command::new(&programs.envoy);
+    let mut command = Program::Envoy.at(&programs.envoy);
     command
         .arg("--config-path")
         .arg(file)
@@ -244,7 +245,7 @@ fn run_envoy(
 
 fn run_relay(program: &Path, address: SocketAddr, served: &Table) -> anyhow::Result<Command> {
     let port = served.endpoints.first().context("no endpoint")?;
-    let mut command = Command::new(program);
+    let mut command = own(program);
     command.arg(address.to_string());
     command.arg(SocketAddr::from((Ipv4Addr::LOCALHOST, *port)).to_string());
     Ok(command)

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 use nodegate_testbed::traffic::{Questions, table};
 
 use super::{
@@ -43,11 +44,11 @@ pub(crate) fn train(program: &Path, environment: &[(&str, &Path)]) -> anyhow::Re
         nodegate: program.to_owned(),
         ..Programs::default()
     };
-    let mut wrapper = Command::new("env");
-    for (name, value) in environment {
-        wrapper.arg(format!("{name}={}", value.display()));
-    }
-    let proxy = Proxy::start_under(wrapper, &programs, &served, PROXY_CPU)?;
+    let noting = |mut nodegate: Command| {
+        nodegate.envs(environment.iter().copied());
+        nodegate
+    };
+    let proxy = Proxy::start_changed(noting, &programs, &served, PROXY_CPU)?;
     let questions = Questions {
         proxy: proxy.address,
         clients: 64,
@@ -57,7 +58,7 @@ pub(crate) fn train(program: &Path, environment: &[(&str, &Path)]) -> anyhow::Re
         path: table::PATH.into(),
     };
     traffic.verified(&questions, "nodegate")?;
-    let manifests = directory.path().join("under/manifests/others.yaml");
+    let manifests = directory.path().join("changed/manifests/others.yaml");
     others(proxy.address, &manifests)?;
     proxy.end()
 }
@@ -82,7 +83,7 @@ fn http1(proxy: SocketAddr) -> anyhow::Result<()> {
         &["--head"],
     ];
     for kind in kinds {
-        let status = Command::new(setup::program("curl", "curl")?)
+        let status = setup::command(Program::Curl)?
             .args([
                 "--silent",
                 "--show-error",
@@ -104,7 +105,7 @@ fn http1(proxy: SocketAddr) -> anyhow::Result<()> {
 fn http2(proxy: SocketAddr, body: &Path) -> anyhow::Result<()> {
     fs::write(body, BODY)?;
     for with_body in [false, true] {
-        let mut load = Command::new(setup::program("h2load", "nghttp2-client")?);
+        let mut load = setup::command(Program::H2load)?;
         load.args(["--clients", "8", "--max-concurrent-streams", "4"])
             .args(["--requests", &OTHERS.to_string()])
             .args(["--header", &format!(":authority: {HOST}")]);

@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, bail};
@@ -20,6 +20,7 @@ use nix::{
     },
     unistd::{Pid, chdir, pivot_root},
 };
+use nodegate_programs::{Program, itself};
 
 use super::root::{CLONE, RUST};
 
@@ -52,12 +53,13 @@ pub(crate) struct Inside {
 }
 
 /// Runs a command in the root's clone; whether it succeeded. All that it has left ends with it.
-pub(super) fn enter(root: &Path, command: &[&str]) -> anyhow::Result<bool> {
-    let status = Command::new(env::current_exe()?)
+pub(super) fn enter(root: &Path, program: Program, arguments: &[&str]) -> anyhow::Result<bool> {
+    let status = itself()?
         .arg(SUBCOMMAND)
         .arg(root)
         .arg("--")
-        .args(command)
+        .arg(program.name())
+        .args(arguments)
         .status()
         .context("starting this program again")?;
     Ok(status.success())
@@ -81,7 +83,7 @@ fn separate(inside: &Inside) -> anyhow::Result<ExitCode> {
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC;
     unshare(namespaces).context("making namespaces")?;
-    let status = Command::new(env::current_exe()?)
+    let status = itself()?
         .args([SUBCOMMAND, "--first"])
         .arg(&inside.root)
         .arg("--")
@@ -97,7 +99,8 @@ fn first(inside: &Inside) -> anyhow::Result<ExitCode> {
     let [program, arguments @ ..] = &inside.command[..] else {
         bail!("no command");
     };
-    let mut command = Command::new(program);
+    let row = program.to_str().and_then(Program::named);
+    let mut command = row.context("no such program is known")?.by_name();
     command.args(arguments).env_clear().envs(environment());
     command.current_dir(Path::new("/").join(CLONE));
     let child = command

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 
 use crate::setup;
 
@@ -29,9 +30,8 @@ const WAY_OUT: [&str; 4] = [
 
 /// Makes a Debian of essential packages only, and what is [`GIVEN`].
 pub(super) fn debootstrap(root: &Path, suite: &str) -> anyhow::Result<()> {
-    let program = setup::program("debootstrap", "debootstrap")?;
     let mirror = setup::mirror()?;
-    let mut command = Command::new(program);
+    let mut command = setup::command(Program::Debootstrap)?;
     command
         .args(["--variant=minbase", &format!("--include={GIVEN}"), suite])
         .arg(root)
@@ -56,7 +56,7 @@ pub(super) fn give_rust(root: &Path, sysroot: &Path) -> anyhow::Result<()> {
 
 /// Clones what is committed.
 pub(super) fn clone(root: &Path, workspace: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new(setup::program("git", "git")?);
+    let mut command = setup::command(Program::Git)?;
     command
         .args(["clone", "--quiet", "--no-hardlinks"])
         .arg(workspace.canonicalize()?)

@@ -3,12 +3,14 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::Command,
+    process::Stdio,
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 
 use super::packages::{run, text};
 use crate::setup;
@@ -67,16 +69,10 @@ impl Guest {
 
     /// Unpacks a kernel's modules, and gives the kernel itself.
     pub(super) fn kernel(&self, archive: &Path) -> anyhow::Result<PathBuf> {
-        let script = "archive=$1 root=$2; shift 2; \
-                      dpkg-deb --fsys-tarfile \"$archive\" | tar -x -C \"$root\" --wildcards \"$@\"";
-        let mut command = Command::new("sh");
-        command.args(["-c", script, "sh"]);
-        command.arg(archive).arg(&self.root).args(MODULES);
-        run(&mut command).with_context(|| format!("unpacking {}", archive.display()))?;
+        setup::unpack(archive, &self.root, MODULES)?;
         let modules = self.root.join("usr/lib/modules");
         let version = only(&modules)?;
-        let depmod = setup::program("depmod", "kmod")?;
-        run(Command::new(depmod)
+        run(setup::command(Program::Depmod)?
             .arg("-b")
             .arg(&self.root)
             .arg(version.file_name().unwrap_or_default()))?;
@@ -100,7 +96,7 @@ impl Guest {
             self.file(&library)?;
         }
         let to = self.place(path)?;
-        run(Command::new("strip").arg("-o").arg(to).arg(path)).map(drop)
+        run(setup::command(Program::Strip)?.arg("-o").arg(to).arg(path)).map(drop)
     }
 
     /// A file under the name that it has here; where that is a link, also what it leads to.
@@ -166,25 +162,57 @@ impl Guest {
         fs::write(&init, include_str!("init.sh"))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let image = self.directory.join("initramfs");
-        let busybox = text(&setup::program("busybox", "busybox")?);
-        run(Command::new("sh")
-            .args([
-                "-c",
-                "find . | \"$1\" cpio --quiet -o -H newc >\"$2\"",
-                "sh",
-                &busybox,
-            ])
-            .arg(&image)
-            .current_dir(&self.root))?;
+        archive(&self.root, &image)?;
         // It is in the image now, and takes as much room.
         fs::remove_dir_all(&self.root)?;
         Ok(image)
     }
 }
 
+/// Packs a directory as the kernel wants it (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn archive(root: &Path, image: &Path) -> anyhow::Result<()> {
+    let mut names = String::from(".\n");
+    list(root, Path::new("."), &mut names)?;
+    let mut cpio = setup::command(Program::Busybox)?
+        .args(["cpio", "--quiet", "-o", "-H", "newc"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(fs::File::create(image).with_context(|| image.display().to_string())?)
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting busybox")?;
+    // Dropped at once: that is the end of the list. Why it ends early it says itself.
+    let written = cpio
+        .stdin
+        .take()
+        .map(|mut input| input.write_all(names.as_bytes()));
+    let output = cpio.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "busybox cpio: {}", said.trim());
+    written
+        .context("busybox' input")?
+        .context("listing files for busybox")
+}
+
+/// The names of all that is below a directory, directories before what is in them.
+fn list(root: &Path, below: &Path, names: &mut String) -> anyhow::Result<()> {
+    let directory = root.join(below);
+    for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+        let entry = entry?;
+        let name = below.join(entry.file_name());
+        // Writing to a String cannot fail.
+        let _ = writeln!(names, "{}", name.display());
+        if entry.file_type()?.is_dir() {
+            list(root, &name, names)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a program is linked with, and the loader that it wants; nothing for static ones.
 fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
+    // It fails for static ones.
+    let output = setup::command(Program::Ldd)?
         .arg(program)
         .output()
         .context("starting ldd")?;
@@ -207,7 +235,7 @@ fn linked(said: &str) -> Vec<PathBuf> {
 
 /// iptables and everything around it: what it can do is in files that it loads.
 pub(super) fn iptables(guest: &Guest) -> anyhow::Result<()> {
-    let iptables = setup::program("iptables", "iptables")?;
+    let iptables = setup::program(Program::Iptables)?;
     let directory = iptables.parent().context("it is in a directory")?;
     for entry in fs::read_dir(directory)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

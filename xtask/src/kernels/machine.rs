@@ -4,13 +4,14 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
+use nodegate_programs::Program;
 
 use crate::setup;
 
@@ -98,13 +99,12 @@ impl Machine<'_> {
     }
 
     fn start(&self) -> anyhow::Result<Child> {
-        let qemu = setup::program("qemu-system-x86_64", "qemu-system-x86")?;
         let cpu = if self.accelerator == "kvm" {
             "host"
         } else {
             "max"
         };
-        Command::new(qemu)
+        setup::command(Program::Qemu)?
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-no-reboot", "-nic", "none", "-cpu", cpu, "-smp", "2"])
             .args(["-accel", self.accelerator])

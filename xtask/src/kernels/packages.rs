@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use nodegate_programs::Program;
 
 use crate::setup;
 
@@ -45,7 +46,7 @@ fn from_archive(archive: &Path) -> anyhow::Result<Kernel> {
     let archive = archive
         .canonicalize()
         .with_context(|| archive.display().to_string())?;
-    let package = output("dpkg-deb", &["--field", &text(&archive), "Package"])?;
+    let package = output(Program::DpkgDeb, &["--field", &text(&archive), "Package"])?;
     let name = package.trim().strip_prefix(PREFIX);
     Ok(Kernel {
         name: name
@@ -58,16 +59,16 @@ fn from_archive(archive: &Path) -> anyhow::Result<Kernel> {
 /// The newest kernel of every series: what the metapackages `linux-image-amd64` and
 /// `linux-image-6.12-amd64` depend on.
 fn series() -> anyhow::Result<Vec<String>> {
-    let architecture = output("dpkg", &["--print-architecture"])?;
+    let architecture = output(Program::Dpkg, &["--print-architecture"])?;
     ensure!(
         architecture.trim() == "amd64",
         "kernels are booted on amd64 only, and this is {}",
         architecture.trim()
     );
-    let names = output("apt-cache", &["pkgnames", PREFIX])?;
+    let names = output(Program::AptCache, &["pkgnames", PREFIX])?;
     let mut series = Vec::new();
     for metapackage in names.lines().filter(|name| is_metapackage(name)) {
-        let depends = output("apt-cache", &["depends", metapackage])?;
+        let depends = output(Program::AptCache, &["depends", metapackage])?;
         series.extend(image(&depends).map(str::to_owned));
     }
     series.sort();
@@ -137,14 +138,14 @@ impl Kernel {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         let package = format!("{PREFIX}{}", self.name);
         let download = || {
-            let mut command = Command::new("apt-get");
+            let mut command = Program::AptGet.command();
             command.args(["-qq", "-o", "APT::Sandbox::User=root", "download", &package]);
             run(command.current_dir(directory))
         };
         if let Err(error) = download() {
             // The lists may be older than the archive.
             setup::say("apt-get update");
-            run(Command::new("apt-get").args(["-qq", "update"]))
+            run(Program::AptGet.command().args(["-qq", "update"]))
                 .and_then(|_| download())
                 .map_err(|_| error)?;
         }
@@ -164,8 +165,8 @@ fn newest(directory: &Path, prefix: &str) -> Option<PathBuf> {
 }
 
 /// What a program prints; it must succeed.
-pub(super) fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    run(Command::new(program).args(arguments))
+pub(super) fn output(program: Program, arguments: &[&str]) -> anyhow::Result<String> {
+    run(setup::command(program)?.args(arguments))
 }
 
 /// What a command prints; it must succeed.

@@ -7,11 +7,10 @@ use std::{
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate_testbed::environment;
+use nodegate_programs::{Program, search_path};
 
 use super::{Places, Rustc, cargo, file_name, say};
 
@@ -46,9 +45,9 @@ fn prefix(places: &Places, libllvm: &Path) -> PathBuf {
 fn find(places: &Places) -> Option<PathBuf> {
     let mut path = vec![places.install.join("bin")];
     if !places.isolated {
-        path.extend(environment::search_path());
+        path.extend(search_path());
     }
-    environment::find_program("bpf-linker", &path)
+    nodegate_programs::find(Program::BpfLinker.name(), &path)
 }
 
 /// bpf-linker's build links `-lLLVM` from `$LLVM_PREFIX/lib`.
@@ -68,7 +67,7 @@ fn link(prefix: &Path, libllvm: &Path) -> io::Result<()> {
 /// Whether a linker runs, is new enough, and has no other LLVM than rustc's. One that has LLVM
 /// inside doesn't say which: its owner has chosen it.
 fn fits(linker: &Path, libllvm: &Path) -> bool {
-    let Ok(output) = Command::new(linker).arg("--version").output() else {
+    let Ok(output) = Program::BpfLinker.at(linker).arg("--version").output() else {
         return false;
     };
     let said = String::from_utf8_lossy(&output.stdout);
@@ -113,7 +112,7 @@ fn install(places: &Places, prefix: &Path) -> anyhow::Result<()> {
         "building bpf-linker {VERSION} with rustc's LLVM {} (half a minute)",
         rustc.llvm_major
     ));
-    let output = Command::new(cargo())
+    let output = cargo()
         .args([
             "install",
             &format!("bpf-linker@{VERSION}"),
@@ -144,7 +143,8 @@ fn install(places: &Places, prefix: &Path) -> anyhow::Result<()> {
         "building bpf-linker: {}: is there a C linker (build-essential) and a way to the crates' registry?",
         said.trim().lines().last().unwrap_or_default()
     );
-    let built = Command::new(places.install.join("bin/bpf-linker"))
+    let built = Program::BpfLinker
+        .at(places.install.join("bin/bpf-linker"))
         .arg("--version")
         .output()?;
     ensure!(

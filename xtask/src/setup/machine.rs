@@ -1,8 +1,7 @@
 //! The running kernel: root, mounts, type information.
 
-use std::process::Command;
-
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+use nix::mount::{MsFlags, mount};
 use nodegate_testbed::environment::{self, BPFFS, Unmet};
 
 use super::say;
@@ -13,16 +12,13 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
     environment::cgroup2()?;
     if environment::bpffs() == Err(Unmet::Bpffs) {
         say(&format!("mounting bpffs at {BPFFS}"));
-        let output = Command::new("mount")
-            .args(["-t", "bpf", "bpf", BPFFS])
-            .output()
-            .context("starting mount")?;
-        ensure!(
-            output.status.success(),
-            "mount -t bpf bpf {BPFFS}: {}: load the kernel with CONFIG_BPF_SYSCALL, or start the \
-             container privileged",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        let (kind, flags) = (Some("bpf"), MsFlags::empty());
+        mount(kind, BPFFS, kind, flags, None::<&str>).with_context(|| {
+            format!(
+                "mount -t bpf bpf {BPFFS}: boot a kernel with CONFIG_BPF_SYSCALL, or start the \
+                 container privileged"
+            )
+        })?;
     }
     environment::btf()?;
     Ok(())

@@ -3,13 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use nodegate_testbed::environment;
+use nodegate_programs::Program;
 
-use super::{Places, Rustc, say};
+use super::{Places, Rustc, archive, say};
 
 /// Gets the source unless it is there.
 pub(super) fn prepare(places: &Places) -> anyhow::Result<()> {
@@ -19,7 +18,7 @@ pub(super) fn prepare(places: &Places) -> anyhow::Result<()> {
     }
     let rustc = Rustc::ask(&places.sysroot)?;
     let advice = "the standard library's source is missing: rustup component add rust-src";
-    if environment::find_program("apt-get", &environment::search_path()).is_none() {
+    if Program::AptGet.find().is_none() {
         bail!(advice);
     }
     say(&format!(
@@ -80,7 +79,8 @@ fn download(work: &Path, release: &str) -> anyhow::Result<PathBuf> {
 
 /// The mirror that the system's apt uses.
 pub(crate) fn mirror() -> anyhow::Result<String> {
-    let output = Command::new("apt-get")
+    let output = Program::AptGet
+        .command()
         .args([
             "indextargets",
             "--format",
@@ -124,7 +124,7 @@ fn apt(work: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         "Acquire::Languages=none".into(),
         "APT::Sandbox::User=root".into(),
     ];
-    let mut command = Command::new("apt-get");
+    let mut command = Program::AptGet.command();
     for option in &options {
         command.args(["-o", option]);
     }
@@ -149,21 +149,13 @@ fn unpack(package: &Path, release: &str, root: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
     // Beside its place and then renamed: half a library would be taken for a whole one.
     let half = tempfile::tempdir_in(root)?;
-    let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x -C \"$2\" --strip-components=4 \
-                  --wildcards \"./usr/src/rustc-$3*/library\"";
-    let output = Command::new("sh")
-        .args(["-c", script, "sh"])
-        .arg(package)
-        .arg(half.path())
-        .arg(release)
-        .output()
-        .context("starting sh")?;
+    let library = format!("./usr/src/rustc-{release}*/library");
+    archive::unpack(package, half.path(), ["--strip-components=4", &library])?;
     let library = half.path().join("library");
     ensure!(
-        output.status.success() && library.join("core/src/lib.rs").is_file(),
-        "unpacking {}: {}",
-        package.display(),
-        String::from_utf8_lossy(&output.stderr).trim()
+        library.join("core/src/lib.rs").is_file(),
+        "{} has no library",
+        package.display()
     );
     let place = root.join("library");
     // A broken one may be there.

@@ -110,7 +110,10 @@ impl Keeper {
                  are out of reach"
             );
         } else {
-            info!(tool = tools.iptables, "netfilter's rules are set now");
+            info!(
+                tool = tools.iptables.name(),
+                "netfilter's rules are set now"
+            );
         }
         self.trouble = trouble;
     }
@@ -144,7 +147,7 @@ impl Kept {
             }
             _ => "",
         };
-        let (iptables, table) = (tools.iptables, self.place.table);
+        let (iptables, table) = (tools.iptables.name(), self.place.table);
         if let Condition::Behind(rule) = condition {
             warn!(
                 iptables,

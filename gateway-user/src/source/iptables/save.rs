@@ -6,10 +6,11 @@
 
 use std::{
     fmt, io,
-    process::{Command, Output},
+    process::Output,
     time::{Duration, Instant},
 };
 
+use nodegate_programs::Program as Row;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::SourceError;
@@ -18,26 +19,28 @@ use crate::model::service::IpFamily;
 /// A program that prints a family's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Program {
+    row: Row,
     pub(super) name: &'static str,
     pub(super) family: IpFamily,
 }
 
-const fn program(name: &'static str, family: IpFamily) -> Program {
-    Program { name, family }
+pub(super) const fn program(row: Row, family: IpFamily) -> Program {
+    let name = row.name();
+    Program { row, name, family }
 }
 
 /// The last of each family is whatever the system prefers: it counts where the other two have no name of
 /// their own.
 const PROGRAMS: [[Program; 3]; 2] = [
     [
-        program("iptables-nft-save", IpFamily::V4),
-        program("iptables-legacy-save", IpFamily::V4),
-        program("iptables-save", IpFamily::V4),
+        program(Row::IptablesNftSave, IpFamily::V4),
+        program(Row::IptablesLegacySave, IpFamily::V4),
+        program(Row::IptablesSave, IpFamily::V4),
     ],
     [
-        program("ip6tables-nft-save", IpFamily::V6),
-        program("ip6tables-legacy-save", IpFamily::V6),
-        program("ip6tables-save", IpFamily::V6),
+        program(Row::Ip6tablesNftSave, IpFamily::V6),
+        program(Row::Ip6tablesLegacySave, IpFamily::V6),
+        program(Row::Ip6tablesSave, IpFamily::V6),
     ],
 ];
 
@@ -153,7 +156,9 @@ fn save(program: Program) -> Result<Saved, Failure> {
         status,
         stdout,
         stderr,
-    } = Command::new(program.name)
+    } = program
+        .row
+        .command()
         .output()
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::NotInstalled,
