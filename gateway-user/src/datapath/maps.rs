@@ -37,8 +37,7 @@ use super::{
 use crate::model::service::{IpFamily, Protocol, ServicePortName};
 
 /// The kernel programs and the descriptions of their maps, compiled by the build script.
-pub(super) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
 
 /// A map that is pinned.
 #[derive(Clone, Copy, Debug)]
