@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 /// How often both are tried again while the ratio is too large: something else may have been in the way.
-const TRIES: usize = 5;
+const TRIES: usize = 3;
 
 /// CPU time of this thread, so that others' work doesn't count.
 fn cpu_time(work: impl FnOnce()) -> Duration {
