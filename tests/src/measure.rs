@@ -55,7 +55,9 @@ pub fn memory(pid: u32) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{process, time::Instant};
+    use std::process;
+
+    use nix::time::{ClockId, clock_gettime};
 
     use nodegate_programs::Program;
 
@@ -63,14 +65,15 @@ mod tests {
 
     #[test]
     fn work_takes_time() {
-        let before = cpu_time(process::id()).unwrap();
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(50) {
+        // By the thread's own clock: others may be on the CPU, too.
+        let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        let (before, begin) = (cpu_time(process::id()).unwrap(), now());
+        while now().saturating_sub(begin) < Duration::from_millis(50) {
             std::hint::spin_loop();
         }
         let took = cpu_time(process::id()).unwrap().saturating_sub(before);
-        // Others may be on the CPU, too.
-        assert!(took > Duration::from_millis(5), "{took:?}");
+        // The scheduler's count is behind by up to a tick.
+        assert!(took > Duration::from_millis(30), "{took:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the proxy costs, beside others.
+//! `cargo xtask bench`: what the proxy costs, beside others; what packets cost.
 
 use std::{
     collections::BTreeMap,
@@ -21,9 +21,11 @@ use serde_json::{Value, json};
 
 mod haproxy;
 mod instructions;
+mod packet;
 mod proxies;
 mod training;
 
+use packet::PacketBench;
 use proxies::{Kind, Programs, Proxy, Table};
 pub(crate) use training::train;
 
@@ -36,7 +38,9 @@ Examples:
   cargo xtask bench proxy --proxies nodegate,relay            beside a relay that looks at nothing
   cargo xtask bench proxy --proxies nodegate,baseline --baseline ./nodegate-before
   cargo xtask bench proxy --instructions --idle               counted, not timed: no noise
-  cargo xtask bench proxy -o json";
+  cargo xtask bench proxy -o json
+  cargo xtask bench packet                                    nanoseconds of the kernel programs
+  cargo xtask bench packet --long                             measured for longer, less noise";
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
@@ -47,6 +51,12 @@ pub(crate) enum Bench {
     /// They take turns, round after round; a ratio is the median of the rounds' ratios. Every answer is
     /// looked at.
     Proxy(ProxyBench),
+    /// Nanoseconds that the kernel programs take for a packet, with few Services and with many.
+    ///
+    /// The kernel measures (BPF_PROG_TEST_RUN), and the least of many short runs counts. Nothing is judged:
+    /// what may not grow is counted by the test `budget`. Needs root.
+    #[command(after_help = packet::EXAMPLES)]
+    Packet(PacketBench),
 }
 
 /// What is compared, how often, and what is wanted.
@@ -126,6 +136,7 @@ fn bound(text: &str) -> Result<(Kind, f64), String> {
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<ExitCode> {
     match bench {
         Bench::Proxy(bench) => bench.run(),
+        Bench::Packet(bench) => bench.run(),
     }
 }
 

@@ -113,17 +113,31 @@ fn release_build(package: &str, binary: &str) -> Command {
 /// Builds tests that are run elsewhere: packets, budget, e2e.
 pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
     let names = ["packets", "budget", "e2e"];
+    let messages = run(test_build(&["nodegate", "nodegate-testbed"], &names)?)?;
+    let [packets, budget, e2e] = names.map(|name| executable(&messages, name));
+    Ok([packets?, budget?, e2e?])
+}
+
+/// Builds the test that knows what packets cost.
+pub(crate) fn budget() -> anyhow::Result<PathBuf> {
+    setup::toolchain()?;
+    let messages = run(test_build(&["nodegate"], &["budget"])?)?;
+    executable(&messages, "budget")
+}
+
+/// Cargo, about to build tests.
+fn test_build(packages: &[&str], names: &[&str]) -> anyhow::Result<Command> {
     let mut cargo = setup::cargo();
     cargo.args(["test", "--no-run"]);
     cargo.args(["--message-format", "json-render-diagnostics"]);
-    cargo.args(["--package", "nodegate", "--package", "nodegate-testbed"]);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
     for name in names {
         cargo.args(["--test", name]);
     }
     cargo.env("PATH", setup::path_with_linker()?);
-    let messages = run(cargo)?;
-    let [packets, budget, e2e] = names.map(|name| executable(&messages, name));
-    Ok([packets?, budget?, e2e?])
+    Ok(cargo)
 }
 
 /// The root of the workspace.

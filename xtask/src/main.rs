@@ -43,7 +43,7 @@ enum Command {
     /// Run all tests, unit and end to end.
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
-    /// Measure: what the proxy costs, beside HAProxy and Envoy.
+    /// Measure: what the proxy costs, beside HAProxy and Envoy; what packets cost.
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
     /// Build nodegate for nodes, with a profile of what it does there.

@@ -22,7 +22,11 @@ pub(crate) fn beat(started: u64) -> Result<Heartbeat, Error> {
 
 /// How long ago that was; none if it never was.
 pub(crate) fn age(heartbeat: &Heartbeat) -> Result<Option<Duration>, Error> {
-    Ok((heartbeat.seen != 0).then_some(since(clock::since_boot()?, heartbeat.seen)))
+    Ok(age_at(heartbeat, clock::since_boot()?))
+}
+
+fn age_at(heartbeat: &Heartbeat, now: u64) -> Option<Duration> {
+    (heartbeat.seen != 0).then(|| since(now, heartbeat.seen))
 }
 
 /// For how long the daemon had been running then.
@@ -48,14 +52,11 @@ mod tests {
         let first = beat(0).unwrap();
         assert_eq!(first.started, first.seen);
         assert_eq!(first.pid, std::process::id());
-        // An hour ago, or when the machine booted.
-        let ago = (first.seen - 1).min(3_600_000_000_000);
-        let earlier = Heartbeat {
-            seen: first.seen - ago,
-            ..first
-        };
-        let passed = age(&earlier).unwrap().unwrap();
-        assert!(passed >= Duration::from_nanos(ago), "{passed:?}");
+        // Later, not earlier: the machine may have booted a minute ago.
+        let hour = Duration::from_secs(3600);
+        let later = first.seen + hour.as_nanos() as u64;
+        assert_eq!(age_at(&first, later), Some(hour));
+        assert!(age(&first).unwrap().is_some());
         let second = beat(first.started).unwrap();
         assert_eq!(second.started, first.started);
         assert!(second.seen >= first.seen);

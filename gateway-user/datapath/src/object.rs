@@ -5,8 +5,7 @@ use aya::EbpfLoader;
 use super::features::Features;
 
 /// The kernel programs and the descriptions of their maps, compiled by the build script.
-pub(crate) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodegate-ebpf"));
 
 /// A loader of the programs for a kernel that can do this.
 pub(crate) fn loader(features: Features) -> EbpfLoader<'static> {

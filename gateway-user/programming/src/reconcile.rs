@@ -245,7 +245,7 @@ impl Reconciler {
         let (claims, guards) = (&self.claims, &self.desired.guards);
         changes.unwanted.retain(|key| {
             let is_guard = *key == ServiceKey::guard(key.address);
-            !claims.contains_key(key) && !(is_guard && guards.contains(&key.address))
+            !(claims.contains_key(key) || is_guard && guards.contains(&key.address))
         });
         changes
     }

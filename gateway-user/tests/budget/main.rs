@@ -1,485 +1,160 @@
-//! What the kernel programs cost, and how large they are: a report, and a bound.
+//! What the kernel programs cost: a report, and bounds that hold on any machine.
 //!
-//! Costs are the kernel's own measurement (`BPF_PROG_TEST_RUN`), of the same packet many times in one
-//! call, less what the measuring costs: a packet that is not even IP. The least of many short calls
-//! counts. The backend has the frontend's address and port, so that the packet stays what it was and
-//! each run does all the work.
-//!
-//! | column | what is measured |
+//! | trials | what is judged |
 //! |---|---|
-//! | no service | a SYN to a port that no Service has |
-//! | known flow | an ACK of a flow that is recorded |
-//! | new flow | a SYN to a cluster IP, of a flow of which nothing is known: a program in front empties the client's bucket each time ([`fresh`]) |
-//! | node port | the same to a node port |
-//! | stale | a SYN where an earlier flow's record is, whose backend has gone: the backend is written over as one of another Service |
-//! | new client | a SYN of a client that was never seen: its bucket is in no cache, the program in front changes the address each time |
+//! | `calls:` | the map look-ups, other helpers and atomic operations of a packet or a call ([`counts`]) |
+//! | `instructions:` | all the instructions that it executes |
+//! | `walk:` | the instructions that the verifier walks |
+//! | `time:` | a packet's time beside that of a program of fixed work, and with many Services beside few ([`ratios`]) |
 //!
-//! Needs root and a BPF file system; without, it says so and is no failure. What is over its bound is
-//! measured again for a while, so that a busy machine finds its quiet moment. `NODEGATE_BUDGET=full`
-//! measures longer, and enforces the bounds of the last two columns too. `NODEGATE_BUDGET=sizes`
-//! measures no time at all.
+//! The recorded figures are in `figures.yaml`. They are the same on all machines, but instructions depend on
+//! the compiler, and what the verifier walks also on the kernel: where no figure is recorded for this one,
+//! they are printed, and the trials are ignored.
+//!
+//! Needs root and a BPF file system; without, all trials are ignored. `NODEGATE_BUDGET` asks for something
+//! else in place of the trials: see [`Mode`].
 
+mod bpf;
+mod checksum;
+mod counts;
+mod figures;
 mod fresh;
+mod helpers;
+mod interpreter;
+mod judge;
+mod memory;
+mod nanoseconds;
+mod packets;
+mod paths;
+mod ratios;
+mod reference;
+mod scene;
+mod time;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    net::IpAddr,
-    os::fd::AsFd as _,
-    os::fd::BorrowedFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, env::consts::ARCH, process::ExitCode};
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, Map, MapData},
-    programs::{CgroupSockAddr, Program, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
-};
-use etherparse::PacketBuilder;
-use fresh::{By, Fresh};
-use gateway_common::{
-    TCP, UNSPECIFIED,
-    conntrack::Ends,
-    decide::Reason,
-    mapped,
-    maps::{Backend, Settings},
-};
-use nodegate::{
-    datapath::{self, load, maps::Maps},
-    model::{
-        selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        address,
-        capacity::Capacity,
-        desired::{Desired, Policy},
-        node::NodeFacts,
-        plan,
-    },
-};
+use anyhow::{Context as _, bail};
+use counts::Programs;
+use figures::{Figures, Work};
+use nanoseconds::Effort;
+use scene::{Scene, Size};
 
-/// Nanoseconds for a packet that opens a flow.
-const NEW_FLOW: f64 = 300.0;
-/// Nanoseconds for a packet that opens a flow in a full table, in memory that no cache holds.
-const NEW_CLIENT: f64 = 500.0;
-/// Nanoseconds for a packet of a known flow.
-const KNOWN_FLOW: f64 = 150.0;
-/// How much dearer 30,000 Services may be than 10: caches are finite, walks are not allowed.
-const GROWTH: f64 = 2.0;
+/// What is done, by `NODEGATE_BUDGET`.
+enum Mode {
+    /// Nothing said.
+    Judge,
+    /// `sizes`: print the programs' sizes.
+    Sizes,
+    /// `record`: write the figures down.
+    Record,
+    /// `nanoseconds`, `nanoseconds-long`: print times, as `cargo xtask bench packet` does.
+    Nanoseconds(Effort),
+}
 
-const CLIENT: [u8; 4] = [192, 168, 170, 1];
-const NODE: [u8; 4] = [192, 168, 170, 137];
-const NODE_PORT: u16 = 31_373;
+/// What was counted.
+struct Counted {
+    paths: BTreeMap<String, Work>,
+    sizes: BTreeMap<String, Size>,
+}
 
-/// How much longer is measured what is over its bound.
-const PATIENCE: usize = 20;
-
-const SIZES: [usize; 3] = [10, 1_000, 30_000];
-
-fn main() -> std::process::ExitCode {
-    // Asked by tools that list tests.
-    if std::env::args().any(|argument| argument == "--list") {
-        return std::process::ExitCode::SUCCESS;
-    }
-    if !nix::unistd::Uid::effective().is_root() {
-        println!("budget: skipped, not root");
-        return std::process::ExitCode::SUCCESS;
-    }
-    let pins = PathBuf::from(format!(
-        "/sys/fs/bpf/nodegate-budget-{}",
-        std::process::id()
-    ));
-    let good = measure(&pins);
-    for entry in std::fs::read_dir(&pins).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_file(entry.path());
-    }
-    let _ = std::fs::remove_dir(&pins);
-    match good {
-        Ok(true) => std::process::ExitCode::SUCCESS,
-        Ok(false) => std::process::ExitCode::FAILURE,
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("budget: {error}");
-            std::process::ExitCode::FAILURE
+            eprintln!("budget: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }
 
-fn measure(pins: &Path) -> Result<bool, Box<dyn std::error::Error>> {
-    let budget = std::env::var("NODEGATE_BUDGET").unwrap_or_default();
-    let full = budget == "full";
-    let (mut ebpf, mut maps) = load::load(pins)?;
-    let settings = Settings {
-        flags: Settings::FLAG_KNOWS_PODS | Settings::FLAG_NODE_PORTS_V4,
-        node_v4: mapped(NODE),
-        ..maps.settings()?
-    };
-    maps.set_settings(&settings)?;
-    sizes(&mut ebpf)?;
-    if budget == "sizes" {
-        return Ok(true);
+fn run() -> anyhow::Result<ExitCode> {
+    let mode = Mode::wanted()?;
+    match mode {
+        Mode::Judge => return judge::run(),
+        Mode::Sizes => print_sizes(&sizes(&mut Scene::new()?)?),
+        Mode::Record => record()?,
+        Mode::Nanoseconds(effort) => nanoseconds::print(effort)?,
     }
-    // ARP.
-    let mut foreign = packet(1, last(1), 80, "S");
-    foreign[12..14].copy_from_slice(&[0x08, 0x06]);
-    let measuring = repeated(&mut ebpf, &foreign, full, f64::INFINITY)?;
-    println!("\nmeasuring itself: {measuring:.0} ns, subtracted from each of");
-    println!(
-        "{:>10} {:>13} {:>13} {:>13} {:>13} {:>13} {:>13}",
-        "SERVICES",
-        "NO SERVICE",
-        "KNOWN FLOW",
-        "NEW FLOW",
-        "… NODE PORT",
-        "… STALE",
-        "… NEW CLIENT"
-    );
-    let mut clients = Clients::new(ingress(&mut ebpf)?.fd()?.as_fd(), full)?;
-    let mut costs = Vec::new();
-    for size in SIZES {
-        serve(&mut maps, size);
-        let opening = packet(40_000, last(size), 80, "S");
-        let none = repeated(
-            &mut ebpf,
-            &packet(50_000, last(size), 9, "S"),
-            full,
-            f64::MAX,
-        )?;
-        let known = known(&mut ebpf, size, full, measuring)?;
-        let program = ingress(&mut ebpf)?.fd()?.as_fd();
-        let unknown = Unknown::new(program, pins, &maps, &foreign, full)?;
-        let before = chosen(&maps)?;
-        let new = unknown.cost(&opening)?;
-        let between = chosen(&maps)?;
-        let node_port = unknown.cost(&packet(40_000, NODE, NODE_PORT, "S"))?;
-        // Else something else has been measured.
-        let (first, second) = (between - before, chosen(&maps)? - between);
-        if first.min(second) < 100_000 {
-            return Err(format!("{first} and {second} flows were new").into());
-        }
-        make_stale(pins, size, &maps)?;
-        let stale = repeated(&mut ebpf, &opening, full, NEW_FLOW + measuring)?;
-        let cost = Cost {
-            none: none - measuring,
-            known: known - measuring,
-            new,
-            node_port,
-            stale: stale - measuring,
-            new_client: clients.cost(&foreign, &opening)?,
-        };
-        println!("{size:>10} {cost}");
-        costs.push(cost);
-        // The next size begins with what is right.
-        serve(&mut maps, 0);
-    }
-    Ok(judge(&costs, full))
+    Ok(ExitCode::SUCCESS)
 }
 
-/// How many flows were given a backend.
-fn chosen(maps: &Maps) -> Result<u64, datapath::Error> {
-    Ok(maps.counters()?[Reason::Chosen.name()])
-}
-
-/// The first packets of flows of which nothing is known: the record of the run before is gone.
-struct Unknown {
-    fresh: Fresh,
-    measuring: f64,
-    full: bool,
-}
-
-impl Unknown {
-    fn new(
-        program: BorrowedFd<'_>,
-        pins: &Path,
-        maps: &Maps,
-        foreign: &[u8],
-        full: bool,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let conntrack = MapData::from_pin(pins.join("conntrack"))?;
-        let client = Ends {
-            client: mapped(CLIENT),
-            peer: UNSPECIFIED,
-            client_port: 40_000,
-            peer_port: 0,
-            protocol: TCP,
-        };
-        let bucket = client.place(maps.settings()?.seed).bucket;
-        let fresh = Fresh::before(program, By::Forgetting(conntrack.fd().as_fd(), bucket))?;
-        let run = |repeat| Ok(f64::from(fresh.run(foreign, repeat)?));
-        let measuring = least(full, f64::INFINITY, run)?;
-        Ok(Self {
-            fresh,
-            measuring,
-            full,
+impl Mode {
+    fn wanted() -> anyhow::Result<Self> {
+        let effort = |calls, repeat| Self::Nanoseconds(Effort { calls, repeat });
+        Ok(match std::env::var("NODEGATE_BUDGET").as_deref() {
+            Err(_) | Ok("") => Self::Judge,
+            Ok("sizes") => Self::Sizes,
+            Ok("record") => Self::Record,
+            Ok("nanoseconds") => effort(25, 20_000),
+            Ok("nanoseconds-long") => effort(50, 100_000),
+            Ok(other) => {
+                bail!("NODEGATE_BUDGET={other}: not sizes, record, nanoseconds or nanoseconds-long")
+            }
         })
     }
+}
 
-    fn cost(&self, packet: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
-        let run = |repeat| Ok(f64::from(self.fresh.run(packet, repeat)?));
-        Ok(least(self.full, NEW_FLOW + self.measuring, run)? - self.measuring)
+/// Why nothing can be counted; none if it can.
+fn obstacle() -> Option<&'static str> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("not root (run it with sudo)");
     }
+    let magic = nix::sys::statfs::statfs("/sys/fs/bpf").map(|stat| stat.filesystem_type());
+    (magic != Ok(nix::sys::statfs::BPF_FS_MAGIC))
+        .then_some("no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
 }
 
-/// The first packets of clients that were never seen before.
-struct Clients {
-    fresh: Fresh,
-    /// The next one's address.
-    next: u32,
-    full: bool,
+/// The running kernel's version, as far as the verifier depends on it: `6.18`.
+fn kernel() -> anyhow::Result<String> {
+    let name = nix::sys::utsname::uname()?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split('.');
+    let (major, minor) = (numbers.next(), numbers.next());
+    let (major, minor) = major.zip(minor).context("the kernel has an odd version")?;
+    Ok(format!("{major}.{minor}"))
 }
 
-impl Clients {
-    fn new(program: BorrowedFd<'_>, full: bool) -> Result<Self, Box<dyn std::error::Error>> {
-        Ok(Self {
-            fresh: Fresh::before(program, By::AnotherClient)?,
-            next: u32::from_le_bytes([11, 0, 0, 0]),
-            full,
-        })
+fn count() -> anyhow::Result<Counted> {
+    let mut scene = Scene::new()?;
+    Ok(Counted {
+        sizes: sizes(&mut scene)?,
+        paths: Programs::new()?.count(&mut scene)?,
+    })
+}
+
+fn sizes(scene: &mut Scene) -> anyhow::Result<BTreeMap<String, Size>> {
+    let names = scene.programs().into_iter();
+    names
+        .map(|name| Ok((name.clone(), scene.load(&name)?)))
+        .collect()
+}
+
+fn record() -> anyhow::Result<()> {
+    let Counted { paths, sizes } = count()?;
+    let mut figures = Figures::read()?;
+    let compiler = counts::compiler();
+    if figures.compiler != compiler {
+        // They are of another compiler's programs.
+        figures.walked.clear();
     }
-
-    fn cost(&mut self, foreign: &[u8], packet: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
-        let run = |repeat| Ok(f64::from(self.fresh.run(foreign, repeat)?));
-        let measuring = least(self.full, f64::INFINITY, run)?;
-        let cost = least(self.full, f64::INFINITY, |repeat| {
-            let mut packet = packet.to_owned();
-            packet[26..30].copy_from_slice(&self.next.to_le_bytes());
-            self.next += repeat;
-            Ok(f64::from(self.fresh.run(&packet, repeat)?))
-        })?;
-        Ok(cost - measuring)
-    }
+    let walked = sizes.into_iter().map(|(name, size)| (name, size.walked));
+    figures.walked.insert(kernel()?, walked.collect());
+    let ratios = ratios::beside_reference(&BTreeMap::new())?;
+    figures.ratios.insert(ARCH.to_owned(), ratios);
+    figures.compiler = compiler;
+    figures.paths = paths;
+    figures.write()
 }
 
-struct Cost {
-    none: f64,
-    known: f64,
-    new: f64,
-    node_port: f64,
-    stale: f64,
-    new_client: f64,
-}
-
-impl fmt::Display for Cost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for cost in [
-            self.none,
-            self.known,
-            self.new,
-            self.node_port,
-            self.stale,
-            self.new_client,
-        ] {
-            write!(f, "{cost:>10.0} ns ")?;
-        }
-        Ok(())
-    }
-}
-
-fn judge(costs: &[Cost], full: bool) -> bool {
-    let (Some(few), Some(many)) = (costs.first(), costs.last()) else {
-        return false;
-    };
-    let mut good = true;
-    let mut check = |what: &str, value: f64, bound: f64| {
-        if value > bound {
-            println!("over budget: {what} {value:.1}, at most {bound:.1}");
-            good = false;
-        }
-    };
-    // A few nanoseconds of noise are no growth.
-    check(
-        "known flow, growth",
-        many.known / few.known.max(50.0),
-        GROWTH,
-    );
-    check("new flow, growth", many.new / few.new.max(100.0), GROWTH);
-    check(
-        "new client, growth",
-        many.new_client / few.new_client.max(100.0),
-        GROWTH,
-    );
-    for cost in costs {
-        check("known flow, ns", cost.known, KNOWN_FLOW);
-        check("new flow, ns", cost.new, NEW_FLOW);
-        check("new flow to a node port, ns", cost.node_port, NEW_FLOW);
-        if full {
-            check("new flow, stale record, ns", cost.stale, NEW_FLOW);
-            check("new client, ns", cost.new_client, NEW_CLIENT);
-        }
-    }
-    good
-}
-
-/// Sizes, as the kernel tells them.
-fn sizes(ebpf: &mut Ebpf) -> Result<(), Box<dyn std::error::Error>> {
+fn print_sizes(sizes: &BTreeMap<String, Size>) {
     println!(
         "{:<14} {:>12} {:>12} {:>22}",
         "PROGRAM", "BYTECODE", "MACHINE CODE", "VERIFIED INSTRUCTIONS"
     );
-    let mut names: Vec<_> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-    names.sort();
-    for name in names {
-        let program = ebpf.program_mut(&name).ok_or("a program that was listed")?;
-        match program {
-            Program::SchedClassifier(program) => SchedClassifier::load(program)?,
-            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program)?,
-            Program::SockOps(program) => SockOps::load(program)?,
-            other => return Err(format!("{name}: {:?} is unexpected", other.prog_type()).into()),
-        }
-        let info = program.info()?;
+    for (name, size) in sizes {
         println!(
             "{name:<14} {:>10} B {:>10} B {:>22}",
-            info.size_translated().unwrap_or(0),
-            info.size_jitted(),
-            info.verified_instruction_count().unwrap_or(0)
+            size.bytecode, size.machine_code, size.walked
         );
     }
-    Ok(())
-}
-
-/// The cluster IP of the n-th Service; also the address of its only endpoint.
-fn address(n: usize) -> [u8; 4] {
-    (0x0a60_0000 + n as u32 + 1).to_be_bytes()
-}
-
-fn last(size: usize) -> [u8; 4] {
-    address(size - 1)
-}
-
-fn serve(maps: &mut Maps, size: usize) {
-    let mut services: Vec<_> = (0..size)
-        .map(|n| {
-            let name = ServicePortName {
-                namespace: "budget".into(),
-                name: format!("service-{n}"),
-                port: "http".into(),
-            };
-            let address = IpAddr::from(address(n));
-            ServicePort {
-                cluster_ips: vec![address],
-                endpoints: vec![Endpoint::ready(address, 80, true)],
-                ..ServicePort::new(name, Protocol::Tcp, 80)
-            }
-        })
-        .collect();
-    if let Some(last) = services.last().cloned() {
-        // An endpoint on the node's network.
-        let name = ServicePortName {
-            name: "node-port".into(),
-            ..last.name
-        };
-        services.push(ServicePort {
-            node_port: Some(NODE_PORT),
-            cluster_ips: vec![IpAddr::from([10, 95, 0, 1])],
-            endpoints: vec![Endpoint::ready(NODE.into(), NODE_PORT, true)],
-            ..ServicePort::new(name, Protocol::Tcp, 80)
-        });
-    }
-    let node = NodeFacts {
-        addresses: BTreeSet::from([IpAddr::from(NODE)]),
-    };
-    let policy = Policy {
-        pod_networks: vec!["10.244.0.0/16".parse().expect("a network")],
-        ..Policy::default()
-    };
-    let desired = Desired::new(&services, &NodeTopology::default(), &node, &policy);
-    let failures = maps.execute(plan::plan(maps.mirror(), &desired, Capacity::MAPS));
-    assert!(failures.is_empty(), "{failures:?}");
-}
-
-fn packet(source_port: u16, to: [u8; 4], port: u16, flags: &str) -> Vec<u8> {
-    let mut tcp = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4(CLIENT, to, 64)
-        .tcp(source_port, port, 1000, 65_535);
-    if flags.contains('S') {
-        tcp = tcp.syn();
-    } else {
-        tcp = tcp.ack(2000);
-    }
-    let mut bytes = Vec::new();
-    tcp.write(&mut bytes, b"").expect("writing to memory");
-    bytes
-}
-
-fn ingress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Box<dyn std::error::Error>> {
-    let program = ebpf.program_mut("ingress").ok_or("no ingress program")?;
-    Ok(program.try_into()?)
-}
-
-fn run(
-    ebpf: &mut Ebpf,
-    packet: &[u8],
-    repeat: u32,
-) -> Result<Duration, Box<dyn std::error::Error>> {
-    let result = ingress(ebpf)?.test_run(TestRunOptions {
-        data_in: Some(packet),
-        repeat,
-        ..TestRunOptions::default()
-    })?;
-    Ok(result.duration)
-}
-
-/// Nanoseconds of one run, of many in one call; the bound is that of [`least`].
-fn repeated(
-    ebpf: &mut Ebpf,
-    packet: &[u8],
-    full: bool,
-    bound: f64,
-) -> Result<f64, Box<dyn std::error::Error>> {
-    least(full, bound, |repeat| {
-        // The kernel gives the average.
-        Ok(run(ebpf, packet, repeat)?.as_nanos() as f64)
-    })
-}
-
-/// The least of some calls; of many more, while it is over the bound.
-fn least(
-    full: bool,
-    bound: f64,
-    mut run: impl FnMut(u32) -> Result<f64, Box<dyn std::error::Error>>,
-) -> Result<f64, Box<dyn std::error::Error>> {
-    let (calls, repeat) = if full { (50, 100_000) } else { (25, 20_000) };
-    let mut least = f64::MAX;
-    for call in 0..calls * PATIENCE {
-        if call >= calls && least <= bound {
-            break;
-        }
-        least = least.min(run(repeat)?);
-    }
-    Ok(least)
-}
-
-fn known(
-    ebpf: &mut Ebpf,
-    size: usize,
-    full: bool,
-    measuring: f64,
-) -> Result<f64, Box<dyn std::error::Error>> {
-    run(ebpf, &packet(40_000, last(size), 80, "S"), 1)?;
-    repeated(
-        ebpf,
-        &packet(40_000, last(size), 80, "A"),
-        full,
-        KNOWN_FLOW + measuring,
-    )
-}
-
-/// Writes the last Service's backend over as another Service's.
-fn make_stale(pins: &Path, size: usize, maps: &Maps) -> Result<(), Box<dyn std::error::Error>> {
-    let data = MapData::from_pin(pins.join("backends"))?;
-    let mut backends: HashMap<_, u32, Backend> = Map::HashMap(data).try_into()?;
-    let address = IpAddr::from(last(size));
-    let (id, backend) = maps
-        .mirror()
-        .backends
-        .iter()
-        .find(|(_, backend)| address::from_map(backend.address) == address)
-        .ok_or("the last Service has a backend")?;
-    let stale = Backend {
-        service: u32::MAX,
-        ..*backend
-    };
-    backends.insert(id, stale, 0)?;
-    Ok(())
 }
