@@ -1,0 +1,15 @@
+//! The house holds: crates use only crates below them, and no files import each other in a circle.
+//!
+//! Both are read from the sources. A module and its own children may use each other: they are one
+//! subject in several files.
+
+use std::path::{Path, PathBuf};
+
+mod circles;
+mod floors;
+mod imports;
+
+/// The root of the workspace.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
