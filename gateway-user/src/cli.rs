@@ -14,6 +14,7 @@ pub mod completions;
 pub mod explain;
 pub mod export;
 pub mod iptables;
+pub mod kube_proxy;
 pub mod maps;
 pub mod preflight;
 pub mod run;

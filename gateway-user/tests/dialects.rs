@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use clap::Parser;
 use nodegate::{
+    cli::kube_proxy::KubeProxyFlags,
     iptables::{
         config::{Config, KubeProxyArgs},
         diff::diff,
@@ -44,7 +45,7 @@ fn ruleset(text: &str) -> Ruleset {
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
-    args: KubeProxyArgs,
+    args: KubeProxyFlags,
 }
 
 fn cluster() -> (Vec<ServicePort>, Config) {
@@ -56,7 +57,7 @@ fn cluster() -> (Vec<ServicePort>, Config) {
         "--hostname-override=node-a",
         "--cluster-cidr=10.244.0.0/16",
     ];
-    let args = Flags::try_parse_from(flags).expect("flags").args;
+    let args = KubeProxyArgs::from(Flags::try_parse_from(flags).expect("flags").args);
     let node = NodeIdentity {
         name: "node-a".into(),
     };

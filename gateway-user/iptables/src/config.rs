@@ -2,7 +2,6 @@
 
 use std::{fmt, net::IpAddr};
 
-use clap::{ArgAction, ValueEnum};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use nodegate_compile::{NodeIdentity, topology};
@@ -15,53 +14,33 @@ use serde::{Deserialize, Serialize};
     clippy::struct_excessive_bools,
     reason = "as many flags as kube-proxy has"
 )]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
-#[command(next_help_heading = "kube-proxy")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KubeProxyArgs {
     /// Name of the node's Node object
-    #[arg(
-        long,
-        value_name = "NODE",
-        env = "NODE_NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
     pub hostname_override: String,
     /// Networks of the pods, one for each family
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
     /// How traffic of the node's own pods is known
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub detect_local_mode: DetectLocalMode,
     /// The bridge of the pods, for BridgeInterface
-    #[arg(long, value_name = "NAME", default_value = "")]
     pub pod_bridge_interface: String,
     /// How the names of the pods' interfaces begin, for InterfaceNamePrefix
-    #[arg(long, value_name = "PREFIX", default_value = "")]
     pub pod_interface_name_prefix: String,
     /// Masquerade all traffic to cluster IPs
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     pub masquerade_all: bool,
     /// Where node ports are served: networks, or `primary`
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub nodeport_addresses: Vec<NodePortAddresses>,
     /// Serve node ports on 127.0.0.1
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub iptables_localhost_nodeports: bool,
     /// The bit of the packet mark that asks for masquerading
-    #[arg(long, value_name = "BIT", default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..=31))]
     pub iptables_masquerade_bit: u8,
     /// The node's addresses [default: those of the Node object]
-    #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub node_addresses: Vec<IpAddr>,
     /// The node has nf_conntrack_tcp_be_liberal=1
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     pub conntrack_tcp_be_liberal: bool,
     /// The node's kernel has nfacct
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub nfacct: bool,
     /// The node's iptables has MASQUERADE --random-fully
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub random_fully: bool,
 }
 
@@ -137,21 +116,37 @@ fn or<T: Clone>(given: Vec<T>, own: &[T]) -> Vec<T> {
 }
 
 /// `--detect-local-mode`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DetectLocalMode {
     /// By `--cluster-cidr`
     #[default]
-    #[value(name = "ClusterCIDR")]
     ClusterCidr,
     /// By the Node's spec.podCIDRs
-    #[value(name = "NodeCIDR")]
     NodeCidr,
     /// By `--pod-bridge-interface`
-    #[value(name = "BridgeInterface")]
     BridgeInterface,
     /// By `--pod-interface-name-prefix`
-    #[value(name = "InterfaceNamePrefix")]
     InterfaceNamePrefix,
+}
+
+impl DetectLocalMode {
+    /// Every mode.
+    pub const ALL: [Self; 4] = [
+        Self::ClusterCidr,
+        Self::NodeCidr,
+        Self::BridgeInterface,
+        Self::InterfaceNamePrefix,
+    ];
+
+    /// As kube-proxy writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterCidr => "ClusterCIDR",
+            Self::NodeCidr => "NodeCIDR",
+            Self::BridgeInterface => "BridgeInterface",
+            Self::InterfaceNamePrefix => "InterfaceNamePrefix",
+        }
+    }
 }
 
 /// One of `--nodeport-addresses`.
@@ -451,29 +446,31 @@ fn detector(
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
     use nodegate_resources::{admission::Store, manifest::Manifest};
 
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        args: KubeProxyArgs,
-    }
-
     const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {topology.kubernetes.io/zone: z}}\nspec: {podCIDRs: [10.1.0.0/24]}\nstatus: {addresses: [{type: ExternalIP, address: 192.0.2.1}, {type: Hostname, address: n}, {type: InternalIP, address: 192.168.0.1}]}\n";
 
-    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+    fn config(args: KubeProxyArgs) -> Result<Config, ConfigError> {
         let manifest = Manifest::parse("node.yaml".into(), NODE);
         let resources = Store::default().admit([&manifest], Vec::new());
-        let words = ["kube-proxy", "--hostname-override=n"].iter().chain(flags);
-        Config::new(&Flags::try_parse_from(words).unwrap().args, &resources)
+        let args = KubeProxyArgs {
+            hostname_override: "n".into(),
+            ..args
+        };
+        Config::new(&args, &resources)
+    }
+
+    fn by(detect_local_mode: DetectLocalMode) -> KubeProxyArgs {
+        KubeProxyArgs {
+            detect_local_mode,
+            ..KubeProxyArgs::default()
+        }
     }
 
     #[test]
     fn the_node_object_says_where_the_node_is() {
-        let config = config(&[]).unwrap();
+        let config = config(KubeProxyArgs::default()).unwrap();
         assert_eq!(config.node.zone.as_deref(), Some("z"));
         let first = "192.168.0.1".parse().unwrap();
         assert_eq!(config.v4.node_ip, Some(first));
@@ -485,40 +482,47 @@ mod tests {
 
     #[test]
     fn local_traffic_is_known_in_four_ways() {
-        let local = |flags: &[&str]| {
-            let config = config(flags).unwrap();
+        let local = |args: KubeProxyArgs| {
+            let config = config(args).unwrap();
             (config.v4.local, config.v6.local)
         };
         let cidr = |text: &str| text.parse().ok().map(LocalDetector::Cidr);
         let interface = |name: &str| Some(LocalDetector::Interface(name.into()));
-        assert_eq!(local(&[]), (None, None));
+        assert_eq!(local(KubeProxyArgs::default()), (None, None));
         assert_eq!(
-            local(&["--cluster-cidr=10.0.0.1/8,fd00::/32"]),
+            local(KubeProxyArgs {
+                cluster_cidr: vec!["10.0.0.1/8".parse().unwrap(), "fd00::/32".parse().unwrap()],
+                ..KubeProxyArgs::default()
+            }),
             (cidr("10.0.0.0/8"), cidr("fd00::/32"))
         );
         assert_eq!(
-            local(&["--detect-local-mode=NodeCIDR"]),
+            local(by(DetectLocalMode::NodeCidr)),
             (cidr("10.1.0.0/24"), None)
         );
         assert_eq!(
-            local(&[
-                "--detect-local-mode=BridgeInterface",
-                "--pod-bridge-interface=cni0"
-            ]),
+            local(KubeProxyArgs {
+                pod_bridge_interface: "cni0".into(),
+                ..by(DetectLocalMode::BridgeInterface)
+            }),
             (interface("cni0"), interface("cni0"))
         );
-        let prefix = [
-            "--detect-local-mode=InterfaceNamePrefix",
-            "--pod-interface-name-prefix=veth",
-        ];
-        assert_eq!(local(&prefix), (interface("veth+"), interface("veth+")));
-        assert!(config(&["--detect-local-mode=InterfaceNamePrefix"]).is_err());
+        let prefix = KubeProxyArgs {
+            pod_interface_name_prefix: "veth".into(),
+            ..by(DetectLocalMode::InterfaceNamePrefix)
+        };
+        assert_eq!(local(prefix), (interface("veth+"), interface("veth+")));
+        assert!(config(by(DetectLocalMode::InterfaceNamePrefix)).is_err());
     }
 
     #[test]
     fn node_ports_are_served_where_the_flags_say() {
-        let served = |flag: &str| {
-            let config = config(&[&format!("--nodeport-addresses={flag}")]).unwrap();
+        let at = |list: &str| KubeProxyArgs {
+            nodeport_addresses: list.split(',').map(|one| one.parse().unwrap()).collect(),
+            ..KubeProxyArgs::default()
+        };
+        let served = |list: &str| {
+            let config = config(at(list)).unwrap();
             (
                 config.v4.node_port_destinations().map(|ips| ips.len()),
                 config.v4.localhost_node_ports,
@@ -530,10 +534,10 @@ mod tests {
         assert_eq!(served("primary"), (Some(1), false, true));
         assert_eq!(served("127.0.0.0/8,192.0.2.0/24"), (Some(2), true, true));
         assert_eq!(served("10.0.0.0/8,::1/128"), (Some(0), false, false));
-        let without = [
-            "--nodeport-addresses=127.0.0.0/8",
-            "--iptables-localhost-nodeports=false",
-        ];
-        assert!(!config(&without).unwrap().v4.serves_node_ports());
+        let without = KubeProxyArgs {
+            iptables_localhost_nodeports: false,
+            ..at("127.0.0.0/8")
+        };
+        assert!(!config(without).unwrap().v4.serves_node_ports());
     }
 }

@@ -21,7 +21,7 @@ use http_body_util::BodyExt as _;
 use nodegate_programs::Program;
 use serde::Serialize;
 
-use super::{Admin, Output};
+use super::{Admin, Output, kube_proxy::KubeProxyFlags};
 use crate::{
     admin::client,
     iptables::{
@@ -101,10 +101,14 @@ struct Asked {
     #[command(flatten)]
     admin: Admin,
     #[command(flatten)]
-    kube_proxy: KubeProxyArgs,
+    kube_proxy: KubeProxyFlags,
 }
 
 impl Asked {
+    fn args(&self) -> KubeProxyArgs {
+        self.kube_proxy.clone().into()
+    }
+
     /// What a kube-proxy there would go by.
     fn node(&self) -> anyhow::Result<KubeProxyNode> {
         if self.manifests.is_empty() {
@@ -112,7 +116,7 @@ impl Asked {
         }
         let resources = manifests(self.manifests.clone())?;
         let mut diagnostics = Vec::new();
-        let node = KubeProxyNode::new(&resources, &self.kube_proxy, &mut diagnostics)?;
+        let node = KubeProxyNode::new(&resources, &self.args(), &mut diagnostics)?;
         for diagnostic in diagnostics {
             eprintln!("{diagnostic}");
         }
@@ -120,7 +124,7 @@ impl Asked {
     }
 
     fn running(&self) -> anyhow::Result<KubeProxyNode> {
-        let question = serde_json::to_vec(&self.kube_proxy)?;
+        let question = serde_json::to_vec(&self.args())?;
         let socket = &self.admin.admin;
         super::block_on(async {
             let response = client::request(socket, Method::POST, "/kube-proxy", question, PATIENCE)

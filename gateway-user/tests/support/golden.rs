@@ -8,6 +8,7 @@ use std::{
 
 use clap::Parser;
 use nodegate::{
+    cli::kube_proxy::KubeProxyFlags,
     iptables::config::{Config, KubeProxyArgs},
     model::{
         compile::{NodeIdentity, kube_proxy},
@@ -36,7 +37,7 @@ pub(crate) struct Recording {
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
-    args: KubeProxyArgs,
+    args: KubeProxyFlags,
 }
 
 fn root() -> PathBuf {
@@ -120,6 +121,7 @@ impl Set {
         Flags::try_parse_from(words)
             .unwrap_or_else(|error| panic!("{error}"))
             .args
+            .into()
     }
 
     fn resources(&self) -> Resources {
