@@ -18,8 +18,6 @@ use serde::{Deserialize, Serialize};
 
 pub mod table;
 
-/// How long nothing may happen while answers are waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What clients call themselves.
 pub const USER_AGENT: &str = "traffic/1.0";
 /// What an endpoint's answer has after its name.
@@ -151,11 +149,12 @@ impl Traffic {
         }
         let mut events = [EpollEvent::empty(); 256];
         while self.tally.good + self.tally.bad < questions.requests {
-            let patience = EpollTimeout::try_from(PATIENCE)?;
-            let count = self.epoll.wait(&mut events, patience)?;
+            let limit = EpollTimeout::try_from(patience::limit())?;
+            let count = self.epoll.wait(&mut events, limit)?;
             if count == 0 {
                 let Tally { good, bad, .. } = self.tally;
-                bail!("nothing has come for {PATIENCE:?}: {good} good answers, {bad} bad ones");
+                let limit = patience::limit();
+                bail!("nothing has come for {limit:?}: {good} good answers, {bad} bad ones");
             }
             for event in &events[..count] {
                 let token = event.data() as usize;

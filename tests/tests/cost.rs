@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ExitCode, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,9 +18,8 @@ use nodegate_testbed::{
     environment::{self, Unmet},
     traffic::{Questions, Traffic, table},
 };
+use patience::Deadline;
 
-/// How long anything may take that has to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Requests that are counted.
 const REQUESTS: u64 = 10_000;
 /// One read and one write for each message make four; the rest is what connections take.
@@ -129,9 +128,9 @@ fn start(
         .spawn()
         .with_context(|| program.display().to_string())?;
     let mut running = Running(process);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::new();
     while TcpStream::connect(address).is_err() {
-        if running.0.try_wait()?.is_some() || Instant::now() > deadline {
+        if running.0.try_wait()?.is_some() || deadline.passed() {
             bail!("nodegate doesn't listen: {}", fs::read_to_string(&log)?);
         }
         thread::sleep(Duration::from_millis(20));
@@ -152,10 +151,10 @@ fn trace(strace: &Path, nodegate: &Running, counts: &Path) -> anyhow::Result<Run
         .stderr(Stdio::null())
         .spawn()?;
     let mut strace = Running(process);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::new();
     while !is_traced(pid)? {
         ensure!(strace.0.try_wait()?.is_none(), "strace can't attach");
-        ensure!(Instant::now() < deadline, "strace doesn't attach");
+        ensure!(!deadline.passed(), "strace doesn't attach");
         thread::sleep(Duration::from_millis(10));
     }
     Ok(strace)

@@ -20,6 +20,7 @@ Examples:
   cargo xtask test                        everything
   cargo xtask test -- -p nodegate --lib   the unit tests of one crate
   cargo xtask test -- --test e2e -- tcp   the end-to-end tests with `tcp` in their names
+  TESTBED_PATIENCE=10 cargo xtask test    with ten times the patience, on a machine that is very slow
 
 Ends with a line for each suite, the tests that failed, why tests were skipped, and where the time
 went.";
