@@ -246,6 +246,11 @@ impl Datapath {
         failure
     }
 
+    /// Whether datagram sockets may be connected to backends that the last plan has taken away.
+    pub(crate) fn has_stale_sockets(&self) -> bool {
+        self.stale
+    }
+
     fn note_names(&mut self, have_changed: bool) {
         if have_changed {
             self.names = Arc::new(self.maps.mirror().names.clone());

@@ -138,18 +138,19 @@ impl Redirector {
             }
         };
         self.renew_filters();
-        // Packets go by it from now on; what is left to do takes longer than that has.
-        self.tell(snapshot.generation, &failures);
+        // What is left to do takes longer than all this has. Packets go by the Snapshot from now on; only
+        // sockets that are connected to a backend that is gone have to wait for the rest.
+        if !self.datapath().has_stale_sockets() {
+            self.tell(snapshot.generation, &failures);
+        }
         let garbage = {
             let mut datapath = self.datapath();
             let garbage = datapath.settle(snapshot);
             self.names.store(datapath.names());
             garbage
         };
-        if let Some(failure) = garbage {
-            failures.push(describe(&failure));
-            self.tell(snapshot.generation, &failures);
-        }
+        failures.extend(garbage.as_ref().map(describe));
+        self.tell(snapshot.generation, &failures);
     }
 
     fn tell(&self, applied: u64, failures: &[String]) {

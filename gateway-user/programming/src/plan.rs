@@ -66,6 +66,7 @@ pub fn plan(mirror: &Mirror, desired: &Desired, capacity: Capacity) -> Plan {
         }
     }
     planner.guards(&desired.guards);
+    planner.close_ranges(&mirror.ids());
     planner.collect_garbage(&mirror.ids());
     Plan {
         groups: planner.groups,
@@ -97,6 +98,7 @@ pub(super) fn plan_changes(mirror: &Mirror, desired: &Desired, changes: &Changes
         }
     }
     planner.guards(&changes.guards);
+    planner.close_ranges(&ids);
     planner.collect_garbage(&ids);
     Plan {
         groups: planner.groups,
@@ -332,6 +334,29 @@ impl<'m> Planner<'m> {
         self.push(None, steps);
     }
 
+    /// Shuts out clients of networks that are allowed no longer, before the plan counts as in force.
+    fn close_ranges(&mut self, ids: &BTreeSet<u32>) {
+        let restricted = self.restricted();
+        let steps = ids
+            .difference(&self.kept)
+            .filter(|id| restricted.contains(id))
+            .flat_map(|id| self.dead_ranges(*id))
+            .map(|(service, network)| Step::DeleteSourceRange(service, network))
+            .collect();
+        self.push(None, steps);
+    }
+
+    /// Service ports that let only some networks in.
+    fn restricted(&self) -> BTreeSet<u32> {
+        self.live_ranges.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Ranges that a Service port has in the maps and wants no more.
+    fn dead_ranges(&self, id: u32) -> impl Iterator<Item = (u32, Network)> {
+        let ranges = self.mirror.ranges_of(id).map(move |network| (id, *network));
+        ranges.filter(|range| !self.live_ranges.contains(range))
+    }
+
     /// Removes what these Service ports have in the maps and use no more.
     fn collect_garbage(&mut self, ids: &BTreeSet<u32>) {
         let mirror = self.mirror;
@@ -346,10 +371,10 @@ impl<'m> Planner<'m> {
             .flat_map(|id| mirror.backends_of(*id).map(|(backend, _)| backend))
             .filter(|backend| !self.live_backends.contains(backend))
             .collect();
-        let ranges = ids.iter().flat_map(|id| {
-            let ranges = mirror.ranges_of(*id).map(move |network| (*id, *network));
-            ranges.filter(|range| !self.live_ranges.contains(range))
-        });
+        // One that lets all in now has no use for its ranges; the others' are closed already.
+        let restricted = self.restricted();
+        let open = ids.iter().filter(|id| !restricted.contains(id));
+        let ranges = open.flat_map(|id| self.dead_ranges(*id));
         let names = ids
             .iter()
             .filter(|id| mirror.names.contains_key(id) && !self.live_sets.contains_key(id));

@@ -255,6 +255,34 @@ fn source_ranges_are_there_before_their_frontend_and_go_after_it() {
     assert!(mirror.source_ranges.is_empty());
 }
 
+/// A plan counts as in force without its garbage; by then nobody may come in who is not to.
+#[test]
+fn ranges_are_closed_before_a_plan_is_in_force() {
+    let of = |octet: u8| (mapped([203, 0, 113, octet]), 121);
+    let wanted = |ranges: &[u8]| {
+        let mut wanted = desired(&[("a", &[1], &[11])]);
+        let service = wanted.services.get_mut(&name("a")).unwrap();
+        service.source_ranges = ranges.iter().map(|octet| of(*octet)).collect();
+        wanted
+    };
+    let mut mirror = Mirror::default();
+    apply(&mut mirror, &wanted(&[0, 128]));
+    let mut replaced = plan(&mirror, &wanted(&[128]), Capacity::MAPS);
+    let garbage = replaced.take_garbage();
+    assert!(
+        replaced
+            .steps()
+            .any(|step| *step == Step::DeleteSourceRange(1, of(0)))
+    );
+    assert_eq!(garbage, None);
+    // Who lets all in waits: packets under way still look for the ranges.
+    let mut opened = plan(&mirror, &wanted(&[]), Capacity::MAPS);
+    let garbage = opened.take_garbage().unwrap();
+    let deleted = |step: &&Step| matches!(step, Step::DeleteSourceRange(..));
+    assert_eq!(garbage.steps.iter().filter(deleted).count(), 2);
+    assert_eq!(opened.steps().filter(deleted).count(), 0);
+}
+
 /// As when a map was full in the middle: whatever was written of the failed group is cleaned up or
 /// used by the next plan.
 #[test]
