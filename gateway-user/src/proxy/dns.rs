@@ -1,8 +1,8 @@
 //! Names of endpoints, resolved again and again.
 //!
 //! As Istio sets Envoy up (`dns_refresh_rate`, `respect_dns_ttl`): an answer holds for as long as it
-//! says, or for a minute if it doesn't say. A failure leaves the last good answer in force; that there
-//! is no such name is an answer.
+//! says, or for a minute if it doesn't say. A failure leaves the last good answer in force; an answer
+//! that the name doesn't exist is a good one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,16 +30,16 @@ const REFRESH: Duration = Duration::from_mins(1);
 /// When to ask again after a failure. Envoy waits as long as after an answer, which is long for a name
 /// that has never been resolved.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// No answer is given up sooner, whatever it says.
+/// An answer holds for at least this time, whatever it says.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// What names lead to, as far as that is known.
+/// The addresses of names, as far as they are known.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Answers(HashMap<String, Vec<IpAddr>>);
+pub(crate) struct Answers(HashMap<String, Vec<IpAddr>>);
 
-/// Asks for as long as it lives.
+/// Resolves names until it is dropped.
 #[derive(Debug)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     wanted: watch::Sender<BTreeSet<String>>,
     answers: watch::Receiver<Arc<Answers>>,
     task: JoinHandle<()>,
@@ -49,12 +49,12 @@ pub(super) struct Resolver {
 #[derive(Debug)]
 struct Name {
     addresses: Option<Vec<IpAddr>>,
-    /// When to ask; none while that is being done.
+    /// When to ask again; none while an answer is waited for.
     due: Option<Instant>,
     failed: bool,
 }
 
-/// What came of asking.
+/// What came of asking for a name.
 #[derive(Debug)]
 enum Answer {
     /// Addresses, in the server's order, and how long they hold.
@@ -65,9 +65,9 @@ enum Answer {
 }
 
 impl Answers {
-    /// The cluster with what its names lead to among its endpoints.
+    /// The cluster with the addresses of its names among its endpoints.
     // Envoy: StrictDnsClusterImpl, and LogicalDnsCluster, which uses the first address only.
-    pub(super) fn resolve(&self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+    pub(crate) fn resolve(&self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
         if cluster.names.is_empty() {
             return Arc::clone(cluster);
         }
@@ -90,8 +90,8 @@ impl Answers {
 }
 
 impl Resolver {
-    /// Starts; `server` is who is asked instead of those that the system names.
-    pub(super) fn start(server: Option<SocketAddr>) -> Self {
+    /// Starts; `server` is asked instead of the system's name servers.
+    pub(crate) fn start(server: Option<SocketAddr>) -> Self {
         let (wanted, names) = watch::channel(BTreeSet::new());
         let (publish, answers) = watch::channel(Arc::default());
         let task = tokio::spawn(run(server, names, publish));
@@ -102,8 +102,8 @@ impl Resolver {
         }
     }
 
-    /// Says which names to ask for from now on; true if there are any that weren't asked for before.
-    pub(super) fn want(&self, names: BTreeSet<String>) -> bool {
+    /// Says which names to resolve from now on; true if there are new ones among them.
+    pub(crate) fn want(&self, names: BTreeSet<String>) -> bool {
         let mut new = false;
         self.wanted.send_if_modified(|wanted| {
             new = !names.is_subset(wanted);
@@ -115,7 +115,7 @@ impl Resolver {
     }
 
     /// Waits until there is an answer for all names, but no longer than `limit`.
-    pub(super) async fn settle(&self, limit: Duration) {
+    pub(crate) async fn settle(&self, limit: Duration) {
         let wanted = self.wanted.borrow().clone();
         let mut answers = self.answers.clone();
         let known =
@@ -124,8 +124,8 @@ impl Resolver {
         let _ = time::timeout(limit, known).await;
     }
 
-    /// What is known, and when that changes.
-    pub(super) fn answers(&self) -> watch::Receiver<Arc<Answers>> {
+    /// The addresses that are known, and when they change.
+    pub(crate) fn answers(&self) -> watch::Receiver<Arc<Answers>> {
         self.answers.clone()
     }
 }
@@ -213,7 +213,7 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         }
     };
-    // Whoever asks when an answer has ended wants a new one.
+    // A name is asked for again when its answer has expired: a cache would give the old one.
     builder.options_mut().cache_size = 0;
     builder.build()
 }

@@ -1,47 +1,44 @@
-//! What hangs on to a request until its response is over: the connection that it goes over, its place
+//! What belongs to a request until its response is over: the endpoint that is at work on it, its place
 //! among the cluster's requests, and the record of it.
 
 use std::{
     borrow::Cow,
-    io,
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
 
 use super::{
-    Client,
-    body::{BodyError, Progress},
+    authority::authority,
+    body::{BodyError, Progress, RequestBody},
+    client::Client,
     facts::RequestFacts,
     failure::{self, Broken},
-    request,
 };
-use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags},
-    proxy::{
-        cluster::{Engaged, Permit, RetryPermit},
-        deadlines::Deadline,
-        pool::Upstream,
-    },
+use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
+use crate::proxy::{
+    cluster::{Engaged, Permit, RetryPermit},
+    deadlines::Deadline,
+    pool::UpstreamBody,
 };
 
-/// One request and its response. Dropped before it is complete, the client has left.
+/// One request and its response. If it is dropped before it is complete, the client has left.
 #[derive(Debug)]
-pub(in crate::proxy) struct Exchange {
-    pub(super) client: Rc<Client>,
+pub(crate) struct Exchange {
+    pub(crate) client: Rc<Client>,
     version: Version,
-    /// Whether the client wants a head and no body.
-    pub(super) head_only: bool,
+    /// Whether the client wants the head of the response only.
+    pub(crate) head_only: bool,
     /// Whether the client waits to be asked for its body.
-    pub(super) expects: bool,
+    pub(crate) expects: bool,
     /// When the head of the request had come.
-    pub(super) started: Instant,
-    upstream: Option<Upstream>,
+    pub(crate) started: Instant,
+    /// The address that the connection to the endpoint has on this side.
+    upstream_local: Option<SocketAddr>,
     /// The endpoint at work.
     engaged: Option<Engaged>,
     permit: Option<Permit>,
@@ -50,21 +47,21 @@ pub(in crate::proxy) struct Exchange {
     /// When the response has to be over.
     deadline: Option<Deadline>,
     /// What headers of the response are made from, if that includes the request.
-    pub(super) request: Option<Box<RequestFacts>>,
-    /// How often it has been sent.
-    pub(super) attempts: u32,
-    pub(super) flags: ResponseFlags,
+    pub(crate) request: Option<Box<RequestFacts>>,
+    /// How often the request has been sent.
+    pub(crate) attempts: u32,
+    pub(crate) flags: ResponseFlags,
     log: Option<Log>,
     over: bool,
 }
 
-/// A record in the making: only while somebody listens.
+/// A record in the making: only while anything listens to records.
 #[derive(Debug)]
 struct Log(Box<RequestRecord>);
 
 impl Exchange {
-    /// Starts with the head of a request. Boxed, because it goes through many hands.
-    pub(super) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
+    /// Starts with the head of a request. Boxed, because it is passed on by many functions.
+    pub(crate) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
         client.handle.request_began(client.worker.now());
         Box::new(Self {
             client: Rc::clone(client),
@@ -72,7 +69,7 @@ impl Exchange {
             head_only: false,
             expects: false,
             started: Instant::now(),
-            upstream: None,
+            upstream_local: None,
             engaged: None,
             permit: None,
             retry: None,
@@ -87,7 +84,7 @@ impl Exchange {
     }
 
     /// When the head of the request had come, by the clock on the wall.
-    pub(super) fn time(&self) -> Timestamp {
+    pub(crate) fn time(&self) -> Timestamp {
         let since = self.started.elapsed();
         Timestamp::now()
             .checked_sub(since)
@@ -95,12 +92,12 @@ impl Exchange {
     }
 
     /// Whether the client speaks HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         self.version == Version::HTTP_2
     }
 
     /// `HTTP/1.1` or `HTTP/2`, as Envoy writes them.
-    pub(super) fn protocol(&self) -> &'static str {
+    pub(crate) fn protocol(&self) -> &'static str {
         match self.version {
             Version::HTTP_2 => "HTTP/2",
             Version::HTTP_10 | Version::HTTP_09 => "HTTP/1.0",
@@ -108,34 +105,34 @@ impl Exchange {
         }
     }
 
-    /// Keeps what has become of the request, for headers of the response that are made from it.
-    pub(super) fn request_changed(&mut self, parts: &Parts) {
+    /// Keeps the request as the endpoint sees it, for headers of the response that are made from it.
+    pub(crate) fn request_changed(&mut self, parts: &Parts) {
         if let Some(facts) = &mut self.request {
             **facts = RequestFacts::new(parts);
         }
     }
 
-    /// Keeps a record, if somebody listens.
-    pub(super) fn record(&mut self, parts: &Parts) {
+    /// Keeps a record, if anything listens to records.
+    pub(crate) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {
             self.log = Some(Log(Box::new(self.blank_record(parts))));
         }
     }
 
     /// Adds to the record, if one is kept.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
         if let Some(log) = &mut self.log {
             note(&mut log.0);
         }
     }
 
-    /// Notes where the matcher led to, if a record is kept.
-    pub(super) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
+    /// Notes what the matcher decided, if a record is kept.
+    pub(crate) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
         self.note(|record| decision(&mut record.decision));
     }
 
     /// Notes what the endpoint sees of the client.
-    pub(super) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
+    pub(crate) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
         self.note(|record| {
             id.clone_into(&mut record.request_id);
             record.forwarded_for = text(forwarded_for);
@@ -143,31 +140,31 @@ impl Exchange {
     }
 
     /// Notes what went wrong.
-    pub(super) fn flag(&mut self, flag: ResponseFlag) {
+    pub(crate) fn flag(&mut self, flag: ResponseFlag) {
         self.flags.insert(flag);
     }
 
     /// Notes how it was answered.
-    pub(super) fn note_answer(&mut self, status: u16, details: impl Into<Cow<'static, str>>) {
+    pub(crate) fn note_answer(&mut self, status: u16, details: impl Into<Cow<'static, str>>) {
         self.note(|record| {
             record.status = status;
             record.details = details.into();
         });
     }
 
-    /// Watches the request's body.
-    pub(super) fn set_request_body(&mut self, progress: Option<Rc<Progress>>) {
+    /// Watches the body of the request.
+    pub(crate) fn set_request_body(&mut self, progress: Option<Rc<Progress>>) {
         self.request_body = progress;
     }
 
     /// How far the request's body has come; none if there is none.
-    pub(super) fn request_body(&self) -> Option<&Rc<Progress>> {
+    pub(crate) fn request_body(&self) -> Option<&Rc<Progress>> {
         self.request_body.as_ref()
     }
 
     /// Whether the client still waits to be asked for its body when it gets a response. What it sends
     /// next might be that body or not, so the connection ends (RFC 9110, section 10.1.1).
-    pub(super) fn leaves_body(&self) -> bool {
+    pub(crate) fn leaves_body(&self) -> bool {
         self.expects
             && self
                 .request_body
@@ -176,55 +173,54 @@ impl Exchange {
     }
 
     /// The client gets the head of a response.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.client.handle.answered();
     }
 
-    /// An endpoint is being asked; the one before no longer.
-    pub(super) fn engage(&mut self, engaged: Engaged, permit: Permit) {
+    /// An endpoint is being asked; an earlier one no longer is.
+    pub(crate) fn engage(&mut self, engaged: Engaged, permit: Permit) {
         let address = engaged.address();
-        self.upstream = None;
+        self.upstream_local = None;
         self.engaged = Some(engaged);
         self.permit = Some(permit);
         self.note_decision(|decision| decision.endpoint = Some(address));
     }
 
     /// The endpoint that is being asked.
-    pub(super) fn engaged(&self) -> Option<&Engaged> {
+    pub(crate) fn engaged(&self) -> Option<&Engaged> {
         self.engaged.as_ref()
     }
 
     /// The endpoint has failed and is left alone.
-    pub(super) fn disengage(&mut self) {
-        self.upstream = None;
+    pub(crate) fn disengage(&mut self) {
+        self.upstream_local = None;
         self.engaged = None;
         self.permit = None;
     }
 
     /// Counts as a retry until it is over.
-    pub(super) fn set_retry(&mut self, retry: RetryPermit) {
+    pub(crate) fn set_retry(&mut self, retry: RetryPermit) {
         self.retry = Some(retry);
     }
 
-    /// Keeps the connection that the response comes over.
-    pub(super) fn set_upstream(&mut self, upstream: Upstream) {
-        let local = upstream.local();
+    /// The response comes over a connection with this address on this side.
+    pub(crate) fn set_upstream_local(&mut self, local: Option<SocketAddr>) {
         self.note(|record| record.upstream_local = local);
-        self.upstream = Some(upstream);
+        self.upstream_local = local;
     }
 
-    /// Where we connected to the endpoint from.
-    pub(super) fn upstream_local(&self) -> Option<SocketAddr> {
-        self.upstream.as_ref().and_then(Upstream::local)
+    /// The address that the connection to the endpoint has on this side.
+    pub(crate) fn upstream_local(&self) -> Option<SocketAddr> {
+        self.upstream_local
     }
 
     /// The response has to be over by then.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Deadline>) {
         self.deadline = deadline;
     }
 
-    /// Whether that is now.
-    pub(super) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the response has to be over.
+    pub(crate) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
         match &self.deadline {
             Some(deadline) => deadline.poll(cx),
             None => Poll::Pending,
@@ -232,12 +228,12 @@ impl Exchange {
     }
 
     /// Counts bytes of the response's body.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         self.note(|record| record.bytes_sent += bytes);
     }
 
     /// Sets what went through a tunnel.
-    pub(super) fn tunnelled(&mut self, received: u64, sent: u64) {
+    pub(crate) fn tunnelled(&mut self, received: u64, sent: u64) {
         self.over = true;
         self.note(|record| {
             record.bytes_received = received;
@@ -245,35 +241,21 @@ impl Exchange {
         });
     }
 
-    /// The whole response has been handed over.
-    pub(super) fn complete(&mut self) {
+    /// The whole response has been handed over. If it is an endpoint's, its connection is given back.
+    pub(crate) fn complete(&mut self, body: Option<&mut UpstreamBody<RequestBody>>) {
         if self.over {
             return;
         }
         self.over = true;
-        if let (Some(upstream), Some(engaged)) = (self.upstream.take(), &self.engaged) {
-            let worker = &self.client.worker;
+        if let (Some(body), Some(engaged)) = (body, &self.engaged) {
             let limits = &engaged.cluster().model.policy.limits;
-            upstream.release(&worker.pool, worker.now(), limits);
-        }
-    }
-
-    /// More of a body of which so much is left on the connection that the response comes over.
-    pub(super) fn poll_direct(
-        &mut self,
-        cx: &mut Context<'_>,
-        left: &mut u64,
-    ) -> Poll<io::Result<Bytes>> {
-        match self.upstream.as_mut().and_then(Upstream::reading) {
-            Some(direct) => direct.poll_body(cx, left),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            body.release(self.client.worker.now(), limits);
         }
     }
 
     /// The endpoint broke off in the middle of its response.
-    pub(super) fn upstream_failed(&mut self, error: &BodyError) {
+    pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
-        self.upstream = None;
         let (flag, reason) = match failure::broken_answer(error) {
             Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
             Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
@@ -289,14 +271,13 @@ impl Exchange {
     }
 
     /// The response took too long.
-    pub(super) fn timed_out(&mut self) {
+    pub(crate) fn timed_out(&mut self) {
         self.over = true;
-        self.upstream = None;
         self.flag(ResponseFlag::UpstreamRequestTimeout);
         self.note(|record| record.details = "response_timeout".into());
     }
 
-    /// A record of which nothing is known but who asked for what.
+    /// A record that says which client asked for what.
     fn blank_record(&self, parts: &Parts) -> RequestRecord {
         RequestRecord {
             time: Timestamp::now(),
@@ -305,7 +286,7 @@ impl Exchange {
             listener: self.client.listener.port,
             protocol: self.protocol(),
             method: parts.method.as_str().to_owned(),
-            authority: request::authority(parts).unwrap_or_default().to_owned(),
+            authority: authority(parts).unwrap_or_default().to_owned(),
             path: parts
                 .uri
                 .path_and_query()

@@ -1,13 +1,15 @@
-//! Failing on purpose.
+//! Faults that a route injects: requests are delayed or fail on purpose.
 
 use http::StatusCode;
 use tokio::time;
 
 use super::{exchange::Exchange, reply::LocalReply};
-use crate::{model::gateway::Fault, observe::ResponseFlag, route::fault};
+use crate::model::gateway::Fault;
+use crate::observe::ResponseFlag;
+use crate::route::fault;
 
-/// Makes a request wait, if its turn has come; then answers it, if that turn has come too.
-pub(super) async fn inject(
+/// Delays a request if it is to be delayed; then answers it if it is to be aborted.
+pub(crate) async fn inject(
     fault: &Fault,
     grpc: bool,
     exchange: &mut Exchange,

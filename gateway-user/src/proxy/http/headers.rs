@@ -1,34 +1,37 @@
 //! Header names that more than one phase uses, and what applies to both directions.
 
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
-pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(super) const X_ENVOY_ORIGINAL_PATH: HeaderName =
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName =
     HeaderName::from_static("x-envoy-original-path");
-pub(super) const X_ENVOY_ORIGINAL_HOST: HeaderName =
+pub(crate) const X_ENVOY_ORIGINAL_HOST: HeaderName =
     HeaderName::from_static("x-envoy-original-host");
-pub(super) const X_ENVOY_ATTEMPT_COUNT: HeaderName =
+pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName =
     HeaderName::from_static("x-envoy-attempt-count");
-pub(super) const X_ENVOY_EXTERNAL_ADDRESS: HeaderName =
+pub(crate) const X_ENVOY_EXTERNAL_ADDRESS: HeaderName =
     HeaderName::from_static("x-envoy-external-address");
-pub(super) const X_ENVOY_DECORATOR_OPERATION: HeaderName =
+pub(crate) const X_ENVOY_DECORATOR_OPERATION: HeaderName =
     HeaderName::from_static("x-envoy-decorator-operation");
-pub(super) const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
+pub(crate) const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-pub(super) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-pub(super) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
+pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// Removes what belongs to one connection only (RFC 9110, section 7.6.1). Framing is hyper's, for
-/// each side by itself.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Istio's gateways say this in `server`, whatever the endpoint says.
+pub(crate) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// Removes what belongs to one connection only (RFC 9110, section 7.6.1). Where the body ends is said
+/// anew by whatever writes the head to the other side.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One look at all names is cheaper than looking for each of these.
     if !headers.keys().any(is_hop_by_hop) {
         return;
@@ -40,7 +43,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
-            // Nobody may talk us into dropping what says whose message it is and how long.
+            // These say for which host the message is and where it ends: dropping them would change
+            // its meaning.
             .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -53,8 +57,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether it belongs to one connection only, whatever `Connection` names.
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+/// Whether a header belongs to one connection only, even if `Connection` doesn't name it.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
@@ -63,8 +67,6 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

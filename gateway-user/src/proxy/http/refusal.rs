@@ -1,20 +1,18 @@
-//! Answers to what is no request: hyper refuses it before we see it, in its own words, and Envoy's
-//! go out.
+//! Answers to what is not a request. hyper refuses it in its own words, before anything here sees it;
+//! Envoy's words go out instead.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 
-use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap},
-    proxy::connections::Rejection,
-};
+use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
+use crate::proxy::{accept::Peers, connections::Rejection, http1::HeadFault};
 
 /// hyper's answer to a head that it can't read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal<'a> {
+pub(crate) struct Refusal<'a> {
     status: u16,
     date: Option<&'a str>,
 }
@@ -22,7 +20,7 @@ pub(super) struct Refusal<'a> {
 impl<'a> Refusal<'a> {
     /// Reads one. None if this is something else: it must be exactly what hyper sends, nothing
     /// before and nothing after it.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut lines = text.strip_suffix("\r\n\r\n")?.split("\r\n");
         let status = lines.next()?.strip_prefix("HTTP/1.1 4")?.get(..2)?;
@@ -40,29 +38,29 @@ impl<'a> Refusal<'a> {
         Some(refusal)
     }
 
-    /// The answer that goes out: that of a rejection of ours if there was one.
+    /// The answer that goes out. A rejection says more than hyper's refusal.
     // Envoy: Http1::ServerConnectionImpl::sendProtocolError, Http1ResponseCodeDetails;
     // ConnectionManagerImpl::ActiveStream::onRequestHeaderTimeout.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         rejection: Option<Rejection>,
         record: impl FnOnce(RefusalRecord),
     ) -> Bytes {
         let status = match rejection {
             Some(Rejection::SlowHead) => StatusCode::REQUEST_TIMEOUT,
-            Some(Rejection::Ambiguous | Rejection::Fragment) | None => {
+            Some(Rejection::Fault(_)) | None => {
                 StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST)
             }
         };
         let reason = status.canonical_reason().unwrap_or_default();
         let (body, details) = match (rejection, status) {
             (Some(Rejection::SlowHead), _) => ("request header timeout", "request_header_timeout"),
-            (Some(Rejection::Ambiguous), _) => {
+            (Some(Rejection::Fault(HeadFault::TwoFramings)), _) => {
                 (reason, "http1.content_length_and_chunked_not_allowed")
             }
             // Envoy: `strip_fragment_from_path_unsafe_if_disabled`,
             // ConnectionManagerUtility::maybeNormalizePath.
-            (Some(Rejection::Fragment), _) => ("", "path_normalization_failed"),
+            (Some(Rejection::Fault(HeadFault::Fragment)), _) => ("", "path_normalization_failed"),
             (None, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 (reason, "http1.headers_too_large")
             }
@@ -71,9 +69,9 @@ impl<'a> Refusal<'a> {
         let flag = ResponseFlag::DownstreamProtocolError;
         record(RefusalRecord {
             status: status.as_u16(),
-            // That is no matter of the protocol, but of the path.
+            // A fragment is a fault of the path, not of the protocol.
             flags: Some(flag)
-                .filter(|_| rejection != Some(Rejection::Fragment))
+                .filter(|_| rejection != Some(Rejection::Fault(HeadFault::Fragment)))
                 .into(),
             details,
             bytes: body.len() as u64,
@@ -95,9 +93,9 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// What there is to say about a refusal.
+/// What is recorded of a refusal.
 #[derive(Debug)]
-pub(super) struct RefusalRecord {
+pub(crate) struct RefusalRecord {
     status: u16,
     flags: ResponseFlags,
     details: &'static str,
@@ -105,15 +103,15 @@ pub(super) struct RefusalRecord {
 }
 
 impl RefusalRecord {
-    /// Tells whoever listens.
-    pub(super) fn send(self, tap: &Tap, (client, local): (SocketAddr, SocketAddr), listener: u16) {
+    /// Sends the record, if anything listens to records.
+    pub(crate) fn send(self, tap: &Tap, peers: Peers, listener: u16) {
         if !tap.is_active() {
             return;
         }
         tap.send(Record::Request(Box::new(RequestRecord {
             time: Timestamp::now(),
-            client,
-            local,
+            client: peers.client,
+            local: peers.local,
             listener,
             protocol: "HTTP/1.1",
             method: String::new(),

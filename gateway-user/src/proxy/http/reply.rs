@@ -1,4 +1,4 @@
-//! Answers that no endpoint gave, as Envoy words them.
+//! Answers that come from here and not from an endpoint, as Envoy words them.
 
 use std::{borrow::Cow, io};
 
@@ -10,51 +10,43 @@ use http::{
 use nix::errno::Errno;
 
 use super::{
-    body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
-    headers::X_ENVOY_OVERLOADED, response,
+    changes::change_headers,
+    context::AnswerContext,
+    exchange::Exchange,
+    failure::Failure,
+    grpc,
+    headers::{SERVER_NAME, X_ENVOY_OVERLOADED},
+    response_body::ResponseBody,
 };
-use crate::{
-    model::gateway::DirectResponse,
-    observe::ResponseFlag,
-    proxy::{Difference, config::Routed},
-    route::cors,
-};
+use crate::model::gateway::DirectResponse;
+use crate::observe::ResponseFlag;
+use crate::proxy::{counters::Counted, parity::Difference};
+use crate::route::cors;
 
-/// What stands before the reason that a connection had.
+/// What stands before the reason why there was no connection.
 const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
 
 /// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
-/// An answer of our own.
+/// An answer that comes from here.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LocalReply {
+pub(crate) struct LocalReply {
     status: StatusCode,
     body: Bytes,
     flag: Option<ResponseFlag>,
     details: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Instead of the one that goes with the status.
+    /// Instead of the gRPC status that goes with the HTTP status.
     grpc_status: Option<u32>,
     /// Why the endpoint could not be reached.
     transport_failure: Option<String>,
-    /// Whether the connection ends with it.
+    /// Whether the client's connection ends with it.
     close: bool,
 }
 
-/// What a reply belongs to: it gets the headers of the route's responses.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Context<'a> {
-    pub(super) routed: Option<&'a Routed>,
-    /// Place of the destination among the route's.
-    pub(super) destination: Option<usize>,
-    pub(super) origin: Option<&'a HeaderValue>,
-    /// Whether the request is one of gRPC's.
-    pub(super) grpc: bool,
-}
-
 impl LocalReply {
-    pub(super) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             body: Bytes::new(),
@@ -68,25 +60,25 @@ impl LocalReply {
     }
 
     #[must_use]
-    pub(super) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
     }
 
     #[must_use]
-    pub(super) fn with_flag(mut self, flag: ResponseFlag) -> Self {
+    pub(crate) fn with_flag(mut self, flag: ResponseFlag) -> Self {
         self.flag = Some(flag);
         self
     }
 
     #[must_use]
-    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
     #[must_use]
-    pub(super) fn with_headers(mut self, headers: &HeaderMap) -> Self {
+    pub(crate) fn with_headers(mut self, headers: &HeaderMap) -> Self {
         let headers = headers.iter();
         self.headers
             .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
@@ -94,45 +86,50 @@ impl LocalReply {
     }
 
     #[must_use]
-    pub(super) fn with_grpc_status(mut self, status: u32) -> Self {
+    pub(crate) fn with_grpc_status(mut self, status: u32) -> Self {
         self.grpc_status = Some(status);
         self
     }
 
-    /// Ends the connection.
-    pub(super) fn closing(mut self) -> Self {
+    /// The status, unless the request is one of gRPC.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The client's connection ends with it.
+    pub(crate) fn closing(mut self) -> Self {
         self.close = true;
         self
     }
 
     /// No virtual host, or no route in it.
-    pub(super) fn no_route() -> Self {
+    pub(crate) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "route_not_found").with_flag(ResponseFlag::NoRoute)
     }
 
     /// The route leads to a cluster that doesn't exist.
-    pub(super) fn no_cluster() -> Self {
+    pub(crate) fn no_cluster() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")
             .with_flag(ResponseFlag::NoCluster)
     }
 
     /// HTTP/1.0 or older.
-    pub(super) fn old_version() -> Self {
+    pub(crate) fn old_version() -> Self {
         Self::codec_error(StatusCode::UPGRADE_REQUIRED, "low_version")
     }
 
     /// No host, or more than one, or one that can't be read (RFC 9112, section 3.2).
-    pub(super) fn bad_host(details: &'static str) -> Self {
+    pub(crate) fn bad_host(details: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, details)
     }
 
-    /// What no HTTP/1.1 request looks like. Most of it never comes so far.
-    pub(super) fn malformed(details: &'static str) -> Self {
+    /// What no request in HTTP/1.1 looks like. hyper refuses most of it before it comes here.
+    pub(crate) fn malformed(details: &'static str) -> Self {
         Self::codec_error(StatusCode::BAD_REQUEST, details)
     }
 
     /// A transfer coding that can't be undone.
-    pub(super) fn unknown_coding() -> Self {
+    pub(crate) fn unknown_coding() -> Self {
         Self::codec_error(
             StatusCode::NOT_IMPLEMENTED,
             "http1.invalid_transfer_encoding",
@@ -140,7 +137,7 @@ impl LocalReply {
     }
 
     /// A target for TLS, on a connection without.
-    pub(super) fn wrong_scheme() -> Self {
+    pub(crate) fn wrong_scheme() -> Self {
         Self::codec_error(
             StatusCode::FORBIDDEN,
             "http1.https_url_on_plaintext_connection",
@@ -155,8 +152,8 @@ impl LocalReply {
             .closing()
     }
 
-    /// More headers than there may be. hyper sees to that itself for HTTP/1.1.
-    pub(super) fn too_many_headers() -> Self {
+    /// More headers than there may be. In HTTP/1.1 hyper refuses them itself.
+    pub(crate) fn too_many_headers() -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "http2.too_many_headers",
@@ -164,33 +161,33 @@ impl LocalReply {
     }
 
     /// The target is no path (Envoy: ConnectionManagerImpl::ActiveStream::decodeHeaders).
-    pub(super) fn no_path() -> Self {
+    pub(crate) fn no_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "absolute_path_rejected")
     }
 
     /// The path has no normal form.
-    pub(super) fn bad_path() -> Self {
+    pub(crate) fn bad_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
-    /// The rewritten path doesn't fit.
-    pub(super) fn rewrite_too_long() -> Self {
+    /// The rewritten path is longer than a path may be.
+    pub(crate) fn rewrite_too_long() -> Self {
         Self::new(StatusCode::URI_TOO_LONG, "rewritten_path_too_long")
     }
 
     /// A protocol that connections are not handed over to.
-    pub(super) fn no_upgrade() -> Self {
+    pub(crate) fn no_upgrade() -> Self {
         Self::new(StatusCode::FORBIDDEN, "upgrade_failed").closing()
     }
 
     /// Sends the client elsewhere.
-    pub(super) fn redirect(status: u16, location: &str) -> Self {
+    pub(crate) fn redirect(status: u16, location: &str) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
         Self::new(status, "direct_response").at(location)
     }
 
-    /// What a route says.
-    pub(super) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
+    /// The answer that a route gives itself.
+    pub(crate) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
         let status = StatusCode::from_u16(response.status).unwrap_or_default();
         let reply = Self::new(status, "direct_response").with_body(response.body.clone());
         match location {
@@ -202,13 +199,13 @@ impl LocalReply {
     fn at(self, location: &str) -> Self {
         match HeaderValue::from_str(location) {
             Ok(location) => self.with_header(LOCATION, location),
-            // Validation has seen to it that there is nothing of the kind in the configuration.
+            // Not reached: validation refuses a configuration with such a value.
             Err(_) => self,
         }
     }
 
-    /// No endpoint answered; `retried` says that more than one was asked, or one more than once.
-    pub(super) fn failure(failure: &Failure, retried: bool) -> Self {
+    /// No endpoint has answered; `retried` says that there was more than one try.
+    pub(crate) fn failure(failure: &Failure, retried: bool) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let reset =
             |status, flag, reason| Self::upstream_reset(status, flag, reason, None, retried);
@@ -265,7 +262,7 @@ impl LocalReply {
     }
 
     /// Doesn't tell the client why the endpoint could not be reached.
-    pub(super) fn without_transport_failure(mut self) -> Self {
+    pub(crate) fn without_transport_failure(mut self) -> Self {
         if let Some(failure) = &self.transport_failure {
             let length = TRANSPORT_FAILURE.len() + failure.len();
             self.body.truncate(self.body.len().saturating_sub(length));
@@ -310,10 +307,10 @@ impl LocalReply {
 
     /// Makes a response of it.
     // Envoy: Http::Utility::sendLocalReply.
-    pub(super) fn into_response(
+    pub(crate) fn into_response(
         self,
         mut exchange: Box<Exchange>,
-        context: Context<'_>,
+        context: AnswerContext<'_>,
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();
         let (status, body) = if context.grpc {
@@ -336,26 +333,31 @@ impl LocalReply {
         let transport_failure = self.transport_failure;
         exchange.note(|record| record.transport_failure = transport_failure);
         if let Some(routed) = context.routed {
+            let counted = Counted::Status(status.as_u16());
+            routed
+                .state()
+                .counters
+                .add(exchange.client.worker.index, counted);
             if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
                 cors::annotate(policy, origin.clone(), &mut headers);
             }
             let destination = context.destination;
-            // Headers are made before there is a status.
+            // Envoy makes these headers before there is a status.
             let answer = Some((0, details.as_ref()));
-            facts::change_headers(&mut headers, answer, routed, destination, &exchange);
+            change_headers(&mut headers, answer, routed, destination, &exchange);
         }
         if context.grpc {
-            // Whatever the route says.
+            // Whatever the route has made of it.
             headers.insert(CONTENT_TYPE, grpc::CONTENT);
         } else if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
-            // Unless the route says so.
+            // The route may have set another one.
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         exchange.disengage();
-        headers.insert(SERVER, response::SERVER_NAME);
+        headers.insert(SERVER, SERVER_NAME);
         let parity = exchange.client.worker.options.parity;
         let early = parity.has(Difference::EarlyReply)
-            // With Envoy the body has been read while an endpoint was asked.
+            // Once an endpoint is asked, Envoy reads the body.
             && (exchange.attempts == 0
                 || exchange.attempts == 1 && self.flag == Some(ResponseFlag::NoHealthyUpstream))
             && exchange.request_body().is_some_and(|body| !body.is_over());
@@ -364,14 +366,15 @@ impl LocalReply {
         }
         exchange.answered();
         let body = if exchange.head_only && exchange.is_http2() && !body.is_empty() {
-            // Over HTTP/1.1 hyper leaves the body out by itself; here it would be a broken response
-            // (RFC 9110, section 9.3.2).
+            // hyper leaves the body out by itself in HTTP/1.1, but not in HTTP/2, where it would make
+            // the response a broken one (RFC 9110, section 9.3.2).
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             Bytes::new()
         } else {
             body
         };
-        // By their status these have none (RFC 9110, section 6.4.1), and nobody will ask for it.
+        // Answers with these statuses have no body (RFC 9110, section 6.4.1), and hyper won't ask for
+        // it.
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let body = if bodiless { Bytes::new() } else { body };
         let mut response = Response::new(ResponseBody::fixed(body, exchange));
@@ -381,8 +384,8 @@ impl LocalReply {
     }
 }
 
-/// What TLS says, set off as Envoy sets it off (Envoy: `SslSocket::drainErrorQueue`), so that what
-/// looks for `TLS_error` finds it.
+/// A reason of TLS, marked as Envoy marks it (Envoy: `SslSocket::drainErrorQueue`), so that tools that
+/// look for `TLS_error` find it.
 fn tls_error(reason: impl std::fmt::Display) -> String {
     format!("TLS_error:|{reason}:TLS_error_end")
 }

@@ -8,12 +8,10 @@ use tokio::{sync::Notify, time};
 use super::harness::{
     Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, soon, status,
 };
-use crate::{
-    observe::{Record, ResponseFlag},
-    proxy::{
-        Options,
-        fixture::{cluster, gateway, http_listener, prefix_route},
-    },
+use crate::observe::{Record, ResponseFlag};
+use crate::proxy::{
+    Options,
+    fixture::{cluster, gateway, http_listener, prefix_route},
 };
 
 #[tokio::test]

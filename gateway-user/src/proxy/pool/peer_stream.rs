@@ -1,4 +1,4 @@
-//! A connection to an endpoint, in the clear or in TLS.
+//! A stream to an endpoint, in the clear or in TLS.
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use tokio_rustls::client::TlsStream;
 
 /// Bytes to an endpoint and from it.
 #[derive(Debug)]
-pub(in crate::proxy) enum PeerStream {
+pub(crate) enum PeerStream {
     Clear(TcpStream),
     Secure(Box<TlsStream<TcpStream>>),
 }
 
 impl PeerStream {
-    /// What is below.
-    pub(in crate::proxy) fn tcp(&self) -> &TcpStream {
+    /// The TCP connection below.
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Clear(stream) => stream,
             Self::Secure(stream) => stream.get_ref().0,

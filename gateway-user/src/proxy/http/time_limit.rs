@@ -10,17 +10,17 @@ use std::{
 use super::body::Progress;
 use crate::proxy::deadlines::{Deadline, Deadlines};
 
-/// A limit. Without one it never passes, and costs nothing.
+/// A time limit. `None` for a limit never passes, and costs nothing.
 // Envoy: Filter::onRequestComplete starts the timers.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(crate) struct TimeLimit {
     after: Option<Duration>,
     request: Option<Rc<Progress>>,
     deadline: Option<Deadline>,
 }
 
-impl Limit {
-    pub(super) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
+impl TimeLimit {
+    pub(crate) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
         Self {
             after: limit,
             request: limit.and(request).cloned(),
@@ -40,15 +40,15 @@ impl Limit {
         self.deadline.get_or_insert_with(|| all.set(after)).poll(cx)
     }
 
-    /// What is left of it: none if there is no limit, or if it hasn't begun.
-    pub(super) fn into_deadline(self) -> Option<Deadline> {
+    /// The deadline that the limit has led to: none if there is no limit, or if it hasn't begun.
+    pub(crate) fn into_deadline(self) -> Option<Deadline> {
         self.deadline
     }
 }
 
 /// The future's output, unless the limit passes before.
-pub(super) async fn within<T>(
-    limit: &mut Limit,
+pub(crate) async fn within<T>(
+    limit: &mut TimeLimit,
     all: &Rc<Deadlines>,
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
