@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{helpers::Calls, ratios::Ratios};
 
-/// How many more instructions than recorded may be executed: none of it is noise, but a change that is
-/// wanted for something else may move some.
-const MORE_INSTRUCTIONS: f64 = 1.05;
-/// How many more the verifier may walk: it follows every way there is, so a small change moves many.
-const MORE_WALKED: f64 = 1.10;
+/// How many instructions may be executed, in per cent of what is recorded: none of it is noise, but a change
+/// that is wanted for something else may move some.
+const MOST_INSTRUCTIONS: u64 = 105;
+/// How many the verifier may walk: it follows every way there is, so a small change moves many.
+const MOST_WALKED: u64 = 110;
 
 const HEADER: &str = "\
 # What the kernel programs cost when it was last looked at; the test `budget` holds them to it.
@@ -88,7 +88,7 @@ impl Work {
     /// Why there are too many instructions; none if there are not.
     pub(crate) fn more_instructions(&self, recorded: &Self) -> Option<String> {
         let (executed, recorded) = (self.instructions, recorded.instructions);
-        let most = (recorded as f64 * MORE_INSTRUCTIONS) as u64;
+        let most = recorded * MOST_INSTRUCTIONS / 100;
         (executed > most)
             .then(|| format!("{executed} instructions, {recorded} recorded, at most {most}"))
     }
@@ -96,7 +96,7 @@ impl Work {
 
 /// Why the verifier walked too many; none if it did not.
 pub(crate) fn walked_above(walked: u64, recorded: u64) -> Option<String> {
-    let most = (recorded as f64 * MORE_WALKED) as u64;
+    let most = recorded * MOST_WALKED / 100;
     (walked > most)
         .then(|| format!("{walked} instructions walked, {recorded} recorded, at most {most}"))
 }

@@ -20,7 +20,7 @@ pub(crate) type Calls = BTreeMap<String, u64>;
 /// `CLOCK_MONOTONIC` for the programs: it stands still.
 const NOW: u64 = 3_600_000_000_000;
 /// Of the process that calls `connect()`.
-const PROCESS: u64 = 4711 << 32 | 4711;
+const PROCESS: u64 = 0x1267_0000_1267;
 /// Of its socket.
 const COOKIE: u64 = 42;
 
@@ -150,20 +150,30 @@ impl Helpers {
     pub(crate) fn call(
         &mut self,
         number: u32,
-        [a, b, c, d, e]: [u64; 5],
+        arguments: [u64; 5],
         memory: &mut Memory,
     ) -> anyhow::Result<u64> {
+        let [first, second, third, fourth, fifth] = arguments;
         let (name, result) = match number {
-            1 => return self.look_up(a, b, memory),
-            2 => return self.update(a, b, c, memory),
+            1 => return self.look_up(first, second, memory),
+            2 => return self.update(first, second, third, memory),
             5 => ("ktime_get_ns", NOW),
             7 => ("get_prandom_u32", 0),
-            9 => ("skb_store_bytes", self.store(b, c, d, memory)?),
-            10 => ("l3_csum_replace", self.mend(b, c, d, e, memory)?),
-            11 => ("l4_csum_replace", self.mend(b, c, d, e, memory)?),
+            9 => (
+                "skb_store_bytes",
+                self.store(second, third, fourth, memory)?,
+            ),
+            10 => (
+                "l3_csum_replace",
+                self.mend(second, third, fourth, fifth, memory)?,
+            ),
+            11 => (
+                "l4_csum_replace",
+                self.mend(second, third, fourth, fifth, memory)?,
+            ),
             14 => ("get_current_pid_tgid", PROCESS),
-            26 => ("skb_load_bytes", self.load(b, c, d, memory)?),
-            28 => ("csum_diff", difference([a, b, c, d, e], memory)?),
+            26 => ("skb_load_bytes", self.load(second, third, fourth, memory)?),
+            28 => ("csum_diff", difference(arguments, memory)?),
             46 => ("get_socket_cookie", COOKIE),
             122 => ("get_netns_cookie", self.netns),
             160 => ("ktime_get_coarse_ns", NOW),
@@ -251,7 +261,7 @@ impl Helpers {
 }
 
 /// -EFAULT
-const FAULT: u64 = -14i64 as u64;
+const FAULT: u64 = (-14i64).cast_unsigned();
 
 /// `bpf_csum_diff`
 fn difference(arguments: [u64; 5], memory: &Memory) -> anyhow::Result<u64> {

@@ -80,7 +80,7 @@ impl<'a> Interpreter<'a> {
             ensure!(executed.instructions < MOST, "the program doesn't end");
             self.at += 1;
             let over = self
-                .step(&instruction)
+                .step(instruction)
                 .with_context(|| format!("instruction {at}, code {:#04x}", instruction.code))?;
             if over {
                 executed.result = self.registers[0] as u32;
@@ -90,7 +90,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Whether the program is over.
-    fn step(&mut self, instruction: &bpf_insn) -> anyhow::Result<bool> {
+    fn step(&mut self, instruction: bpf_insn) -> anyhow::Result<bool> {
         // The instruction class (RFC 9669 §3.2).
         match instruction.code & 7 {
             0 => self.load_immediate(instruction)?,
@@ -103,7 +103,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// The second operand: a register, or the immediate.
-    fn operand(&self, instruction: &bpf_insn) -> u64 {
+    fn operand(&self, instruction: bpf_insn) -> u64 {
         if instruction.code & 8 == 0 {
             i64::from(instruction.imm).cast_unsigned()
         } else {
@@ -111,7 +111,7 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    fn load_immediate(&mut self, instruction: &bpf_insn) -> anyhow::Result<()> {
+    fn load_immediate(&mut self, instruction: bpf_insn) -> anyhow::Result<()> {
         ensure!(instruction.code == 0x18, "is not known");
         let second = self.code.get(self.at).context("is cut off")?;
         self.at += 1;
@@ -125,7 +125,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn load(&mut self, instruction: &bpf_insn) -> anyhow::Result<()> {
+    fn load(&mut self, instruction: bpf_insn) -> anyhow::Result<()> {
         ensure!(instruction.code & 0xe0 == 0x60, "is not known");
         let address = place(
             self.registers[usize::from(instruction.src_reg())],
@@ -139,7 +139,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn store(&mut self, instruction: &bpf_insn) -> anyhow::Result<()> {
+    fn store(&mut self, instruction: bpf_insn) -> anyhow::Result<()> {
         let size = size(instruction.code);
         let address = place(
             self.registers[usize::from(instruction.dst_reg())],
@@ -190,7 +190,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn calculate(&mut self, instruction: &bpf_insn) -> anyhow::Result<()> {
+    fn calculate(&mut self, instruction: bpf_insn) -> anyhow::Result<()> {
         // With an offset these are others, of the fourth version.
         ensure!(instruction.off == 0, "is not known");
         let bits = if instruction.code & 7 == 7 { 64 } else { 32 };
@@ -205,7 +205,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn jump(&mut self, instruction: &bpf_insn) -> anyhow::Result<bool> {
+    fn jump(&mut self, instruction: bpf_insn) -> anyhow::Result<bool> {
         match instruction.code {
             0x85 => self.call(instruction)?,
             0x95 => return Ok(self.leave()),
@@ -223,12 +223,14 @@ impl<'a> Interpreter<'a> {
     }
 
     fn go(&mut self, distance: i32) -> anyhow::Result<()> {
-        let target = self.at as i64 + i64::from(distance);
-        self.at = usize::try_from(target).context("jumps before the beginning")?;
+        self.at = self
+            .at
+            .checked_add_signed(distance as isize)
+            .context("jumps before the beginning")?;
         Ok(())
     }
 
-    fn call(&mut self, instruction: &bpf_insn) -> anyhow::Result<()> {
+    fn call(&mut self, instruction: bpf_insn) -> anyhow::Result<()> {
         if instruction.src_reg() == LOCAL {
             let [.., a, b, c, d, stack] = self.registers;
             self.frames.push(Frame {
@@ -239,9 +241,10 @@ impl<'a> Interpreter<'a> {
             self.registers[10] = self.memory.add(vec![0; STACK]) + STACK as u64;
             return self.go(instruction.imm);
         }
-        let [_, a, b, c, d, e, ..] = self.registers;
+        let [_, first, second, third, fourth, fifth, ..] = self.registers;
+        let arguments = [first, second, third, fourth, fifth];
         let helper = instruction.imm.cast_unsigned();
-        self.registers[0] = self.helpers.call(helper, [a, b, c, d, e], self.memory)?;
+        self.registers[0] = self.helpers.call(helper, arguments, self.memory)?;
         Ok(())
     }
 
@@ -266,7 +269,7 @@ const fn size(code: u8) -> usize {
     }
 }
 
-fn place(base: u64, instruction: &bpf_insn) -> u64 {
+fn place(base: u64, instruction: bpf_insn) -> u64 {
     base.wrapping_add_signed(instruction.off.into())
 }
 
@@ -308,7 +311,7 @@ fn calculated(operation: u8, bits: u32, value: u64, operand: u64) -> Option<u64>
 }
 
 /// RFC 9669 §4.2
-fn swapped(instruction: &bpf_insn, value: u64) -> anyhow::Result<u64> {
+fn swapped(instruction: bpf_insn, value: u64) -> anyhow::Result<u64> {
     ensure!(instruction.code & 7 == 4, "is not known");
     let big = instruction.code & 8 != 0;
     Ok(match (instruction.imm, big) {
