@@ -10,12 +10,15 @@
 
 pub mod admission;
 pub mod istio;
+mod kind;
 pub mod lookup;
 pub mod manifest;
 pub mod object;
 pub mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use kind::ResourceKind;
 
 use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 use k8s_openapi::api::{
@@ -65,17 +68,13 @@ of_kind! {
 
 impl Resources {
     /// One object.
-    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Arc<Object>> {
-        self.objects.get(&ObjectKey {
-            kind: kind.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-        })
+    pub fn get(&self, kind: ResourceKind, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.objects.get(&kind.key(namespace, name))
     }
 
     /// One Pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        match &self.get("Pod", namespace, name)?.body {
+        match &self.get(ResourceKind::Pod, namespace, name)?.body {
             Body::Pod(pod) => Some(pod),
             _ => None,
         }
@@ -83,7 +82,7 @@ impl Resources {
 
     /// One Node.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        match &self.get("Node", "", name)?.body {
+        match &self.get(ResourceKind::Node, "", name)?.body {
             Body::Node(node) => Some(node),
             _ => None,
         }
@@ -91,7 +90,7 @@ impl Resources {
 
     /// One Secret.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
-        match &self.get("Secret", namespace, name)?.body {
+        match &self.get(ResourceKind::Secret, namespace, name)?.body {
             Body::Secret(secret) => Some(secret),
             _ => None,
         }
@@ -99,7 +98,7 @@ impl Resources {
 
     /// One Service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        match &self.get("Service", namespace, name)?.body {
+        match &self.get(ResourceKind::Service, namespace, name)?.body {
             Body::Service(service) => Some(service),
             _ => None,
         }

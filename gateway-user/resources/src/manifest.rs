@@ -3,7 +3,6 @@
 mod decode;
 mod fields;
 mod foreign;
-mod kind;
 pub mod lines;
 mod mismatch;
 mod split;
@@ -15,10 +14,10 @@ use nodegate_values::diagnostic::{Diagnostic, Location, ObjectKey, Severity};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use kind::ResourceKind;
 use lines::{BadDocument, Lines};
 use mismatch::Mismatch;
 
+use crate::kind::ResourceKind;
 use crate::object::{Body, ManifestPlace, Object};
 
 /// What a file holds.
@@ -138,19 +137,16 @@ impl Manifest {
         let Some(known) = ResourceKind::of(group, &kind) else {
             return self.foreign(group, &kind, &value, &lines);
         };
-        let key = ObjectKey {
-            namespace: match known {
-                ResourceKind::Node | ResourceKind::Namespace => String::new(),
-                _ => text(&value, &["metadata", "namespace"])
-                    .filter(|namespace| !namespace.is_empty())
-                    .unwrap_or("default")
-                    .to_owned(),
-            },
-            name: text(&value, &["metadata", "name"])
-                .unwrap_or_default()
-                .to_owned(),
-            kind,
+        let namespace = text(&value, &["metadata", "namespace"])
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or("default");
+        let namespace = if known.is_cluster_wide() {
+            ""
+        } else {
+            namespace
         };
+        let name = text(&value, &["metadata", "name"]).unwrap_or_default();
+        let key = known.key(namespace, name);
         if key.name.is_empty() {
             let message = format!("this {} has no name", key.kind);
             let fix = Some("give it a name of lower-case letters, digits and `-`".into());
@@ -182,7 +178,8 @@ impl Manifest {
                 severity,
                 location: Some(self.location(lines.line("kind"))),
                 object: Some(ObjectKey {
-                    kind: kind.to_owned(),
+                    kind: kind.to_owned().into(),
+                    group: group.to_owned().into(),
                     namespace: text(value, &["metadata", "namespace"])
                         .unwrap_or("default")
                         .to_owned(),

@@ -1,6 +1,6 @@
 //! What is wrong with a manifest: one message that names the place, the object and the fix.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
@@ -31,11 +31,14 @@ impl fmt::Display for Location {
     }
 }
 
-/// Names an object: `Service istio-system/istio-ingressgateway`.
+/// Names an object. It is written without its group: `Service istio-system/istio-ingressgateway`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectKey {
     /// `Service`, `VirtualService`, …
-    pub kind: String,
+    pub kind: Cow<'static, str>,
+    /// The group of the API that has the kind, empty for Kubernetes' core: two APIs have a Gateway.
+    #[serde(skip)]
+    pub group: Cow<'static, str>,
     /// Empty for objects without a namespace.
     pub namespace: String,
     /// The object's name.

@@ -322,6 +322,10 @@ fn actions_of_routes() {
             "W headers.response.set.Host: `Host` cannot be changed here; ignored",
         ),
         (
+            "headers: {request: {set: {':AUTHORITY': x}}}\n    rewrite: {authority: y}",
+            "E headers.request: the host is rewritten more than once",
+        ),
+        (
             "headers: {request: {set: {host: x}}}\n    rewrite: {authority: y}",
             "E headers.request: the host is rewritten more than once",
         ),

@@ -15,7 +15,10 @@ use crate::{
         services::{Key, of_rules},
     },
     model::service::{IpFamily, ServicePort},
-    resources::diagnostic::{Diagnostic, ObjectKey, Severity},
+    resources::{
+        ResourceKind,
+        diagnostic::{Diagnostic, ObjectKey, Severity},
+    },
 };
 
 /// What the rules say, at one moment.
@@ -222,11 +225,7 @@ fn passed_over(program: &Program) -> Diagnostic {
 }
 
 fn not_whole(key: &Key, why: &str, is_kept: bool) -> Diagnostic {
-    let object = ObjectKey {
-        kind: "Service".into(),
-        namespace: key.name.namespace.clone(),
-        name: key.name.name.clone(),
-    };
+    let object = ResourceKind::Service.key(&key.name.namespace, &key.name.name);
     let consequence = if is_kept {
         "it stays as it was read before"
     } else {

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use nodegate_resources::{
+    ResourceKind,
     istio::{Delegate, HttpMatch, HttpRoute, StringMatch},
     lookup::is_exported,
     object::{Body, Object},
@@ -27,7 +28,9 @@ pub(super) fn routes<'r>(
     } else {
         &to.namespace
     };
-    let found = context.resources.get("VirtualService", namespace, &to.name);
+    let found = context
+        .resources
+        .get(ResourceKind::VirtualService, namespace, &to.name);
     let Some((delegate, Body::VirtualService(service))) =
         found.map(|object| (object, &object.body))
     else {

@@ -1,19 +1,29 @@
 //! The kinds of objects that nodegate reads.
 
-use nodegate_values::spelling::nearest;
+use nodegate_values::{diagnostic::ObjectKey, spelling::nearest};
 
 /// A kind that nodegate reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResourceKind {
+pub enum ResourceKind {
+    /// `v1` Service
     Service,
+    /// `v1` Pod
     Pod,
+    /// `v1` Node
     Node,
+    /// `v1` Namespace
     Namespace,
+    /// `v1` Secret
     Secret,
+    /// `discovery.k8s.io` EndpointSlice
     EndpointSlice,
+    /// `networking.istio.io` Gateway
     Gateway,
+    /// `networking.istio.io` VirtualService
     VirtualService,
+    /// `networking.istio.io` DestinationRule
     DestinationRule,
+    /// `networking.istio.io` ServiceEntry
     ServiceEntry,
 }
 
@@ -41,7 +51,7 @@ impl ResourceKind {
         ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
     ];
 
-    pub(super) fn of(group: &str, kind: &str) -> Option<Self> {
+    pub(crate) fn of(group: &str, kind: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|(known_group, known, _)| (*known_group, *known) == (group, kind))
@@ -49,7 +59,7 @@ impl ResourceKind {
     }
 
     /// The kind that was probably meant; none for kinds that are nodegate's no business.
-    pub(super) fn misspelled(group: &str, kind: &str) -> Option<String> {
+    pub(crate) fn misspelled(group: &str, kind: &str) -> Option<String> {
         let kinds = Self::ALL
             .into_iter()
             .filter(|(known, ..)| *known == group)
@@ -59,13 +69,13 @@ impl ResourceKind {
 
     /// The group that was probably meant. A Gateway or Service of somebody else's API is another
     /// thing.
-    pub(super) fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
+    pub(crate) fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
         let (right, ..) = Self::ALL.into_iter().find(|(_, known, _)| *known == kind)?;
         let others_have_it = matches!(kind, "Gateway" | "Service") && group.contains('.');
         (!others_have_it || nearest(group, [right]).is_some()).then_some(right)
     }
 
-    pub(super) const fn versions(self) -> &'static [&'static str] {
+    pub(crate) const fn versions(self) -> &'static [&'static str] {
         match self {
             Self::Service
             | Self::Pod
@@ -76,6 +86,24 @@ impl ResourceKind {
             Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
                 &["v1", "v1beta1", "v1alpha3"]
             }
+        }
+    }
+
+    /// Whether its objects are in no namespace.
+    pub(crate) const fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::Node | Self::Namespace)
+    }
+
+    /// Names an object of this kind.
+    pub fn key(self, namespace: &str, name: &str) -> ObjectKey {
+        let mut all = Self::ALL.into_iter();
+        let known = all.find(|(.., kind)| *kind == self);
+        let (group, kind, _) = known.unwrap_or(("", "", self));
+        ObjectKey {
+            kind: kind.into(),
+            group: group.into(),
+            namespace: namespace.into(),
+            name: name.into(),
         }
     }
 }
