@@ -1,4 +1,4 @@
-//! For whom it is compiled.
+//! The node and the gateway pod that resources are compiled for.
 
 use std::collections::BTreeMap;
 

@@ -19,7 +19,8 @@ use crate::{
     scope::{Claims, ServiceScope},
 };
 
-/// A Service with this label is some other proxy's business (kubernetes.io well-known labels).
+/// A Service with this label is served by another proxy than kube-proxy (kubernetes.io well-known
+/// labels).
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
 /// The API server's default for how long a client stays with an endpoint, in seconds
@@ -28,7 +29,7 @@ const AFFINITY: u32 = 10800;
 
 type Labels = BTreeMap<String, String>;
 
-/// Which Services, and whose view of them.
+/// Which Services are translated, and from which node's point of view.
 #[derive(Debug)]
 pub(crate) struct ServiceView<'w> {
     pub(crate) scope: &'w ServiceScope,

@@ -1,3 +1,3 @@
-//! The model in other programs' words.
+//! The model as configuration of other programs, for comparing with them.
 
 pub mod envoy;

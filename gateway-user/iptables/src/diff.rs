@@ -1,7 +1,7 @@
-//! What rules and Services do not agree about.
+//! Differences between the rules of a node and its Services.
 //!
 //! First in terms of Services: those that are missing, addresses that lead elsewhere, endpoints. What
-//! then is left of the rules themselves (a masquerade rule that somebody removed, a probability, a
+//! then is left of the rules themselves (a masquerade rule that was removed, a probability, a
 //! stale chain) is told rule by rule.
 
 use std::{

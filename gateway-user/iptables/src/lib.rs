@@ -11,7 +11,7 @@
 //! | [`services`] | rules → the Services that they implement |
 //! | [`ports`](mod@ports) | rules → Service ports, as the compiler makes them of objects |
 //! | [`diff`](mod@diff) | what rules and Services do not agree about |
-//! | [`lint`](mod@lint) | what is wrong with rules, whatever the Services |
+//! | [`lint`](mod@lint) | what is wrong with rules by themselves |
 //! | [`walk`](mod@walk) | the way of a packet through rules |
 
 pub mod chains;

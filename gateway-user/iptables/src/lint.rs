@@ -37,7 +37,7 @@ pub enum Finding {
         /// The chains that lead to it.
         from: BTreeSet<String>,
     },
-    /// No packet gets to a chain of kube-proxy or kubelet; what others keep idle is their business.
+    /// No packet gets to a chain of kube-proxy or kubelet. Idle chains of other programs are not reported.
     UnreachableChain {
         /// The table.
         table: String,
@@ -50,13 +50,13 @@ pub enum Finding {
         frontend: Frontend,
         /// Over this protocol.
         protocol: Protocol,
-        /// Who claims it.
+        /// The Service ports that claim it.
         claimants: Vec<Key>,
     },
 }
 
-/// Chains that may be idle: whoever made some of them only watches whether they still are there, and
-/// the last two are for Services.
+/// Chains that may be idle: kube-proxy and kubelet make some only to notice when all rules are flushed,
+/// and the last two are empty until a Service needs them.
 const IDLE: [&str; 5] = [
     "KUBE-PROXY-CANARY",
     "KUBE-KUBELET-CANARY",

@@ -1,5 +1,5 @@
-//! Rules → Service ports as the compiler makes them of objects: for whoever has nothing but a node's
-//! rules.
+//! Rules → Service ports as the compiler makes them of objects: for a node whose rules are the only
+//! source.
 //!
 //! Rules tell where a connection goes, not what the objects are. Which endpoint is ready, ending or hinted
 //! for another zone has been resolved in them already; what comes out here gives the same sets of
@@ -282,8 +282,8 @@ impl Half<'_> {
     }
 }
 
-/// "There are endpoints, but on other nodes": rules that drop for want of local ones do not say where.
-/// With policy Local it is not used.
+/// Stands for endpoints on other nodes: rules that drop because there is no local endpoint tell that there
+/// are others, and not their addresses. With policy Local the address is never used.
 fn unspecified(family: IpFamily) -> IpAddr {
     match family {
         IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),

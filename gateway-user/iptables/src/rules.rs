@@ -179,7 +179,8 @@ pub enum SetMark {
     Xmark(u32, u32),
 }
 
-/// Targets that are no chains, and that [`Target`] has no words for; any other name is a chain's.
+/// Targets that are extensions and not chains, and that [`Target`] has no variant for. Any other name is
+/// that of a chain.
 pub(super) const EXTENSIONS: [&str; 35] = [
     "AUDIT",
     "CHECKSUM",

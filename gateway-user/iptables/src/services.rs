@@ -1,5 +1,5 @@
-//! The Services that rules implement, whoever wrote them; and what the manifests' Services should
-//! look like there.
+//! The Services that a node's rules implement, whichever program wrote them; and what the Services of
+//! manifests should look like in rules.
 //!
 //! Names come from kube-proxy's comments, which are there even in large clusters; what happens comes
 //! from the rules.
@@ -250,7 +250,7 @@ impl<'r> Reader<'r> {
         }
         for rule in filter.rules(NODE_PORTS) {
             if let Some((key, "health check node port")) = about(rule) {
-                // It is asked over TCP, whatever the Service's protocol.
+                // Health checks come over TCP, also for a Service of another protocol.
                 for protocol in Protocol::ALL {
                     let name = key.name.clone();
                     if let Some(service) = self.found.get_mut(&Key { name, protocol }) {

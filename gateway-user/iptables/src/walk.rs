@@ -14,7 +14,7 @@ use super::rules::{Dialect, Part, RecentAction, Rule, Ruleset, SetMark, Table, T
 mod condition;
 
 /// As deep as chains may call each other: KUBE-SERVICES, KUBE-NODEPORTS, KUBE-EXT, KUBE-SVC,
-/// KUBE-SEP, KUBE-MARK-MASQ, and some for what others have written.
+/// KUBE-SEP, KUBE-MARK-MASQ, and some for chains of other programs.
 const DEPTH: usize = 16;
 
 /// The first packet of a flow.

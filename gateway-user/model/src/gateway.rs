@@ -102,13 +102,13 @@ pub struct HttpRoute {
     pub matches: RouteMatch,
     /// What it does with them.
     pub action: HttpAction,
-    /// Changes of headers, whatever the action.
+    /// Changes of headers, made with every action.
     #[serde(skip_serializing_if = "HeaderOperations::is_empty")]
     pub headers: HeaderOperations,
-    /// Failing on purpose; none: not.
+    /// Faults that are injected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-    /// Who may use the answers in a browser; none: nothing is said about it.
+    /// Which origins may use the responses in a browser; without a policy, no CORS header is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<CorsPolicy>,
 }

@@ -161,7 +161,7 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// `spec.loadBalancerSourceRanges`: who may use the load balancer IPs.
+/// `spec.loadBalancerSourceRanges`: the clients that may use the load balancer IPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRanges {
     v4: Option<Vec<IpNet>>,
@@ -173,8 +173,8 @@ impl SourceRanges {
     /// space around them does not count, each family has its own, a family that has none is open,
     /// and so is one with `0.0.0.0/0` or `::/0` among them.
     ///
-    /// Where no range at all can be read, kube-proxy leaves the Service open. Who wrote them wanted
-    /// it closed, so nodegate lets nobody in.
+    /// Where no range at all can be read, kube-proxy leaves the Service open. The author of the ranges
+    /// wanted it closed, so nodegate lets no client in.
     pub fn parse<S: AsRef<str>>(ranges: &[S]) -> Self {
         let nets: Vec<IpNet> = ranges
             .iter()
@@ -241,7 +241,7 @@ pub struct ServicePort {
     /// `status.loadBalancer.ingress[].ip`, but for those whose `ipMode` is `Proxy`: those lead to
     /// the load balancer itself.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// Who may use the load balancer IPs.
+    /// The clients that may use the load balancer IPs.
     pub source_ranges: SourceRanges,
     /// `spec.externalTrafficPolicy`, of a Service that can be reached from outside at all.
     pub external_policy: TrafficPolicy,
@@ -330,11 +330,11 @@ pub struct Endpoint {
     pub serving: bool,
     /// Is ending (`conditions.terminating`; unknown counts as no).
     pub terminating: bool,
-    /// Whom it is meant for.
+    /// The zones and nodes that should use it.
     pub hints: Hints,
 }
 
-/// `hints` of an endpoint: for whom it should be used.
+/// `hints` of an endpoint: the zones and nodes that should use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones`

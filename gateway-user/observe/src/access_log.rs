@@ -1,7 +1,7 @@
 //! The access log: a line per request and per TCP connection that is over, in Istio's words.
 //!
-//! Lines are made and written by a thread of their own. Whoever is behind by the whole buffer misses
-//! records; requests never wait.
+//! Lines are made and written by a thread of their own. If the thread is behind by the whole buffer,
+//! records are lost; requests never wait.
 
 use std::{
     fs::{File, OpenOptions},
@@ -28,7 +28,8 @@ const BUFFER: usize = 8192;
 /// Where the log goes and what it looks like.
 #[derive(Clone, Debug)]
 pub struct AccessLogOptions {
-    /// The file; `/dev/stdout` and `/dev/stderr` are the process's own, whatever they are.
+    /// The file; `/dev/stdout` and `/dev/stderr` are the process's own streams, also where these are
+    /// sockets, which cannot be opened by name.
     pub path: PathBuf,
     /// The lines.
     pub format: LineFormat,
@@ -109,7 +110,7 @@ impl Writer {
                     return;
                 }
             }
-            // As much as there is, then to the file: while there is more, nobody looks at it.
+            // All records that wait go into the buffer before it is flushed: one write for many lines.
             while let Some(record) = self.records.try_recv() {
                 self.write(&record);
             }

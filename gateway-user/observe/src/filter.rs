@@ -1,4 +1,4 @@
-//! What somebody who traces wants to see of the proxy's records.
+//! Which of the proxy's records a trace shows.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -9,11 +9,11 @@ use super::record::Record;
 /// All of it must hold; what is empty doesn't matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordFilter {
-    /// Who asks: their network.
+    /// The client's network.
     pub client: Option<IpNet>,
-    /// Network of the address that they connected to.
+    /// Network of the address that the client connected to.
     pub local: Option<IpNet>,
-    /// The port that they connected to.
+    /// The port that the client connected to.
     pub local_port: Option<u16>,
     /// The host that is asked for, without its port. TCP connections have none.
     pub host: Option<String>,
@@ -94,7 +94,7 @@ impl RecordFilter {
     }
 }
 
-/// Who asked, and where they connected to.
+/// The client's address, and the address that it connected to.
 pub fn ends(record: &Record) -> (SocketAddr, SocketAddr) {
     match record {
         Record::Request(record) => (record.client, record.local),

@@ -1,4 +1,4 @@
-//! What happened and why: one record per decision, for whoever listens.
+//! Records of the proxy's decisions, one per request and TCP connection, and the access log.
 
 mod access_log;
 mod filter;

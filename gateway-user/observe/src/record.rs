@@ -46,7 +46,7 @@ pub struct RequestRecord {
     /// When its head was read.
     #[serde(serialize_with = "display")]
     pub time: Timestamp,
-    /// Who asked.
+    /// The client's address.
     pub client: SocketAddr,
     /// Where the client connected to.
     pub local: SocketAddr,
@@ -98,7 +98,7 @@ pub struct RequestRecord {
         serialize_with = "display"
     )]
     pub flags: ResponseFlags,
-    /// Who answered and why, in Envoy's words: `via_upstream`, `route_not_found`.
+    /// Which part of the proxy, or the endpoint, answered and why, in Envoy's words: `via_upstream`, `route_not_found`.
     pub details: Cow<'static, str>,
     /// From the request's head to the end of the response.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
@@ -125,7 +125,7 @@ pub struct ConnectionRecord {
     /// When it was accepted.
     #[serde(serialize_with = "display")]
     pub time: Timestamp,
-    /// Who connected.
+    /// The client's address.
     pub client: SocketAddr,
     /// Where to.
     pub local: SocketAddr,

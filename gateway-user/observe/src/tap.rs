@@ -1,4 +1,4 @@
-//! Hands records to whoever listens, and costs one load when nobody does.
+//! Hands records to subscribers; costs one load when there are none.
 
 use std::sync::{
     Arc,
@@ -38,7 +38,7 @@ struct Subscriber {
 }
 
 impl Tap {
-    /// Whether anybody listens: ask before making a record.
+    /// Whether there is a subscriber. To be asked before a record is made.
     pub fn is_active(&self) -> bool {
         self.shared.active.load(Ordering::Relaxed)
     }

@@ -67,7 +67,7 @@ impl ResourceKind {
         nearest(kind, kinds)
     }
 
-    /// The group that was probably meant. A Gateway or Service of somebody else's API is another
+    /// The group that was probably meant. A Gateway or Service of another API is another
     /// thing.
     pub(crate) fn misplaced(group: &str, kind: &str) -> Option<&'static str> {
         let (right, ..) = Self::ALL.into_iter().find(|(_, known, _)| *known == kind)?;

@@ -6,7 +6,7 @@
 //! | [`manifest`] | text → typed objects, each of whose fields knows its line |
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
-//! | [`lookup`] | who is meant: hosts, destinations, subsets, references to Gateways |
+//! | [`lookup`] | what names refer to: hosts, destinations, subsets, Gateways |
 
 pub mod admission;
 pub mod istio;

@@ -131,9 +131,9 @@ pub struct NoDestination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visibility {
     Any,
-    /// Those for that namespace and no other.
+    /// Those that are exported to their own namespace alone.
     Private,
-    /// The others, as far as they are for the one who asks.
+    /// Those that are exported to the namespace of the proxy.
     Exported,
 }
 

@@ -67,7 +67,8 @@ impl Findings<'_> {
         }
     }
 
-    /// A field without which the object would do something that nobody asked for.
+    /// A field that must not be ignored: without its effect the object would do something else than its
+    /// author wants.
     fn unsupported(&mut self, path: impl Into<String>, given: bool, why: &str) {
         if given {
             let message = format!("not supported by this version, and {why}");

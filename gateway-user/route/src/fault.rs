@@ -1,4 +1,4 @@
-//! Failing on purpose: who is hit, given random numbers.
+//! Fault injection: whether a request is hit, given random numbers.
 
 use std::time::Duration;
 

@@ -23,8 +23,8 @@ pub(super) fn normalize(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// Domains to virtual hosts (by index). The keys are the configuration's, so nobody can choose them to
-/// collide, and the hash need not be safe from that.
+/// Domains to virtual hosts (by index). The keys come from the configuration and not from
+/// clients, so the hash need not resist keys that are chosen to collide.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     exact: FxHashMap<Box<str>, usize>,

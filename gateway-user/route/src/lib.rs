@@ -1,5 +1,5 @@
 //! The pure matcher: which virtual host, which route, which destination. No I/O, no clock, no
-//! randomness: the proxy, and whoever explains what the proxy would do, get the same answer.
+//! randomness: the proxy and the explanations of what the proxy would do get the same answer.
 //!
 //! | part | what it decides |
 //! |---|---|

@@ -31,7 +31,7 @@ pub enum Outcome<'a> {
 /// Why a try ended without a response (Envoy's `StreamResetReason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetReason {
-    /// A limit of the cluster was reached: nobody was asked.
+    /// A limit of the cluster was reached, and no endpoint was asked.
     Overflow,
     /// The endpoint could not be reached, or not in time.
     ConnectFailure,

@@ -77,7 +77,7 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // `{:#}`: for those who say the severity themselves.
+        // `{:#}`: without the severity, for callers that print it themselves.
         if !f.alternate() {
             f.write_str(match self.severity {
                 Severity::Info => "info: ",

@@ -20,7 +20,7 @@ pub enum Segment {
     Literal(String),
     /// A value that the request or the response has.
     Variable {
-        /// Which.
+        /// Which value.
         variable: Variable,
         /// Longest length in bytes; the rest is cut off.
         max_length: Option<usize>,
@@ -31,14 +31,14 @@ pub enum Segment {
 /// `omit_empty_values`, which its header parser sets).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {
-    /// `DOWNSTREAM_REMOTE_ADDRESS`: who the client is, `10.0.0.9:51034`.
+    /// `DOWNSTREAM_REMOTE_ADDRESS`: the client's address, `10.0.0.9:51034`.
     DownstreamRemoteAddress,
     /// `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`
     DownstreamRemoteAddressWithoutPort,
     /// `DOWNSTREAM_REMOTE_PORT`
     DownstreamRemotePort,
-    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS`: who connected, even if somebody trusted says that the
-    /// client is another.
+    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS`: the peer's address, even if a trusted proxy in between
+    /// names another client.
     DownstreamDirectRemoteAddress,
     /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT`
     DownstreamDirectRemoteAddressWithoutPort,

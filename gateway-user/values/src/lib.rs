@@ -1,4 +1,5 @@
-//! Words that all rooms use, each with a syntax of its own: none of them knows what it is used for.
+//! Values with a syntax of their own, and messages about them: what all other crates use, without
+//! knowledge of what it is used for.
 //!
 //! | part | what it holds |
 //! |---|---|

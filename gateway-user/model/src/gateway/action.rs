@@ -145,7 +145,7 @@ pub struct RetryPolicy {
     pub ignore_previous_hosts: bool,
 }
 
-/// A copy of requests, whose answer nobody waits for.
+/// Where copies of requests go, whose responses are thrown away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mirror {
@@ -285,7 +285,7 @@ impl HeaderOperations {
         self.request.is_empty() && self.response.is_empty()
     }
 
-    /// Does what `after` says, too: its removals with the others', its additions after the others'.
+    /// Adds the changes of `after`: removals go together, additions come after those that are there.
     pub fn append(&mut self, after: Self) {
         for (changes, after) in [
             (&mut self.request, after.request),

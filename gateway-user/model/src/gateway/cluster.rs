@@ -251,7 +251,7 @@ pub struct OutlierDetection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamTls {
-    /// Who shows a certificate to whom.
+    /// Which side shows a certificate.
     pub mode: TlsMode,
     /// The name that is asked for; none: the request's host, for HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,15 +267,15 @@ pub struct UpstreamTls {
     pub insecure_skip_verify: bool,
 }
 
-/// Who shows a certificate to whom.
+/// Which side shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TlsMode {
-    /// The endpoint does.
+    /// The endpoint.
     Simple,
-    /// Both do.
+    /// Both sides.
     Mutual,
-    /// Both do, with the certificates of the mesh.
+    /// Both sides, with the certificates of the mesh.
     IstioMutual,
 }
 

@@ -1,4 +1,4 @@
-//! A value of another type than its field has, in the words of somebody who writes YAML.
+//! Messages about values of the wrong type, in YAML's words instead of serde's.
 
 use std::fmt;
 

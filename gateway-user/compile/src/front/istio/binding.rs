@@ -16,7 +16,7 @@ impl BoundService<'_> {
         names_gateway(&self.spec.gateways, &self.object.key.namespace, gateway)
     }
 
-    /// Where istiod puts it among others: those that only some may see come first.
+    /// Its rank in istiod's order: VirtualServices that are exported to fewer namespaces come first.
     pub(super) fn visibility(&self) -> u8 {
         match self.spec.export_to.as_slice() {
             [] => 2,

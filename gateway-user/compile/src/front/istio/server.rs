@@ -112,7 +112,7 @@ impl GatewayServer<'_> {
         self.spec.tls.as_ref().is_some_and(|tls| tls.https_redirect)
     }
 
-    /// Its hosts, whoever they are for.
+    /// Its hosts, for VirtualServices of any namespace.
     pub(super) fn own_domains(&self) -> Vec<String> {
         let mut domains = Vec::new();
         for host in self.hosts() {

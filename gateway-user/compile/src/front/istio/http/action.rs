@@ -144,7 +144,7 @@ fn retry_policy(
     Ok(Some(policy))
 }
 
-/// `MirrorPercent`, `MirrorPercentByPolicy`: all unless told otherwise, and 0 is nobody.
+/// `MirrorPercent`, `MirrorPercentByPolicy`: without a percentage all requests are mirrored, with 0 none.
 fn mirrors(
     route: &istio::HttpRoute,
     site: RouteSite<'_>,
@@ -205,7 +205,7 @@ fn direct_response(given: &istio::DirectResponse) -> Result<DirectResponse, Unre
     })
 }
 
-/// `TranslateFault`: without a percentage, nobody.
+/// `TranslateFault`: without a percentage, no request is hit.
 pub(super) fn fault(given: &istio::Fault) -> Result<Option<Fault>, Unreadable> {
     let delay = given.delay.as_ref().map(delay).transpose()?.flatten();
     let abort = given.abort.as_ref().map(abort).transpose()?;
