@@ -1,11 +1,13 @@
+use std::time::Duration;
+
+use nodegate_model::service::IpFamily;
+
 use super::{
-    Rules,
     reader::{Reader, unreadable},
     save::{Choice, Program, Reading, Saved, program},
 };
-use crate::{model::service::IpFamily, source::SourceError};
+use crate::{error::SourceError, rules::Rules};
 use nodegate_programs::Program as Row;
-use std::time::Duration;
 
 const V4: Program = program(Row::IptablesNftSave, IpFamily::V4);
 
