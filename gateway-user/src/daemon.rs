@@ -38,9 +38,9 @@ use crate::{
     observe::{AccessLog, AccessLogOptions, Tap},
     programming::masquerade::MasqueradeMode,
     proxy::{self, Parity, Proxy},
+    source::combined::Sources,
 };
 use publisher::Compiler;
-use sources::Sources;
 
 pub use sources::SourceOptions;
 
@@ -126,8 +126,8 @@ impl Daemon {
     pub fn start(mut options: Options) -> anyhow::Result<Self> {
         let admin = admin::server::bind(&options.admin)
             .with_context(|| format!("admin socket {}", options.admin.display()))?;
-        let sources = Sources::start(options.sources, &options.node.name)?;
-        if let (Some(rules), Some(datapath)) = (sources.rules(), &mut options.datapath) {
+        let sources = sources::start(options.sources, &options.node.name)?;
+        if let (Some(rules), Some(datapath)) = (&sources.current().rules, &mut options.datapath) {
             datapath.go_by(&rules.facts);
         }
         let stop = CancellationToken::new();
@@ -141,7 +141,7 @@ impl Daemon {
         };
         tasks.push(tokio::spawn(publisher::publish(
             compiler,
-            sources.inputs(),
+            sources.subscribe(),
             snapshots,
         )));
 
@@ -314,7 +314,7 @@ impl admin::server::Subject for Speaker {
             pid: std::process::id(),
             ready: applied(datapath.as_ref().map(|d| d.applied))
                 && applied(proxy.as_ref().map(|p| p.applied)),
-            source: self.sources.status(),
+            source: sources::status(&self.sources),
             snapshot: SnapshotStatus {
                 generation: snapshot.map_or(0, |snapshot| snapshot.generation),
                 services: snapshot.map_or(0, |snapshot| snapshot.services.len()),
@@ -366,13 +366,14 @@ impl admin::server::Subject for Speaker {
             let (settings, mirror) = datapath.tables();
             (*settings, mirror.clone())
         };
-        let (resources, rules) = self.sources.inputs().take();
+        let inputs = self.sources.current();
+        let (resources, rules) = (&inputs.resources, &inputs.rules);
         let setup = Setup {
-            by_kube_proxy: rules.map(|rules| rules.services.clone()),
+            by_kube_proxy: rules.as_ref().map(|rules| rules.services.clone()),
             ..setup(options, self.services.clone()).map_err(|error| error.to_string())?
         };
         let loaded = Loaded { settings, mirror };
-        explain(&resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
+        explain(resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
     }
 
     fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String> {
@@ -384,11 +385,12 @@ impl admin::server::Subject for Speaker {
                 .map_err(|error| text(&error))?
                 .kube_proxy
         };
-        let (resources, rules) = self.sources.inputs().take();
+        let inputs = self.sources.current();
+        let (resources, rules) = (&inputs.resources, &inputs.rules);
         let args = args.or(&own);
-        let args = args.on(&resources, &args.hostname_override);
+        let args = args.on(resources, &args.hostname_override);
         let mut node =
-            KubeProxyNode::new(&resources, &args, &mut Vec::new()).map_err(|error| text(&error))?;
+            KubeProxyNode::new(resources, &args, &mut Vec::new()).map_err(|error| text(&error))?;
         if let Some(rules) = rules {
             node.services.clone_from(&rules.services);
         }
@@ -432,12 +434,12 @@ impl Speaker {
     }
 
     async fn catch_up(&self) -> Result<(), String> {
-        let versions = self.sources.reload().await;
-        let versions = versions.map_err(|error| error.to_string())?;
+        let inputs = self.sources.reload().await;
+        let version = inputs.map_err(|error| error.to_string())?.version;
         let stopped = |_| "nodegate is ending".to_owned();
         let mut published = self.published.clone();
         let generation = published
-            .wait_for(|published| versions.are_in(published))
+            .wait_for(|published| published.version >= version)
             .await
             .map_err(stopped)?
             .snapshot

@@ -42,4 +42,4 @@ pub mod resources {
     pub use nodegate_values::*;
 }
 pub use nodegate_route as route;
-pub mod source;
+pub use nodegate_source as source;

@@ -211,7 +211,7 @@ fn one_endpoint() -> Result<(), Failed> {
         services[7] = service(7, 10 + attempt);
         least = least.min(apply(&services)?);
     }
-    println!("{SERVICES} Services: {whole:.0?}; one endpoint: {least:.0?}");
+    println!("{SERVICES} Services: {whole:.1?}; one endpoint: {least:.1?}");
     assert!(least <= BOUND, "{least:?}");
     let backends = Pins::open(&directory.0)?.backends();
     let newest = format!("10.0.7.{}:8080", 10 + ATTEMPTS - 1);

@@ -327,7 +327,6 @@ mod tests {
             };
             sender.send_replace(Published {
                 version: 1,
-                rules: 0,
                 snapshot: Some(Arc::new(snapshot)),
             });
         };

@@ -31,10 +31,8 @@ pub struct Snapshot {
 /// The last Snapshot, and which state of the resources it was made from.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// The version of the resources; 0 before the first.
+    /// The version of what the sources held; 0 before the first.
     pub version: u64,
-    /// The version of kube-proxy's rules that the Services were made of; 0 if they were made of resources.
-    pub rules: u64,
     /// None before the first.
     pub snapshot: Option<Arc<Snapshot>>,
 }

@@ -37,13 +37,11 @@ impl Capacity {
     /// Takes more, or says which map has not enough left.
     pub(crate) fn take(&mut self, more: Self, limit: Self) -> Result<(), &'static str> {
         let sum = self.plus(more);
-        match sum.exceeded(limit) {
-            Some(map) => Err(map),
-            None => {
-                *self = sum;
-                Ok(())
-            }
+        if let Some(map) = sum.exceeded(limit) {
+            return Err(map);
         }
+        *self = sum;
+        Ok(())
     }
 
     pub(crate) fn plus(self, more: Self) -> Self {

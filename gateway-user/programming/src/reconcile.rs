@@ -244,8 +244,8 @@ impl Reconciler {
         }
         let (claims, guards) = (&self.claims, &self.desired.guards);
         changes.unwanted.retain(|key| {
-            let is_guard = *key == ServiceKey::guard(key.address);
-            !claims.contains_key(key) && !(is_guard && guards.contains(&key.address))
+            let is_guard = *key == ServiceKey::guard(key.address) && guards.contains(&key.address);
+            !is_guard && !claims.contains_key(key)
         });
         changes
     }

@@ -14,10 +14,8 @@ use crate::{
         Resources,
         diagnostic::{self, Diagnostic, Severity},
     },
-    source::iptables::Rules,
+    source::{combined::Inputs, rules::Rules},
 };
-
-use super::sources::Inputs;
 
 /// For whom Snapshots are made.
 #[derive(Clone, Debug)]
@@ -55,22 +53,24 @@ fn labelled(identity: &GatewayIdentity, resources: &Resources) -> GatewayIdentit
     }
 }
 
-/// Makes a Snapshot of every change, until a source is gone or nobody wants Snapshots any more.
+/// Makes a Snapshot of every change, until the sources are gone or nobody wants Snapshots any more.
 pub(super) async fn publish(
     compiler: Compiler,
-    mut inputs: Inputs,
+    mut inputs: watch::Receiver<Arc<Inputs>>,
     published: watch::Sender<Published>,
 ) {
     let compiler = Arc::new(compiler);
     let mut publisher = Publisher::default();
     let mut told = Vec::new();
     loop {
-        let (current, rules) = inputs.take();
+        let current = inputs.borrow_and_update().clone();
         let version = current.version;
-        let rules_version = rules.as_ref().map_or(0, |rules| rules.version);
         let worker = Arc::clone(&compiler);
         // Ten thousands of objects take a while; the control runtime has others to serve.
-        match tokio::task::spawn_blocking(move || worker.compile(&current, rules.as_deref())).await
+        match tokio::task::spawn_blocking(move || {
+            worker.compile(&current.resources, current.rules.as_deref())
+        })
+        .await
         {
             Ok(compiled) => {
                 let snapshot = publisher.publish(compiled);
@@ -78,7 +78,6 @@ pub(super) async fn publish(
                 told.clone_from(&snapshot.diagnostics);
                 published.send_replace(Published {
                     version,
-                    rules: rules_version,
                     snapshot: Some(snapshot),
                 });
             }

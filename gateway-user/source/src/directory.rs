@@ -10,14 +10,14 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::SourceError;
-use crate::resources::{
-    diagnostic::{Diagnostic, Severity},
-    manifest::Manifest,
-};
+use nodegate_resources::manifest::Manifest;
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use crate::{error::SourceError, source::Change};
 
 /// For how long a file that has become empty counts as one that is being written.
 pub(super) const BEING_WRITTEN: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ pub struct Directory {
 #[derive(Debug)]
 struct File {
     stamp: Stamp,
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
     /// Since when it has been empty, if it held something before.
     empty_since: Option<Instant>,
 }
@@ -53,8 +53,8 @@ struct Stamp {
 /// What a look at the paths gave.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// Whether anything differs from the look before.
-    pub changed: bool,
+    /// What differs from the look before: documents that are new, changed or gone.
+    pub changes: Vec<Change>,
     /// Whether a file is still being written, so that another look is due soon.
     pub unfinished: bool,
     /// Paths that cannot be read now.
@@ -64,7 +64,10 @@ pub struct Scan {
 // === impl Directory ===
 
 impl Directory {
-    /// Takes note of the paths: directories or single files. They must be there now.
+    /// Takes note of the paths: directories or single files.
+    ///
+    /// # Errors
+    /// Fails if one of them is not there now, or may not be read.
     pub fn new(paths: Vec<PathBuf>) -> Result<Self, SourceError> {
         for path in &paths {
             let readable = if path.is_dir() {
@@ -90,7 +93,7 @@ impl Directory {
 
     /// What the files hold, as of the last [`Self::scan`].
     pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
-        self.files.values().map(|file| &file.manifest)
+        self.files.values().map(|file| &*file.manifest)
     }
 
     /// Reads what is new or has changed.
@@ -109,9 +112,9 @@ impl Directory {
                 }
             }
         }
-        let before = self.files.len();
-        self.files.retain(|path, _| found.contains(path));
-        scan.changed = self.files.len() != before;
+        let gone = self.files.extract_if(.., |path, _| !found.contains(path));
+        let gone = gone.map(|(_, file)| Change::Gone(Arc::clone(&file.manifest.file)));
+        scan.changes.extend(gone);
         for path in found {
             self.read(path, &mut scan);
         }
@@ -152,7 +155,8 @@ impl Directory {
             },
             Err(error) => Manifest::unreadable(path.clone(), &error),
         };
-        scan.changed = true;
+        let manifest = Arc::new(manifest);
+        scan.changes.push(Change::Document(Arc::clone(&manifest)));
         let file = File {
             stamp,
             manifest,

@@ -2,36 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    SourceError,
-    save::{Choice, Program, Reading},
+use nodegate_iptables::{
+    lint::{Finding, lint},
+    parse::parse,
+    ports::{Facts, Ports, ports},
+    rules::Ruleset,
+    services::{Key, of_rules},
 };
-use crate::{
-    iptables::{
-        lint::{Finding, lint},
-        parse::parse,
-        ports::{Facts, Ports, ports},
-        rules::Ruleset,
-        services::{Key, of_rules},
-    },
-    model::service::{IpFamily, ServicePort},
-    resources::diagnostic::{Diagnostic, ObjectKey, Severity},
-};
+use nodegate_model::service::{IpFamily, ServicePort};
+use nodegate_values::diagnostic::{Diagnostic, ObjectKey, Severity};
 
-/// What the rules say, at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// Rises by one with every change; the first is 1.
-    pub version: u64,
-    /// The Services, sorted by name and protocol.
-    pub services: Vec<ServicePort>,
-    /// kube-proxy's flags, as far as the rules tell.
-    pub facts: Facts,
-    /// Which programs print the rules.
-    pub programs: Vec<&'static str>,
-    /// What is wrong with the rules.
-    pub diagnostics: Vec<Diagnostic>,
-}
+use super::save::{Choice, Program, Reading};
+use crate::{error::SourceError, rules::Rules};
 
 /// Understands rules, and remembers the last that made sense.
 #[derive(Debug)]
@@ -77,7 +59,6 @@ impl Reader {
         let good = self.good.clone().unwrap_or_default();
         diagnostics.extend(self.flags(&good.facts));
         Rules {
-            version: 0,
             services: good.services.into_iter().map(taken).collect(),
             facts: good.facts,
             programs: choice.programs.iter().map(|program| program.name).collect(),

@@ -2,21 +2,26 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{oneshot, watch};
+use nodegate_model::service::IpFamily;
+use tokio::sync::oneshot;
 
 use super::{
-    SourceError, events,
-    reader::{Reader, Rules, unreadable},
+    events,
+    reader::{Reader, unreadable},
     save::{self, Choice, Program, Reading},
 };
-use crate::model::service::IpFamily;
+use crate::{
+    error::SourceError,
+    rules::Rules,
+    source::{Change, Changes, Followed, Reload, Source, Status},
+};
 
 /// Changes that follow each other this closely are taken as one. Also the time between two readings that
 /// must be the same: legacy iptables takes one table after the other.
@@ -40,22 +45,31 @@ const SEEK: Duration = Duration::from_secs(30);
 /// How often to read where changes are told of.
 const BACKSTOP: Duration = Duration::from_secs(10);
 
-/// Follows this node's rules.
+/// kube-proxy's rules in this network namespace as a source.
+#[derive(Debug)]
+pub struct KubeProxyRules {
+    node: String,
+}
+
+/// Rules that are followed.
 ///
 /// The threads behind it end when this is dropped.
 #[derive(Debug)]
-pub struct RulesWatcher {
+struct RulesWatcher {
     commands: mpsc::Sender<Command>,
-    rules: watch::Receiver<Arc<Rules>>,
+    current: Current,
     _alive: Arc<()>,
 }
 
+/// What the rules say now.
+type Current = Arc<Mutex<Arc<Rules>>>;
+
 #[derive(Debug)]
-pub(super) enum Command {
+enum Command {
     /// Something may have changed.
     Look,
     /// Read now and answer when it is done.
-    Reload(oneshot::Sender<Arc<Rules>>),
+    Reload(oneshot::Sender<()>),
     Stop,
 }
 
@@ -64,7 +78,8 @@ struct Worker {
     choice: Choice,
     reader: Reader,
     commands: mpsc::Receiver<Command>,
-    rules: watch::Sender<Arc<Rules>>,
+    current: Current,
+    changes: Box<dyn Changes>,
     /// Of what is in force.
     fingerprint: Option<u64>,
     /// How long the last reading took.
@@ -75,35 +90,44 @@ struct Worker {
     hears: bool,
 }
 
-// === impl RulesWatcher ===
+// === impl KubeProxyRules ===
 
-impl RulesWatcher {
-    /// Reads the rules of this network namespace, for the node `node`, and follows them from then on.
-    ///
-    /// # Errors
-    /// Fails if nothing can read them, if they are not kube-proxy's, or make no sense.
-    pub fn start(node: &str) -> Result<Self, SourceError> {
+impl KubeProxyRules {
+    /// As they are for the node of this name.
+    pub fn of_node(node: &str) -> Self {
+        let node = node.to_owned();
+        Self { node }
+    }
+}
+
+impl Source for KubeProxyRules {
+    /// Fails also if the rules are not kube-proxy's, or make no sense.
+    fn follow(
+        self: Box<Self>,
+        changes: Box<dyn Changes>,
+    ) -> Result<Box<dyn Followed>, SourceError> {
         let (commands, inbox) = mpsc::channel();
         let alive = Arc::new(());
         // First listen, then read: nothing falls in between.
-        let hears = events::listen(commands.clone(), Arc::downgrade(&alive))
+        let told = commands.clone();
+        let look = move || told.send(Command::Look).is_ok();
+        let hears = events::listen(look, Arc::downgrade(&alive))
             .inspect_err(|error| {
                 tracing::warn!("nf_tables' changes are noticed by polling: {error}");
             })
             .is_ok();
         let choice = save::choose()?;
         let reading = settled(&choice, None).map_err(|told| SourceError::Save { told })?;
-        let mut reader = Reader::new(node.to_owned());
-        let first = Rules {
-            version: 1,
-            ..reader.first(&choice, &reading)?
-        };
-        let (sender, rules) = watch::channel(Arc::new(first));
+        let mut reader = Reader::new(self.node);
+        let first = Arc::new(reader.first(&choice, &reading)?);
+        changes.tell(vec![Change::Services(Arc::clone(&first))]);
+        let current = Arc::new(Mutex::new(first));
         let worker = Worker {
             choice,
             reader,
             commands: inbox,
-            rules: sender,
+            current: Arc::clone(&current),
+            changes,
             fingerprint: Some(reading.fingerprint()),
             took: reading.took,
             sought: Instant::now(),
@@ -113,32 +137,41 @@ impl RulesWatcher {
             .name("rules".into())
             .spawn(move || worker.run())
             .map_err(SourceError::Thread)?;
-        Ok(Self {
+        Ok(Box::new(RulesWatcher {
             commands,
-            rules,
+            current,
             _alive: alive,
+        }))
+    }
+}
+
+// === impl RulesWatcher ===
+
+impl Followed for RulesWatcher {
+    fn reload(&self) -> Reload<'_> {
+        Box::pin(async {
+            let (sender, answer) = oneshot::channel();
+            self.commands
+                .send(Command::Reload(sender))
+                .map_err(|_| SourceError::Stopped)?;
+            answer.await.map_err(|_| SourceError::Stopped)
         })
     }
 
-    /// What the rules say now.
-    pub fn current(&self) -> Arc<Rules> {
-        self.rules.borrow().clone()
+    fn status(&self) -> Status {
+        let rules = now(&self.current);
+        let programs = rules.programs.iter();
+        Status {
+            kind: "rules",
+            read: programs.map(|name| (*name).to_owned()).collect(),
+            services: Some(rules.services.len()),
+        }
     }
+}
 
-    /// Tells of every change of the Services, or of what is wrong with the rules.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Rules>> {
-        self.rules.clone()
-    }
-
-    /// Reads all changes that were made before this call; answers with what is in force then, which
-    /// subscribers have been told of by that time.
-    pub async fn reload(&self) -> Result<Arc<Rules>, SourceError> {
-        let (sender, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Reload(sender))
-            .map_err(|_| SourceError::Stopped)?;
-        answer.await.map_err(|_| SourceError::Stopped)
-    }
+fn now(current: &Current) -> Arc<Rules> {
+    let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(&current)
 }
 
 impl Drop for RulesWatcher {
@@ -182,7 +215,7 @@ impl Worker {
             self.look();
             if let Some(answer) = waiting {
                 // Whoever asked may have gone.
-                drop(answer.send(self.rules.borrow().clone()));
+                let _ = answer.send(());
             }
         }
     }
@@ -196,7 +229,7 @@ impl Worker {
     }
 
     /// Waits until a burst of changes is over; answers who waits for the result.
-    fn settle(&self) -> Result<Option<oneshot::Sender<Arc<Rules>>>, Stopped> {
+    fn settle(&self) -> Result<Option<oneshot::Sender<()>>, Stopped> {
         // Where reading takes long, changes may wait as long.
         let deadline = Instant::now() + PATIENCE.max(self.took);
         loop {
@@ -219,22 +252,17 @@ impl Worker {
             Ok(None) => return,
             Err(trouble) => {
                 self.fingerprint = None;
-                let before = self.rules.borrow().clone();
+                let before = now(&self.current);
                 unreadable(&self.choice, &before, &trouble)
             }
         };
-        self.rules.send_if_modified(|current| {
-            let version = current.version;
-            let rules = Rules { version, ..rules };
-            let changed = rules != **current;
-            if changed {
-                *current = Arc::new(Rules {
-                    version: version + 1,
-                    ..rules
-                });
-            }
-            changed
-        });
+        if rules == *now(&self.current) {
+            return;
+        }
+        let rules = Arc::new(rules);
+        self.changes
+            .tell(vec![Change::Services(Arc::clone(&rules))]);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// The rules, if they have changed.

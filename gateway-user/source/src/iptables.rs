@@ -5,7 +5,7 @@
 //! | [`save`] | which `iptables-save` has kube-proxy's rules, and what it prints |
 //! | [`reader`] | texts → Services; the last good ones stay where rules make no sense |
 //! | [`events`] | nf_tables tells of changes |
-//! | [`follow`] | a thread that reads again when something has changed |
+//! | [`follow`] | the rules as a source: a thread that reads again when something has changed |
 //!
 //! nf_tables says when a table changes. The older x_tables say nothing, so their rules are read over and
 //! over; how often goes by how long it takes.
@@ -17,10 +17,9 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-pub use follow::RulesWatcher;
-pub use reader::Rules;
+pub use follow::KubeProxyRules;
 
-use super::SourceError;
+use crate::error::SourceError;
 
 /// What the programs that have kube-proxy's rules print now, each with its name.
 ///

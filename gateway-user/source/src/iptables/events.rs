@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::{Weak, mpsc},
+    sync::Weak,
     thread,
     time::Duration,
 };
@@ -19,8 +19,6 @@ use nix::{
     },
 };
 
-use super::follow::Command;
-
 /// `NFNLGRP_NFTABLES`, include/uapi/linux/netfilter/nfnetlink.h; netlink(7) counts from 1.
 const NFTABLES: u32 = 1 << (7 - 1);
 
@@ -30,9 +28,12 @@ const BURST: Duration = Duration::from_millis(20);
 /// How soon after the watcher's end the thread ends.
 const LISTEN: Duration = Duration::from_secs(1);
 
-/// Starts a thread that asks for a look whenever a table of this network namespace changes, for as long
-/// as `alive` is.
-pub(super) fn listen(commands: mpsc::Sender<Command>, alive: Weak<()>) -> io::Result<()> {
+/// Starts a thread that calls `changed` whenever a table of this network namespace changes, for as long
+/// as `alive` is and that gives true.
+pub(super) fn listen(
+    changed: impl Fn() -> bool + Send + 'static,
+    alive: Weak<()>,
+) -> io::Result<()> {
     let events = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -56,7 +57,7 @@ pub(super) fn listen(commands: mpsc::Sender<Command>, alive: Weak<()>) -> io::Re
                 }
                 thread::sleep(BURST);
                 while next(&events, MsgFlags::MSG_DONTWAIT).is_ok() {}
-                if commands.send(Command::Look).is_err() {
+                if !changed() {
                     return;
                 }
             }

@@ -1,16 +1,6 @@
-//! Where Services and all else come from, and what changes there: a directory of manifests, or files
-//! ([`Watcher`]); and, for Services alone, the rules that kube-proxy writes on this node
-//! ([`iptables`]).
-
-pub mod directory;
-pub mod iptables;
-#[cfg(test)]
-mod tests;
-mod watch;
+//! Why there is nothing to read from.
 
 use std::{io, path::PathBuf};
-
-pub use watch::Watcher;
 
 /// Why there is nothing to read from.
 #[derive(Debug, thiserror::Error)]

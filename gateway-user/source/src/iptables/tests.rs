@@ -1,10 +1,12 @@
+use std::time::Duration;
+
+use nodegate_model::service::IpFamily;
+
 use super::{
-    Rules,
     reader::{Reader, unreadable},
     save::{Choice, Program, Reading, Saved},
 };
-use crate::{model::service::IpFamily, source::SourceError};
-use std::time::Duration;
+use crate::{error::SourceError, rules::Rules};
 
 const V4: Program = Program {
     name: "iptables-nft-save",

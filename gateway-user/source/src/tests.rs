@@ -1,7 +1,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,8 +9,13 @@ use std::{
 use tempfile::TempDir;
 use tokio::{sync::watch::Receiver, time};
 
-use super::Watcher;
-use crate::resources::Resources;
+use crate::{
+    combined::{Inputs, Sources},
+    error::SourceError,
+    rules::Rules,
+    source::{Change, Changes, Followed, Reload, Source, Status},
+    watch::Manifests,
+};
 
 fn service(name: &str, port: u16) -> String {
     format!(
@@ -18,8 +23,8 @@ fn service(name: &str, port: u16) -> String {
     )
 }
 
-fn services(resources: &Resources) -> Vec<String> {
-    let ports = resources.services().map(|(object, service)| {
+fn services(inputs: &Inputs) -> Vec<String> {
+    let ports = inputs.resources.services().map(|(object, service)| {
         let port = service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port;
         format!("{} {port}", object.key.name)
     });
@@ -27,11 +32,11 @@ fn services(resources: &Resources) -> Vec<String> {
 }
 
 /// Waits until these Services are in force; answers how long that took.
-async fn until(updates: &mut Receiver<Arc<Resources>>, expected: &[&str]) -> Duration {
+async fn until(updates: &mut Receiver<Arc<Inputs>>, expected: &[&str]) -> Duration {
     let start = Instant::now();
     let reached = time::timeout(
         Duration::from_secs(5),
-        updates.wait_for(|resources| services(resources) == expected),
+        updates.wait_for(|inputs| services(inputs) == expected),
     );
     let reached = reached.await.is_ok_and(|reached| reached.is_ok());
     assert!(
@@ -42,8 +47,12 @@ async fn until(updates: &mut Receiver<Arc<Resources>>, expected: &[&str]) -> Dur
     start.elapsed()
 }
 
-fn start(directory: &Path) -> Watcher {
-    Watcher::start(vec![directory.to_owned()]).unwrap()
+fn follow(paths: Vec<PathBuf>) -> Result<Sources, SourceError> {
+    Sources::start(vec![Box::new(Manifests::new(paths))])
+}
+
+fn start(directory: &Path) -> Sources {
+    follow(vec![directory.to_owned()]).unwrap()
 }
 
 const SOON: Duration = Duration::from_secs(1);
@@ -89,7 +98,7 @@ async fn a_mounted_config_map_changes_at_once() {
     symlink("..data/b.yaml", path("b.yaml")).unwrap();
     let watcher = start(directory.path());
     assert_eq!(services(&watcher.current()), ["a 80", "b 80"]);
-    assert_eq!(watcher.current().diagnostics, []);
+    assert_eq!(watcher.current().resources.diagnostics, []);
     let mut updates = watcher.subscribe();
 
     fs::create_dir(path("..2")).unwrap();
@@ -135,9 +144,9 @@ async fn reload_answers_with_what_was_written_before() {
     let updates = watcher.subscribe();
     for port in 1..=50 {
         fs::write(&file, service("a", port)).unwrap();
-        let resources = watcher.reload().await.unwrap();
-        assert_eq!(services(&resources), [format!("a {port}")]);
-        assert_eq!(updates.borrow().version, resources.version);
+        let inputs = watcher.reload().await.unwrap();
+        assert_eq!(services(&inputs), [format!("a {port}")]);
+        assert_eq!(updates.borrow().version, inputs.version);
     }
     let before = watcher.current().version;
     assert_eq!(watcher.reload().await.unwrap().version, before);
@@ -148,7 +157,7 @@ async fn single_files_are_watched_through_replacement() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("mine");
     fs::write(&file, service("a", 80)).unwrap();
-    let watcher = Watcher::start(vec![file.clone()]).unwrap();
+    let watcher = follow(vec![file.clone()]).unwrap();
     let mut updates = watcher.subscribe();
     fs::write(directory.path().join("other.yaml"), service("o", 1)).unwrap();
     fs::write(directory.path().join("new"), service("a", 81)).unwrap();
@@ -164,13 +173,14 @@ async fn a_directory_that_vanishes_leaves_its_last_state() {
     fs::write(directory.join("a.yaml"), service("a", 80)).unwrap();
     let watcher = start(&directory);
     fs::rename(&directory, parent.path().join("away")).unwrap();
-    let resources = watcher.reload().await.unwrap();
-    assert_eq!(services(&resources), ["a 80"]);
+    let inputs = watcher.reload().await.unwrap();
+    assert_eq!(services(&inputs), ["a 80"]);
     let expected = format!(
         "error: cannot read {}: No such file or directory (os error 2); what was read from it stays in force",
         directory.display()
     );
-    let messages: Vec<_> = resources
+    let messages: Vec<_> = inputs
+        .resources
         .diagnostics
         .iter()
         .map(ToString::to_string)
@@ -179,9 +189,9 @@ async fn a_directory_that_vanishes_leaves_its_last_state() {
 
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("a.yaml"), service("a", 81)).unwrap();
-    let resources = watcher.reload().await.unwrap();
-    assert_eq!(services(&resources), ["a 81"]);
-    assert_eq!(resources.diagnostics, []);
+    let inputs = watcher.reload().await.unwrap();
+    assert_eq!(services(&inputs), ["a 81"]);
+    assert_eq!(inputs.resources.diagnostics, []);
 }
 
 #[tokio::test]
@@ -192,18 +202,18 @@ async fn a_link_whose_target_is_missing_keeps_what_it_led_to() {
     symlink(".target", path("a.yaml")).unwrap();
     symlink(".other", path("b.yaml")).unwrap();
     let watcher = start(directory.path());
-    assert_eq!(watcher.current().diagnostics.len(), 1);
+    assert_eq!(watcher.current().resources.diagnostics.len(), 1);
     fs::rename(path(".target"), path(".away")).unwrap();
-    let resources = watcher.reload().await.unwrap();
-    assert_eq!(services(&resources), ["a 80"]);
-    assert_eq!(resources.diagnostics.len(), 2);
+    let inputs = watcher.reload().await.unwrap();
+    assert_eq!(services(&inputs), ["a 80"]);
+    assert_eq!(inputs.resources.diagnostics.len(), 2);
     fs::remove_file(path("a.yaml")).unwrap();
     assert_eq!(services(&watcher.reload().await.unwrap()), [""; 0]);
 }
 
 #[test]
 fn a_path_that_is_not_there_is_a_clear_error() {
-    let error = Watcher::start(vec!["/no/such/manifests".into()]).unwrap_err();
+    let error = follow(vec!["/no/such/manifests".into()]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot read manifests from /no/such/manifests: No such file or directory (os error 2) (fix: a directory or file that is there)"
@@ -217,9 +227,9 @@ async fn text_that_is_no_text_keeps_what_was_there() {
     fs::write(&file, service("a", 80)).unwrap();
     let watcher = start(directory.path());
     fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
-    let resources = watcher.reload().await.unwrap();
-    assert_eq!(services(&resources), ["a 80"]);
-    let message = resources.diagnostics[0].to_string();
+    let inputs = watcher.reload().await.unwrap();
+    assert_eq!(services(&inputs), ["a 80"]);
+    let message = inputs.resources.diagnostics[0].to_string();
     assert!(
         message.contains("a.yaml:1: cannot read the file: invalid utf-8"),
         "{message}"
@@ -232,8 +242,77 @@ async fn where_the_system_tells_nothing_changes_are_found_by_looking() {
     let file = directory.path().join("a.yaml");
     fs::write(&file, service("a", 80)).unwrap();
     let paths = vec![directory.path().to_owned()];
-    let watcher = Watcher::start_with(paths, |_| None).unwrap();
+    let watcher = Sources::start(vec![Box::new(Manifests::unnotified(paths))]).unwrap();
     fs::write(&file, service("a", 81)).unwrap();
     let took = until(&mut watcher.subscribe(), &["a 81"]).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test]
+async fn directories_are_sources_of_one_set_of_objects() {
+    let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(one.path().join("a.yaml"), service("a", 80)).unwrap();
+    fs::write(other.path().join("b.yaml"), service("b", 80)).unwrap();
+    let source = |directory: &TempDir| -> Box<dyn Source> {
+        Box::new(Manifests::new(vec![directory.path().to_owned()]))
+    };
+    let sources = Sources::start(vec![source(&one), source(&other)]).unwrap();
+    assert_eq!(services(&sources.current()), ["a 80", "b 80"]);
+    assert_eq!(sources.status().len(), 2);
+
+    // Defined in both: admitted together.
+    fs::write(other.path().join("a.yaml"), service("a", 81)).unwrap();
+    let inputs = sources.reload().await.unwrap();
+    assert_eq!(services(&inputs).len(), 2);
+    let told = inputs.resources.diagnostics[0].to_string();
+    assert!(told.contains("is defined twice"), "{told}");
+
+    fs::remove_file(one.path().join("a.yaml")).unwrap();
+    let inputs = sources.reload().await.unwrap();
+    assert_eq!(services(&inputs), ["a 81", "b 80"]);
+    assert_eq!(inputs.resources.diagnostics, []);
+}
+
+/// Tells of rules once.
+#[derive(Debug)]
+struct Once(Arc<Rules>);
+
+impl Source for Once {
+    fn follow(self: Box<Self>, to: Box<dyn Changes>) -> Result<Box<dyn Followed>, SourceError> {
+        to.tell(vec![Change::Services(Arc::clone(&self.0))]);
+        Ok(self)
+    }
+}
+
+impl Followed for Once {
+    fn reload(&self) -> Reload<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            kind: "rules",
+            read: Vec::new(),
+            services: Some(self.0.services.len()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn rules_and_manifests_are_there_side_by_side() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, service("a", 80)).unwrap();
+    let manifests = Box::new(Manifests::new(vec![directory.path().to_owned()]));
+    let rules = Arc::new(Rules::default());
+    let sources = Sources::start(vec![Box::new(Once(Arc::clone(&rules))), manifests]).unwrap();
+    let before = sources.current();
+    assert_eq!(before.rules.as_ref(), Some(&rules));
+    assert_eq!(services(&before), ["a 80"]);
+
+    fs::write(&file, service("a", 81)).unwrap();
+    let after = sources.reload().await.unwrap();
+    assert_eq!(services(&after), ["a 81"]);
+    assert!(Arc::ptr_eq(after.rules.as_ref().unwrap(), &rules));
+    assert_eq!(after.version, before.version + 1);
 }

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nodegate_model::service::IpFamily;
 use xxhash_rust::xxh64::Xxh64;
 
-use super::SourceError;
-use crate::model::service::IpFamily;
+use crate::error::SourceError;
 
 /// A program that prints a family's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,23 +1,21 @@
-//! Watching a directory: a thread that reads what changes and says what is in force then.
+//! A directory that is watched: a thread that reads what changes, and tells of it.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
+use nodegate_values::diagnostic::Diagnostic;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::{
-    SourceError,
+use crate::{
     directory::{BEING_WRITTEN, Directory},
+    error::SourceError,
+    source::{Change, Changes, Followed, Reload, Source, Status},
 };
-use crate::resources::{Resources, admission::Store, diagnostic::Diagnostic};
 
 /// Changes that follow each other this closely are taken as one.
 const QUIET: Duration = Duration::from_millis(50);
@@ -28,61 +26,75 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// How often to look without being told: some file systems tell nothing.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Watches manifests.
+/// Manifests as a source: directories, or single files.
+#[derive(Debug)]
+pub struct Manifests {
+    paths: Vec<PathBuf>,
+    notifier: fn(mpsc::Sender<Command>) -> Option<RecommendedWatcher>,
+}
+
+/// Manifests that are watched.
 ///
 /// The thread behind it ends when this is dropped.
 #[derive(Debug)]
-pub struct Watcher {
+struct Watcher {
     commands: mpsc::Sender<Command>,
-    resources: watch::Receiver<Arc<Resources>>,
+    paths: Vec<PathBuf>,
 }
 
+#[derive(Debug)]
 pub(super) enum Command {
     /// Something may have changed.
     Look,
     /// Look now and answer when it is done.
-    Reload(oneshot::Sender<Arc<Resources>>),
+    Reload(oneshot::Sender<()>),
     Stop,
 }
 
 /// The thread's state.
 struct Worker {
     directory: Directory,
-    store: Store,
     commands: mpsc::Receiver<Command>,
-    resources: watch::Sender<Arc<Resources>>,
+    changes: Box<dyn Changes>,
     /// Tells of changes; none where the system cannot.
     notifier: Option<RecommendedWatcher>,
     /// Whether a file was half written at the last look.
     unfinished: bool,
-    /// What could not be read at the last look.
-    troubles: Vec<Diagnostic>,
+    /// What could not be read at the last look; none before the first.
+    troubles: Option<Vec<Diagnostic>>,
 }
 
-// === impl Watcher ===
+// === impl Manifests ===
 
-impl Watcher {
-    /// Reads `paths` (directories or files) and watches them from then on.
-    pub fn start(paths: Vec<PathBuf>) -> Result<Self, SourceError> {
-        Self::start_with(paths, notifier)
+impl Manifests {
+    /// Those at `paths`.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, notifier }
     }
 
-    /// Like [`Self::start`], told of changes by what `notifier` makes.
-    pub(super) fn start_with(
-        paths: Vec<PathBuf>,
-        notifier: impl FnOnce(mpsc::Sender<Command>) -> Option<RecommendedWatcher>,
-    ) -> Result<Self, SourceError> {
-        let directory = Directory::new(paths)?;
+    /// The same where the system tells of no changes.
+    #[cfg(test)]
+    pub(super) fn unnotified(paths: Vec<PathBuf>) -> Self {
+        let notifier = |_| None;
+        Self { paths, notifier }
+    }
+}
+
+impl Source for Manifests {
+    fn follow(
+        self: Box<Self>,
+        changes: Box<dyn Changes>,
+    ) -> Result<Box<dyn Followed>, SourceError> {
+        let Self { paths, notifier } = *self;
+        let directory = Directory::new(paths.clone())?;
         let (commands, inbox) = mpsc::channel();
-        let (sender, resources) = watch::channel(Arc::default());
         let mut worker = Worker {
             notifier: notifier(commands.clone()),
             directory,
-            store: Store::default(),
             commands: inbox,
-            resources: sender,
+            changes,
             unfinished: false,
-            troubles: Vec::new(),
+            troubles: None,
         };
         // First watch, then read: nothing falls in between.
         worker.watch();
@@ -91,30 +103,30 @@ impl Watcher {
             .name("manifests".into())
             .spawn(move || worker.run())
             .map_err(SourceError::Thread)?;
-        Ok(Self {
-            commands,
-            resources,
+        Ok(Box::new(Watcher { commands, paths }))
+    }
+}
+
+// === impl Watcher ===
+
+impl Followed for Watcher {
+    fn reload(&self) -> Reload<'_> {
+        Box::pin(async {
+            let (sender, answer) = oneshot::channel();
+            self.commands
+                .send(Command::Reload(sender))
+                .map_err(|_| SourceError::Stopped)?;
+            answer.await.map_err(|_| SourceError::Stopped)
         })
     }
 
-    /// What is in force now.
-    pub fn current(&self) -> Arc<Resources> {
-        self.resources.borrow().clone()
-    }
-
-    /// Tells of every change of what is in force, or of what is wrong.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Resources>> {
-        self.resources.clone()
-    }
-
-    /// Reads all changes that were made before this call; answers with what is in force then, which
-    /// subscribers have been told of by that time.
-    pub async fn reload(&self) -> Result<Arc<Resources>, SourceError> {
-        let (sender, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Reload(sender))
-            .map_err(|_| SourceError::Stopped)?;
-        answer.await.map_err(|_| SourceError::Stopped)
+    fn status(&self) -> Status {
+        let paths = self.paths.iter();
+        Status {
+            kind: "manifests",
+            read: paths.map(|path| path.display().to_string()).collect(),
+            services: None,
+        }
     }
 }
 
@@ -170,13 +182,13 @@ impl Worker {
             }
             for answer in waiting {
                 // Whoever asked may have gone.
-                drop(answer.send(self.store.current().clone()));
+                let _ = answer.send(());
             }
         }
     }
 
     /// Waits until a burst of changes is over; answers who waits for the result.
-    fn settle(&self) -> Result<Vec<oneshot::Sender<Arc<Resources>>>, Stopped> {
+    fn settle(&self) -> Result<Vec<oneshot::Sender<()>>, Stopped> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -192,15 +204,14 @@ impl Worker {
     fn look(&mut self) {
         let scan = self.directory.scan();
         self.unfinished = scan.unfinished;
-        let version = self.store.current().version;
-        if version != 0 && !scan.changed && scan.diagnostics == self.troubles {
-            return;
+        let mut changes = scan.changes;
+        // The first look is told of also where nothing is found.
+        if self.troubles.as_ref() != Some(&scan.diagnostics) {
+            self.troubles = Some(scan.diagnostics.clone());
+            changes.push(Change::Troubles(scan.diagnostics));
         }
-        self.troubles.clone_from(&scan.diagnostics);
-        let manifests = self.directory.manifests();
-        let resources = self.store.admit(manifests, scan.diagnostics);
-        if resources.version != version {
-            self.resources.send_replace(resources);
+        if !changes.is_empty() {
+            self.changes.tell(changes);
         }
     }
 

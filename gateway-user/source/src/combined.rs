@@ -1,0 +1,179 @@
+//! Sources to the objects in force.
+//!
+//! Objects of all sources are admitted together: what two of them define twice, or what the one's need of
+//! the other's, is seen whatever file or source it comes from.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
+use nodegate_values::diagnostic::Diagnostic;
+use tokio::sync::watch;
+
+use crate::{
+    error::SourceError,
+    rules::Rules,
+    source::{Change, Changes, Followed, Source, Status},
+};
+
+/// What is in force, of all sources.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Rises by one with every change; 0 if there is no source.
+    pub version: u64,
+    /// The objects.
+    pub resources: Arc<Resources>,
+    /// The Services that are read from something else than objects, and take the place of those of objects:
+    /// of the first source that has some.
+    pub rules: Option<Arc<Rules>>,
+}
+
+/// Sources that are followed, until this is dropped.
+#[derive(Debug)]
+pub struct Sources {
+    followed: Vec<Box<dyn Followed>>,
+    inputs: watch::Receiver<Arc<Inputs>>,
+    /// Keeps the sender of `inputs`, also where there is no source.
+    _combined: Arc<Mutex<Combined>>,
+}
+
+#[derive(Debug)]
+struct Combined {
+    held: Vec<Held>,
+    store: Store,
+    inputs: watch::Sender<Arc<Inputs>>,
+}
+
+/// What a source holds.
+#[derive(Debug, Default)]
+struct Held {
+    documents: BTreeMap<Arc<PathBuf>, Arc<Manifest>>,
+    services: Option<Arc<Rules>>,
+    troubles: Vec<Diagnostic>,
+}
+
+/// One source's way to all others.
+#[derive(Debug)]
+struct Slot {
+    combined: Arc<Mutex<Combined>>,
+    number: usize,
+}
+
+// === impl Sources ===
+
+impl Sources {
+    /// Reads what there is in all of them, and follows them from then on.
+    ///
+    /// # Errors
+    /// Fails if there is nothing to read from in one of them.
+    pub fn start(sources: Vec<Box<dyn Source>>) -> Result<Self, SourceError> {
+        let (sender, inputs) = watch::channel(Arc::default());
+        let combined = Arc::new(Mutex::new(Combined {
+            held: sources.iter().map(|_| Held::default()).collect(),
+            store: Store::default(),
+            inputs: sender,
+        }));
+        let followed = sources.into_iter().enumerate().map(|(number, source)| {
+            let combined = Arc::clone(&combined);
+            source.follow(Box::new(Slot { combined, number }))
+        });
+        let followed = followed.collect::<Result<_, _>>()?;
+        Ok(Self {
+            followed,
+            inputs,
+            _combined: combined,
+        })
+    }
+
+    /// What is in force now.
+    pub fn current(&self) -> Arc<Inputs> {
+        self.inputs.borrow().clone()
+    }
+
+    /// Tells of every change of what is in force, or of what is wrong.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Inputs>> {
+        self.inputs.clone()
+    }
+
+    /// Reads all changes that were made before this call; answers with what is in force then, which
+    /// subscribers have been told of by that time.
+    ///
+    /// # Errors
+    /// Fails if a source has stopped.
+    pub async fn reload(&self) -> Result<Arc<Inputs>, SourceError> {
+        for source in &self.followed {
+            source.reload().await?;
+        }
+        Ok(self.current())
+    }
+
+    /// How each of them stands.
+    pub fn status(&self) -> Vec<Status> {
+        self.followed.iter().map(|source| source.status()).collect()
+    }
+}
+
+// === impl Slot ===
+
+impl Changes for Slot {
+    fn tell(&self, changes: Vec<Change>) {
+        // Whoever panicked while it was locked has published nothing.
+        let mut combined = self.combined.lock().unwrap_or_else(PoisonError::into_inner);
+        combined.take(self.number, changes);
+    }
+}
+
+// === impl Combined ===
+
+impl Combined {
+    fn take(&mut self, source: usize, changes: Vec<Change>) {
+        let has_objects = self.held[source].take(changes);
+        let current = self.inputs.borrow().clone();
+        let resources = if has_objects {
+            self.admit()
+        } else {
+            Arc::clone(&current.resources)
+        };
+        let rules = self.held.iter().find_map(|held| held.services.clone());
+        if resources.version != current.resources.version || rules != current.rules {
+            self.inputs.send_replace(Arc::new(Inputs {
+                version: current.version + 1,
+                resources,
+                rules,
+            }));
+        }
+    }
+
+    fn admit(&mut self) -> Arc<Resources> {
+        let documents = self.held.iter().flat_map(|held| held.documents.values());
+        let troubles = self.held.iter().flat_map(|held| held.troubles.iter());
+        self.store.admit(
+            documents.map(|document| &**document),
+            troubles.cloned().collect(),
+        )
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Takes changes, and says whether objects, or what is wrong with them, are among them.
+    fn take(&mut self, changes: Vec<Change>) -> bool {
+        let mut has_objects = false;
+        for change in changes {
+            has_objects |= !matches!(change, Change::Services(_));
+            match change {
+                Change::Document(document) => {
+                    self.documents.insert(document.file.clone(), document);
+                }
+                Change::Gone(name) => drop(self.documents.remove(&name)),
+                Change::Services(services) => self.services = Some(services),
+                Change::Troubles(troubles) => self.troubles = troubles,
+            }
+        }
+        has_objects
+    }
+}
