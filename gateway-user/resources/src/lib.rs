@@ -64,10 +64,17 @@ of_kind! {
 }
 
 impl Resources {
-    /// One object.
-    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+    /// One object of a kind of an API group; that of Kubernetes' core is empty.
+    pub fn get(
+        &self,
+        group: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&Arc<Object>> {
         self.objects.get(&ObjectKey {
             kind: kind.into(),
+            group: group.into(),
             namespace: namespace.into(),
             name: name.into(),
         })
@@ -75,7 +82,7 @@ impl Resources {
 
     /// One Pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        match &self.get("Pod", namespace, name)?.body {
+        match &self.get("", "Pod", namespace, name)?.body {
             Body::Pod(pod) => Some(pod),
             _ => None,
         }
@@ -83,15 +90,28 @@ impl Resources {
 
     /// One Node.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        match &self.get("Node", "", name)?.body {
+        match &self.get("", "Node", "", name)?.body {
             Body::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// One VirtualService.
+    pub fn virtual_service(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<(&Object, &VirtualService)> {
+        let object = self.get("networking.istio.io", "VirtualService", namespace, name)?;
+        match &object.body {
+            Body::VirtualService(service) => Some((object, service)),
             _ => None,
         }
     }
 
     /// One Secret.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
-        match &self.get("Secret", namespace, name)?.body {
+        match &self.get("", "Secret", namespace, name)?.body {
             Body::Secret(secret) => Some(secret),
             _ => None,
         }
@@ -99,7 +119,7 @@ impl Resources {
 
     /// One Service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        match &self.get("Service", namespace, name)?.body {
+        match &self.get("", "Service", namespace, name)?.body {
             Body::Service(service) => Some(service),
             _ => None,
         }

@@ -149,6 +149,7 @@ impl Manifest {
             name: text(&value, &["metadata", "name"])
                 .unwrap_or_default()
                 .to_owned(),
+            group: group.to_owned(),
             kind,
         };
         if key.name.is_empty() {
@@ -183,6 +184,7 @@ impl Manifest {
                 location: Some(self.location(lines.line("kind"))),
                 object: Some(ObjectKey {
                     kind: kind.to_owned(),
+                    group: group.to_owned(),
                     namespace: text(value, &["metadata", "namespace"])
                         .unwrap_or("default")
                         .to_owned(),

@@ -36,6 +36,10 @@ impl fmt::Display for Location {
 pub struct ObjectKey {
     /// `Service`, `VirtualService`, …
     pub kind: String,
+    /// The API group of the kind, such as `networking.istio.io`; empty for Kubernetes' core. Two groups have
+    /// a `Gateway`, say. People are told the kind alone.
+    #[serde(skip)]
+    pub group: String,
     /// Empty for objects without a namespace.
     pub namespace: String,
     /// The object's name.

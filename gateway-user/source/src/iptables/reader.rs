@@ -205,6 +205,7 @@ fn passed_over(program: &Program) -> Diagnostic {
 fn not_whole(key: &Key, why: &str, is_kept: bool) -> Diagnostic {
     let object = ObjectKey {
         kind: "Service".into(),
+        group: String::new(),
         namespace: key.name.namespace.clone(),
         name: key.name.name.clone(),
     };

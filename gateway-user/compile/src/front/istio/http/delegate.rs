@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use nodegate_resources::{
     istio::{Delegate, HttpMatch, HttpRoute, StringMatch},
     lookup::is_exported,
-    object::{Body, Object},
+    object::Object,
 };
 use nodegate_values::diagnostic::Severity;
 
@@ -27,10 +27,8 @@ pub(super) fn routes<'r>(
     } else {
         &to.namespace
     };
-    let found = context.resources.get("VirtualService", namespace, &to.name);
-    let Some((delegate, Body::VirtualService(service))) =
-        found.map(|object| (object, &object.body))
-    else {
+    let found = context.resources.virtual_service(namespace, &to.name);
+    let Some((delegate, service)) = found else {
         let message = format!("there is no VirtualService {namespace}/{}", to.name);
         complain(
             context,
