@@ -1,6 +1,6 @@
 //! Dumps of iptables-save: any text is read, and what makes no sense is named with its line.
 
-use nodegate::iptables::{lint::lint, parse::parse, rules::Dialect, services::of_rules};
+use nodegate_iptables::{lint::lint, parse::parse, rules::Dialect, services::of_rules};
 
 /// Reads a text, says what Services it is of, and writes it again.
 pub fn run(input: &[u8]) {

@@ -4,14 +4,12 @@ use std::sync::LazyLock;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use nodegate::{
-    model::gateway::{
-        Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, QueryMatch, RouteMatch,
-        RouteOrigin, ValueMatch, VirtualHost,
-    },
-    resources::pattern::Pattern,
-    route::{Miss, Query, Table, explain},
+use nodegate_model::gateway::{
+    Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, QueryMatch, RouteMatch,
+    RouteOrigin, ValueMatch, VirtualHost,
 };
+use nodegate_route::{Miss, Query, Table, explain};
+use nodegate_values::pattern::Pattern;
 
 /// Few words, so that requests meet routes.
 const HOSTS: [&str; 8] = [

@@ -1,7 +1,7 @@
 //! Normal forms of paths.
 
 use http::Uri;
-use nodegate::route::path::normalize;
+use nodegate_route::path::normalize;
 
 /// A normal form is a path of the same request, and has no other normal form.
 pub fn run(input: &[u8]) {

@@ -2,11 +2,9 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use http::uri::PathAndQuery;
-use nodegate::{
-    model::gateway::{HttpAction, PathMatch, PathRewrite, RouteMatch},
-    resources::pattern::{Pattern, Substitution},
-    route::Rewrite,
-};
+use nodegate_model::gateway::{HttpAction, PathMatch, PathRewrite, RouteMatch};
+use nodegate_route::Rewrite;
+use nodegate_values::pattern::{Pattern, Substitution};
 
 use super::matcher::route;
 

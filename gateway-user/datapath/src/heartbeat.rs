@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(first.started, first.seen);
         assert_eq!(first.pid, std::process::id());
         // Later, not earlier: the machine may have booted a minute ago.
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let later = first.seen + hour.as_nanos() as u64;
         assert_eq!(age_at(&first, later), Some(hour));
         assert!(age(&first).unwrap().is_some());

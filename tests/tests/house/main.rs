@@ -3,6 +3,8 @@
 //! Both are read from the sources. A module and its own children may use each other: they are one
 //! subject in several files.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 
 mod circles;

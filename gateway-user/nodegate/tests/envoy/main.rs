@@ -133,7 +133,7 @@ fn program() -> Option<PathBuf> {
     if let Some(program) = env::var_os("NODEGATE_ENVOY") {
         return Some(program.into());
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy/lib");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/envoy/lib");
     let pythons = fs::read_dir(root).ok()?.flatten();
     pythons
         .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
@@ -440,7 +440,7 @@ fn listed(steps: &[Step]) -> Result<(), Failed> {
             return Err(format!("{}: there is no difference `{name}`", step.place).into());
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/differences.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/differences.md");
     let document =
         fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     for difference in DIFFERENCES {

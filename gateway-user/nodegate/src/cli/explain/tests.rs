@@ -20,7 +20,7 @@ impl Scenario {
 
     fn with_state(state: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/manifests/s1");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/manifests/s1");
         for file in ["ingressgateway", "simple", "nginx", "istio-specs"] {
             let file = format!("{file}.yaml");
             fs::copy(root.join(&file), directory.path().join(&file)).unwrap();

@@ -245,8 +245,8 @@ mod tests {
     #[test]
     fn probes_of_the_daemon_sets_do_not_ask_what_is_wrong_with_manifests() {
         for file in [
-            include_str!("../../../deploy/gateway.yaml"),
-            include_str!("../../../deploy/redirector.yaml"),
+            include_str!("../../../../deploy/gateway.yaml"),
+            include_str!("../../../../deploy/redirector.yaml"),
         ] {
             let probe = "readinessProbe:\n            exec:\n              command: [\"nodegate\", \"status\", \"--ready\"]";
             assert!(file.contains(probe), "{file}");

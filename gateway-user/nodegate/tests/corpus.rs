@@ -7,21 +7,21 @@
 
 use std::{fs, path::Path};
 
-#[path = "../../fuzz/src/heads.rs"]
+#[path = "../../../fuzz/src/heads.rs"]
 mod heads;
-#[path = "../../fuzz/src/iptables.rs"]
+#[path = "../../../fuzz/src/iptables.rs"]
 mod iptables;
-#[path = "../../fuzz/src/manifest.rs"]
+#[path = "../../../fuzz/src/manifest.rs"]
 mod manifest;
-#[path = "../../fuzz/src/matcher.rs"]
+#[path = "../../../fuzz/src/matcher.rs"]
 mod matcher;
-#[path = "../../fuzz/src/path.rs"]
+#[path = "../../../fuzz/src/path.rs"]
 mod path;
-#[path = "../../fuzz/src/rewrite.rs"]
+#[path = "../../../fuzz/src/rewrite.rs"]
 mod rewrite;
 
 fn replay(target: &str, run: impl Fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
     let mut count = 0;
     for entry in fs::read_dir(directory.join(target)).expect("a corpus") {
         let path = entry.expect("an entry").path();
