@@ -62,7 +62,7 @@ impl BindError {
 /// Binds `count` sockets to a port and listens on each; the kernel spreads connections over them.
 ///
 /// Without an address: on all addresses of both families, or of IPv4 where the kernel has no IPv6.
-pub(super) fn listen(
+pub(crate) fn listen(
     address: Option<IpAddr>,
     port: u16,
     count: usize,

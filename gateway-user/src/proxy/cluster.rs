@@ -23,8 +23,8 @@ mod tiers;
 mod warmup;
 
 use hash::Hashing;
-pub(super) use hash::key_hash;
-pub(super) use limits::{Overflow, Permit, RetryPermit};
+pub(crate) use hash::key_hash;
+pub(crate) use limits::{Overflow, Permit, RetryPermit};
 
 use super::tls::ClientTls;
 use crate::model::gateway::{Cluster, OutlierDetection};
@@ -35,8 +35,8 @@ use tiers::Tiers;
 
 /// A cluster and how it is doing.
 #[derive(Debug)]
-pub(super) struct ClusterState {
-    pub(super) model: Arc<Cluster>,
+pub(crate) struct ClusterState {
+    pub(crate) model: Arc<Cluster>,
     /// In the model's order.
     endpoints: Vec<Arc<EndpointState>>,
     balancer: Balancer,
@@ -53,8 +53,8 @@ pub(super) struct ClusterState {
 
 /// An endpoint and how it is doing.
 #[derive(Debug)]
-pub(super) struct EndpointState {
-    pub(super) address: SocketAddr,
+pub(crate) struct EndpointState {
+    pub(crate) address: SocketAddr,
     /// Requests and connections at the moment.
     active: AtomicU32,
     /// Since when it has been an endpoint.
@@ -64,14 +64,14 @@ pub(super) struct EndpointState {
 
 /// An endpoint at work on one request or connection.
 #[derive(Debug)]
-pub(super) struct Engaged {
+pub(crate) struct Engaged {
     cluster: Arc<ClusterState>,
     endpoint: Arc<EndpointState>,
 }
 
 /// What came of asking an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It answered, with this status.
     Status(u16),
     /// It could not be reached, or broke off, or took too long.
@@ -82,7 +82,7 @@ pub(super) enum Outcome {
 
 impl ClusterState {
     /// Goes on from the state of a cluster of the same name, if there was one.
-    pub(super) fn new(model: &Arc<Cluster>, previous: Option<&Self>) -> Self {
+    pub(crate) fn new(model: &Arc<Cluster>, previous: Option<&Self>) -> Self {
         let known: HashMap<SocketAddr, &Arc<EndpointState>> = previous
             .into_iter()
             .flat_map(|previous| &previous.endpoints)
@@ -121,7 +121,7 @@ impl ClusterState {
 
     /// Chooses an endpoint and puts it to work; none if there is none to use. A hash chooses by
     /// consistent hashing; `avoid` has been tried before.
-    pub(super) fn engage(
+    pub(crate) fn engage(
         self: &Arc<Self>,
         hash: Option<u64>,
         avoid: &[SocketAddr],
@@ -136,22 +136,22 @@ impl ClusterState {
     }
 
     /// Counts a request in.
-    pub(super) fn limits(&self) -> &Arc<Limits> {
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
         &self.limits
     }
 
     /// How endpoints are spoken to; none: in the clear.
-    pub(super) fn tls(&self) -> Option<&Arc<ClientTls>> {
+    pub(crate) fn tls(&self) -> Option<&Arc<ClientTls>> {
         self.tls.as_ref()
     }
 
     /// Addresses of the endpoints.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.endpoints.iter().map(|endpoint| endpoint.address)
     }
 
     /// Whether endpoints are spoken to in HTTP/2; `client` says whether the client speaks that.
-    pub(super) fn speaks_http2(&self, client: bool) -> bool {
+    pub(crate) fn speaks_http2(&self, client: bool) -> bool {
         let limits = &self.model.policy.limits;
         if limits.use_client_protocol {
             return client;
@@ -254,17 +254,17 @@ impl EndpointState {
 
 impl Engaged {
     /// Where it is.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.endpoint.address
     }
 
     /// The cluster it is of.
-    pub(super) fn cluster(&self) -> &Arc<ClusterState> {
+    pub(crate) fn cluster(&self) -> &Arc<ClusterState> {
         &self.cluster
     }
 
     /// Says how it did.
-    pub(super) fn observe(&self, outcome: Outcome) {
+    pub(crate) fn observe(&self, outcome: Outcome) {
         self.cluster.observe(&self.endpoint, outcome);
     }
 }

@@ -12,18 +12,16 @@ use std::{
 use http::HeaderValue;
 
 use super::{cluster::ClusterState, dns::Answers};
-use crate::{
-    model::gateway::{
-        Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch, RouteMatch,
-        RouteOrigin, TcpRoute, VirtualHost,
-    },
-    resources::percentage::Percentage,
-    route::{Match, Rewrite, Split, Table},
+use crate::model::gateway::{
+    Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch, RouteMatch,
+    RouteOrigin, TcpRoute, VirtualHost,
 };
+use crate::resources::percentage::Percentage;
+use crate::route::{Match, Rewrite, Split, Table};
 
 /// What all workers serve at one moment. Swapped whole.
 #[derive(Debug, Default)]
-pub(super) struct Config {
+pub(crate) struct Config {
     /// Sorted by port.
     listeners: Vec<Arc<Listener>>,
     clusters: Clusters,
@@ -35,58 +33,58 @@ type Clusters = HashMap<String, Arc<ClusterState>>;
 
 /// What is done with the connections of a port.
 #[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) port: u16,
-    pub(super) protocol: Protocol,
+pub(crate) struct Listener {
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
 }
 
 #[derive(Debug)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Http(Arc<HttpListener>),
     Tcp(TcpListener),
 }
 
 /// Routes of an HTTP listener and where they lead.
 #[derive(Debug)]
-pub(super) struct HttpListener {
-    pub(super) table: Table,
+pub(crate) struct HttpListener {
+    pub(crate) table: Table,
     /// By virtual host and route.
     routes: Vec<Vec<RouteState>>,
 }
 
 /// What a route needs beside its description.
 #[derive(Debug)]
-pub(super) struct RouteState {
-    pub(super) target: Target,
+pub(crate) struct RouteState {
+    pub(crate) target: Target,
     /// `x-envoy-decorator-operation`
-    pub(super) operation: Option<HeaderValue>,
-    pub(super) mirrors: Vec<MirrorState>,
+    pub(crate) operation: Option<HeaderValue>,
+    pub(crate) mirrors: Vec<MirrorState>,
 }
 
 /// Who else gets a copy, of how many requests.
 #[derive(Debug)]
-pub(super) struct MirrorState {
-    pub(super) percentage: Percentage,
-    pub(super) cluster: Option<Arc<ClusterState>>,
+pub(crate) struct MirrorState {
+    pub(crate) percentage: Percentage,
+    pub(crate) cluster: Option<Arc<ClusterState>>,
 }
 
 /// The route that a request takes, for as long as that takes.
 #[derive(Clone, Debug)]
-pub(super) struct Routed {
+pub(crate) struct Routed {
     http: Arc<HttpListener>,
     found: Match,
 }
 
 /// Where a TCP listener leads.
 #[derive(Debug)]
-pub(super) struct TcpListener {
-    pub(super) origin: RouteOrigin,
-    pub(super) target: Target,
+pub(crate) struct TcpListener {
+    pub(crate) origin: RouteOrigin,
+    pub(crate) target: Target,
 }
 
 /// Destinations of a route, and whose turn it is.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     split: Split,
     position: Arc<AtomicU64>,
     /// In the order of the weights; none where the route names a cluster that doesn't exist.
@@ -95,13 +93,13 @@ pub(super) struct Target {
 
 /// The destination whose turn it is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chosen<'a> {
+pub(crate) struct Chosen<'a> {
     /// Its place among the route's destinations.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Name of the cluster.
-    pub(super) name: &'a str,
+    pub(crate) name: &'a str,
     /// The cluster, if it exists.
-    pub(super) cluster: Option<&'a Arc<ClusterState>>,
+    pub(crate) cluster: Option<&'a Arc<ClusterState>>,
 }
 
 /// Names what a position belongs to: a new configuration that has the same goes on where the old one
@@ -132,7 +130,7 @@ struct Maker<'a> {
 impl Config {
     /// Compiles a Gateway with what names of endpoints lead to, going on with what the previous
     /// configuration counted.
-    pub(super) fn new(gateway: &Gateway, answers: &Answers, previous: &Self) -> Self {
+    pub(crate) fn new(gateway: &Gateway, answers: &Answers, previous: &Self) -> Self {
         let clusters: Clusters = gateway
             .clusters
             .iter()
@@ -170,7 +168,7 @@ impl Config {
     }
 
     /// Whether the Gateway's clusters have other endpoints with these answers than they have here.
-    pub(super) fn is_resolved_otherwise(&self, gateway: &Gateway, answers: &Answers) -> bool {
+    pub(crate) fn is_resolved_otherwise(&self, gateway: &Gateway, answers: &Answers) -> bool {
         let named = gateway.clusters.iter();
         let mut named = named.filter(|(_, cluster)| !cluster.names.is_empty());
         named.any(|(name, cluster)| {
@@ -180,7 +178,7 @@ impl Config {
     }
 
     /// The listener of a port.
-    pub(super) fn listener(&self, port: u16) -> Option<&Arc<Listener>> {
+    pub(crate) fn listener(&self, port: u16) -> Option<&Arc<Listener>> {
         self.listeners
             .binary_search_by_key(&port, |listener| listener.port)
             .ok()
@@ -188,12 +186,12 @@ impl Config {
     }
 
     /// All listeners, by port.
-    pub(super) fn listeners(&self) -> &[Arc<Listener>] {
+    pub(crate) fn listeners(&self) -> &[Arc<Listener>] {
         &self.listeners
     }
 
     /// The endpoints of all clusters; one may occur more than once.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
         self.clusters
             .values()
             .flat_map(|cluster| cluster.addresses())
@@ -202,7 +200,7 @@ impl Config {
 
 impl Protocol {
     /// For logs.
-    pub(super) const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Http(_) => "HTTP",
             Self::Tcp(_) => "TCP",
@@ -314,7 +312,7 @@ fn operation(virtual_host: &VirtualHost, route: &HttpRoute) -> String {
 
 impl HttpListener {
     /// The found route, kept for a request.
-    pub(super) fn routed(self: &Arc<Self>, found: Match) -> Routed {
+    pub(crate) fn routed(self: &Arc<Self>, found: Match) -> Routed {
         Routed {
             http: Arc::clone(self),
             found,
@@ -324,29 +322,29 @@ impl HttpListener {
 
 impl Routed {
     /// What the route is.
-    pub(super) fn route(&self) -> &HttpRoute {
+    pub(crate) fn route(&self) -> &HttpRoute {
         self.http.table.route(self.found)
     }
 
     /// The virtual host that it is of.
-    pub(super) fn virtual_host(&self) -> &VirtualHost {
+    pub(crate) fn virtual_host(&self) -> &VirtualHost {
         self.http.table.virtual_host(self.found.virtual_host)
     }
 
     /// What it does to the path.
-    pub(super) fn rewrite(&self) -> Option<&Rewrite> {
+    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
         self.http.table.rewrite(self.found)
     }
 
     /// Where it leads.
-    pub(super) fn state(&self) -> &RouteState {
+    pub(crate) fn state(&self) -> &RouteState {
         &self.http.routes[self.found.virtual_host][self.found.route]
     }
 }
 
 impl Target {
     /// Takes the next turn.
-    pub(super) fn choose(&self) -> Chosen<'_> {
+    pub(crate) fn choose(&self) -> Chosen<'_> {
         let index = if self.split.is_single() {
             0
         } else {
@@ -357,7 +355,7 @@ impl Target {
     }
 
     /// What stands at a place that was chosen before.
-    pub(super) fn chosen(&self, index: usize) -> Chosen<'_> {
+    pub(crate) fn chosen(&self, index: usize) -> Chosen<'_> {
         match self.destinations.get(index) {
             Some((name, cluster)) => Chosen {
                 index,

@@ -8,11 +8,11 @@ use std::{
 };
 
 /// Time as a worker counts it: rises by one with every sweep.
-pub(super) type Tick = u32;
+pub(crate) type Tick = u32;
 
 /// What a connection should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// Go on.
     Serve,
     /// HTTP: finish the request that is being served, then close. TCP goes on.
@@ -23,7 +23,7 @@ pub(super) enum Order {
 
 /// Why a client's head is refused before it is read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejection {
+pub(crate) enum Rejection {
     /// It says twice, and differently, where its body ends.
     Ambiguous,
     /// Its target has a fragment.
@@ -45,7 +45,7 @@ enum BodyState {
 
 /// The part of an open connection that others can reach.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     port: u16,
     /// Whether finishing before closing makes a difference: HTTP.
     gentle: bool,
@@ -81,22 +81,22 @@ const END_LIMIT: Tick = 1;
 
 /// All open connections of a worker.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<Handle>>>,
 }
 
 /// Keeps a connection registered while it lives.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     id: u64,
     connections: Rc<Connections>,
-    pub(super) handle: Rc<Handle>,
+    pub(crate) handle: Rc<Handle>,
 }
 
 impl Connections {
     /// Registers a connection; a gentle one (HTTP) is told to finish before it is told to close.
-    pub(super) fn register(self: &Rc<Self>, port: u16, gentle: bool, now: Tick) -> Registration {
+    pub(crate) fn register(self: &Rc<Self>, port: u16, gentle: bool, now: Tick) -> Registration {
         let handle = Rc::new(Handle {
             port,
             gentle,
@@ -125,12 +125,12 @@ impl Connections {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
 
     /// Tells the connections of a port, or all, to finish.
-    pub(super) fn finish(&self, port: Option<u16>) {
+    pub(crate) fn finish(&self, port: Option<u16>) {
         for handle in self.open.borrow().values() {
             if port.is_none_or(|port| port == handle.port) {
                 handle.give(Order::Finish);
@@ -140,7 +140,7 @@ impl Connections {
 
     /// Ends connections on which nothing has happened for `limit` ticks: HTTP gently, and one limit
     /// later for good; TCP at once. Refuses heads that have been coming in for `head_limit` ticks.
-    pub(super) fn sweep(&self, now: Tick, limit: Tick, head_limit: Tick) {
+    pub(crate) fn sweep(&self, now: Tick, limit: Tick, head_limit: Tick) {
         for handle in self.open.borrow().values() {
             let idle = now.wrapping_sub(handle.active.get());
             // The first tick may have come right after whatever happened: it isn't a whole one.
@@ -161,7 +161,7 @@ impl Connections {
 
 impl Handle {
     /// What to do. The task is woken when that changes.
-    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+    pub(crate) fn order(&self, cx: &Context<'_>) -> Order {
         let mut waker = self.waker.borrow_mut();
         if !waker
             .as_ref()
@@ -173,22 +173,22 @@ impl Handle {
     }
 
     /// For how long nothing may happen from now on.
-    pub(super) fn set_idle_limit(&self, limit: Tick) {
+    pub(crate) fn set_idle_limit(&self, limit: Tick) {
         self.idle_limit.set(Some(limit));
     }
 
     /// Says that something happened.
-    pub(super) fn touch(&self, now: Tick) {
+    pub(crate) fn touch(&self, now: Tick) {
         self.active.set(now);
     }
 
     /// The listener's port.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// A request is being served from now on.
-    pub(super) fn request_began(&self, now: Tick) {
+    pub(crate) fn request_began(&self, now: Tick) {
         self.requests.set(self.requests.get() + 1);
         self.answered.set(false);
         self.head_since.set(None);
@@ -196,7 +196,7 @@ impl Handle {
     }
 
     /// It no longer is.
-    pub(super) fn request_ended(&self, now: Tick) {
+    pub(crate) fn request_ended(&self, now: Tick) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.active.set(now);
         if self.client_ended.get().is_some() {
@@ -205,22 +205,22 @@ impl Handle {
     }
 
     /// The request is in a version before HTTP/1.1.
-    pub(super) fn set_outdated(&self) {
+    pub(crate) fn set_outdated(&self) {
         self.outdated.set(true);
     }
 
     /// Whether it is.
-    pub(super) fn is_outdated(&self) -> bool {
+    pub(crate) fn is_outdated(&self) -> bool {
         self.outdated.get()
     }
 
     /// Whether any is.
-    pub(super) fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.requests.get() > 0
     }
 
     /// The client gets its response now.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.answered.set(true);
     }
 
@@ -230,12 +230,12 @@ impl Handle {
     }
 
     /// A request's body may come, or something of it has been taken.
-    pub(super) fn body_open(&self) {
+    pub(crate) fn body_open(&self) {
         self.body.set(BodyState::Open);
     }
 
     /// More of a request's body is waited for.
-    pub(super) fn body_awaited(&self) {
+    pub(crate) fn body_awaited(&self) {
         if self.body.replace(BodyState::Awaited) != BodyState::Awaited
             && self.client_ended.get().is_some()
         {
@@ -245,41 +245,41 @@ impl Handle {
     }
 
     /// Nothing more of a request's body will come.
-    pub(super) fn body_over(&self) {
+    pub(crate) fn body_over(&self) {
         self.body.set(BodyState::Over);
     }
 
     /// Whether more of a request's body may come.
-    pub(super) fn body_is_open(&self) -> bool {
+    pub(crate) fn body_is_open(&self) -> bool {
         self.body.get() != BodyState::Over
     }
 
     /// A part of a head has come in.
-    pub(super) fn head_began(&self, now: Tick) {
+    pub(crate) fn head_began(&self, now: Tick) {
         if self.head_since.get().is_none() {
             self.head_since.set(Some(now));
         }
     }
 
     /// What came in was no head.
-    pub(super) fn head_ended(&self) {
+    pub(crate) fn head_ended(&self) {
         self.head_since.set(None);
     }
 
     /// Whether a head has begun to come in and is no request yet.
-    pub(super) fn is_reading_head(&self) -> bool {
+    pub(crate) fn is_reading_head(&self) -> bool {
         self.head_since.get().is_some()
     }
 
     /// The client has shut down its side.
-    pub(super) fn client_ended(&self, now: Tick) {
+    pub(crate) fn client_ended(&self, now: Tick) {
         self.client_ended.set(Some(now));
     }
 
     /// Whether a client that has shut down its side may be taken for gone: no request is being
     /// served, or it is incomplete, or its answer has been taking too long. Once the client gets its
     /// answer, writing finds out.
-    pub(super) fn may_end(&self, now: Tick) -> bool {
+    pub(crate) fn may_end(&self, now: Tick) -> bool {
         !self.is_serving() || self.body.get() == BodyState::Awaited || self.is_gone(now)
     }
 
@@ -291,32 +291,32 @@ impl Handle {
     }
 
     /// The head that is coming in is refused.
-    pub(super) fn reject(&self, rejection: Rejection) {
+    pub(crate) fn reject(&self, rejection: Rejection) {
         self.rejection.set(Some(rejection));
     }
 
     /// Whether it is, and why.
-    pub(super) fn rejection(&self) -> Option<Rejection> {
+    pub(crate) fn rejection(&self) -> Option<Rejection> {
         self.rejection.get()
     }
 
     /// Whether to finish what is being served, and then close.
-    pub(super) fn is_finishing(&self) -> bool {
+    pub(crate) fn is_finishing(&self) -> bool {
         self.order.get() != Order::Serve
     }
 
     /// Says whether buffers are kept for the connection, which should end once it rests.
-    pub(super) fn set_buffered(&self, buffered: bool) {
+    pub(crate) fn set_buffered(&self, buffered: bool) {
         self.buffered.set(buffered);
     }
 
     /// Says whether all that was written has left.
-    pub(super) fn set_flushed(&self, flushed: bool) {
+    pub(crate) fn set_flushed(&self, flushed: bool) {
         self.flushed.set(flushed);
     }
 
     /// Whether nothing is under way, and hasn't been since the last tick.
-    pub(super) fn rests(&self, now: Tick) -> bool {
+    pub(crate) fn rests(&self, now: Tick) -> bool {
         self.flushed.get()
             && !self.is_serving()
             && !self.is_reading_head()

@@ -19,7 +19,7 @@ const EACH: Duration = Duration::from_micros(1);
 
 /// All of a worker's.
 #[derive(Debug, Default)]
-pub(super) struct Deadlines {
+pub(crate) struct Deadlines {
     all: RefCell<Slab<Entry>>,
     /// None of them is before this; none: there is none that is looked after.
     next: Cell<Option<Instant>>,
@@ -28,7 +28,7 @@ pub(super) struct Deadlines {
 
 /// One. Dropped, it is taken back.
 #[derive(Debug)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     all: Rc<Deadlines>,
     key: usize,
 }
@@ -42,7 +42,7 @@ struct Entry {
 
 impl Deadlines {
     /// Sets one, so much from now on.
-    pub(super) fn set(self: &Rc<Self>, after: Duration) -> Deadline {
+    pub(crate) fn set(self: &Rc<Self>, after: Duration) -> Deadline {
         let now = Instant::now();
         // What can't be counted is never reached.
         let at = now
@@ -64,7 +64,7 @@ impl Deadlines {
     }
 
     /// Wakes whoever waits for one that is reached. Never ends.
-    pub(super) async fn watch(&self) {
+    pub(crate) async fn watch(&self) {
         loop {
             let Some(next) = self.next.get() else {
                 self.changed.notified().await;
@@ -100,7 +100,7 @@ impl Deadlines {
 
 impl Deadline {
     /// Waits until it is reached.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut all = self.all.all.borrow_mut();
         let entry = &mut all[self.key];
         if entry.reached {

@@ -35,11 +35,11 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What names lead to, as far as that is known.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Answers(HashMap<String, Vec<IpAddr>>);
+pub(crate) struct Answers(HashMap<String, Vec<IpAddr>>);
 
 /// Asks for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     wanted: watch::Sender<BTreeSet<String>>,
     answers: watch::Receiver<Arc<Answers>>,
     task: JoinHandle<()>,
@@ -67,7 +67,7 @@ enum Answer {
 impl Answers {
     /// The cluster with what its names lead to among its endpoints.
     // Envoy: StrictDnsClusterImpl, and LogicalDnsCluster, which uses the first address only.
-    pub(super) fn resolve(&self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+    pub(crate) fn resolve(&self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
         if cluster.names.is_empty() {
             return Arc::clone(cluster);
         }
@@ -91,7 +91,7 @@ impl Answers {
 
 impl Resolver {
     /// Starts; `server` is who is asked instead of those that the system names.
-    pub(super) fn start(server: Option<SocketAddr>) -> Self {
+    pub(crate) fn start(server: Option<SocketAddr>) -> Self {
         let (wanted, names) = watch::channel(BTreeSet::new());
         let (publish, answers) = watch::channel(Arc::default());
         let task = tokio::spawn(run(server, names, publish));
@@ -103,7 +103,7 @@ impl Resolver {
     }
 
     /// Says which names to ask for from now on; true if there are any that weren't asked for before.
-    pub(super) fn want(&self, names: BTreeSet<String>) -> bool {
+    pub(crate) fn want(&self, names: BTreeSet<String>) -> bool {
         let mut new = false;
         self.wanted.send_if_modified(|wanted| {
             new = !names.is_subset(wanted);
@@ -115,7 +115,7 @@ impl Resolver {
     }
 
     /// Waits until there is an answer for all names, but no longer than `limit`.
-    pub(super) async fn settle(&self, limit: Duration) {
+    pub(crate) async fn settle(&self, limit: Duration) {
         let wanted = self.wanted.borrow().clone();
         let mut answers = self.answers.clone();
         let known =
@@ -125,7 +125,7 @@ impl Resolver {
     }
 
     /// What is known, and when that changes.
-    pub(super) fn answers(&self) -> watch::Receiver<Arc<Answers>> {
+    pub(crate) fn answers(&self) -> watch::Receiver<Arc<Answers>> {
         self.answers.clone()
     }
 }

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Most of a message that is read at first.
-pub(super) const FIRST_READ: usize = 16 * 1024;
+pub(crate) const FIRST_READ: usize = 16 * 1024;
 /// Heads that are longer are not ordinary.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// Heads with more headers are not ordinary.
-pub(super) const MAX_HEADERS: usize = 64;
+pub(crate) const MAX_HEADERS: usize = 64;
 
 /// Puts what has been parsed of a head into the memory of other headers, which are gone then. The
 /// values share the head's bytes. None if there is a name that is none.
-pub(super) fn collect(
+pub(crate) fn collect(
     fields: &[httparse::Header<'_>],
     head: &Bytes,
     mut headers: HeaderMap,
@@ -40,7 +40,7 @@ pub(super) fn collect(
 }
 
 /// One after the other.
-pub(super) fn join(first: &Bytes, second: &[u8]) -> Bytes {
+pub(crate) fn join(first: &Bytes, second: &[u8]) -> Bytes {
     if first.is_empty() {
         return Bytes::copy_from_slice(second);
     }
@@ -48,7 +48,7 @@ pub(super) fn join(first: &Bytes, second: &[u8]) -> Bytes {
 }
 
 /// Writes a header.
-pub(super) fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     // Room for all of it at once.
     head.reserve(name.len() + value.len() + 4);
     head.extend_from_slice(name.as_bytes());

@@ -25,7 +25,7 @@ use hyper::{
 };
 use tokio::net::TcpStream;
 
-pub(in crate::proxy) mod body;
+pub(crate) mod body;
 mod deadline;
 mod direct;
 mod exchange;
@@ -49,18 +49,16 @@ mod stream;
 mod tunnel;
 
 use super::{
-    Difference, Parity,
     config::{Listener, Protocol, Routed},
     connections::{Handle, Order, Registration},
+    parity::{Difference, Parity},
     pool::{CONNECTION_WINDOW, Local, MAX_BUFFER, STREAM_WINDOW},
     worker::Worker,
 };
-use crate::{
-    model::gateway::{Forward, HttpAction, HttpRoute},
-    route::{
-        cors::{self, CorsDecision},
-        redirect, timeout,
-    },
+use crate::model::gateway::{Forward, HttpAction, HttpRoute};
+use crate::route::{
+    cors::{self, CorsDecision},
+    redirect, timeout,
 };
 use body::{RequestBody, ResponseBody};
 use direct::Turn;
@@ -81,7 +79,7 @@ const MAX_STREAMS: u32 = 1024;
 
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     worker: Rc<Worker>,
     handle: Rc<Handle>,
     address: SocketAddr,
@@ -97,7 +95,7 @@ pub(super) struct Client {
 }
 
 /// Serves a connection until either side closes it.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     worker: Rc<Worker>,
     stream: TcpStream,
     (address, local): (SocketAddr, SocketAddr),

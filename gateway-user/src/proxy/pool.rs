@@ -41,8 +41,8 @@ use crate::model::gateway::{ConnectionLimits, Keepalive};
 mod direct;
 mod stream;
 
-pub(super) use direct::{Asked, Direct};
-pub(super) use stream::PeerStream;
+pub(crate) use direct::{Asked, Direct};
+pub(crate) use stream::PeerStream;
 
 /// Idle connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
@@ -50,15 +50,15 @@ const MAX_IDLE: usize = 128;
 const IDLE_LIMIT: Tick = 60;
 /// Largest head, and most that is read ahead of the client. The default of about 400 KiB makes many
 /// slow readers expensive.
-pub(super) const MAX_BUFFER: usize = 64 * 1024;
+pub(crate) const MAX_BUFFER: usize = 64 * 1024;
 /// What an endpoint may send on an HTTP/2 stream, and on all of a connection, before the client has
 /// taken it.
-pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
-pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Connections by endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     idle: RefCell<FxHashMap<SocketAddr, Vec<Idle>>>,
     shared: RefCell<HashMap<SocketAddr, Vec<Rc<Shared>>>>,
     /// Who connects in HTTP/2: the others wait for that connection instead of making their own.
@@ -79,7 +79,7 @@ struct Secure {
 /// A connection in use, or a share of one. Give it back with [`Upstream::release`] when the response
 /// is over; dropped, it is closed, or its stream is.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     endpoint: SocketAddr,
     /// Where it goes back to, unless that is the pool of connections in the clear.
     home: Option<Rc<Pool>>,
@@ -103,7 +103,7 @@ enum Protocol {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum SendError {
+pub(crate) enum SendError {
     /// None of the request was written: it comes back, if it was given away.
     Unsent(Option<Box<Request<RequestBody>>>),
     /// The connection has ended.
@@ -136,15 +136,15 @@ struct Idle {
 
 /// What is left of a connection when it has become something else than HTTP.
 #[derive(Debug)]
-pub(super) struct Raw {
-    pub(super) stream: PeerStream,
+pub(crate) struct Raw {
+    pub(crate) stream: PeerStream,
     /// Read already.
-    pub(super) read: Bytes,
+    pub(crate) read: Bytes,
 }
 
 /// Why there is no connection to an endpoint.
 #[derive(Debug)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     Io(io::Error),
     Tls(TlsError),
     Timeout,
@@ -152,11 +152,11 @@ pub(super) enum ConnectError {
 
 /// Puts tasks on the worker's own runtime.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Local;
+pub(crate) struct Local;
 
 impl Pool {
     /// Takes a connection if there is one that lives and has room.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         endpoint: SocketAddr,
         http2: bool,
@@ -176,7 +176,7 @@ impl Pool {
     }
 
     /// The pool of connections to an endpoint that is spoken to in TLS.
-    pub(super) fn secured(
+    pub(crate) fn secured(
         &self,
         tls: &Arc<ClientTls>,
         host: Option<&str>,
@@ -197,7 +197,7 @@ impl Pool {
     }
 
     /// Makes a connection; in HTTP/2 waits for the one that somebody else is making.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         self: &Rc<Self>,
         endpoint: SocketAddr,
         http2: bool,
@@ -243,7 +243,7 @@ impl Pool {
     }
 
     /// Makes a connection that may become something else: it comes through the channel then.
-    pub(super) async fn connect_for_upgrade(
+    pub(crate) async fn connect_for_upgrade(
         self: &Rc<Self>,
         endpoint: SocketAddr,
         limits: &ConnectionLimits,
@@ -286,7 +286,7 @@ impl Pool {
     }
 
     /// Closes what has been idle for too long.
-    pub(super) fn sweep(&self, now: Tick) {
+    pub(crate) fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain(|_, idle| {
             idle.retain(|idle| {
                 idle.upstream.is_ready() && now.wrapping_sub(idle.since) < idle.limit
@@ -317,7 +317,7 @@ impl Pool {
     }
 
     /// Closes idle connections to endpoints that no route leads to.
-    pub(super) fn retain(&self, endpoints: &HashSet<SocketAddr>) {
+    pub(crate) fn retain(&self, endpoints: &HashSet<SocketAddr>) {
         self.idle
             .borrow_mut()
             .retain(|endpoint, _| endpoints.contains(endpoint));
@@ -388,17 +388,17 @@ impl Upstream {
     }
 
     /// Where we connected from.
-    pub(super) fn local(&self) -> Option<SocketAddr> {
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.local
     }
 
     /// Whether requests go in HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         matches!(self.protocol, Protocol::Http2(_))
     }
 
     /// Sends a request.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendError> {
@@ -423,7 +423,7 @@ impl Upstream {
     }
 
     /// Lets hyper read the answer to a request that has been asked directly.
-    pub(super) async fn read_unusual(
+    pub(crate) async fn read_unusual(
         &mut self,
         method: &Method,
     ) -> Result<Response<Incoming>, SendError> {
@@ -445,7 +445,7 @@ impl Upstream {
     }
 
     /// The connection, if it is read directly.
-    pub(super) fn reading(&mut self) -> Option<&mut Direct> {
+    pub(crate) fn reading(&mut self) -> Option<&mut Direct> {
         match &mut self.protocol {
             Protocol::Direct(direct) => Some(direct),
             _ => None,
@@ -463,7 +463,7 @@ impl Upstream {
     }
 
     /// The connection, if requests can be asked directly.
-    pub(super) fn direct(&mut self) -> Option<&mut Direct> {
+    pub(crate) fn direct(&mut self) -> Option<&mut Direct> {
         match &mut self.protocol {
             Protocol::Direct(direct) => {
                 self.served = self.served.saturating_add(1);
@@ -475,7 +475,7 @@ impl Upstream {
 
     /// Gives it back when the response is over: to `pool`, which is the worker's, or to where it is
     /// from.
-    pub(super) fn release(mut self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
+    pub(crate) fn release(mut self, pool: &Rc<Pool>, now: Tick, limits: &ConnectionLimits) {
         let home = self.home.take();
         let pool = home.as_ref().unwrap_or(pool);
         let spent = limits
@@ -606,7 +606,7 @@ where
 
 /// Opens a connection in TLS as the cluster's policy wants it. Shaking hands is a part of connecting,
 /// and may not take longer than that.
-pub(super) async fn secure(
+pub(crate) async fn secure(
     endpoint: SocketAddr,
     tls: &ClientTls,
     name: ServerName<'static>,
@@ -625,7 +625,7 @@ pub(super) async fn secure(
 }
 
 /// Opens a TCP connection as the cluster's policy wants it.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     endpoint: SocketAddr,
     limits: &ConnectionLimits,
 ) -> Result<TcpStream, ConnectError> {

@@ -37,7 +37,7 @@ const BUFFER: usize = 64 * 1024;
 type Ending = Result<(), (Option<ResponseFlag>, String)>;
 
 /// Serves a connection until both directions are over.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     worker: Rc<Worker>,
     client: TcpStream,
     addresses: (SocketAddr, SocketAddr),

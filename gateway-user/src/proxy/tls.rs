@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What goes over the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Inner {
+pub(crate) enum Inner {
     Http1,
     Http2,
     Tcp,
@@ -39,7 +39,7 @@ pub(super) enum Inner {
 
 /// How the endpoints of a cluster are spoken to. Shared by all workers.
 #[derive(Debug)]
-pub(super) struct ClientTls {
+pub(crate) struct ClientTls {
     policy: UpstreamTls,
     state: Mutex<State>,
 }
@@ -72,7 +72,7 @@ struct Loaded {
 
 /// Why there is no TLS.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum TlsError {
+pub(crate) enum TlsError {
     /// A file can't be read.
     #[error("{path}: {reason}")]
     File {
@@ -102,7 +102,7 @@ pub(super) enum TlsError {
 
 impl ClientTls {
     /// Goes on from the state of the same policy, if there was one.
-    pub(super) fn new(policy: &UpstreamTls, previous: Option<&Arc<Self>>) -> Arc<Self> {
+    pub(crate) fn new(policy: &UpstreamTls, previous: Option<&Arc<Self>>) -> Arc<Self> {
         match previous {
             Some(previous) if previous.policy == *policy => Arc::clone(previous),
             _ => Arc::new(Self {
@@ -116,7 +116,7 @@ impl ClientTls {
     /// the address.
     // Envoy: Filter::decodeHeaders with `auto_sni`, which asks for no name where the host is an
     // address.
-    pub(super) fn name(
+    pub(crate) fn name(
         &self,
         host: Option<&str>,
         endpoint: SocketAddr,
@@ -134,7 +134,7 @@ impl ClientTls {
     }
 
     /// Shakes hands.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         stream: TcpStream,
         name: ServerName<'static>,
@@ -373,7 +373,7 @@ fn system_authorities() -> Result<Arc<RootCertStore>, TlsError> {
 }
 
 /// What TLS has to say about a broken connection, if it is that which broke it.
-pub(super) fn reason(error: &io::Error) -> Option<String> {
+pub(crate) fn reason(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(error.to_string())
 }

@@ -25,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Options,
     config::{Config, Protocol},
     connections::{Connections, Tick},
     deadlines::Deadlines,
     http as serving,
+    options::Options,
     pool::Pool,
     tcp,
 };
@@ -47,7 +47,7 @@ const MAX_SPARE_BUFFER: usize = 16 * 1024;
 
 /// What a worker is told. Answers go to the `oneshot`s.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Accept connections from this socket.
     Listen(u16, net::TcpListener),
     /// Close the socket of this port, once it has accepted what waits there, and let its HTTP
@@ -62,13 +62,13 @@ pub(super) enum Command {
 
 /// What a worker's tasks share.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(crate) struct Worker {
     config: Arc<ArcSwap<Config>>,
-    pub(super) options: Arc<Options>,
-    pub(super) tap: Tap,
-    pub(super) pool: Rc<Pool>,
-    pub(super) connections: Rc<Connections>,
-    pub(super) deadlines: Rc<Deadlines>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) tap: Tap,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) connections: Rc<Connections>,
+    pub(crate) deadlines: Rc<Deadlines>,
     now: Cell<Tick>,
     /// What `date` says.
     date: Cell<[u8; 29]>,
@@ -91,7 +91,7 @@ struct Accepting {
 }
 
 /// Starts a worker's thread. It ends when it is told to, or when nobody can tell it anything more.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     index: usize,
     config: Arc<ArcSwap<Config>>,
     options: Arc<Options>,
@@ -136,27 +136,27 @@ pub(super) fn spawn(
 
 impl Worker {
     /// The configuration that is in force. Not to be held over an await.
-    pub(super) fn config(&self) -> Guard<Arc<Config>> {
+    pub(crate) fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
     }
 
     /// The time, to the second, as `date` says it (RFC 9110, section 5.6.7).
-    pub(super) fn date(&self) -> [u8; 29] {
+    pub(crate) fn date(&self) -> [u8; 29] {
         self.date.get()
     }
 
     /// No headers, and room for some.
-    pub(super) fn take_headers(&self) -> HeaderMap {
+    pub(crate) fn take_headers(&self) -> HeaderMap {
         self.spare.borrow_mut().headers.pop().unwrap_or_default()
     }
 
     /// An empty buffer.
-    pub(super) fn take_buffer(&self) -> Vec<u8> {
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
         self.spare.borrow_mut().buffers.pop().unwrap_or_default()
     }
 
     /// Takes back what isn't needed any more.
-    pub(super) fn give_back(&self, mut headers: HeaderMap, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&self, mut headers: HeaderMap, mut buffer: Vec<u8>) {
         let mut spare = self.spare.borrow_mut();
         if spare.headers.len() < MAX_SPARE && (1..=MAX_SPARE_HEADERS).contains(&headers.capacity())
         {
@@ -170,7 +170,7 @@ impl Worker {
     }
 
     /// The current tick.
-    pub(super) fn now(&self) -> Tick {
+    pub(crate) fn now(&self) -> Tick {
         self.now.get()
     }
 

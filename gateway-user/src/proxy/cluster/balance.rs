@@ -7,10 +7,8 @@ use std::{
 };
 
 use super::{ClusterState, hash::Hashing, tiers::Tiers, warmup};
-use crate::{
-    model::gateway::{Balancing, Cluster},
-    route::Split,
-};
+use crate::model::gateway::{Balancing, Cluster};
+use crate::route::Split;
 
 /// How often another endpoint is drawn when one has been tried already (Envoy's
 /// `host_selection_retry_max_attempts`, as Istio sets it).
@@ -18,7 +16,7 @@ const REDRAWS: usize = 5;
 
 /// A policy, made ready.
 #[derive(Debug)]
-pub(super) enum Balancer {
+pub(crate) enum Balancer {
     LeastRequest,
     RoundRobin(Split),
     Random,
@@ -26,7 +24,7 @@ pub(super) enum Balancer {
 }
 
 impl Balancer {
-    pub(super) fn new(model: &Arc<Cluster>, tiers: Option<&Tiers>) -> Self {
+    pub(crate) fn new(model: &Arc<Cluster>, tiers: Option<&Tiers>) -> Self {
         match &model.policy.balancing {
             // Behind a gateway there is no address that the client wanted other than our own.
             Balancing::LeastRequest | Balancing::Passthrough => Self::LeastRequest,
@@ -48,7 +46,7 @@ impl Balancer {
 
 impl ClusterState {
     /// Index of the next endpoint.
-    pub(super) fn choose(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<usize> {
+    pub(crate) fn choose(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<usize> {
         let hashing = match &self.balancer {
             Balancer::Hash(hashing) => Some(hashing),
             _ => None,

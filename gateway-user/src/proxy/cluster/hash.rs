@@ -17,7 +17,7 @@ const MOST_RINGS: usize = 8;
 
 /// The hash of a key.
 // Envoy: HashPolicyImpl, which hashes values with xxHash64 of seed 0.
-pub(in crate::proxy) fn key_hash(key: &[u8]) -> u64 {
+pub(crate) fn key_hash(key: &[u8]) -> u64 {
     xxh64(key, 0)
 }
 
@@ -25,7 +25,7 @@ pub(in crate::proxy) fn key_hash(key: &[u8]) -> u64 {
 /// avoided have no part in it, as with Envoy (ThreadAwareLoadBalancerBase::refresh), which makes new ones
 /// whenever an endpoint's health changes.
 #[derive(Debug)]
-pub(super) struct Hashing {
+pub(crate) struct Hashing {
     table: HashTable,
     model: Arc<Cluster>,
     /// All endpoints of the cluster.
@@ -43,7 +43,7 @@ struct Known {
 impl Hashing {
     /// Makes rings for these sets of endpoints: places among the cluster's, ascending. Others are made
     /// when they are asked for.
-    pub(super) fn new(
+    pub(crate) fn new(
         table: HashTable,
         model: &Arc<Cluster>,
         sets: impl IntoIterator<Item = Box<[usize]>>,
@@ -60,12 +60,12 @@ impl Hashing {
     }
 
     /// The set of all endpoints.
-    pub(super) fn all(&self) -> &[usize] {
+    pub(crate) fn all(&self) -> &[usize] {
         &self.all
     }
 
     /// The endpoint of a hash among `members`; another one, or perhaps the same, for each further `attempt`.
-    pub(super) fn find(&self, members: &[usize], hash: u64, attempt: usize) -> Option<usize> {
+    pub(crate) fn find(&self, members: &[usize], hash: u64, attempt: usize) -> Option<usize> {
         let rings = self.rings.load();
         if let Some(known) = rings.iter().find(|known| *known.members == *members) {
             return known.ring.find(hash, attempt);

@@ -14,7 +14,7 @@ use crate::model::gateway::ConnectionLimits;
 /// A connection counts for as long as a request uses it. Idle ones don't: they are each worker's own
 /// and may be closed at any time.
 #[derive(Debug)]
-pub(in crate::proxy) struct Limits {
+pub(crate) struct Limits {
     max_requests: u32,
     max_pending: u32,
     max_retries: u32,
@@ -32,11 +32,11 @@ struct Gauges {
 
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) struct Overflow;
+pub(crate) struct Overflow;
 
 /// Room for a request. Dropped, it is free again.
 #[derive(Debug)]
-pub(in crate::proxy) struct Permit {
+pub(crate) struct Permit {
     gauges: Arc<Gauges>,
     /// Held until this is dropped.
     connection: Option<OwnedSemaphorePermit>,
@@ -44,14 +44,14 @@ pub(in crate::proxy) struct Permit {
 
 /// Room for a retry.
 #[derive(Debug)]
-pub(in crate::proxy) struct RetryPermit(Arc<Gauges>);
+pub(crate) struct RetryPermit(Arc<Gauges>);
 
 /// Counts one that waits, for as long as it does.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl Limits {
     /// Goes on counting where the same limits were before.
-    pub(super) fn new(policy: &ConnectionLimits, previous: Option<&Arc<Self>>) -> Arc<Self> {
+    pub(crate) fn new(policy: &ConnectionLimits, previous: Option<&Arc<Self>>) -> Arc<Self> {
         let gauges = previous
             .filter(|previous| previous.max_connections == policy.max_connections)
             .map(|previous| Arc::clone(&previous.gauges));
@@ -75,7 +75,7 @@ impl Limits {
 
     /// Waits until there is room for a request, unless too many wait already. Over HTTP/2 requests
     /// share connections, whose number doesn't matter then.
-    pub(in crate::proxy) async fn admit(&self, multiplexed: bool) -> Result<Permit, Overflow> {
+    pub(crate) async fn admit(&self, multiplexed: bool) -> Result<Permit, Overflow> {
         enter(&self.gauges.requests, self.max_requests)?;
         // From here on the request is counted out again whatever happens.
         let mut permit = Permit {
@@ -97,7 +97,7 @@ impl Limits {
     }
 
     /// Room for a connection of its own: TCP. Nobody waits for that.
-    pub(in crate::proxy) fn admit_connection(&self) -> Result<Permit, Overflow> {
+    pub(crate) fn admit_connection(&self) -> Result<Permit, Overflow> {
         let connection = match &self.gauges.connections {
             Some(connections) => {
                 let connection = Arc::clone(connections).try_acquire_owned();
@@ -113,7 +113,7 @@ impl Limits {
     }
 
     /// Room for a retry.
-    pub(in crate::proxy) fn admit_retry(&self) -> Result<RetryPermit, Overflow> {
+    pub(crate) fn admit_retry(&self) -> Result<RetryPermit, Overflow> {
         enter(&self.gauges.retries, self.max_retries)?;
         Ok(RetryPermit(Arc::clone(&self.gauges)))
     }

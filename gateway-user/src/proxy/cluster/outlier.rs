@@ -10,7 +10,7 @@ use crate::model::gateway::OutlierDetection;
 
 /// How an endpoint has been doing.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<Counts>);
+pub(crate) struct Health(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -25,14 +25,14 @@ struct Counts {
 
 impl Health {
     /// Whether it is avoided.
-    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
         self.counts().until.is_some_and(|until| now < until)
     }
 
     /// Counts an outcome; true if it is one too many. Counts start over then.
     // Envoy: DetectorHostMonitorImpl::putHttpResponseCode and putResult. What we can't reach counts
     // as 503 unless both are counted apart.
-    pub(super) fn observe(
+    pub(crate) fn observe(
         &self,
         policy: &OutlierDetection,
         outcome: Outcome,
@@ -60,7 +60,7 @@ impl Health {
     }
 
     /// Avoids it from now on; says for how long.
-    pub(super) fn eject(&self, policy: &OutlierDetection, now: Instant) -> Duration {
+    pub(crate) fn eject(&self, policy: &OutlierDetection, now: Instant) -> Duration {
         let mut counts = self.counts();
         // Every interval without trouble is forgiven one ejection (Envoy:
         // DetectorImpl::checkHostForUneject).

@@ -1,10 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{
-    model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup},
-    proxy::fixture::cluster,
-};
+use crate::model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup};
+use crate::proxy::fixture::cluster;
 
 fn with(count: u8, change: impl FnOnce(&mut Cluster)) -> Arc<ClusterState> {
     let endpoints: Vec<String> = (0..count).map(|last| format!("10.0.0.{last}:80")).collect();

@@ -11,7 +11,7 @@ const OVERPROVISIONING: usize = 140;
 
 /// The endpoints of a cluster by priority and locality.
 #[derive(Debug)]
-pub(super) struct Tiers(Vec<Tier>);
+pub(crate) struct Tiers(Vec<Tier>);
 
 /// Endpoints of one priority.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ struct Group {
 
 impl Tiers {
     /// None where all endpoints are as near as each other and share as they weigh.
-    pub(super) fn new(model: &Cluster) -> Option<Self> {
+    pub(crate) fn new(model: &Cluster) -> Option<Self> {
         model.policy.locality.as_ref()?;
         let mut tiers: BTreeMap<u32, BTreeMap<&Locality, Vec<usize>>> = BTreeMap::new();
         for (at, endpoint) in model.endpoints.iter().enumerate() {
@@ -54,14 +54,14 @@ impl Tiers {
     }
 
     /// The endpoints of each priority.
-    pub(super) fn members(&self) -> impl Iterator<Item = &[usize]> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &[usize]> {
         self.0.iter().map(|tier| tier.members.as_slice())
     }
 
     /// The endpoints of one priority that may be asked; none are left where nobody is healthy. `random`
     /// chooses the priority, and so sends the same hash to the same one; `panic_below` is
     /// [`OutlierDetection::min_health_percent`](crate::model::gateway::OutlierDetection).
-    pub(super) fn of_priority(
+    pub(crate) fn of_priority(
         &self,
         random: u64,
         panic_below: u8,
@@ -72,7 +72,7 @@ impl Tiers {
 
     /// The endpoints of one priority and one of its localities that may be asked.
     // Envoy: ZoneAwareLoadBalancerBase::hostSourceToUse.
-    pub(super) fn of_locality(
+    pub(crate) fn of_locality(
         &self,
         random: u64,
         panic_below: u8,

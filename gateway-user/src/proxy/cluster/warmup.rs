@@ -6,7 +6,7 @@ use crate::model::gateway::Warmup;
 
 /// The part of its share that an endpoint of this age gets, between 0 and 1.
 // Envoy: EdfLoadBalancerBase::applySlowStartFactor: max(min_weight, time_factor^(1/aggression)).
-pub(super) fn share(policy: &Warmup, age: Duration) -> f64 {
+pub(crate) fn share(policy: &Warmup, age: Duration) -> f64 {
     if age >= policy.duration {
         return 1.0;
     }

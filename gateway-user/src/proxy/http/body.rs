@@ -24,7 +24,7 @@ const MAX_KEPT: usize = 1 << 20;
 
 /// How far the body of a request has come.
 #[derive(Debug)]
-pub(in crate::proxy) struct Progress {
+pub(crate) struct Progress {
     bytes: Cell<u64>,
     /// Whether it has been asked for.
     asked: Cell<bool>,
@@ -36,7 +36,7 @@ pub(in crate::proxy) struct Progress {
 
 /// From the client to the endpoint.
 #[derive(Debug)]
-pub(in crate::proxy) struct RequestBody(Kind);
+pub(crate) struct RequestBody(Kind);
 
 #[derive(Debug)]
 enum Kind {
@@ -59,7 +59,7 @@ struct Streamed {
 
 /// A body that is kept while it goes through.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     source: RefCell<Streamed>,
     kept: RefCell<Vec<Piece>>,
     size: Cell<usize>,
@@ -87,7 +87,7 @@ enum Stored {
 
 /// Why a body ends before its end.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::proxy) enum BodyError {
+pub(crate) enum BodyError {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
     /// A connection that is read directly broke off.
@@ -103,7 +103,7 @@ pub(in crate::proxy) enum BodyError {
 
 /// The body of an endpoint's answer.
 #[derive(Debug)]
-pub(in crate::proxy) enum UpstreamBody {
+pub(crate) enum UpstreamBody {
     Hyper(Incoming),
     /// Read directly, over the exchange's connection.
     Direct {
@@ -114,7 +114,7 @@ pub(in crate::proxy) enum UpstreamBody {
 
 /// From the endpoint, or from us, to the client.
 #[derive(Debug)]
-pub(in crate::proxy) struct ResponseBody {
+pub(crate) struct ResponseBody {
     source: Source,
     /// None once it belongs to somebody else.
     exchange: Option<Box<Exchange>>,
@@ -134,27 +134,27 @@ enum Source {
 
 impl Progress {
     /// Bytes that went to the endpoint.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
     /// Whether it has been asked for: a client may wait for that.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         self.asked.get()
     }
 
     /// Whether the whole body has come, or never will.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over.get().is_some()
     }
 
     /// Since when that is so.
-    pub(super) fn over_since(&self) -> Option<Instant> {
+    pub(crate) fn over_since(&self) -> Option<Instant> {
         self.over.get()
     }
 
     /// Waits until the whole body has come, or it is clear that it never will.
-    pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
         if self.is_over() {
             return Poll::Ready(());
         }
@@ -166,7 +166,7 @@ impl Progress {
     }
 
     /// Nothing more will come.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if !self.is_over() {
             self.over.set(Some(Instant::now()));
         }
@@ -180,10 +180,10 @@ impl Progress {
 
 impl RequestBody {
     /// No body.
-    pub(in crate::proxy) const EMPTY: Self = Self(Kind::Empty);
+    pub(crate) const EMPTY: Self = Self(Kind::Empty);
 
     /// Wraps the client's body, unless there is none.
-    pub(super) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
+    pub(crate) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
@@ -204,7 +204,7 @@ impl RequestBody {
     }
 
     /// Holds the body back; none if there is none.
-    pub(super) fn hold(&mut self) -> Option<Arc<Gate>> {
+    pub(crate) fn hold(&mut self) -> Option<Arc<Gate>> {
         let Kind::Streamed(body) = &mut self.0 else {
             return None;
         };
@@ -214,12 +214,12 @@ impl RequestBody {
     }
 
     /// Whether there is no body at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self.0, Kind::Empty)
     }
 
     /// Keeps the body from now on; none if there is none.
-    pub(super) fn store(self) -> Result<Rc<Store>, Self> {
+    pub(crate) fn store(self) -> Result<Rc<Store>, Self> {
         match self.0 {
             Kind::Streamed(body) => Ok(Rc::new(Store {
                 length: body.incoming.size_hint(),
@@ -303,7 +303,7 @@ impl Body for RequestBody {
 
 impl Store {
     /// The body, from its beginning; none if that is gone.
-    pub(super) fn body(self: &Rc<Self>) -> Option<RequestBody> {
+    pub(crate) fn body(self: &Rc<Self>) -> Option<RequestBody> {
         (self.state.get() != Stored::Nothing).then(|| {
             RequestBody(Kind::Replayed {
                 store: Rc::clone(self),
@@ -313,7 +313,7 @@ impl Store {
     }
 
     /// Whether all of it is here.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.state.get() == Stored::Whole
     }
 
@@ -425,7 +425,7 @@ impl UpstreamBody {
 
 impl ResponseBody {
     /// The body of an endpoint's answer in that version.
-    pub(super) fn upstream(
+    pub(crate) fn upstream(
         body: UpstreamBody,
         version: Version,
         mut exchange: Box<Exchange>,
@@ -443,7 +443,7 @@ impl ResponseBody {
     }
 
     /// A body of our own.
-    pub(super) fn fixed(body: Bytes, mut exchange: Box<Exchange>) -> Self {
+    pub(crate) fn fixed(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         // Nobody asks for the body of an answer to HEAD.
         if body.is_empty() || exchange.head_only {
             exchange.complete();
@@ -457,7 +457,7 @@ impl ResponseBody {
     }
 
     /// No body, and more to come that is none.
-    pub(super) const fn none() -> Self {
+    pub(crate) const fn none() -> Self {
         Self {
             source: Source::Fixed(Bytes::new()),
             trailers: false,

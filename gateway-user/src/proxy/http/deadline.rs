@@ -13,14 +13,14 @@ use crate::proxy::deadlines::{Deadline, Deadlines};
 /// A limit. Without one it never passes, and costs nothing.
 // Envoy: Filter::onRequestComplete starts the timers.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     after: Option<Duration>,
     request: Option<Rc<Progress>>,
     deadline: Option<Deadline>,
 }
 
 impl Limit {
-    pub(super) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
+    pub(crate) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
         Self {
             after: limit,
             request: limit.and(request).cloned(),
@@ -41,13 +41,13 @@ impl Limit {
     }
 
     /// What is left of it: none if there is no limit, or if it hasn't begun.
-    pub(super) fn into_deadline(self) -> Option<Deadline> {
+    pub(crate) fn into_deadline(self) -> Option<Deadline> {
         self.deadline
     }
 }
 
 /// The future's output, unless the limit passes before.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     limit: &mut Limit,
     all: &Rc<Deadlines>,
     mut future: Pin<&mut impl Future<Output = T>>,

@@ -42,7 +42,7 @@ const TOGETHER: usize = 16 * 1024;
 
 /// Whose turn it is now.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// Nobody's: the connection is over.
     Over,
     /// hyper's. What it has to read stands in the stream; the answer to the first request is there
@@ -55,7 +55,7 @@ pub(super) enum Turn {
 struct Unusual;
 
 /// Serves a connection for as long as what is asked and answered is ordinary.
-pub(super) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Turn {
+pub(crate) async fn serve(stream: &mut ClientStream, client: &Rc<Client>) -> Turn {
     loop {
         let request = poll_fn(|cx| poll_request(stream, client, cx)).await;
         let (parts, length) = match request {

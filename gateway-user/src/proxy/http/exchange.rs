@@ -21,26 +21,24 @@ use super::{
     failure::{self, Broken},
     request,
 };
-use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags},
-    proxy::{
-        cluster::{Engaged, Permit, RetryPermit},
-        deadlines::Deadline,
-        pool::Upstream,
-    },
+use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
+use crate::proxy::{
+    cluster::{Engaged, Permit, RetryPermit},
+    deadlines::Deadline,
+    pool::Upstream,
 };
 
 /// One request and its response. Dropped before it is complete, the client has left.
 #[derive(Debug)]
-pub(in crate::proxy) struct Exchange {
-    pub(super) client: Rc<Client>,
+pub(crate) struct Exchange {
+    pub(crate) client: Rc<Client>,
     version: Version,
     /// Whether the client wants a head and no body.
-    pub(super) head_only: bool,
+    pub(crate) head_only: bool,
     /// Whether the client waits to be asked for its body.
-    pub(super) expects: bool,
+    pub(crate) expects: bool,
     /// When the head of the request had come.
-    pub(super) started: Instant,
+    pub(crate) started: Instant,
     upstream: Option<Upstream>,
     /// The endpoint at work.
     engaged: Option<Engaged>,
@@ -50,10 +48,10 @@ pub(in crate::proxy) struct Exchange {
     /// When the response has to be over.
     deadline: Option<Deadline>,
     /// What headers of the response are made from, if that includes the request.
-    pub(super) request: Option<Box<RequestFacts>>,
+    pub(crate) request: Option<Box<RequestFacts>>,
     /// How often it has been sent.
-    pub(super) attempts: u32,
-    pub(super) flags: ResponseFlags,
+    pub(crate) attempts: u32,
+    pub(crate) flags: ResponseFlags,
     log: Option<Log>,
     over: bool,
 }
@@ -64,7 +62,7 @@ struct Log(Box<RequestRecord>);
 
 impl Exchange {
     /// Starts with the head of a request. Boxed, because it goes through many hands.
-    pub(super) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
+    pub(crate) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
         client.handle.request_began(client.worker.now());
         Box::new(Self {
             client: Rc::clone(client),
@@ -87,7 +85,7 @@ impl Exchange {
     }
 
     /// When the head of the request had come, by the clock on the wall.
-    pub(super) fn time(&self) -> Timestamp {
+    pub(crate) fn time(&self) -> Timestamp {
         let since = self.started.elapsed();
         Timestamp::now()
             .checked_sub(since)
@@ -95,12 +93,12 @@ impl Exchange {
     }
 
     /// Whether the client speaks HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         self.version == Version::HTTP_2
     }
 
     /// `HTTP/1.1` or `HTTP/2`, as Envoy writes them.
-    pub(super) fn protocol(&self) -> &'static str {
+    pub(crate) fn protocol(&self) -> &'static str {
         match self.version {
             Version::HTTP_2 => "HTTP/2",
             Version::HTTP_10 | Version::HTTP_09 => "HTTP/1.0",
@@ -109,33 +107,33 @@ impl Exchange {
     }
 
     /// Keeps what has become of the request, for headers of the response that are made from it.
-    pub(super) fn request_changed(&mut self, parts: &Parts) {
+    pub(crate) fn request_changed(&mut self, parts: &Parts) {
         if let Some(facts) = &mut self.request {
             **facts = RequestFacts::new(parts);
         }
     }
 
     /// Keeps a record, if somebody listens.
-    pub(super) fn record(&mut self, parts: &Parts) {
+    pub(crate) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {
             self.log = Some(Log(Box::new(self.blank_record(parts))));
         }
     }
 
     /// Adds to the record, if one is kept.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut RequestRecord)) {
         if let Some(log) = &mut self.log {
             note(&mut log.0);
         }
     }
 
     /// Notes where the matcher led to, if a record is kept.
-    pub(super) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
+    pub(crate) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
         self.note(|record| decision(&mut record.decision));
     }
 
     /// Notes what the endpoint sees of the client.
-    pub(super) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
+    pub(crate) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
         self.note(|record| {
             id.clone_into(&mut record.request_id);
             record.forwarded_for = text(forwarded_for);
@@ -143,12 +141,12 @@ impl Exchange {
     }
 
     /// Notes what went wrong.
-    pub(super) fn flag(&mut self, flag: ResponseFlag) {
+    pub(crate) fn flag(&mut self, flag: ResponseFlag) {
         self.flags.insert(flag);
     }
 
     /// Notes how it was answered.
-    pub(super) fn note_answer(&mut self, status: u16, details: impl Into<Cow<'static, str>>) {
+    pub(crate) fn note_answer(&mut self, status: u16, details: impl Into<Cow<'static, str>>) {
         self.note(|record| {
             record.status = status;
             record.details = details.into();
@@ -156,18 +154,18 @@ impl Exchange {
     }
 
     /// Watches the request's body.
-    pub(super) fn set_request_body(&mut self, progress: Option<Rc<Progress>>) {
+    pub(crate) fn set_request_body(&mut self, progress: Option<Rc<Progress>>) {
         self.request_body = progress;
     }
 
     /// How far the request's body has come; none if there is none.
-    pub(super) fn request_body(&self) -> Option<&Rc<Progress>> {
+    pub(crate) fn request_body(&self) -> Option<&Rc<Progress>> {
         self.request_body.as_ref()
     }
 
     /// Whether the client still waits to be asked for its body when it gets a response. What it sends
     /// next might be that body or not, so the connection ends (RFC 9110, section 10.1.1).
-    pub(super) fn leaves_body(&self) -> bool {
+    pub(crate) fn leaves_body(&self) -> bool {
         self.expects
             && self
                 .request_body
@@ -176,12 +174,12 @@ impl Exchange {
     }
 
     /// The client gets the head of a response.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.client.handle.answered();
     }
 
     /// An endpoint is being asked; the one before no longer.
-    pub(super) fn engage(&mut self, engaged: Engaged, permit: Permit) {
+    pub(crate) fn engage(&mut self, engaged: Engaged, permit: Permit) {
         let address = engaged.address();
         self.upstream = None;
         self.engaged = Some(engaged);
@@ -190,41 +188,41 @@ impl Exchange {
     }
 
     /// The endpoint that is being asked.
-    pub(super) fn engaged(&self) -> Option<&Engaged> {
+    pub(crate) fn engaged(&self) -> Option<&Engaged> {
         self.engaged.as_ref()
     }
 
     /// The endpoint has failed and is left alone.
-    pub(super) fn disengage(&mut self) {
+    pub(crate) fn disengage(&mut self) {
         self.upstream = None;
         self.engaged = None;
         self.permit = None;
     }
 
     /// Counts as a retry until it is over.
-    pub(super) fn set_retry(&mut self, retry: RetryPermit) {
+    pub(crate) fn set_retry(&mut self, retry: RetryPermit) {
         self.retry = Some(retry);
     }
 
     /// Keeps the connection that the response comes over.
-    pub(super) fn set_upstream(&mut self, upstream: Upstream) {
+    pub(crate) fn set_upstream(&mut self, upstream: Upstream) {
         let local = upstream.local();
         self.note(|record| record.upstream_local = local);
         self.upstream = Some(upstream);
     }
 
     /// Where we connected to the endpoint from.
-    pub(super) fn upstream_local(&self) -> Option<SocketAddr> {
+    pub(crate) fn upstream_local(&self) -> Option<SocketAddr> {
         self.upstream.as_ref().and_then(Upstream::local)
     }
 
     /// The response has to be over by then.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Deadline>) {
         self.deadline = deadline;
     }
 
     /// Whether that is now.
-    pub(super) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
         match &self.deadline {
             Some(deadline) => deadline.poll(cx),
             None => Poll::Pending,
@@ -232,12 +230,12 @@ impl Exchange {
     }
 
     /// Counts bytes of the response's body.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         self.note(|record| record.bytes_sent += bytes);
     }
 
     /// Sets what went through a tunnel.
-    pub(super) fn tunnelled(&mut self, received: u64, sent: u64) {
+    pub(crate) fn tunnelled(&mut self, received: u64, sent: u64) {
         self.over = true;
         self.note(|record| {
             record.bytes_received = received;
@@ -246,7 +244,7 @@ impl Exchange {
     }
 
     /// The whole response has been handed over.
-    pub(super) fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         if self.over {
             return;
         }
@@ -259,7 +257,7 @@ impl Exchange {
     }
 
     /// More of a body of which so much is left on the connection that the response comes over.
-    pub(super) fn poll_direct(
+    pub(crate) fn poll_direct(
         &mut self,
         cx: &mut Context<'_>,
         left: &mut u64,
@@ -271,7 +269,7 @@ impl Exchange {
     }
 
     /// The endpoint broke off in the middle of its response.
-    pub(super) fn upstream_failed(&mut self, error: &BodyError) {
+    pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
         self.upstream = None;
         let (flag, reason) = match failure::broken_answer(error) {
@@ -289,7 +287,7 @@ impl Exchange {
     }
 
     /// The response took too long.
-    pub(super) fn timed_out(&mut self) {
+    pub(crate) fn timed_out(&mut self) {
         self.over = true;
         self.upstream = None;
         self.flag(ResponseFlag::UpstreamRequestTimeout);

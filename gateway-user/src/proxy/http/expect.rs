@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Holds a body back until the endpoint wants it. The client is told to go on when the body is asked
 /// for.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: AtomicU8,
     waker: AtomicWaker,
 }
@@ -33,12 +33,12 @@ impl Gate {
     const CLOSED: u8 = 2;
 
     /// The endpoint has answered; if it hasn't asked for the body, it doesn't get it.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.settle(Self::CLOSED);
     }
 
     /// Waits until it is clear whether the body is wanted.
-    pub(super) fn poll_open(&self, cx: &Context<'_>) -> Poll<Result<(), BodyError>> {
+    pub(crate) fn poll_open(&self, cx: &Context<'_>) -> Poll<Result<(), BodyError>> {
         self.waker.register(cx.waker());
         match self.state.load(Ordering::Acquire) {
             Self::OPEN => Poll::Ready(Ok(())),
@@ -57,14 +57,14 @@ impl Gate {
 }
 
 /// Whether a client waits to be asked for its body.
-pub(super) fn asks_first(headers: &HeaderMap) -> bool {
+pub(crate) fn asks_first(headers: &HeaderMap) -> bool {
     let expect = headers.get(EXPECT).map(HeaderValue::as_bytes);
     expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Holds a body back if its head asks for that.
 // Istio: ENABLE_100_CONTINUE_HEADERS, which sets Envoy's `proxy_100_continue`.
-pub(super) fn hold(headers: &HeaderMap, body: &mut RequestBody) -> Option<Arc<Gate>> {
+pub(crate) fn hold(headers: &HeaderMap, body: &mut RequestBody) -> Option<Arc<Gate>> {
     if !asks_first(headers) {
         return None;
     }
@@ -80,7 +80,7 @@ pub(super) fn hold(headers: &HeaderMap, body: &mut RequestBody) -> Option<Arc<Ga
 }
 
 /// Lets the endpoint's interim answer open the gate.
-pub(super) fn watch(request: &mut Request<RequestBody>, gate: &Arc<Gate>) {
+pub(crate) fn watch(request: &mut Request<RequestBody>, gate: &Arc<Gate>) {
     let gate = Arc::clone(gate);
     hyper::ext::on_informational(request, move |response| {
         if response.status() == StatusCode::CONTINUE {

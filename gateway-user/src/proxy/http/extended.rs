@@ -16,11 +16,11 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt as _, task};
 
 use super::{Client, body::ResponseBody};
-use crate::proxy::{Difference, Parity};
+use crate::proxy::parity::{Difference, Parity};
 
 /// A stream that is to become something else.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     becomes: OnUpgrade,
     /// The key is ours, and so is what the endpoint makes of it.
     own_key: bool,
@@ -28,7 +28,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Makes a request of an extended CONNECT what it would be in HTTP/1.1; none if it is another one.
-    pub(super) fn translate(request: &mut Request<Incoming>, parity: Parity) -> Option<Self> {
+    pub(crate) fn translate(request: &mut Request<Incoming>, parity: Parity) -> Option<Self> {
         if *request.method() != Method::CONNECT {
             return None;
         }
@@ -48,7 +48,7 @@ impl Stream {
     }
 
     /// Makes an answer what it is in HTTP/2. If it is a success the stream goes on after it.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         self,
         mut response: Response<ResponseBody>,
         client: &Rc<Client>,

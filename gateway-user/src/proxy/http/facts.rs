@@ -7,25 +7,23 @@ use http::{
 };
 
 use super::{exchange::Exchange, request};
-use crate::{
-    model::gateway::{HeaderChanges, HeaderOperations},
-    proxy::{cluster::Engaged, config::Routed},
-    resources::format::{Format, Segment, Variable},
-    route::headers::{Direction, Facts, apply},
-};
+use crate::model::gateway::{HeaderChanges, HeaderOperations};
+use crate::proxy::{cluster::Engaged, config::Routed};
+use crate::resources::format::{Format, Segment, Variable};
+use crate::route::headers::{Direction, Facts, apply};
 
 /// A request, kept for headers that are made from it: as it came for those of the request, as the
 /// endpoint sees it for those of the response.
 #[derive(Clone, Debug)]
-pub(super) struct RequestFacts {
-    pub(super) method: Method,
-    pub(super) authority: String,
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
+pub(crate) struct RequestFacts {
+    pub(crate) method: Method,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
 }
 
 impl RequestFacts {
-    pub(super) fn new(parts: &Parts) -> Self {
+    pub(crate) fn new(parts: &Parts) -> Self {
         let path = parts.uri.path_and_query();
         Self {
             method: parts.method.clone(),
@@ -37,7 +35,7 @@ impl RequestFacts {
 }
 
 /// Whether the changes that a route and its destination make are made from the request.
-pub(super) fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
+pub(crate) fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
     levels(routed, destination)
         .flat_map(|operations| [&operations.request, &operations.response])
         .flat_map(|changes| &changes.add)
@@ -45,7 +43,7 @@ pub(super) fn need_request(routed: &Routed, destination: Option<usize>) -> bool 
 }
 
 /// Whether a route and its destination change anything about the headers of requests.
-pub(super) fn change_request(routed: &Routed, destination: Option<usize>) -> bool {
+pub(crate) fn change_request(routed: &Routed, destination: Option<usize>) -> bool {
     levels(routed, destination).any(|operations| !operations.request.is_empty())
 }
 
@@ -65,7 +63,7 @@ fn is_made_from_request(format: &Format) -> bool {
 /// response, there are its status and its details; 0 is a status that isn't known yet.
 // Envoy: RouteEntryImplBase::WeightedClusterEntry::finalizeRequestHeaders and
 // finalizeResponseHeaders, which call the route's.
-pub(super) fn change_headers(
+pub(crate) fn change_headers(
     headers: &mut HeaderMap,
     answer: Option<(u16, &str)>,
     routed: &Routed,

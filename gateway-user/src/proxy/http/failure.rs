@@ -11,7 +11,7 @@ use crate::proxy::{
 
 /// Why there is no response.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No endpoint may be used.
     NoEndpoint,
     /// The cluster's limits are reached.
@@ -43,7 +43,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Whether it says anything about the endpoint.
-    pub(super) fn is_the_endpoint_s(&self) -> bool {
+    pub(crate) fn is_the_endpoint_s(&self) -> bool {
         !matches!(
             self,
             Self::NoEndpoint | Self::Overflow | Self::BadBody | Self::ClientGone | Self::Timeout
@@ -108,7 +108,7 @@ fn tls_reason(error: &hyper::Error) -> Option<String> {
 
 /// How the body of an answer broke off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The endpoint reset the stream.
     Reset,
     /// It is not as it was announced: it ends before its length, or before the last chunk; what should
@@ -119,7 +119,7 @@ pub(super) enum Broken {
 }
 
 /// How the body of an answer broke off.
-pub(super) fn broken_answer(error: &BodyError) -> Broken {
+pub(crate) fn broken_answer(error: &BodyError) -> Broken {
     match error {
         BodyError::Hyper(error) if reset_reason(error).is_some() => Broken::Reset,
         BodyError::Hyper(error) if of_http2(error).is_none_or(h2::Error::is_library) => {

@@ -4,10 +4,12 @@ use http::StatusCode;
 use tokio::time;
 
 use super::{exchange::Exchange, reply::LocalReply};
-use crate::{model::gateway::Fault, observe::ResponseFlag, route::fault};
+use crate::model::gateway::Fault;
+use crate::observe::ResponseFlag;
+use crate::route::fault;
 
 /// Makes a request wait, if its turn has come; then answers it, if that turn has come too.
-pub(super) async fn inject(
+pub(crate) async fn inject(
     fault: &Fault,
     grpc: bool,
     exchange: &mut Exchange,

@@ -27,18 +27,16 @@ use super::{
     own::OwnHeaders,
     response, retry,
 };
-use crate::{
-    model::gateway::RetryPolicy,
-    observe::ResponseFlag,
-    proxy::{
-        Difference,
-        cluster::{ClusterState, Outcome},
-        pool::{Asked as Said, Direct, Raw, SendError, Upstream},
-    },
-    route::{
-        retry::{RetryDecision, RetryState},
-        timeout,
-    },
+use crate::model::gateway::RetryPolicy;
+use crate::observe::ResponseFlag;
+use crate::proxy::{
+    cluster::{ClusterState, Outcome},
+    parity::Difference,
+    pool::{Asked as Said, Direct, Raw, SendError, Upstream},
+};
+use crate::route::{
+    retry::{RetryDecision, RetryState},
+    timeout,
 };
 
 /// How to ask for an answer.
@@ -47,36 +45,36 @@ use crate::{
     reason = "each says something else about the request"
 )]
 #[derive(Debug)]
-pub(super) struct Errand<'a> {
-    pub(super) cluster: &'a Arc<ClusterState>,
+pub(crate) struct Errand<'a> {
+    pub(crate) cluster: &'a Arc<ClusterState>,
     /// For consistent hashing.
-    pub(super) hash: Option<u64>,
-    pub(super) retry: Option<&'a RetryPolicy>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) try_timeout: Option<Duration>,
+    pub(crate) hash: Option<u64>,
+    pub(crate) retry: Option<&'a RetryPolicy>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) try_timeout: Option<Duration>,
     /// Whether the connection may become something else.
-    pub(super) upgrade: bool,
+    pub(crate) upgrade: bool,
     /// Whether somebody else gets a copy of the body.
-    pub(super) keep_body: bool,
+    pub(crate) keep_body: bool,
     /// Whether it is one of gRPC's.
-    pub(super) grpc: bool,
+    pub(crate) grpc: bool,
     /// Whether the client expects anything before it sends the body.
-    pub(super) expects: bool,
+    pub(crate) expects: bool,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) response: Response<UpstreamBody>,
+pub(crate) struct Answer {
+    pub(crate) response: Response<UpstreamBody>,
     /// When the try began that led to it.
-    pub(super) asked: Instant,
+    pub(crate) asked: Instant,
     /// What the connection becomes, if it does.
-    pub(super) raw: Option<oneshot::Receiver<Raw>>,
+    pub(crate) raw: Option<oneshot::Receiver<Raw>>,
 }
 
 /// A request, for as long as it may have to be sent.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     parts: Parts,
     /// What is to be added to the head, if that hasn't been done.
     own: Option<OwnHeaders>,
@@ -96,7 +94,7 @@ enum Body {
 }
 
 impl Outgoing {
-    pub(super) fn new(
+    pub(crate) fn new(
         parts: Parts,
         own: Option<OwnHeaders>,
         mut body: RequestBody,
@@ -128,7 +126,7 @@ impl Outgoing {
     }
 
     /// The body, if it is kept.
-    pub(super) fn store(&self) -> Option<&Rc<Store>> {
+    pub(crate) fn store(&self) -> Option<&Rc<Store>> {
         match &self.body {
             Body::Once(_) => None,
             Body::Kept(store) => Some(store),
@@ -136,7 +134,7 @@ impl Outgoing {
     }
 
     /// The head.
-    pub(super) fn parts(&mut self) -> &Parts {
+    pub(crate) fn parts(&mut self) -> &Parts {
         self.complete();
         &self.parts
     }
@@ -162,12 +160,12 @@ impl Outgoing {
     }
 
     /// The host that the endpoint is asked for.
-    pub(super) fn host(&self) -> Option<&str> {
+    pub(crate) fn host(&self) -> Option<&str> {
         host(&self.parts)
     }
 
     /// Whether there is no body.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.body, Body::Once(body) if body.is_empty())
     }
 
@@ -233,7 +231,7 @@ impl Outgoing {
 }
 
 /// The host that the endpoint is asked for, before the head is put into the form of HTTP/2.
-pub(super) fn host(parts: &Parts) -> Option<&str> {
+pub(crate) fn host(parts: &Parts) -> Option<&str> {
     parts.headers.get(HOST)?.to_str().ok()
 }
 
@@ -261,7 +259,7 @@ fn says_empty(method: &Method) -> bool {
 }
 
 /// Puts a head into the form of the protocol that it is sent in.
-pub(super) fn set_version(parts: &mut Parts, http2: bool) {
+pub(crate) fn set_version(parts: &mut Parts, http2: bool) {
     if http2 {
         for_http2(parts);
     } else {
@@ -283,7 +281,7 @@ fn for_http2(parts: &mut Parts) {
 }
 
 /// Gets an answer, in as many tries as the policy allows.
-pub(super) async fn run(
+pub(crate) async fn run(
     errand: &Errand<'_>,
     outgoing: &mut Outgoing,
     exchange: &mut Exchange,

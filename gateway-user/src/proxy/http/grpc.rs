@@ -8,10 +8,10 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What gRPC's answers are.
-pub(super) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
+pub(crate) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Makes the head of an answer of our own.
-pub(super) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
+pub(crate) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     headers.insert(CONTENT_TYPE, CONTENT);
     headers.insert(GRPC_STATUS, HeaderValue::from(status));
     if message.is_empty() {
@@ -33,7 +33,7 @@ pub(super) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
 }
 
 /// The gRPC status for an HTTP status (gRPC's http-grpc-status-mapping.md).
-pub(super) const fn status_of(status: StatusCode) -> u32 {
+pub(crate) const fn status_of(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

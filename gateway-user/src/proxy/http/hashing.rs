@@ -5,14 +5,12 @@ use std::fmt::Write as _;
 use http::{HeaderValue, header::COOKIE, request::Parts};
 
 use super::Client;
-use crate::{
-    model::gateway::{Balancing, HashKey},
-    proxy::cluster::{ClusterState, key_hash},
-};
+use crate::model::gateway::{Balancing, HashKey};
+use crate::proxy::cluster::{ClusterState, key_hash};
 
 /// The hash of a request, and the cookie that gives the client the same one next time.
 // Envoy: HashPolicyImpl::generateHash.
-pub(super) fn hash(
+pub(crate) fn hash(
     cluster: &ClusterState,
     parts: &Parts,
     client: &Client,

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Sends copies to the mirrors whose turn it is. A request with a body is copied once all of it has
 /// come, unless it is too large to be kept.
 // Envoy: Filter::maybeDoShadowing.
-pub(super) fn send(
+pub(crate) fn send(
     mirrors: &[&MirrorState],
     outgoing: &mut Outgoing,
     exchange: &Exchange,

@@ -27,22 +27,22 @@ const SCHEME: HeaderValue = HeaderValue::from_static("http");
     reason = "each says something else about the request"
 )]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     /// Some that belong to one connection only.
-    pub(super) hop_by_hop: bool,
+    pub(crate) hop_by_hop: bool,
     /// `content-type`
-    pub(super) content: bool,
+    pub(crate) content: bool,
     /// `expect`
-    pub(super) expect: bool,
+    pub(crate) expect: bool,
     /// Some that are for proxies among themselves.
-    pub(super) control: bool,
+    pub(crate) control: bool,
     /// Some that a gateway sets itself.
-    pub(super) own: bool,
+    pub(crate) own: bool,
 }
 
 /// What a gateway says of a client in each of its requests.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     address: HeaderValue,
     /// As it stands in a head of HTTP/1.1.
     lines: Vec<u8>,
@@ -53,7 +53,7 @@ pub(super) struct Identity {
 /// Where nobody wants to see or change them they go to the endpoint as they stand here; nobody has to
 /// find a place for them among the others.
 #[derive(Clone, Debug)]
-pub(super) struct OwnHeaders {
+pub(crate) struct OwnHeaders {
     client: Rc<Identity>,
     operation: Option<HeaderValue>,
     attempt: u32,
@@ -63,7 +63,7 @@ pub(super) struct OwnHeaders {
 }
 
 impl Survey {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut survey = Self::default();
         for name in headers.keys() {
             match name.as_str().strip_prefix("x-") {
@@ -82,7 +82,7 @@ impl Survey {
 }
 
 impl Identity {
-    pub(super) fn new(address: IpAddr) -> Option<Self> {
+    pub(crate) fn new(address: IpAddr) -> Option<Self> {
         let address = HeaderValue::try_from(address.to_string()).ok()?;
         let mut lines = Vec::new();
         // Every client is outside: no network is trusted (Envoy: `internal_address_config`, empty).
@@ -94,7 +94,7 @@ impl Identity {
 }
 
 impl OwnHeaders {
-    pub(super) fn new(plan: &Plan<'_>, client: &Client) -> Self {
+    pub(crate) fn new(plan: &Plan<'_>, client: &Client) -> Self {
         // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
         let timeout = plan.try_timeout.or(plan.timeout);
         Self {
@@ -110,28 +110,28 @@ impl OwnHeaders {
     }
 
     /// The request's identity.
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         // Hexadecimal digits and hyphens.
         std::str::from_utf8(&self.id).unwrap_or_default()
     }
 
     /// The client's address.
-    pub(super) fn client(&self) -> &HeaderValue {
+    pub(crate) fn client(&self) -> &HeaderValue {
         &self.client.address
     }
 
     /// Says how long the endpoint may take.
-    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = Some(timeout.as_millis() as u64);
     }
 
     /// Says which try it is, from 1.
-    pub(super) fn set_attempt(&mut self, attempt: u32) {
+    pub(crate) fn set_attempt(&mut self, attempt: u32) {
         self.attempt = attempt;
     }
 
     /// Puts them among others, in place of those that are there.
-    pub(super) fn insert(self, headers: &mut HeaderMap) {
+    pub(crate) fn insert(self, headers: &mut HeaderMap) {
         append_forwarded_for(headers, &self.client.address);
         headers.insert(X_ENVOY_EXTERNAL_ADDRESS, self.client.address.clone());
         headers.insert(X_FORWARDED_PROTO, SCHEME);
@@ -148,7 +148,7 @@ impl OwnHeaders {
     }
 
     /// Writes them as they stand in a head of HTTP/1.1.
-    pub(super) fn write(&self, head: &mut Vec<u8>) {
+    pub(crate) fn write(&self, head: &mut Vec<u8>) {
         head.extend_from_slice(&self.client.lines);
         if let Some(operation) = &self.operation {
             write(head, &X_ENVOY_DECORATOR_OPERATION, operation.as_bytes());

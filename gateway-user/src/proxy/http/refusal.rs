@@ -7,14 +7,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 
-use crate::{
-    observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap},
-    proxy::connections::Rejection,
-};
+use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
+use crate::proxy::connections::Rejection;
 
 /// hyper's answer to a head that it can't read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal<'a> {
+pub(crate) struct Refusal<'a> {
     status: u16,
     date: Option<&'a str>,
 }
@@ -22,7 +20,7 @@ pub(super) struct Refusal<'a> {
 impl<'a> Refusal<'a> {
     /// Reads one. None if this is something else: it must be exactly what hyper sends, nothing
     /// before and nothing after it.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut lines = text.strip_suffix("\r\n\r\n")?.split("\r\n");
         let status = lines.next()?.strip_prefix("HTTP/1.1 4")?.get(..2)?;
@@ -43,7 +41,7 @@ impl<'a> Refusal<'a> {
     /// The answer that goes out: that of a rejection of ours if there was one.
     // Envoy: Http1::ServerConnectionImpl::sendProtocolError, Http1ResponseCodeDetails;
     // ConnectionManagerImpl::ActiveStream::onRequestHeaderTimeout.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         rejection: Option<Rejection>,
         record: impl FnOnce(RefusalRecord),
@@ -97,7 +95,7 @@ impl<'a> Refusal<'a> {
 
 /// What there is to say about a refusal.
 #[derive(Debug)]
-pub(super) struct RefusalRecord {
+pub(crate) struct RefusalRecord {
     status: u16,
     flags: ResponseFlags,
     details: &'static str,
@@ -106,7 +104,7 @@ pub(super) struct RefusalRecord {
 
 impl RefusalRecord {
     /// Tells whoever listens.
-    pub(super) fn send(self, tap: &Tap, (client, local): (SocketAddr, SocketAddr), listener: u16) {
+    pub(crate) fn send(self, tap: &Tap, (client, local): (SocketAddr, SocketAddr), listener: u16) {
         if !tap.is_active() {
             return;
         }

@@ -13,12 +13,10 @@ use super::{
     body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
     headers::X_ENVOY_OVERLOADED, response,
 };
-use crate::{
-    model::gateway::DirectResponse,
-    observe::ResponseFlag,
-    proxy::{Difference, config::Routed},
-    route::cors,
-};
+use crate::model::gateway::DirectResponse;
+use crate::observe::ResponseFlag;
+use crate::proxy::{config::Routed, parity::Difference};
+use crate::route::cors;
 
 /// What stands before the reason that a connection had.
 const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
@@ -28,7 +26,7 @@ const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before 
 
 /// An answer of our own.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LocalReply {
+pub(crate) struct LocalReply {
     status: StatusCode,
     body: Bytes,
     flag: Option<ResponseFlag>,
@@ -44,17 +42,17 @@ pub(super) struct LocalReply {
 
 /// What a reply belongs to: it gets the headers of the route's responses.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Context<'a> {
-    pub(super) routed: Option<&'a Routed>,
+pub(crate) struct Context<'a> {
+    pub(crate) routed: Option<&'a Routed>,
     /// Place of the destination among the route's.
-    pub(super) destination: Option<usize>,
-    pub(super) origin: Option<&'a HeaderValue>,
+    pub(crate) destination: Option<usize>,
+    pub(crate) origin: Option<&'a HeaderValue>,
     /// Whether the request is one of gRPC's.
-    pub(super) grpc: bool,
+    pub(crate) grpc: bool,
 }
 
 impl LocalReply {
-    pub(super) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             body: Bytes::new(),
@@ -68,25 +66,25 @@ impl LocalReply {
     }
 
     #[must_use]
-    pub(super) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
     }
 
     #[must_use]
-    pub(super) fn with_flag(mut self, flag: ResponseFlag) -> Self {
+    pub(crate) fn with_flag(mut self, flag: ResponseFlag) -> Self {
         self.flag = Some(flag);
         self
     }
 
     #[must_use]
-    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
     #[must_use]
-    pub(super) fn with_headers(mut self, headers: &HeaderMap) -> Self {
+    pub(crate) fn with_headers(mut self, headers: &HeaderMap) -> Self {
         let headers = headers.iter();
         self.headers
             .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
@@ -94,45 +92,45 @@ impl LocalReply {
     }
 
     #[must_use]
-    pub(super) fn with_grpc_status(mut self, status: u32) -> Self {
+    pub(crate) fn with_grpc_status(mut self, status: u32) -> Self {
         self.grpc_status = Some(status);
         self
     }
 
     /// Ends the connection.
-    pub(super) fn closing(mut self) -> Self {
+    pub(crate) fn closing(mut self) -> Self {
         self.close = true;
         self
     }
 
     /// No virtual host, or no route in it.
-    pub(super) fn no_route() -> Self {
+    pub(crate) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "route_not_found").with_flag(ResponseFlag::NoRoute)
     }
 
     /// The route leads to a cluster that doesn't exist.
-    pub(super) fn no_cluster() -> Self {
+    pub(crate) fn no_cluster() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")
             .with_flag(ResponseFlag::NoCluster)
     }
 
     /// HTTP/1.0 or older.
-    pub(super) fn old_version() -> Self {
+    pub(crate) fn old_version() -> Self {
         Self::codec_error(StatusCode::UPGRADE_REQUIRED, "low_version")
     }
 
     /// No host, or more than one, or one that can't be read (RFC 9112, section 3.2).
-    pub(super) fn bad_host(details: &'static str) -> Self {
+    pub(crate) fn bad_host(details: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, details)
     }
 
     /// What no HTTP/1.1 request looks like. Most of it never comes so far.
-    pub(super) fn malformed(details: &'static str) -> Self {
+    pub(crate) fn malformed(details: &'static str) -> Self {
         Self::codec_error(StatusCode::BAD_REQUEST, details)
     }
 
     /// A transfer coding that can't be undone.
-    pub(super) fn unknown_coding() -> Self {
+    pub(crate) fn unknown_coding() -> Self {
         Self::codec_error(
             StatusCode::NOT_IMPLEMENTED,
             "http1.invalid_transfer_encoding",
@@ -140,7 +138,7 @@ impl LocalReply {
     }
 
     /// A target for TLS, on a connection without.
-    pub(super) fn wrong_scheme() -> Self {
+    pub(crate) fn wrong_scheme() -> Self {
         Self::codec_error(
             StatusCode::FORBIDDEN,
             "http1.https_url_on_plaintext_connection",
@@ -156,7 +154,7 @@ impl LocalReply {
     }
 
     /// More headers than there may be. hyper sees to that itself for HTTP/1.1.
-    pub(super) fn too_many_headers() -> Self {
+    pub(crate) fn too_many_headers() -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "http2.too_many_headers",
@@ -164,33 +162,33 @@ impl LocalReply {
     }
 
     /// The target is no path (Envoy: ConnectionManagerImpl::ActiveStream::decodeHeaders).
-    pub(super) fn no_path() -> Self {
+    pub(crate) fn no_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "absolute_path_rejected")
     }
 
     /// The path has no normal form.
-    pub(super) fn bad_path() -> Self {
+    pub(crate) fn bad_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
     /// The rewritten path doesn't fit.
-    pub(super) fn rewrite_too_long() -> Self {
+    pub(crate) fn rewrite_too_long() -> Self {
         Self::new(StatusCode::URI_TOO_LONG, "rewritten_path_too_long")
     }
 
     /// A protocol that connections are not handed over to.
-    pub(super) fn no_upgrade() -> Self {
+    pub(crate) fn no_upgrade() -> Self {
         Self::new(StatusCode::FORBIDDEN, "upgrade_failed").closing()
     }
 
     /// Sends the client elsewhere.
-    pub(super) fn redirect(status: u16, location: &str) -> Self {
+    pub(crate) fn redirect(status: u16, location: &str) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
         Self::new(status, "direct_response").at(location)
     }
 
     /// What a route says.
-    pub(super) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
+    pub(crate) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
         let status = StatusCode::from_u16(response.status).unwrap_or_default();
         let reply = Self::new(status, "direct_response").with_body(response.body.clone());
         match location {
@@ -208,7 +206,7 @@ impl LocalReply {
     }
 
     /// No endpoint answered; `retried` says that more than one was asked, or one more than once.
-    pub(super) fn failure(failure: &Failure, retried: bool) -> Self {
+    pub(crate) fn failure(failure: &Failure, retried: bool) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let reset =
             |status, flag, reason| Self::upstream_reset(status, flag, reason, None, retried);
@@ -265,7 +263,7 @@ impl LocalReply {
     }
 
     /// Doesn't tell the client why the endpoint could not be reached.
-    pub(super) fn without_transport_failure(mut self) -> Self {
+    pub(crate) fn without_transport_failure(mut self) -> Self {
         if let Some(failure) = &self.transport_failure {
             let length = TRANSPORT_FAILURE.len() + failure.len();
             self.body.truncate(self.body.len().saturating_sub(length));
@@ -310,7 +308,7 @@ impl LocalReply {
 
     /// Makes a response of it.
     // Envoy: Http::Utility::sendLocalReply.
-    pub(super) fn into_response(
+    pub(crate) fn into_response(
         self,
         mut exchange: Box<Exchange>,
         context: Context<'_>,

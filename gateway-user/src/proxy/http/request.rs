@@ -18,17 +18,15 @@ use super::{
     own::{OwnHeaders, Survey},
     reply::LocalReply,
 };
-use crate::{
-    model::gateway::Forward,
-    proxy::{
-        Difference, Parity,
-        config::{HttpListener, Routed},
-    },
-    route::{
-        Miss, Query, path,
-        redirect::{self, Requested},
-        timeout,
-    },
+use crate::model::gateway::Forward;
+use crate::proxy::{
+    config::{HttpListener, Routed},
+    parity::{Difference, Parity},
+};
+use crate::route::{
+    Miss, Query, path,
+    redirect::{self, Requested},
+    timeout,
 };
 
 /// Most headers of a request: Envoy's `max_headers_count`.
@@ -38,7 +36,7 @@ const MAX_NAMED: usize = 10;
 
 /// What the request says it is for: the authority of an absolute target, else the `Host` header
 /// (RFC 9112, section 3.2.2).
-pub(super) fn authority(parts: &Parts) -> Option<&str> {
+pub(crate) fn authority(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
         // In HTTP/1.1 the target of CONNECT is what is to be connected to.
         Some(authority) if parts.method != Method::CONNECT || parts.version == Version::HTTP_2 => {
@@ -55,7 +53,7 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
 }
 
 /// Reads a request as Envoy reads it, in so far as that is wanted.
-pub(super) fn adapt(parts: &mut Parts, parity: Parity) {
+pub(crate) fn adapt(parts: &mut Parts, parity: Parity) {
     let headers = &mut parts.headers;
     if parity.has(Difference::TwoHosts) && headers.get_all(HOST).iter().count() > 1 {
         // Lines of one name are one list, whatever they say.
@@ -83,7 +81,7 @@ fn is_url(value: &HeaderValue) -> bool {
 }
 
 /// Refuses what isn't HTTP/1.1 or HTTP/2 for one host.
-pub(super) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> {
+pub(crate) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> {
     if parts.version < Version::HTTP_11 {
         return Err(LocalReply::old_version());
     }
@@ -208,7 +206,7 @@ fn is_of_authority(byte: u8) -> bool {
 /// What the connection is asked to become, if anything.
 // Envoy: Utility::isUpgrade, and `upgrade_configs`, which Istio sets to websocket. An upgrade to
 // HTTP/2 is an offer that may be ignored (RFC 9113, section 3.1, has given it up).
-pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
+pub(crate) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
     // In HTTP/2 there is no such header: it stands for an extended CONNECT.
     let (Some(upgrade), Version::HTTP_11 | Version::HTTP_2) =
         (parts.headers.get(UPGRADE), parts.version)
@@ -232,7 +230,7 @@ pub(super) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> 
 }
 
 /// Brings path and cookies into the form in which they are matched, logged and passed on.
-pub(super) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
+pub(crate) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
     if parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
@@ -261,7 +259,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Finds the route.
-pub(super) fn find(
+pub(crate) fn find(
     http: &std::sync::Arc<HttpListener>,
     parts: &Parts,
     exchange: &mut Exchange,
@@ -302,7 +300,7 @@ pub(super) fn find(
 }
 
 /// What redirections need to know of it.
-pub(super) fn requested(parts: &Parts) -> Requested<'_> {
+pub(crate) fn requested(parts: &Parts) -> Requested<'_> {
     Requested {
         scheme: "http",
         authority: authority(parts).unwrap_or_default(),
@@ -312,23 +310,23 @@ pub(super) fn requested(parts: &Parts) -> Requested<'_> {
 
 /// What a request is to become.
 #[derive(Debug)]
-pub(super) struct Plan<'a> {
-    pub(super) routed: &'a Routed,
-    pub(super) forward: &'a Forward,
+pub(crate) struct Plan<'a> {
+    pub(crate) routed: &'a Routed,
+    pub(crate) forward: &'a Forward,
     /// Place of the destination among the route's.
-    pub(super) destination: usize,
+    pub(crate) destination: usize,
     /// How long it may take, all in all.
-    pub(super) timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// How long one try may take.
-    pub(super) try_timeout: Option<Duration>,
-    pub(super) upgrade: Option<HeaderValue>,
+    pub(crate) try_timeout: Option<Duration>,
+    pub(crate) upgrade: Option<HeaderValue>,
     /// What is among its headers.
-    pub(super) survey: Survey,
+    pub(crate) survey: Survey,
 }
 
 /// Makes the request what the endpoint sees, but for what depends on the connection. What a gateway
 /// adds comes back by itself if it need not be among the request's headers.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     parts: &mut Parts,
     plan: &Plan<'_>,
     client: &Client,
@@ -420,7 +418,7 @@ fn own_headers(
 }
 
 /// Keeps the request for headers that are made from it.
-pub(super) fn keep_facts(
+pub(crate) fn keep_facts(
     parts: &Parts,
     routed: &Routed,
     destination: Option<usize>,

@@ -17,24 +17,24 @@ use super::{
 use crate::route::cors;
 
 /// Istio's gateways call themselves that, whatever the endpoint says.
-pub(super) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
+pub(crate) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
 
 /// What else there is to say about a response.
 #[derive(Debug, Default)]
-pub(super) struct Extras {
+pub(crate) struct Extras {
     /// How long the endpoint took.
-    pub(super) service_time: Duration,
+    pub(crate) service_time: Duration,
     /// A cookie that keeps the client with its endpoint.
-    pub(super) cookie: Option<HeaderValue>,
+    pub(crate) cookie: Option<HeaderValue>,
     /// What the connection becomes.
-    pub(super) upgrade: Option<HeaderValue>,
+    pub(crate) upgrade: Option<HeaderValue>,
 }
 
 /// Whether where a response ends is said in one way that can be passed on. hyper finds the end of more,
 /// and leaves the headers as they are: a length that isn't that of the body, a coding that isn't undone.
 // RFC 9112, section 6.3; Envoy: Http1::ConnectionImpl::onHeadersCompleteImpl, and
 // ClientConnectionImpl::onHeadersCompleteBase for 204.
-pub(super) fn is_well_framed<B>(response: &Response<B>) -> bool {
+pub(crate) fn is_well_framed<B>(response: &Response<B>) -> bool {
     if response.version() == Version::HTTP_2 {
         return true;
     }
@@ -55,7 +55,7 @@ pub(super) fn is_well_framed<B>(response: &Response<B>) -> bool {
 }
 
 /// Passes the head of a response on.
-pub(super) fn head(
+pub(crate) fn head(
     response: Response<UpstreamBody>,
     exchange: &mut Exchange,
     context: Context<'_>,
@@ -122,7 +122,7 @@ fn milliseconds(time: Duration) -> HeaderValue {
 }
 
 /// Passes a response on.
-pub(super) fn finish(
+pub(crate) fn finish(
     response: Response<UpstreamBody>,
     mut exchange: Box<Exchange>,
     context: Context<'_>,

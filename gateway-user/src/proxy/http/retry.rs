@@ -4,13 +4,11 @@
 use http::Response;
 
 use super::failure::Failure;
-use crate::{
-    model::gateway::{RetryOn, RetryPolicy},
-    route::retry::{Outcome, ResetReason},
-};
+use crate::model::gateway::{RetryOn, RetryPolicy};
+use crate::route::retry::{Outcome, ResetReason};
 
 /// How a try ended, if that is anything that another one might do better.
-pub(super) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Option<Outcome<'a>> {
+pub(crate) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Option<Outcome<'a>> {
     let (reason, request_started) = match result {
         Ok(response) => {
             return Some(Outcome::Response {
@@ -38,7 +36,7 @@ pub(super) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Op
 }
 
 /// Whether anything but failing to connect can lead to another try, so that the request must be kept.
-pub(super) fn needs_copy(policy: &RetryPolicy, http2: bool, grpc: bool) -> bool {
+pub(crate) fn needs_copy(policy: &RetryPolicy, http2: bool, grpc: bool) -> bool {
     let mut any = RetryOn::SERVER_ERROR
         .union(RetryOn::GATEWAY_ERROR)
         .union(RetryOn::RESET)

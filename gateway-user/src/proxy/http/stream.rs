@@ -27,15 +27,15 @@ use tokio::{
 
 use super::refusal::Refusal;
 use crate::proxy::{
-    Difference,
     connections::{Handle, Rejection},
     head::{self, FIRST_READ},
+    parity::Difference,
     worker::Worker,
 };
 
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct ClientStream {
+pub(crate) struct ClientStream {
     stream: TcpStream,
     address: SocketAddr,
     local: SocketAddr,
@@ -64,7 +64,7 @@ struct Head {
 }
 
 impl ClientStream {
-    pub(super) fn new(
+    pub(crate) fn new(
         stream: TcpStream,
         address: SocketAddr,
         local: SocketAddr,
@@ -88,7 +88,7 @@ impl ClientStream {
 
     /// Reads the first bytes, which stay to be read; true if they are the preface of HTTP/2 (RFC
     /// 9113, section 3.4), as far as they go.
-    pub(super) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         loop {
             let seen = &self.prefix[..];
@@ -106,24 +106,24 @@ impl ClientStream {
     }
 
     /// What has been read and not been taken.
-    pub(super) fn read(&self) -> &Bytes {
+    pub(crate) fn read(&self) -> &Bytes {
         &self.prefix
     }
 
     /// Takes so much of it.
-    pub(super) fn take(&mut self, length: usize) -> Bytes {
+    pub(crate) fn take(&mut self, length: usize) -> Bytes {
         self.prefix.split_to(length)
     }
 
     /// Puts what has been taken before all that can be read.
-    pub(super) fn put_back(&mut self, taken: &Bytes) {
+    pub(crate) fn put_back(&mut self, taken: &Bytes) {
         if !taken.is_empty() {
             self.prefix = head::join(taken, &self.prefix);
         }
     }
 
     /// Reads more, behind what has been read; false at the end.
-    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         // Read to where there is room for anything, and kept in what it needs.
         let mut room = [MaybeUninit::uninit(); FIRST_READ];
         let mut room = ReadBuf::uninit(&mut room);
@@ -137,7 +137,7 @@ impl ClientStream {
 
     /// Waits until the client has gone, while a request of it is being served. What it sends meanwhile
     /// is read, once.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.ended {
             if !self.prefix.is_empty() {
                 return Poll::Pending;
@@ -160,7 +160,7 @@ impl ClientStream {
     }
 
     /// Writes bytes as they are.
-    pub(super) fn poll_put(
+    pub(crate) fn poll_put(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
@@ -172,12 +172,12 @@ impl ClientStream {
     }
 
     /// Passes to hyper, which begins with a head.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.head = Head::default();
     }
 
     /// From now on bytes are bytes.
-    pub(super) fn tunnel(&mut self) {
+    pub(crate) fn tunnel(&mut self) {
         self.messages = false;
     }
 

@@ -20,15 +20,15 @@ const BUFFER: usize = 16 * 1024;
 
 /// A connection that is about to become something else.
 #[derive(Debug)]
-pub(super) struct Tunnel {
-    pub(super) raw: oneshot::Receiver<Raw>,
-    pub(super) exchange: Box<Exchange>,
+pub(crate) struct Tunnel {
+    pub(crate) raw: oneshot::Receiver<Raw>,
+    pub(crate) exchange: Box<Exchange>,
 }
 
 impl Tunnel {
     /// Passes bytes until both sides have ended; `read` has come from the client already. The end of
     /// either side is passed on, and the other goes on.
-    pub(super) async fn run(mut self, mut client: ClientStream, read: Bytes, handle: &Handle) {
+    pub(crate) async fn run(mut self, mut client: ClientStream, read: Bytes, handle: &Handle) {
         let Ok(raw) = self.raw.await else {
             return;
         };
@@ -44,7 +44,7 @@ impl Tunnel {
     }
 
     /// The same for a stream of HTTP/2, whose connection obeys orders.
-    pub(super) async fn run_stream(mut self, client: impl AsyncRead + AsyncWrite + Unpin) {
+    pub(crate) async fn run_stream(mut self, client: impl AsyncRead + AsyncWrite + Unpin) {
         let Ok(raw) = self.raw.await else {
             return;
         };

@@ -38,7 +38,7 @@ const MOST_READ: usize = 64 * 1024;
 
 /// A connection on which nothing is under way but what is asked here.
 #[derive(Debug)]
-pub(in crate::proxy) struct Direct {
+pub(crate) struct Direct {
     stream: TcpStream,
     /// Read, and not yet handed up.
     read: Bytes,
@@ -48,7 +48,7 @@ pub(in crate::proxy) struct Direct {
 
 /// What came of asking.
 #[derive(Debug)]
-pub(in crate::proxy) enum Asked {
+pub(crate) enum Asked {
     /// An ordinary answer: its head, and how much of its body is still to come.
     Answer(response::Parts, u64),
     /// Something else, of which nothing has been taken.
@@ -62,7 +62,7 @@ pub(in crate::proxy) enum Asked {
 /// A connection for hyper, on which the request has been sent and some of the answer been read. What
 /// hyper writes as its first request goes nowhere, and then it reads what has been read.
 #[derive(Debug)]
-pub(super) struct Adopted {
+pub(crate) struct Adopted {
     stream: TcpStream,
     read: Bytes,
     /// How much of the end of a head hyper has written in place of the one that was sent; none once
@@ -72,7 +72,7 @@ pub(super) struct Adopted {
 }
 
 impl Direct {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
             read: Bytes::new(),
@@ -82,7 +82,7 @@ impl Direct {
 
     /// Whether the endpoint has neither closed the connection nor sent what nobody asked for, as far
     /// as is known: costs a system call only where something has happened.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         if !self.read.is_empty() {
             return false;
         }
@@ -99,7 +99,7 @@ impl Direct {
     }
 
     /// Whether it can ask this, if there is no body.
-    pub(in crate::proxy) fn can_ask(request: &request::Parts) -> bool {
+    pub(crate) fn can_ask(request: &request::Parts) -> bool {
         let target = request.uri.path_and_query().map(PathAndQuery::as_str);
         request.method != Method::HEAD
             && request.method != Method::CONNECT
@@ -111,7 +111,7 @@ impl Direct {
     /// Sends a request without a body, and reads the head of the answer. `more` adds headers to those
     /// of the request, which are not there any more after an answer unless they are to be kept: their
     /// memory is the answer's.
-    pub(in crate::proxy) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         request: &mut request::Parts,
         more: impl FnOnce(&mut Vec<u8>),
@@ -158,7 +158,7 @@ impl Direct {
     }
 
     /// More of a body of which so much is left.
-    pub(in crate::proxy) fn poll_body(
+    pub(crate) fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
         left: &mut u64,
@@ -178,7 +178,7 @@ impl Direct {
     }
 
     /// For hyper, with what has been asked and read.
-    pub(super) fn adopt(self) -> Adopted {
+    pub(crate) fn adopt(self) -> Adopted {
         Adopted {
             stream: self.stream,
             read: self.read,
@@ -188,7 +188,7 @@ impl Direct {
     }
 
     /// The stream, if nothing is under way.
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
 }

@@ -14,14 +14,14 @@ use tokio_rustls::client::TlsStream;
 
 /// Bytes to an endpoint and from it.
 #[derive(Debug)]
-pub(in crate::proxy) enum PeerStream {
+pub(crate) enum PeerStream {
     Clear(TcpStream),
     Secure(Box<TlsStream<TcpStream>>),
 }
 
 impl PeerStream {
     /// What is below.
-    pub(in crate::proxy) fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Clear(stream) => stream,
             Self::Secure(stream) => stream.get_ref().0,

@@ -13,15 +13,13 @@ use patience::Stopwatch;
 use tokio::time::{self, Instant};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
-use crate::{
-    model::gateway::{
+use crate::model::gateway::{
         AbortStatus, Cluster, CorsPolicy, DirectResponse, Fault, FaultAbort, FaultDelay, HeaderAdd,
         HeaderChanges, HttpAction, HttpRoute, Mirror, Redirect, RetryOn, RetryPolicy, ValueMatch,
-    },
-    observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, Subscription},
-    proxy::fixture::{cluster, forward, gateway, http_listener, prefix_route},
-    resources::{format::Format, percentage::Percentage},
-};
+    };
+use crate::observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, Subscription};
+use crate::proxy::fixture::{cluster, forward, gateway, http_listener, prefix_route};
+use crate::resources::{format::Format, percentage::Percentage};
 
 /// A proxy with one route to one endpoint, and clusters that the route may name.
 async fn proxy(

@@ -6,13 +6,11 @@ use http::HeaderName;
 use tokio::{sync::Semaphore, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
-use crate::{
-    model::gateway::{
+use crate::model::gateway::{
         Balancing, Cluster, HashKey, HashTable, Locality, LocalityPolicy, OutlierDetection,
-    },
-    observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, everything_to},
-};
+    };
+use crate::observe::{Record, ResponseFlag};
+use crate::proxy::fixture::{cluster, everything_to};
 
 async fn proxy(endpoints: &[&Endpoint], change: impl FnOnce(&mut Cluster)) -> (Fixture, u16) {
     let fixture = Fixture::new(1);

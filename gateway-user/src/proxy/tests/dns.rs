@@ -12,12 +12,10 @@ use patience::{Deadline, Stopwatch};
 use tokio::{net::UdpSocket, task::JoinHandle, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, ok, status};
-use crate::{
-    model::gateway::{Cluster, DnsTarget, Locality},
-    proxy::{
-        Options,
-        fixture::{cluster, gateway, http_listener, prefix_route},
-    },
+use crate::model::gateway::{Cluster, DnsTarget, Locality};
+use crate::proxy::{
+    Options,
+    fixture::{cluster, gateway, http_listener, prefix_route},
 };
 
 /// A server that knows IPv4 addresses, and how long they hold.

@@ -18,16 +18,14 @@ use tokio::{
     time,
 };
 
-use crate::{
-    model::{Snapshot, gateway::Gateway},
-    proxy::{
+use crate::model::{Snapshot, gateway::Gateway};
+use crate::proxy::{
         Applied, Options, Proxy,
         fixture::{cluster, everything_to},
-    },
-};
+    };
 
 /// Waits until it is so.
-pub(super) async fn until(mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
     let deadline = patience::Deadline::new();
     while !is_so() {
         assert!(!deadline.passed(), "not within {:?}", patience::limit());
@@ -36,7 +34,7 @@ pub(super) async fn until(mut is_so: impl FnMut() -> bool) {
 }
 
 /// Waits for something; a test that waits for so long has failed.
-pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     let limit = patience::limit();
     let Ok(came) = time::timeout(limit, what).await else {
         panic!("nothing came within {limit:?}");
@@ -44,13 +42,13 @@ pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     came
 }
 
-pub(super) struct Fixture {
-    pub(super) proxy: Proxy,
+pub(crate) struct Fixture {
+    pub(crate) proxy: Proxy,
     generation: AtomicU64,
 }
 
 impl Fixture {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self::with_options(Options {
             workers: NonZero::new(workers).unwrap(),
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -58,14 +56,14 @@ impl Fixture {
         })
     }
 
-    pub(super) fn with_options(options: Options) -> Self {
+    pub(crate) fn with_options(options: Options) -> Self {
         Self {
             proxy: Proxy::start(options).unwrap(),
             generation: AtomicU64::new(0),
         }
     }
 
-    pub(super) async fn try_apply(&self, gateway: Gateway) -> Applied {
+    pub(crate) async fn try_apply(&self, gateway: Gateway) -> Applied {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let applied = self
             .proxy
@@ -82,14 +80,14 @@ impl Fixture {
         applied
     }
 
-    pub(super) async fn apply(&self, gateway: Gateway) {
+    pub(crate) async fn apply(&self, gateway: Gateway) {
         let applied = self.try_apply(gateway).await;
         assert!(applied.failures.is_empty(), "{:?}", applied.failures);
     }
 }
 
 /// A port that nobody listens on.
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .unwrap()
         .local_addr()
@@ -98,12 +96,12 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// All paths of all hosts to one cluster with one endpoint.
-pub(super) fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
+pub(crate) fn simple(port: u16, endpoint: &Endpoint) -> Gateway {
     everything_to(cluster("web", &[&endpoint.address()]), port)
 }
 
 /// A proxy with one worker in front of the endpoint.
-pub(super) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
+pub(crate) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
     let fixture = Fixture::new(1);
     let port = free_port();
     fixture.apply(simple(port, endpoint)).await;
@@ -111,14 +109,14 @@ pub(super) async fn proxy_to(endpoint: &Endpoint) -> (Fixture, u16) {
 }
 
 /// An endpoint: runs a script for each connection.
-pub(super) struct Endpoint {
-    pub(super) address: SocketAddr,
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Endpoint {
-    pub(super) async fn new<F>(script: impl Fn(usize, Peer) -> F + Send + 'static) -> Self
+    pub(crate) async fn new<F>(script: impl Fn(usize, Peer) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -141,7 +139,7 @@ impl Endpoint {
     }
 
     /// Answers every request with this body.
-    pub(super) async fn answering(body: &'static str) -> Self {
+    pub(crate) async fn answering(body: &'static str) -> Self {
         Self::new(move |_, mut peer| async move {
             while peer.head().await.is_some() {
                 peer.send(&ok(body)).await;
@@ -151,7 +149,7 @@ impl Endpoint {
     }
 
     /// Answers every request with its head.
-    pub(super) async fn echoing_heads() -> Self {
+    pub(crate) async fn echoing_heads() -> Self {
         Self::new(|_, mut peer| async move {
             while let Some(head) = peer.head().await {
                 peer.send(&ok(&head)).await;
@@ -161,7 +159,7 @@ impl Endpoint {
     }
 
     /// Answers nothing, and tells what comes after the head on its first connection until that ends.
-    pub(super) async fn telling_the_rest() -> (Self, oneshot::Receiver<String>) {
+    pub(crate) async fn telling_the_rest() -> (Self, oneshot::Receiver<String>) {
         let (told, rest) = oneshot::channel();
         let told = Mutex::new(Some(told));
         let endpoint = Self::new(move |_, mut peer| {
@@ -179,11 +177,11 @@ impl Endpoint {
     }
 
     /// How many connections there have been.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
 }
@@ -194,7 +192,7 @@ impl Drop for Endpoint {
     }
 }
 
-pub(super) fn ok(body: &str) -> String {
+pub(crate) fn ok(body: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -202,42 +200,42 @@ pub(super) fn ok(body: &str) -> String {
 }
 
 /// One side of a connection, byte by byte.
-pub(super) struct Peer<S = TcpStream> {
+pub(crate) struct Peer<S = TcpStream> {
     stream: S,
     buffer: Vec<u8>,
 }
 
 impl Peer {
-    pub(super) async fn connect(port: u16) -> Self {
+    pub(crate) async fn connect(port: u16) -> Self {
         Self::try_connect(port).await.unwrap()
     }
 
-    pub(super) async fn try_connect(port: u16) -> std::io::Result<Self> {
+    pub(crate) async fn try_connect(port: u16) -> std::io::Result<Self> {
         Self::connect_to((Ipv4Addr::LOCALHOST, port).into()).await
     }
 
-    pub(super) async fn connect_to(address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) async fn connect_to(address: SocketAddr) -> std::io::Result<Self> {
         TcpStream::connect(address).await.map(Self::of)
     }
 
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    pub(super) fn of(stream: S) -> Self {
+    pub(crate) fn of(stream: S) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
         }
     }
 
-    pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).await.unwrap();
     }
 
-    pub(super) async fn shutdown(&mut self) {
+    pub(crate) async fn shutdown(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 
@@ -246,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// Reads up to and with the marker; none at the end of the stream.
-    pub(super) async fn until(&mut self, marker: &str) -> Option<String> {
+    pub(crate) async fn until(&mut self, marker: &str) -> Option<String> {
         loop {
             let marker = marker.as_bytes();
             if let Some(at) = self.buffer.windows(marker.len()).position(|w| w == marker) {
@@ -261,15 +259,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// A head, with its blank line.
-    pub(super) async fn head(&mut self) -> Option<String> {
+    pub(crate) async fn head(&mut self) -> Option<String> {
         self.until("\r\n\r\n").await
     }
 
-    pub(super) async fn exactly(&mut self, length: usize) -> String {
+    pub(crate) async fn exactly(&mut self, length: usize) -> String {
         String::from_utf8(self.bytes(length).await).unwrap()
     }
 
-    pub(super) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) async fn bytes(&mut self, length: usize) -> Vec<u8> {
         while self.buffer.len() < length {
             assert_ne!(self.fill().await.unwrap(), 0, "ended early");
         }
@@ -278,13 +276,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// All that is left. A reset is an error.
-    pub(super) async fn rest(&mut self) -> std::io::Result<String> {
+    pub(crate) async fn rest(&mut self) -> std::io::Result<String> {
         while self.fill().await? > 0 {}
         Ok(String::from_utf8(std::mem::take(&mut self.buffer)).unwrap())
     }
 
     /// A response with `content-length`: its head and body.
-    pub(super) async fn response(&mut self) -> (String, String) {
+    pub(crate) async fn response(&mut self) -> (String, String) {
         let head = self.head().await.expect("no response");
         let length = header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
         let body = self.exactly(length).await;
@@ -292,7 +290,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// Asks and reads the response.
-    pub(super) async fn get(&mut self, host: &str, target: &str) -> (String, String) {
+    pub(crate) async fn get(&mut self, host: &str, target: &str) -> (String, String) {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
             .await;
         self.response().await
@@ -300,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 }
 
 /// A header of a head.
-pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(": ")?;
         key.eq_ignore_ascii_case(name).then_some(value)
@@ -308,6 +306,6 @@ pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The head's first line.
-pub(super) fn status(head: &str) -> &str {
+pub(crate) fn status(head: &str) -> &str {
     head.lines().next().unwrap_or_default()
 }

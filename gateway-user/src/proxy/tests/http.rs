@@ -3,12 +3,10 @@
 use std::net::IpAddr;
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, proxy_to, simple, status};
-use crate::{
-    model::gateway::PathMatch,
-    proxy::{
-        Options,
-        fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
-    },
+use crate::model::gateway::PathMatch;
+use crate::proxy::{
+    Options,
+    fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
 };
 
 /// The bytes of a response but for `date`, which changes.

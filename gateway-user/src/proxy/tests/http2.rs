@@ -30,14 +30,12 @@ use tokio::{
 use super::harness::{
     Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, soon, status,
 };
-use crate::{
-    model::gateway::HttpRoute,
-    observe::{Record, ResponseFlag, ResponseFlags},
-    proxy::{
+use crate::model::gateway::HttpRoute;
+use crate::observe::{Record, ResponseFlag, ResponseFlags};
+use crate::proxy::{
         Options,
         fixture::{cluster, forward, gateway, http_listener, prefix_route},
-    },
-};
+    };
 
 type Client = SendRequest<BoxBody<Bytes, Infallible>>;
 

@@ -8,13 +8,11 @@ use tokio::{sync::Notify, time};
 use super::harness::{
     Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, soon, status,
 };
-use crate::{
-    observe::{Record, ResponseFlag},
-    proxy::{
+use crate::observe::{Record, ResponseFlag};
+use crate::proxy::{
         Options,
         fixture::{cluster, gateway, http_listener, prefix_route},
-    },
-};
+    };
 
 #[tokio::test]
 async fn paths_are_matched_and_passed_on_in_normal_form() {

@@ -4,12 +4,10 @@ use patience::Stopwatch;
 use tokio::{sync::Notify, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status};
-use crate::{
-    model::gateway::{Gateway, Listener},
-    proxy::{
-        BindError, Options,
-        fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
-    },
+use crate::model::gateway::{Gateway, Listener};
+use crate::proxy::{
+    BindError, Options,
+    fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
 };
 
 fn http(port: u16) -> Listener {

@@ -5,10 +5,8 @@ use std::time::Duration;
 use tokio::{io::AsyncWriteExt as _, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, proxy_to, soon};
-use crate::{
-    observe::{Record, ResponseFlag, ResponseFlags},
-    proxy::fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
-};
+use crate::observe::{Record, ResponseFlag, ResponseFlags};
+use crate::proxy::fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to};
 
 #[tokio::test]
 async fn weights_are_exact_over_all_workers() {

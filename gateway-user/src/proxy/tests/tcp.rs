@@ -1,9 +1,7 @@
 use super::harness::{Endpoint, Fixture, Peer, free_port};
-use crate::{
-    model::gateway::Gateway,
-    observe::{ConnectionState, Record},
-    proxy::fixture::{cluster, gateway, tcp_listener},
-};
+use crate::model::gateway::Gateway;
+use crate::observe::{ConnectionState, Record};
+use crate::proxy::fixture::{cluster, gateway, tcp_listener};
 
 /// Answers each line with its name and the line.
 async fn echo(name: &'static str) -> Endpoint {

@@ -26,11 +26,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, status};
-use crate::{
-    model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls},
-    observe::{Record, ResponseFlag},
-    proxy::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
-};
+use crate::model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
+use crate::observe::{Record, ResponseFlag};
+use crate::proxy::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
 
 /// An authority, and files with what it has issued.
 struct Authority {

@@ -22,7 +22,7 @@ use crate::model::gateway::UpstreamTls;
 /// Believes certificates that an authority has issued to the right one.
 // Envoy: DefaultCertValidator. Unlike rustls' own verifier it may take any name.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     /// None: any certificate will do.
     roots: Option<Arc<RootCertStore>>,
     /// What the roots are of, unless they are the system's.
@@ -35,7 +35,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    pub(super) fn new(
+    pub(crate) fn new(
         policy: &UpstreamTls,
         authorities: Option<Vec<CertificateDer<'static>>>,
         provider: &CryptoProvider,

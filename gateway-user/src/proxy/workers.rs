@@ -1,0 +1,278 @@
+//! The workers together: they are started, given one configuration after the other, and ended.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    task,
+    time::Instant,
+};
+
+use crate::model::{Snapshot, gateway::Gateway};
+use crate::observe::Tap;
+use crate::proxy::{
+    bind::{self, BindError},
+    config::{Config, Protocol},
+    dns::{Answers, Resolver},
+    options::Options,
+    worker::{self, Command},
+};
+
+/// How long a Snapshot waits for names that are asked for with it. Until they are known, their
+/// clusters have no endpoints.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// The workers.
+#[derive(Debug)]
+pub struct Proxy {
+    options: Arc<Options>,
+    shared: Arc<Shared>,
+    workers: Vec<thread::JoinHandle<()>>,
+    applied: watch::Sender<u64>,
+    tap: Tap,
+}
+
+/// What became of a Snapshot.
+#[derive(Debug)]
+#[must_use = "ports that could not be listened on are reported here"]
+pub struct Applied {
+    /// Its generation, which all workers serve now.
+    pub generation: u64,
+    /// Listeners that it wants and that are not there. They are tried again with the next Snapshot.
+    pub failures: Vec<BindError>,
+}
+
+/// What it takes to put a configuration in force.
+#[derive(Debug)]
+struct Shared {
+    config: Arc<ArcSwap<Config>>,
+    /// To each worker.
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    /// Held while a configuration is put in force.
+    applying: Mutex<Applying>,
+}
+
+#[derive(Debug, Default)]
+struct Applying {
+    /// Ports that are listened on.
+    ports: BTreeSet<u16>,
+    /// What was applied last.
+    gateway: Arc<Gateway>,
+    /// Once there are names.
+    resolver: Option<Resolver>,
+}
+
+impl Proxy {
+    /// Starts the workers. They listen on nothing yet.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let options = Arc::new(options);
+        let config = Arc::new(ArcSwap::from_pointee(Config::default()));
+        let tap = Tap::default();
+        let mut workers = Vec::new();
+        let mut commands = Vec::new();
+        for index in 0..options.workers.get() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            workers.push(worker::spawn(
+                index,
+                Arc::clone(&config),
+                Arc::clone(&options),
+                tap.clone(),
+                receiver,
+            )?);
+            commands.push(sender);
+        }
+        Ok(Self {
+            options,
+            shared: Arc::new(Shared {
+                config,
+                commands,
+                applying: Mutex::default(),
+            }),
+            workers,
+            applied: watch::Sender::new(0),
+            tap,
+        })
+    }
+
+    /// The generation that all workers serve; 0 before the first.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Where to listen to what happens.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// Puts a Snapshot in force, and returns when all workers serve it.
+    ///
+    /// New ports are bound before old ones are closed; ports that stay are not touched, and neither
+    /// are their connections: HTTP requests obey the new routes from the next one on, TCP
+    /// connections stay with their endpoints. A port that can't be bound doesn't hold up the others.
+    pub async fn apply(&self, snapshot: &Snapshot) -> Applied {
+        let mut applying = self.shared.applying.lock().await;
+        self.resolve(&mut applying, &snapshot.gateway).await;
+        let answers = applying.answers();
+        let ports = &mut applying.ports;
+        let wanted: BTreeSet<u16> = snapshot
+            .gateway
+            .listeners
+            .iter()
+            .map(|listener| listener.port)
+            .collect();
+
+        let mut failures = Vec::new();
+        let mut bound = Vec::new();
+        for &port in wanted.difference(ports) {
+            match bind::listen(self.options.address, port, self.workers.len()) {
+                Ok(sockets) => bound.push((port, sockets)),
+                Err(error) => {
+                    tracing::warn!(port, %error, "no listener");
+                    failures.push(error);
+                }
+            }
+        }
+        let closed: Vec<u16> = ports.difference(&wanted).copied().collect();
+        for &port in &closed {
+            let unlisten = |done| Command::Unlisten(port, done);
+            self.shared.ask(unlisten).await;
+            ports.remove(&port);
+            tracing::info!(port, "listener closed");
+        }
+
+        let config = &self.shared.config;
+        let previous = config.load_full();
+        let next = Arc::new(Config::new(&snapshot.gateway, &answers, &previous));
+        config.store(Arc::clone(&next));
+        for (port, sockets) in bound {
+            for (worker, socket) in self.shared.commands.iter().zip(sockets) {
+                // A worker that has ended serves nothing; the others go on.
+                let _ = worker.send(Command::Listen(port, socket));
+            }
+            ports.insert(port);
+            let protocol = next.listener(port).map(|new| new.protocol.name());
+            tracing::info!(port, protocol, "listener opened");
+        }
+        applying.gateway = Arc::clone(&snapshot.gateway);
+        let changed = changed_to_tcp(&previous, &next);
+        let applied = |done| Command::Applied(changed.clone(), done);
+        self.shared.ask(applied).await;
+        self.applied.send_replace(snapshot.generation);
+        Applied {
+            generation: snapshot.generation,
+            failures,
+        }
+    }
+
+    /// Stops accepting, lets open requests and connections finish, and ends: after `deadline` at the
+    /// latest, cutting off what is left.
+    pub async fn shutdown(self, deadline: Duration) {
+        let deadline = Instant::now() + deadline;
+        for worker in &self.shared.commands {
+            // One that has ended needs no telling.
+            let _ = worker.send(Command::Drain(deadline));
+        }
+        let threads = task::spawn_blocking(move || {
+            for worker in self.workers {
+                if worker.join().is_err() {
+                    tracing::error!("a worker had panicked");
+                }
+            }
+        });
+        if let Err(error) = threads.await {
+            tracing::error!(%error, "waiting for the workers failed");
+        }
+    }
+
+    /// Has the names of a Gateway's endpoints resolved from now on.
+    async fn resolve(&self, applying: &mut Applying, gateway: &Gateway) {
+        let names: BTreeSet<String> = gateway
+            .clusters
+            .values()
+            .flat_map(|cluster| &cluster.names)
+            .map(|target| target.host.clone())
+            .collect();
+        if names.is_empty() {
+            applying.resolver = None;
+            return;
+        }
+        let resolver = applying.resolver.get_or_insert_with(|| {
+            let resolver = Resolver::start(self.options.dns);
+            task::spawn(follow(Arc::downgrade(&self.shared), resolver.answers()));
+            resolver
+        });
+        if resolver.want(names) {
+            resolver.settle(FIRST_ANSWER).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Tells all workers and waits for all answers.
+    async fn ask(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
+        let answers: Vec<_> = self
+            .commands
+            .iter()
+            .filter_map(|worker| {
+                let (done, answer) = oneshot::channel();
+                worker.send(command(done)).ok()?;
+                Some(answer)
+            })
+            .collect();
+        for answer in answers {
+            // No answer: the worker has ended, and serves nothing.
+            let _ = answer.await;
+        }
+    }
+}
+
+impl Applying {
+    /// What names lead to now.
+    fn answers(&self) -> Arc<Answers> {
+        let resolver = self.resolver.as_ref();
+        resolver.map_or_else(Arc::default, |resolver| {
+            let answers = resolver.answers();
+            let answers = answers.borrow();
+            Arc::clone(&answers)
+        })
+    }
+}
+
+/// Puts other answers in force as they come, for as long as there are workers and somebody asks.
+async fn follow(shared: Weak<Shared>, mut answers: watch::Receiver<Arc<Answers>>) {
+    while answers.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let applying = shared.applying.lock().await;
+        let known = Arc::clone(&answers.borrow_and_update());
+        let previous = shared.config.load_full();
+        if !previous.is_resolved_otherwise(&applying.gateway, &known) {
+            continue;
+        }
+        let next = Config::new(&applying.gateway, &known, &previous);
+        shared.config.store(Arc::new(next));
+        shared.ask(|done| Command::Applied(Vec::new(), done)).await;
+    }
+}
+
+/// Ports that spoke HTTP and speak TCP now. Their sockets stay.
+fn changed_to_tcp(previous: &Config, next: &Config) -> Vec<u16> {
+    next.listeners()
+        .iter()
+        .filter(|new| matches!(new.protocol, Protocol::Tcp(_)))
+        .filter(|new| {
+            previous
+                .listener(new.port)
+                .is_some_and(|old| matches!(old.protocol, Protocol::Http(_)))
+        })
+        .map(|new| new.port)
+        .collect()
+}
