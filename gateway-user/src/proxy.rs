@@ -3,7 +3,8 @@
 //! [`Proxy::start`] starts workers, which listen on nothing; [`Proxy::apply`] gives them a
 //! [`Snapshot`](crate::model::Snapshot), again and again while they serve.
 
-mod bind;
+mod accept;
+mod clock;
 mod cluster;
 mod config;
 mod connections;
@@ -11,19 +12,21 @@ mod deadlines;
 mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod head;
 mod http;
+pub mod http1;
+mod http2;
 mod options;
 mod parity;
 mod pool;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tls;
 mod worker;
 mod workers;
 
-pub use bind::BindError;
+pub use accept::BindError;
 pub use options::Options;
 pub use parity::{Difference, Parity, UnknownDifference};
 pub use workers::{Applied, Proxy};

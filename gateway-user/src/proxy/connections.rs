@@ -1,4 +1,5 @@
-//! A worker's open connections from clients: so that they can be told to end.
+//! A worker's open connections from clients: what each is doing, and the order that each is under to go
+//! on or to end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,8 +8,7 @@ use std::{
     task::{Context, Waker},
 };
 
-/// Time as a worker counts it: rises by one with every sweep.
-pub(crate) type Tick = u32;
+use crate::proxy::{clock::Tick, http1::HeadFault};
 
 /// What a connection should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,40 +24,39 @@ pub(crate) enum Order {
 /// Why a client's head is refused before it is read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// It says twice, and differently, where its body ends.
-    Ambiguous,
-    /// Its target has a fragment.
-    Fragment,
+    /// What it says.
+    Fault(HeadFault),
     /// It has taken too long to come.
     SlowHead,
 }
 
-/// How much of a request's body is still to come.
+/// Whether more of a request's body is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyState {
-    /// Nothing.
+    /// No: all of it has been taken, or there is none.
     Over,
-    /// Something, or what has come hasn't been taken.
+    /// Yes, or a part that has come has not been taken by the endpoint's side.
     Open,
-    /// Something, and all that has come has been taken.
+    /// Yes, and every part that has come has been taken.
     Awaited,
 }
 
-/// The part of an open connection that others can reach.
+/// The part of an open connection that is reached from outside its task: by the worker's sweeps and
+/// orders, and by the requests that are served over it.
 #[derive(Debug)]
 pub(crate) struct Handle {
     port: u16,
     /// Whether finishing before closing makes a difference: HTTP.
-    gentle: bool,
+    gentle: Cell<bool>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
     /// How many requests are being served: over HTTP/1.1, one at most; over TCP, none.
     requests: Cell<u32>,
-    /// Whether the client has its response's head. HTTP/1.1 only.
+    /// Whether the client has been given the head of its response. HTTP/1.1 only.
     answered: Cell<bool>,
     /// Whether the request is in a version before HTTP/1.1.
     outdated: Cell<bool>,
-    /// How much of a request's body is still to come. HTTP/1.1 only.
+    /// Whether more of a request's body is still to come. HTTP/1.1 only.
     body: Cell<BodyState>,
     /// Since when a head has been coming in.
     head_since: Cell<Option<Tick>>,
@@ -66,17 +65,17 @@ pub(crate) struct Handle {
     rejection: Cell<Option<Rejection>>,
     /// Whether hyper serves it, which keeps buffers. HTTP/1.1 only.
     buffered: Cell<bool>,
-    /// Whether all that was written has left.
+    /// Whether everything that was written has been given to the kernel.
     flushed: Cell<bool>,
-    /// When something last happened.
+    /// When the connection was last in use.
     active: Cell<Tick>,
-    /// For how long nothing may happen, if that is shorter than what holds for all.
+    /// For how long it may be idle, if that is shorter than the limit of all connections.
     idle_limit: Cell<Option<Tick>>,
 }
 
-/// Ticks for which a client that has shut down its side is waited for: to send a request and end at
-/// once is legal, but hardly anybody does it, and a client that has gone looks the same.
-// Envoy takes either for gone at once.
+/// Ticks for which a client that has shut down its sending side still gets its answer. A client that has
+/// gone altogether looks the same, and few clients shut down their side after a request.
+// Envoy takes both kinds for gone at once.
 const END_LIMIT: Tick = 1;
 
 /// All open connections of a worker.
@@ -95,11 +94,11 @@ pub(crate) struct Registration {
 }
 
 impl Connections {
-    /// Registers a connection; a gentle one (HTTP) is told to finish before it is told to close.
-    pub(crate) fn register(self: &Rc<Self>, port: u16, gentle: bool, now: Tick) -> Registration {
+    /// Registers a connection.
+    pub(crate) fn register(self: &Rc<Self>, port: u16, now: Tick) -> Registration {
         let handle = Rc::new(Handle {
             port,
-            gentle,
+            gentle: Cell::new(false),
             order: Cell::new(Order::Serve),
             waker: RefCell::new(None),
             requests: Cell::new(0),
@@ -124,7 +123,7 @@ impl Connections {
         }
     }
 
-    /// How many there are.
+    /// How many connections are open.
     pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
@@ -138,18 +137,20 @@ impl Connections {
         }
     }
 
-    /// Ends connections on which nothing has happened for `limit` ticks: HTTP gently, and one limit
-    /// later for good; TCP at once. Refuses heads that have been coming in for `head_limit` ticks.
+    /// Ends connections that have been idle for `limit` ticks: gentle ones are told to finish, and to
+    /// close one limit later; others are told to close at once. Refuses heads that have been coming in
+    /// for `head_limit` ticks.
     pub(crate) fn sweep(&self, now: Tick, limit: Tick, head_limit: Tick) {
         for handle in self.open.borrow().values() {
             let idle = now.wrapping_sub(handle.active.get());
-            // The first tick may have come right after whatever happened: it isn't a whole one.
+            // The first tick may have begun right after the connection's last use, and so is no whole
+            // one: hence more than the limit, and not as many ticks as it.
             handle.sweep(now, head_limit);
             let limit = handle.idle_limit.get().map_or(limit, |own| own.min(limit));
             if handle.is_serving() || idle <= limit {
                 continue;
             }
-            if handle.gentle && handle.order.get() == Order::Serve {
+            if handle.gentle.get() && handle.order.get() == Order::Serve {
                 handle.give(Order::Finish);
                 handle.active.set(now);
             } else {
@@ -160,7 +161,7 @@ impl Connections {
 }
 
 impl Handle {
-    /// What to do. The task is woken when that changes.
+    /// What the connection should do. The task that asks is woken when that changes.
     pub(crate) fn order(&self, cx: &Context<'_>) -> Order {
         let mut waker = self.waker.borrow_mut();
         if !waker
@@ -172,12 +173,17 @@ impl Handle {
         self.order.get()
     }
 
-    /// For how long nothing may happen from now on.
+    /// The connection is to finish what it serves before it is told to close: HTTP.
+    pub(crate) fn set_gentle(&self) {
+        self.gentle.set(true);
+    }
+
+    /// For how many ticks the connection may be idle from now on.
     pub(crate) fn set_idle_limit(&self, limit: Tick) {
         self.idle_limit.set(Some(limit));
     }
 
-    /// Says that something happened.
+    /// The connection is in use.
     pub(crate) fn touch(&self, now: Tick) {
         self.active.set(now);
     }
@@ -195,7 +201,7 @@ impl Handle {
         self.active.set(now);
     }
 
-    /// It no longer is.
+    /// A request is no longer being served.
     pub(crate) fn request_ended(&self, now: Tick) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.active.set(now);
@@ -209,37 +215,37 @@ impl Handle {
         self.outdated.set(true);
     }
 
-    /// Whether it is.
+    /// Whether the request is in a version before HTTP/1.1.
     pub(crate) fn is_outdated(&self) -> bool {
         self.outdated.get()
     }
 
-    /// Whether any is.
+    /// Whether any request is being served.
     pub(crate) fn is_serving(&self) -> bool {
         self.requests.get() > 0
     }
 
-    /// The client gets its response now.
+    /// The client is given the head of its response now.
     pub(crate) fn answered(&self) {
         self.answered.set(true);
     }
 
-    /// Whether the client waits for the head of a response and has nothing more to say itself.
+    /// Whether the client has sent its whole request and waits for the head of the response.
     fn is_waiting(&self) -> bool {
         self.is_serving() && !self.answered.get() && !self.body_is_open()
     }
 
-    /// A request's body may come, or something of it has been taken.
+    /// More of a request's body may come.
     pub(crate) fn body_open(&self) {
         self.body.set(BodyState::Open);
     }
 
-    /// More of a request's body is waited for.
+    /// More of a request's body is waited for: every part that has come has been taken.
     pub(crate) fn body_awaited(&self) {
         if self.body.replace(BodyState::Awaited) != BodyState::Awaited
             && self.client_ended.get().is_some()
         {
-            // It won't come.
+            // The client has shut down its side: no more will come.
             self.wake();
         }
     }
@@ -261,7 +267,7 @@ impl Handle {
         }
     }
 
-    /// What came in was no head.
+    /// What came in was not the head of a request (HTTP/2's preface).
     pub(crate) fn head_ended(&self) {
         self.head_since.set(None);
     }
@@ -277,13 +283,14 @@ impl Handle {
     }
 
     /// Whether a client that has shut down its side may be taken for gone: no request is being
-    /// served, or it is incomplete, or its answer has been taking too long. Once the client gets its
-    /// answer, writing finds out.
+    /// served, or the request is incomplete, or its answer has been taking too long. While the answer is
+    /// being written, a client that has gone is found by the failing write.
     pub(crate) fn may_end(&self, now: Tick) -> bool {
         !self.is_serving() || self.body.get() == BodyState::Awaited || self.is_gone(now)
     }
 
-    /// Whether a client that waits, or whose body nobody takes, has been silent for too long.
+    /// Whether a client that waits for its answer, or whose body is not being taken, has had its side
+    /// shut down for too long.
     fn is_gone(&self, now: Tick) -> bool {
         let ended = self.client_ended.get();
         let late = ended.is_some_and(|ended| now.wrapping_sub(ended) > END_LIMIT);
@@ -295,7 +302,7 @@ impl Handle {
         self.rejection.set(Some(rejection));
     }
 
-    /// Whether it is, and why.
+    /// Why the head that is coming in is refused, if it is.
     pub(crate) fn rejection(&self) -> Option<Rejection> {
         self.rejection.get()
     }
@@ -305,17 +312,17 @@ impl Handle {
         self.order.get() != Order::Serve
     }
 
-    /// Says whether buffers are kept for the connection, which should end once it rests.
+    /// Says whether hyper keeps buffers for the connection, which are given up once it rests.
     pub(crate) fn set_buffered(&self, buffered: bool) {
         self.buffered.set(buffered);
     }
 
-    /// Says whether all that was written has left.
+    /// Says whether everything that was written has been given to the kernel.
     pub(crate) fn set_flushed(&self, flushed: bool) {
         self.flushed.set(flushed);
     }
 
-    /// Whether nothing is under way, and hasn't been since the last tick.
+    /// Whether no request is under way on the connection, and none has been for more than a tick.
     pub(crate) fn rests(&self, now: Tick) -> bool {
         self.flushed.get()
             && !self.is_serving()
@@ -326,7 +333,8 @@ impl Handle {
             && now.wrapping_sub(self.active.get()) > 1
     }
 
-    /// Looks after what takes too long.
+    /// Refuses a head that takes too long, and wakes the connection's task if the client has gone or the
+    /// buffers can be given up.
     fn sweep(&self, now: Tick, head_limit: Tick) {
         let slow = self
             .head_since
@@ -365,6 +373,14 @@ impl Drop for Registration {
 mod tests {
     use super::*;
 
+    fn register(connections: &Rc<Connections>, port: u16, gentle: bool, now: Tick) -> Registration {
+        let registration = connections.register(port, now);
+        if gentle {
+            registration.handle.set_gentle();
+        }
+        registration
+    }
+
     fn order(registration: &Registration) -> Order {
         registration
             .handle
@@ -374,8 +390,8 @@ mod tests {
     #[test]
     fn finishing_reaches_one_port_or_all() {
         let connections = Rc::new(Connections::default());
-        let first = connections.register(80, true, 0);
-        let second = connections.register(81, true, 0);
+        let first = register(&connections, 80, true, 0);
+        let second = register(&connections, 81, true, 0);
         connections.finish(Some(80));
         assert_eq!(
             (order(&first), order(&second)),
@@ -390,10 +406,10 @@ mod tests {
     #[test]
     fn idle_ones_finish_then_close_and_busy_ones_stay() {
         let connections = Rc::new(Connections::default());
-        let idle = connections.register(80, true, 0);
-        let busy = connections.register(80, true, 0);
+        let idle = register(&connections, 80, true, 0);
+        let busy = register(&connections, 80, true, 0);
         busy.handle.request_began(0);
-        let tcp = connections.register(31400, false, 0);
+        let tcp = register(&connections, 31400, false, 0);
         connections.sweep(10, 10, 60);
         assert_eq!((order(&idle), order(&tcp)), (Order::Serve, Order::Serve));
         connections.sweep(11, 10, 60);
@@ -408,8 +424,8 @@ mod tests {
     #[test]
     fn heads_may_not_come_for_ever() {
         let connections = Rc::new(Connections::default());
-        let slow = connections.register(80, true, 0);
-        let idle = connections.register(80, true, 0);
+        let slow = register(&connections, 80, true, 0);
+        let idle = register(&connections, 80, true, 0);
         slow.handle.head_began(5);
         connections.sweep(65, Tick::MAX, 60);
         assert_eq!(slow.handle.rejection(), None);
@@ -421,7 +437,7 @@ mod tests {
     #[test]
     fn who_has_ended_is_gone_after_a_while() {
         let connections = Rc::new(Connections::default());
-        let client = connections.register(80, true, 0).handle.clone();
+        let client = register(&connections, 80, true, 0).handle.clone();
         client.request_began(6);
         assert!(!client.may_end(9));
         client.client_ended(7);
@@ -436,7 +452,7 @@ mod tests {
     #[test]
     fn who_ends_within_a_body_is_gone_once_all_of_it_is_taken() {
         let connections = Rc::new(Connections::default());
-        let client = connections.register(80, true, 0).handle.clone();
+        let client = register(&connections, 80, true, 0).handle.clone();
         client.request_began(7);
         client.body_open();
         client.client_ended(7);

@@ -1,6 +1,6 @@
-//! A worker's deadlines. Hardly any of them is ever reached: nearly every request is over long before
-//! its time is. So they are not kept in order; setting one and taking it back is cheap, and all of them
-//! are looked through when the first may have been reached.
+//! A worker's deadlines. Hardly any of them is ever reached: nearly every request ends long before its
+//! deadline. So they are not kept in order: setting a deadline and taking it back is cheap, and all of
+//! them are looked through when the earliest may have been reached.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,19 +14,19 @@ use tokio::{sync::Notify, time};
 
 /// All deadlines are looked through at most so often, and less often if there are many.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// So much longer, for each deadline.
+/// For each deadline they are looked through so much less often.
 const EACH: Duration = Duration::from_micros(1);
 
-/// All of a worker's.
+/// All deadlines of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     all: RefCell<Slab<Entry>>,
-    /// None of them is before this; none: there is none that is looked after.
+    /// No deadline is earlier than this. None: no deadline is waited for.
     next: Cell<Option<Instant>>,
     changed: Notify,
 }
 
-/// One. Dropped, it is taken back.
+/// A deadline. Dropped, it is taken back.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     all: Rc<Deadlines>,
@@ -41,10 +41,10 @@ struct Entry {
 }
 
 impl Deadlines {
-    /// Sets one, so much from now on.
+    /// Sets a deadline, so much from now on.
     pub(crate) fn set(self: &Rc<Self>, after: Duration) -> Deadline {
         let now = Instant::now();
-        // What can't be counted is never reached.
+        // A time that is too large for the clock is never reached.
         let at = now
             .checked_add(after)
             .unwrap_or_else(|| now + Duration::from_hours(24 * 365));
@@ -63,7 +63,7 @@ impl Deadlines {
         }
     }
 
-    /// Wakes whoever waits for one that is reached. Never ends.
+    /// Wakes the tasks whose deadlines are reached. Never ends.
     pub(crate) async fn watch(&self) {
         loop {
             let Some(next) = self.next.get() else {
@@ -79,7 +79,7 @@ impl Deadlines {
         }
     }
 
-    /// Looks through all of them, and says how long not to do so again.
+    /// Looks through all deadlines, and says how long to wait before the next look.
     fn look(&self, now: Instant) -> Duration {
         let mut all = self.all.borrow_mut();
         let mut next: Option<Instant> = None;
@@ -99,7 +99,7 @@ impl Deadlines {
 }
 
 impl Deadline {
-    /// Waits until it is reached.
+    /// Waits until the deadline is reached.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut all = self.all.all.borrow_mut();
         let entry = &mut all[self.key];

@@ -1,8 +1,8 @@
 //! Names of endpoints, resolved again and again.
 //!
 //! As Istio sets Envoy up (`dns_refresh_rate`, `respect_dns_ttl`): an answer holds for as long as it
-//! says, or for a minute if it doesn't say. A failure leaves the last good answer in force; that there
-//! is no such name is an answer.
+//! says, or for a minute if it doesn't say. A failure leaves the last good answer in force; an answer
+//! that the name doesn't exist is a good one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,14 +30,14 @@ const REFRESH: Duration = Duration::from_mins(1);
 /// When to ask again after a failure. Envoy waits as long as after an answer, which is long for a name
 /// that has never been resolved.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// No answer is given up sooner, whatever it says.
+/// An answer holds for at least this time, whatever it says.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// What names lead to, as far as that is known.
+/// The addresses of names, as far as they are known.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answers(HashMap<String, Vec<IpAddr>>);
 
-/// Asks for as long as it lives.
+/// Resolves names until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     wanted: watch::Sender<BTreeSet<String>>,
@@ -49,12 +49,12 @@ pub(crate) struct Resolver {
 #[derive(Debug)]
 struct Name {
     addresses: Option<Vec<IpAddr>>,
-    /// When to ask; none while that is being done.
+    /// When to ask again; none while an answer is waited for.
     due: Option<Instant>,
     failed: bool,
 }
 
-/// What came of asking.
+/// What came of asking for a name.
 #[derive(Debug)]
 enum Answer {
     /// Addresses, in the server's order, and how long they hold.
@@ -65,7 +65,7 @@ enum Answer {
 }
 
 impl Answers {
-    /// The cluster with what its names lead to among its endpoints.
+    /// The cluster with the addresses of its names among its endpoints.
     // Envoy: StrictDnsClusterImpl, and LogicalDnsCluster, which uses the first address only.
     pub(crate) fn resolve(&self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
         if cluster.names.is_empty() {
@@ -90,7 +90,7 @@ impl Answers {
 }
 
 impl Resolver {
-    /// Starts; `server` is who is asked instead of those that the system names.
+    /// Starts; `server` is asked instead of the system's name servers.
     pub(crate) fn start(server: Option<SocketAddr>) -> Self {
         let (wanted, names) = watch::channel(BTreeSet::new());
         let (publish, answers) = watch::channel(Arc::default());
@@ -102,7 +102,7 @@ impl Resolver {
         }
     }
 
-    /// Says which names to ask for from now on; true if there are any that weren't asked for before.
+    /// Says which names to resolve from now on; true if there are new ones among them.
     pub(crate) fn want(&self, names: BTreeSet<String>) -> bool {
         let mut new = false;
         self.wanted.send_if_modified(|wanted| {
@@ -124,7 +124,7 @@ impl Resolver {
         let _ = time::timeout(limit, known).await;
     }
 
-    /// What is known, and when that changes.
+    /// The addresses that are known, and when they change.
     pub(crate) fn answers(&self) -> watch::Receiver<Arc<Answers>> {
         self.answers.clone()
     }
@@ -213,7 +213,7 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         }
     };
-    // Whoever asks when an answer has ended wants a new one.
+    // A name is asked for again when its answer has expired: a cache would give the old one.
     builder.options_mut().cache_size = 0;
     builder.build()
 }

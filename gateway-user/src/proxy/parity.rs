@@ -1,4 +1,4 @@
-//! Where this proxy means to differ from Envoy, and can be told not to.
+//! Where this proxy differs from Envoy on purpose, and options that make it do as Envoy does.
 
 use std::{fmt, str::FromStr};
 
@@ -25,11 +25,11 @@ pub enum Difference {
     WebsocketKey,
 }
 
-/// In what to do as Envoy does.
+/// The differences in which to do as Envoy does.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parity(u16);
 
-/// There is no such difference.
+/// A name that is not the name of a difference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no difference that there is an option for (fix: all, or some of {names})", names = names())]
 pub struct UnknownDifference(String);
@@ -48,7 +48,7 @@ impl Difference {
         Self::WebsocketKey,
     ];
 
-    /// As options name it.
+    /// The name that options have for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TransportFailure => "transport-failure",
@@ -69,26 +69,26 @@ fn names() -> String {
 }
 
 impl Parity {
-    /// In everything that there is an option for.
+    /// All differences that there is an option for.
     pub fn all() -> Self {
         Difference::ALL
             .into_iter()
             .fold(Self::default(), Self::with)
     }
 
-    /// In this, too.
+    /// With one difference more.
     #[must_use]
     pub const fn with(self, difference: Difference) -> Self {
         Self(self.0 | 1 << difference as u16)
     }
 
-    /// Whether in this.
+    /// Whether to do as Envoy does in this.
     pub const fn has(self, difference: Difference) -> bool {
         self.0 & 1 << difference as u16 != 0
     }
 }
 
-/// Reads `all`, or names with commas; nothing stands for none.
+/// Reads `all`, or names with commas between them; an empty text stands for none.
 impl FromStr for Parity {
     type Err = UnknownDifference;
 

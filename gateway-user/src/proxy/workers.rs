@@ -18,11 +18,11 @@ use tokio::{
 use crate::model::{Snapshot, gateway::Gateway};
 use crate::observe::Tap;
 use crate::proxy::{
-    bind::{self, BindError},
+    accept::{self, BindError},
     config::{Config, Protocol},
     dns::{Answers, Resolver},
     options::Options,
-    worker::{self, Command},
+    thread::{Command, spawn},
 };
 
 /// How long a Snapshot waits for names that are asked for with it. Until they are known, their
@@ -49,11 +49,11 @@ pub struct Applied {
     pub failures: Vec<BindError>,
 }
 
-/// What it takes to put a configuration in force.
+/// What putting a configuration in force needs.
 #[derive(Debug)]
 struct Shared {
     config: Arc<ArcSwap<Config>>,
-    /// To each worker.
+    /// Commands to each worker.
     commands: Vec<mpsc::UnboundedSender<Command>>,
     /// Held while a configuration is put in force.
     applying: Mutex<Applying>,
@@ -61,16 +61,20 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Applying {
-    /// Ports that are listened on.
+    /// Ports that the workers listen on.
     ports: BTreeSet<u16>,
-    /// What was applied last.
+    /// The Gateway that was applied last.
     gateway: Arc<Gateway>,
-    /// Once there are names.
+    /// Resolves the names of endpoints; none while there are no names.
     resolver: Option<Resolver>,
 }
 
 impl Proxy {
     /// Starts the workers. They listen on nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// If a thread or its runtime can't be created.
     pub fn start(options: Options) -> io::Result<Self> {
         let options = Arc::new(options);
         let config = Arc::new(ArcSwap::from_pointee(Config::default()));
@@ -79,7 +83,7 @@ impl Proxy {
         let mut commands = Vec::new();
         for index in 0..options.workers.get() {
             let (sender, receiver) = mpsc::unbounded_channel();
-            workers.push(worker::spawn(
+            workers.push(spawn(
                 index,
                 Arc::clone(&config),
                 Arc::clone(&options),
@@ -106,7 +110,7 @@ impl Proxy {
         self.applied.subscribe()
     }
 
-    /// Where to listen to what happens.
+    /// Where records of what happens can be subscribed to.
     pub fn tap(&self) -> &Tap {
         &self.tap
     }
@@ -131,7 +135,7 @@ impl Proxy {
         let mut failures = Vec::new();
         let mut bound = Vec::new();
         for &port in wanted.difference(ports) {
-            match bind::listen(self.options.address, port, self.workers.len()) {
+            match accept::listen(self.options.address, port, self.workers.len()) {
                 Ok(sockets) => bound.push((port, sockets)),
                 Err(error) => {
                     tracing::warn!(port, %error, "no listener");
@@ -176,7 +180,7 @@ impl Proxy {
     pub async fn shutdown(self, deadline: Duration) {
         let deadline = Instant::now() + deadline;
         for worker in &self.shared.commands {
-            // One that has ended needs no telling.
+            // A worker that has ended needs no command.
             let _ = worker.send(Command::Drain(deadline));
         }
         let threads = task::spawn_blocking(move || {
@@ -191,7 +195,7 @@ impl Proxy {
         }
     }
 
-    /// Has the names of a Gateway's endpoints resolved from now on.
+    /// Resolves the names of a Gateway's endpoints from now on.
     async fn resolve(&self, applying: &mut Applying, gateway: &Gateway) {
         let names: BTreeSet<String> = gateway
             .clusters
@@ -215,7 +219,7 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Tells all workers and waits for all answers.
+    /// Gives a command to all workers, and waits until all have obeyed.
     async fn ask(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
         let answers: Vec<_> = self
             .commands
@@ -227,14 +231,14 @@ impl Shared {
             })
             .collect();
         for answer in answers {
-            // No answer: the worker has ended, and serves nothing.
+            // If there is no answer the worker has ended, and serves nothing.
             let _ = answer.await;
         }
     }
 }
 
 impl Applying {
-    /// What names lead to now.
+    /// The addresses of names, as far as they are known now.
     fn answers(&self) -> Arc<Answers> {
         let resolver = self.resolver.as_ref();
         resolver.map_or_else(Arc::default, |resolver| {
@@ -245,7 +249,7 @@ impl Applying {
     }
 }
 
-/// Puts other answers in force as they come, for as long as there are workers and somebody asks.
+/// Puts new addresses of names in force as they come, for as long as there are workers and a resolver.
 async fn follow(shared: Weak<Shared>, mut answers: watch::Receiver<Arc<Answers>>) {
     while answers.changed().await.is_ok() {
         let Some(shared) = shared.upgrade() else {

@@ -139,9 +139,9 @@ fn shares<'m>(model: &'m Cluster, members: &[usize]) -> Vec<Share<'m>> {
 /// Endpoints by hash.
 #[derive(Debug)]
 enum HashRing {
-    /// Points, sorted, and whose they are.
+    /// Points, sorted, and the endpoint of each.
     Ring(Box<[(u64, u32)]>),
-    /// Whose each entry is.
+    /// The endpoint of each entry.
     Maglev(Box<[u32]>),
 }
 

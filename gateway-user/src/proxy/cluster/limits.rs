@@ -1,4 +1,4 @@
-//! How much at once.
+//! How much may be under way in a cluster at once.
 
 use std::sync::{
     Arc,
@@ -30,7 +30,7 @@ struct Gauges {
     connections: Option<Arc<Semaphore>>,
 }
 
-/// There is no room.
+/// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overflow;
 
@@ -46,7 +46,7 @@ pub(crate) struct Permit {
 #[derive(Debug)]
 pub(crate) struct RetryPermit(Arc<Gauges>);
 
-/// Counts one that waits, for as long as it does.
+/// Counts a waiting request, for as long as it waits.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl Limits {
@@ -90,13 +90,13 @@ impl Limits {
             enter(&self.gauges.pending, self.max_pending)?;
             let _waiting = Waiting(&self.gauges.pending);
             let connection = Arc::clone(connections).acquire_owned().await;
-            // Only a closed semaphore fails, and nobody closes it.
+            // Only a closed semaphore fails, and this one is never closed.
             permit.connection = Some(connection.map_err(|_| Overflow)?);
         }
         Ok(permit)
     }
 
-    /// Room for a connection of its own: TCP. Nobody waits for that.
+    /// Room for a connection of its own: TCP. A connection doesn't wait for room.
     pub(crate) fn admit_connection(&self) -> Result<Permit, Overflow> {
         let connection = match &self.gauges.connections {
             Some(connections) => {
@@ -119,7 +119,7 @@ impl Limits {
     }
 }
 
-/// Counts one in, if there is room.
+/// Counts one more, if there is room.
 fn enter(gauge: &AtomicU32, max: u32) -> Result<(), Overflow> {
     if gauge.fetch_add(1, Ordering::Relaxed) >= max {
         gauge.fetch_sub(1, Ordering::Relaxed);

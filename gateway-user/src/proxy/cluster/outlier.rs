@@ -5,8 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Outcome;
 use crate::model::gateway::OutlierDetection;
+
+/// What came of asking an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observation {
+    /// The endpoint answered, with this status.
+    Status(u16),
+    /// The endpoint could not be reached, or broke off, or took too long.
+    Failed,
+    /// The endpoint was reached. Over TCP no more is known.
+    Connected,
+}
 
 /// How an endpoint has been doing.
 #[derive(Debug, Default)]
@@ -24,42 +34,42 @@ struct Counts {
 }
 
 impl Health {
-    /// Whether it is avoided.
+    /// Whether the endpoint is avoided.
     pub(crate) fn is_ejected(&self, now: Instant) -> bool {
         self.counts().until.is_some_and(|until| now < until)
     }
 
-    /// Counts an outcome; true if it is one too many. Counts start over then.
-    // Envoy: DetectorHostMonitorImpl::putHttpResponseCode and putResult. What we can't reach counts
-    // as 503 unless both are counted apart.
+    /// Counts an observation; true if that makes too many failures. Counts start over then.
+    // Envoy: DetectorHostMonitorImpl::putHttpResponseCode and putResult. An endpoint that can't be
+    // reached counts as 503 unless both are counted apart.
     pub(crate) fn observe(
         &self,
         policy: &OutlierDetection,
-        outcome: Outcome,
+        observation: Observation,
         now: Instant,
     ) -> bool {
         let mut counts = self.counts();
         if counts.until.is_some_and(|until| now < until) {
             return false;
         }
-        match outcome {
-            Outcome::Connected => {
+        match observation {
+            Observation::Connected => {
                 counts.local_failures = 0;
                 false
             }
-            Outcome::Failed if policy.split => reached(
+            Observation::Failed if policy.split => reached(
                 &mut counts.local_failures,
                 policy.consecutive_local_failures,
             ),
-            Outcome::Failed => counts.status(policy, 503),
-            Outcome::Status(status) => {
+            Observation::Failed => counts.status(policy, 503),
+            Observation::Status(status) => {
                 counts.local_failures = 0;
                 counts.status(policy, status)
             }
         }
     }
 
-    /// Avoids it from now on; says for how long.
+    /// Avoids the endpoint from now on; says for how long.
     pub(crate) fn eject(&self, policy: &OutlierDetection, now: Instant) -> Duration {
         let mut counts = self.counts();
         // Every interval without trouble is forgiven one ejection (Envoy:
@@ -82,7 +92,7 @@ impl Health {
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
-        // Numbers are right even if somebody panicked in between.
+        // A panic of another holder leaves no number half written.
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -131,13 +141,13 @@ mod tests {
     #[test]
     fn only_consecutive_failures_count() {
         let (health, policy, now) = (Health::default(), policy(), Instant::now());
-        let see = |outcome| health.observe(&policy, outcome, now);
+        let see = |observation| health.observe(&policy, observation, now);
         for status in [500, 500, 200, 500, 500] {
-            assert!(!see(Outcome::Status(status)));
+            assert!(!see(Observation::Status(status)));
         }
-        assert!(see(Outcome::Status(500)));
-        assert!(!see(Outcome::Failed));
-        assert!(see(Outcome::Status(502)));
+        assert!(see(Observation::Status(500)));
+        assert!(!see(Observation::Failed));
+        assert!(see(Observation::Status(502)));
     }
 
     #[test]
@@ -148,10 +158,10 @@ mod tests {
             ..policy()
         };
         let (health, now) = (Health::default(), Instant::now());
-        assert!(!health.observe(&policy, Outcome::Failed, now));
-        assert!(!health.observe(&policy, Outcome::Connected, now));
-        assert!(!health.observe(&policy, Outcome::Failed, now));
-        assert!(health.observe(&policy, Outcome::Failed, now));
+        assert!(!health.observe(&policy, Observation::Failed, now));
+        assert!(!health.observe(&policy, Observation::Connected, now));
+        assert!(!health.observe(&policy, Observation::Failed, now));
+        assert!(health.observe(&policy, Observation::Failed, now));
     }
 
     #[test]

@@ -30,7 +30,7 @@ struct Group {
 }
 
 impl Tiers {
-    /// None where all endpoints are as near as each other and share as they weigh.
+    /// None where all endpoints are equally near and share by their weights alone.
     pub(crate) fn new(model: &Cluster) -> Option<Self> {
         model.policy.locality.as_ref()?;
         let mut tiers: BTreeMap<u32, BTreeMap<&Locality, Vec<usize>>> = BTreeMap::new();
@@ -58,7 +58,7 @@ impl Tiers {
         self.0.iter().map(|tier| tier.members.as_slice())
     }
 
-    /// The endpoints of one priority that may be asked; none are left where nobody is healthy. `random`
+    /// The endpoints of one priority that may be asked; none where no endpoint is healthy. `random`
     /// chooses the priority, and so sends the same hash to the same one; `panic_below` is
     /// [`OutlierDetection::min_health_percent`](crate::model::gateway::OutlierDetection).
     pub(crate) fn of_priority(

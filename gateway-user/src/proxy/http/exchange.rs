@@ -1,45 +1,44 @@
-//! What hangs on to a request until its response is over: the connection that it goes over, its place
+//! What belongs to a request until its response is over: the endpoint that is at work on it, its place
 //! among the cluster's requests, and the record of it.
 
 use std::{
     borrow::Cow,
-    io,
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
 
 use super::{
-    Client,
-    body::{BodyError, Progress},
+    authority::authority,
+    body::{BodyError, Progress, RequestBody},
+    client::Client,
     facts::RequestFacts,
     failure::{self, Broken},
-    request,
 };
 use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
 use crate::proxy::{
     cluster::{Engaged, Permit, RetryPermit},
     deadlines::Deadline,
-    pool::Upstream,
+    pool::UpstreamBody,
 };
 
-/// One request and its response. Dropped before it is complete, the client has left.
+/// One request and its response. If it is dropped before it is complete, the client has left.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
     version: Version,
-    /// Whether the client wants a head and no body.
+    /// Whether the client wants the head of the response only.
     pub(crate) head_only: bool,
     /// Whether the client waits to be asked for its body.
     pub(crate) expects: bool,
     /// When the head of the request had come.
     pub(crate) started: Instant,
-    upstream: Option<Upstream>,
+    /// The address that the connection to the endpoint has on this side.
+    upstream_local: Option<SocketAddr>,
     /// The endpoint at work.
     engaged: Option<Engaged>,
     permit: Option<Permit>,
@@ -49,19 +48,19 @@ pub(crate) struct Exchange {
     deadline: Option<Deadline>,
     /// What headers of the response are made from, if that includes the request.
     pub(crate) request: Option<Box<RequestFacts>>,
-    /// How often it has been sent.
+    /// How often the request has been sent.
     pub(crate) attempts: u32,
     pub(crate) flags: ResponseFlags,
     log: Option<Log>,
     over: bool,
 }
 
-/// A record in the making: only while somebody listens.
+/// A record in the making: only while anything listens to records.
 #[derive(Debug)]
 struct Log(Box<RequestRecord>);
 
 impl Exchange {
-    /// Starts with the head of a request. Boxed, because it goes through many hands.
+    /// Starts with the head of a request. Boxed, because it is passed on by many functions.
     pub(crate) fn new(client: &Rc<Client>, version: Version) -> Box<Self> {
         client.handle.request_began(client.worker.now());
         Box::new(Self {
@@ -70,7 +69,7 @@ impl Exchange {
             head_only: false,
             expects: false,
             started: Instant::now(),
-            upstream: None,
+            upstream_local: None,
             engaged: None,
             permit: None,
             retry: None,
@@ -106,14 +105,14 @@ impl Exchange {
         }
     }
 
-    /// Keeps what has become of the request, for headers of the response that are made from it.
+    /// Keeps the request as the endpoint sees it, for headers of the response that are made from it.
     pub(crate) fn request_changed(&mut self, parts: &Parts) {
         if let Some(facts) = &mut self.request {
             **facts = RequestFacts::new(parts);
         }
     }
 
-    /// Keeps a record, if somebody listens.
+    /// Keeps a record, if anything listens to records.
     pub(crate) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {
             self.log = Some(Log(Box::new(self.blank_record(parts))));
@@ -127,7 +126,7 @@ impl Exchange {
         }
     }
 
-    /// Notes where the matcher led to, if a record is kept.
+    /// Notes what the matcher decided, if a record is kept.
     pub(crate) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
         self.note(|record| decision(&mut record.decision));
     }
@@ -153,7 +152,7 @@ impl Exchange {
         });
     }
 
-    /// Watches the request's body.
+    /// Watches the body of the request.
     pub(crate) fn set_request_body(&mut self, progress: Option<Rc<Progress>>) {
         self.request_body = progress;
     }
@@ -178,10 +177,10 @@ impl Exchange {
         self.client.handle.answered();
     }
 
-    /// An endpoint is being asked; the one before no longer.
+    /// An endpoint is being asked; an earlier one no longer is.
     pub(crate) fn engage(&mut self, engaged: Engaged, permit: Permit) {
         let address = engaged.address();
-        self.upstream = None;
+        self.upstream_local = None;
         self.engaged = Some(engaged);
         self.permit = Some(permit);
         self.note_decision(|decision| decision.endpoint = Some(address));
@@ -194,7 +193,7 @@ impl Exchange {
 
     /// The endpoint has failed and is left alone.
     pub(crate) fn disengage(&mut self) {
-        self.upstream = None;
+        self.upstream_local = None;
         self.engaged = None;
         self.permit = None;
     }
@@ -204,16 +203,15 @@ impl Exchange {
         self.retry = Some(retry);
     }
 
-    /// Keeps the connection that the response comes over.
-    pub(crate) fn set_upstream(&mut self, upstream: Upstream) {
-        let local = upstream.local();
+    /// The response comes over a connection with this address on this side.
+    pub(crate) fn set_upstream_local(&mut self, local: Option<SocketAddr>) {
         self.note(|record| record.upstream_local = local);
-        self.upstream = Some(upstream);
+        self.upstream_local = local;
     }
 
-    /// Where we connected to the endpoint from.
+    /// The address that the connection to the endpoint has on this side.
     pub(crate) fn upstream_local(&self) -> Option<SocketAddr> {
-        self.upstream.as_ref().and_then(Upstream::local)
+        self.upstream_local
     }
 
     /// The response has to be over by then.
@@ -221,7 +219,7 @@ impl Exchange {
         self.deadline = deadline;
     }
 
-    /// Whether that is now.
+    /// Waits until the response has to be over.
     pub(crate) fn poll_deadline(&self, cx: &Context<'_>) -> Poll<()> {
         match &self.deadline {
             Some(deadline) => deadline.poll(cx),
@@ -243,35 +241,21 @@ impl Exchange {
         });
     }
 
-    /// The whole response has been handed over.
-    pub(crate) fn complete(&mut self) {
+    /// The whole response has been handed over. If it is an endpoint's, its connection is given back.
+    pub(crate) fn complete(&mut self, body: Option<&mut UpstreamBody<RequestBody>>) {
         if self.over {
             return;
         }
         self.over = true;
-        if let (Some(upstream), Some(engaged)) = (self.upstream.take(), &self.engaged) {
-            let worker = &self.client.worker;
+        if let (Some(body), Some(engaged)) = (body, &self.engaged) {
             let limits = &engaged.cluster().model.policy.limits;
-            upstream.release(&worker.pool, worker.now(), limits);
-        }
-    }
-
-    /// More of a body of which so much is left on the connection that the response comes over.
-    pub(crate) fn poll_direct(
-        &mut self,
-        cx: &mut Context<'_>,
-        left: &mut u64,
-    ) -> Poll<io::Result<Bytes>> {
-        match self.upstream.as_mut().and_then(Upstream::reading) {
-            Some(direct) => direct.poll_body(cx, left),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            body.release(self.client.worker.now(), limits);
         }
     }
 
     /// The endpoint broke off in the middle of its response.
     pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
-        self.upstream = None;
         let (flag, reason) = match failure::broken_answer(error) {
             Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
             Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
@@ -289,12 +273,11 @@ impl Exchange {
     /// The response took too long.
     pub(crate) fn timed_out(&mut self) {
         self.over = true;
-        self.upstream = None;
         self.flag(ResponseFlag::UpstreamRequestTimeout);
         self.note(|record| record.details = "response_timeout".into());
     }
 
-    /// A record of which nothing is known but who asked for what.
+    /// A record that says which client asked for what.
     fn blank_record(&self, parts: &Parts) -> RequestRecord {
         RequestRecord {
             time: Timestamp::now(),
@@ -303,7 +286,7 @@ impl Exchange {
             listener: self.client.listener.port,
             protocol: self.protocol(),
             method: parts.method.as_str().to_owned(),
-            authority: request::authority(parts).unwrap_or_default().to_owned(),
+            authority: authority(parts).unwrap_or_default().to_owned(),
             path: parts
                 .uri
                 .path_and_query()

@@ -3,8 +3,6 @@
 //! To everything else such a request is a GET that asks to be upgraded, as it is in HTTP/1.1 and for the
 //! endpoint (Envoy: Utility::transformUpgradeRequestFromH2toH1 and transformUpgradeResponseFromH1toH2).
 
-use std::rc::Rc;
-
 use data_encoding::BASE64;
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode,
@@ -15,18 +13,18 @@ use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt as _, task};
 
-use super::{Client, body::ResponseBody};
+use super::response_body::ResponseBody;
 use crate::proxy::parity::{Difference, Parity};
 
 /// A stream that is to become something else.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct ExtendedConnect {
     becomes: OnUpgrade,
-    /// The key is ours, and so is what the endpoint makes of it.
+    /// Whether the key was made here: the endpoint's answer to it means nothing to the client then.
     own_key: bool,
 }
 
-impl Stream {
+impl ExtendedConnect {
     /// Makes a request of an extended CONNECT what it would be in HTTP/1.1; none if it is another one.
     pub(crate) fn translate(request: &mut Request<Incoming>, parity: Parity) -> Option<Self> {
         if *request.method() != Method::CONNECT {
@@ -47,14 +45,9 @@ impl Stream {
         Some(Self { becomes, own_key })
     }
 
-    /// Makes an answer what it is in HTTP/2. If it is a success the stream goes on after it.
-    pub(crate) fn answer(
-        self,
-        mut response: Response<ResponseBody>,
-        client: &Rc<Client>,
-    ) -> Response<ResponseBody> {
-        // Left there by the answer itself, and nobody has had a turn since.
-        if let Some(tunnel) = client.tunnel.take() {
+    /// Makes an answer what it is in HTTP/2. After a success the stream goes on.
+    pub(crate) fn answer(self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
             *response.status_mut() = StatusCode::OK;
             let remove = |name: HeaderName| _ = response.headers_mut().remove(name);
             [CONNECTION, UPGRADE].into_iter().for_each(remove);
@@ -70,7 +63,8 @@ impl Stream {
             return response;
         }
         if response.status().is_success() {
-            // The endpoint has declined, but the answer has a body, for which there is this way only.
+            // The endpoint has declined, but with a success: hyper takes its body for the stream's, and
+            // lets it out through the upgraded stream only.
             response.headers_mut().remove(CONTENT_LENGTH);
             let mut body = std::mem::replace(response.body_mut(), ResponseBody::none());
             task::spawn_local(async move {
@@ -84,7 +78,7 @@ impl Stream {
                         return;
                     }
                 }
-                // Whoever doesn't want to hear of it is gone.
+                // A client that has gone doesn't hear of the end.
                 let _ = stream.shutdown().await;
             });
         }
@@ -92,10 +86,11 @@ impl Stream {
     }
 }
 
-/// What endpoints want to see in HTTP/1.1, and clients don't say in HTTP/2 (RFC 8441, section 5).
+/// A `sec-websocket-key`, which endpoints demand in HTTP/1.1 and clients don't send in HTTP/2 (RFC 8441,
+/// section 5).
 fn key() -> HeaderValue {
     let mut bytes = [0; 16];
     fastrand::fill(&mut bytes);
-    // Letters, digits and few signs.
+    // BASE64 is made of letters, digits and three signs, so that this doesn't fail.
     HeaderValue::try_from(BASE64.encode(&bytes)).unwrap_or(HeaderValue::from_static(""))
 }

@@ -22,14 +22,14 @@ pub(crate) enum Failure {
     Tls(TlsError),
     /// No connection in time.
     ConnectTimeout,
-    /// The endpoint closed or reset the connection, for a reason that TLS gives, or for none.
+    /// The endpoint closed or reset the connection. There is a reason if TLS gives one.
     Terminated(Option<String>),
-    /// It reset the stream.
+    /// The endpoint reset the stream.
     Reset {
-        /// Before it did anything.
+        /// Whether it did so before it looked at the request.
         refused: bool,
     },
-    /// What it sent is not HTTP.
+    /// What the endpoint sent is not HTTP.
     Protocol,
     /// What the client sent of its body is not HTTP.
     BadBody,
@@ -42,8 +42,8 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether it says anything about the endpoint.
-    pub(crate) fn is_the_endpoint_s(&self) -> bool {
+    /// Whether it counts against the endpoint.
+    pub(crate) fn is_of_endpoint(&self) -> bool {
         !matches!(
             self,
             Self::NoEndpoint | Self::Overflow | Self::BadBody | Self::ClientGone | Self::Timeout
@@ -63,7 +63,7 @@ impl From<&hyper::Error> for Failure {
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },
-            // What the endpoint says is no HTTP/2.
+            // What the endpoint sent is no HTTP/2.
             None if of_http2(error).is_some_and(h2::Error::is_library) => Self::Protocol,
             None => Self::Terminated(tls_reason(error)),
         }
@@ -101,7 +101,7 @@ fn broken_body(error: &hyper::Error) -> Option<Failure> {
     })
 }
 
-/// What TLS has to say about it, such as that the endpoint wants another certificate.
+/// The reason that TLS gives, such as that the endpoint wants another certificate.
 fn tls_reason(error: &hyper::Error) -> Option<String> {
     tls::reason(error.source()?.downcast_ref()?)
 }
@@ -111,8 +111,8 @@ fn tls_reason(error: &hyper::Error) -> Option<String> {
 pub(crate) enum Broken {
     /// The endpoint reset the stream.
     Reset,
-    /// It is not as it was announced: it ends before its length, or before the last chunk; what should
-    /// be a chunk is none; or it is no HTTP/2.
+    /// The body is not what its head says: it ends before its length, or before the last chunk; what
+    /// should be a chunk is none; or it is no HTTP/2.
     Early,
     /// The connection of an HTTP/2 stream broke.
     Off,

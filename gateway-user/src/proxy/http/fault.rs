@@ -1,4 +1,4 @@
-//! Failing on purpose.
+//! Faults that a route injects: requests are delayed or fail on purpose.
 
 use http::StatusCode;
 use tokio::time;
@@ -8,7 +8,7 @@ use crate::model::gateway::Fault;
 use crate::observe::ResponseFlag;
 use crate::route::fault;
 
-/// Makes a request wait, if its turn has come; then answers it, if that turn has come too.
+/// Delays a request if it is to be delayed; then answers it if it is to be aborted.
 pub(crate) async fn inject(
     fault: &Fault,
     grpc: bool,

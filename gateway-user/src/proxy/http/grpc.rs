@@ -7,10 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE}
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What gRPC's answers are.
+/// The `content-type` of gRPC's answers.
 pub(crate) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Makes the head of an answer of our own.
+/// Puts a status and its message into the head of an answer.
 pub(crate) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     headers.insert(CONTENT_TYPE, CONTENT);
     headers.insert(GRPC_STATUS, HeaderValue::from(status));

@@ -1,10 +1,10 @@
-//! What consistent hashing is by.
+//! The keys of consistent hashing: what of a request its endpoint depends on.
 
 use std::fmt::Write as _;
 
 use http::{HeaderValue, header::COOKIE, request::Parts};
 
-use super::Client;
+use super::client::Client;
 use crate::model::gateway::{Balancing, HashKey};
 use crate::proxy::cluster::{ClusterState, key_hash};
 

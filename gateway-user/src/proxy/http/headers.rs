@@ -1,7 +1,7 @@
 //! Header names that more than one phase uses, and what applies to both directions.
 
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
@@ -26,8 +26,11 @@ pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-env
 pub(crate) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// Removes what belongs to one connection only (RFC 9110, section 7.6.1). Framing is hyper's, for
-/// each side by itself.
+/// Istio's gateways say this in `server`, whatever the endpoint says.
+pub(crate) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// Removes what belongs to one connection only (RFC 9110, section 7.6.1). Where the body ends is said
+/// anew by whatever writes the head to the other side.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One look at all names is cheaper than looking for each of these.
     if !headers.keys().any(is_hop_by_hop) {
@@ -40,7 +43,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
-            // Nobody may talk us into dropping what says whose message it is and how long.
+            // These say for which host the message is and where it ends: dropping them would change
+            // its meaning.
             .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -53,7 +57,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether it belongs to one connection only, whatever `Connection` names.
+/// Whether a header belongs to one connection only, even if `Connection` doesn't name it.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -63,8 +67,6 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
-//! Copies of requests, whose answers nobody waits for.
+//! Copies of requests for mirrors, whose answers are thrown away.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, request::Parts};
 use http_body_util::BodyExt as _;
@@ -8,12 +8,14 @@ use tokio::{task, time};
 
 use super::{
     body::{Progress, RequestBody, Store},
+    client::HttpPool,
     exchange::Exchange,
-    forward::{self, Outgoing},
+    head_form,
     headers::X_ENVOY_ATTEMPT_COUNT,
+    outgoing::Outgoing,
 };
 use crate::proxy::{
-    cluster::{ClusterState, Outcome},
+    cluster::{ClusterState, Observation},
     config::MirrorState,
     worker::Worker,
 };
@@ -35,13 +37,14 @@ pub(crate) fn send(
             continue;
         };
         let worker = Rc::clone(&exchange.client.worker);
+        let pool = Rc::clone(&exchange.client.pool);
         let parts = outgoing.parts().clone();
         let store = outgoing.store().cloned();
         let progress = exchange.request_body().cloned();
         let copy = async move {
             if let Some(body) = whole(store, progress).await {
-                // What becomes of it is nobody's concern but the mirror's.
-                let _ = copy(&worker, &cluster, parts, body).await;
+                // A mirror's failure makes no difference to the client.
+                let _ = copy(&worker, &pool, &cluster, parts, body).await;
             }
         };
         task::spawn_local(async move {
@@ -50,7 +53,7 @@ pub(crate) fn send(
     }
 }
 
-/// The body, when all of it has come; none if that never happens.
+/// The body, when all of it has come; none if it never does.
 async fn whole(store: Option<Rc<Store>>, progress: Option<Rc<Progress>>) -> Option<RequestBody> {
     let Some(store) = store else {
         // No body, or one that was not kept.
@@ -59,12 +62,16 @@ async fn whole(store: Option<Rc<Store>>, progress: Option<Rc<Progress>>) -> Opti
     if let Some(progress) = progress {
         std::future::poll_fn(|cx| progress.poll_over(cx)).await;
     }
-    store.is_whole().then(|| store.body()).flatten()
+    store
+        .is_whole()
+        .then(|| RequestBody::copy_of(&store))
+        .flatten()
 }
 
 async fn copy(
     worker: &Worker,
-    cluster: &std::sync::Arc<ClusterState>,
+    pool: &Rc<HttpPool>,
+    cluster: &Arc<ClusterState>,
     mut parts: Parts,
     body: RequestBody,
 ) -> Option<()> {
@@ -74,15 +81,10 @@ async fn copy(
     let _permit = cluster.limits().admit(http2).await.ok()?;
     let endpoint = engaged.address();
     let secured = match cluster.tls() {
-        Some(tls) => Some(
-            worker
-                .pool
-                .secured(tls, forward::host(&parts), endpoint)
-                .ok()?,
-        ),
+        Some(tls) => Some(pool.secured(tls, head_form::host(&parts), endpoint).ok()?),
         None => None,
     };
-    let pool = secured.as_ref().unwrap_or(&worker.pool);
+    let pool = secured.as_ref().unwrap_or(pool);
     let pooled = pool.take(endpoint, http2, limits);
     let mut upstream = if let Some(upstream) = pooled {
         upstream
@@ -90,20 +92,20 @@ async fn copy(
         let connected = pool.connect(endpoint, http2, limits);
         let connected = connected.await;
         if connected.is_err() {
-            engaged.observe(Outcome::Failed);
+            engaged.observe(Observation::Failed);
         }
         connected.ok()?
     };
     parts
         .headers
         .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    forward::set_version(&mut parts, http2);
+    head_form::set_version(&mut parts, http2);
     let response = upstream.send(Request::from_parts(parts, body)).await.ok()?;
-    engaged.observe(Outcome::Status(response.status().as_u16()));
+    engaged.observe(Observation::Status(response.status().as_u16()));
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         frame.ok()?;
     }
-    upstream.release(&worker.pool, worker.now(), limits);
+    pool.give_back(upstream, worker.now(), limits);
     Some(())
 }

@@ -1,14 +1,14 @@
-//! Answers to what is no request: hyper refuses it before we see it, in its own words, and Envoy's
-//! go out.
+//! Answers to what is not a request. hyper refuses it in its own words, before anything here sees it;
+//! Envoy's words go out instead.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 
 use crate::observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
-use crate::proxy::connections::Rejection;
+use crate::proxy::{accept::Peers, connections::Rejection, http1::HeadFault};
 
 /// hyper's answer to a head that it can't read.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl<'a> Refusal<'a> {
         Some(refusal)
     }
 
-    /// The answer that goes out: that of a rejection of ours if there was one.
+    /// The answer that goes out. A rejection says more than hyper's refusal.
     // Envoy: Http1::ServerConnectionImpl::sendProtocolError, Http1ResponseCodeDetails;
     // ConnectionManagerImpl::ActiveStream::onRequestHeaderTimeout.
     pub(crate) fn answer(
@@ -48,19 +48,19 @@ impl<'a> Refusal<'a> {
     ) -> Bytes {
         let status = match rejection {
             Some(Rejection::SlowHead) => StatusCode::REQUEST_TIMEOUT,
-            Some(Rejection::Ambiguous | Rejection::Fragment) | None => {
+            Some(Rejection::Fault(_)) | None => {
                 StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST)
             }
         };
         let reason = status.canonical_reason().unwrap_or_default();
         let (body, details) = match (rejection, status) {
             (Some(Rejection::SlowHead), _) => ("request header timeout", "request_header_timeout"),
-            (Some(Rejection::Ambiguous), _) => {
+            (Some(Rejection::Fault(HeadFault::TwoFramings)), _) => {
                 (reason, "http1.content_length_and_chunked_not_allowed")
             }
             // Envoy: `strip_fragment_from_path_unsafe_if_disabled`,
             // ConnectionManagerUtility::maybeNormalizePath.
-            (Some(Rejection::Fragment), _) => ("", "path_normalization_failed"),
+            (Some(Rejection::Fault(HeadFault::Fragment)), _) => ("", "path_normalization_failed"),
             (None, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 (reason, "http1.headers_too_large")
             }
@@ -69,9 +69,9 @@ impl<'a> Refusal<'a> {
         let flag = ResponseFlag::DownstreamProtocolError;
         record(RefusalRecord {
             status: status.as_u16(),
-            // That is no matter of the protocol, but of the path.
+            // A fragment is a fault of the path, not of the protocol.
             flags: Some(flag)
-                .filter(|_| rejection != Some(Rejection::Fragment))
+                .filter(|_| rejection != Some(Rejection::Fault(HeadFault::Fragment)))
                 .into(),
             details,
             bytes: body.len() as u64,
@@ -93,7 +93,7 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// What there is to say about a refusal.
+/// What is recorded of a refusal.
 #[derive(Debug)]
 pub(crate) struct RefusalRecord {
     status: u16,
@@ -103,15 +103,15 @@ pub(crate) struct RefusalRecord {
 }
 
 impl RefusalRecord {
-    /// Tells whoever listens.
-    pub(crate) fn send(self, tap: &Tap, (client, local): (SocketAddr, SocketAddr), listener: u16) {
+    /// Sends the record, if anything listens to records.
+    pub(crate) fn send(self, tap: &Tap, peers: Peers, listener: u16) {
         if !tap.is_active() {
             return;
         }
         tap.send(Record::Request(Box::new(RequestRecord {
             time: Timestamp::now(),
-            client,
-            local,
+            client: peers.client,
+            local: peers.local,
             listener,
             protocol: "HTTP/1.1",
             method: String::new(),

@@ -1,4 +1,4 @@
-//! Answers that no endpoint gave, as Envoy words them.
+//! Answers that come from here and not from an endpoint, as Envoy words them.
 
 use std::{borrow::Cow, io};
 
@@ -10,21 +10,26 @@ use http::{
 use nix::errno::Errno;
 
 use super::{
-    body::ResponseBody, exchange::Exchange, facts, failure::Failure, grpc,
-    headers::X_ENVOY_OVERLOADED, response,
+    changes::change_headers,
+    context::AnswerContext,
+    exchange::Exchange,
+    failure::Failure,
+    grpc,
+    headers::{SERVER_NAME, X_ENVOY_OVERLOADED},
+    response_body::ResponseBody,
 };
 use crate::model::gateway::DirectResponse;
 use crate::observe::ResponseFlag;
-use crate::proxy::{config::Routed, parity::Difference};
+use crate::proxy::parity::Difference;
 use crate::route::cors;
 
-/// What stands before the reason that a connection had.
+/// What stands before the reason why there was no connection.
 const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
 
 /// What every reply about a broken upstream begins with (Envoy: `Filter::onUpstreamReset`).
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
-/// An answer of our own.
+/// An answer that comes from here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LocalReply {
     status: StatusCode,
@@ -32,23 +37,12 @@ pub(crate) struct LocalReply {
     flag: Option<ResponseFlag>,
     details: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Instead of the one that goes with the status.
+    /// Instead of the gRPC status that goes with the HTTP status.
     grpc_status: Option<u32>,
     /// Why the endpoint could not be reached.
     transport_failure: Option<String>,
-    /// Whether the connection ends with it.
+    /// Whether the client's connection ends with it.
     close: bool,
-}
-
-/// What a reply belongs to: it gets the headers of the route's responses.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Context<'a> {
-    pub(crate) routed: Option<&'a Routed>,
-    /// Place of the destination among the route's.
-    pub(crate) destination: Option<usize>,
-    pub(crate) origin: Option<&'a HeaderValue>,
-    /// Whether the request is one of gRPC's.
-    pub(crate) grpc: bool,
 }
 
 impl LocalReply {
@@ -97,7 +91,7 @@ impl LocalReply {
         self
     }
 
-    /// Ends the connection.
+    /// The client's connection ends with it.
     pub(crate) fn closing(mut self) -> Self {
         self.close = true;
         self
@@ -124,7 +118,7 @@ impl LocalReply {
         Self::new(StatusCode::BAD_REQUEST, details)
     }
 
-    /// What no HTTP/1.1 request looks like. Most of it never comes so far.
+    /// What no request in HTTP/1.1 looks like. hyper refuses most of it before it comes here.
     pub(crate) fn malformed(details: &'static str) -> Self {
         Self::codec_error(StatusCode::BAD_REQUEST, details)
     }
@@ -153,7 +147,7 @@ impl LocalReply {
             .closing()
     }
 
-    /// More headers than there may be. hyper sees to that itself for HTTP/1.1.
+    /// More headers than there may be. In HTTP/1.1 hyper refuses them itself.
     pub(crate) fn too_many_headers() -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -171,7 +165,7 @@ impl LocalReply {
         Self::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
-    /// The rewritten path doesn't fit.
+    /// The rewritten path is longer than a path may be.
     pub(crate) fn rewrite_too_long() -> Self {
         Self::new(StatusCode::URI_TOO_LONG, "rewritten_path_too_long")
     }
@@ -187,7 +181,7 @@ impl LocalReply {
         Self::new(status, "direct_response").at(location)
     }
 
-    /// What a route says.
+    /// The answer that a route gives itself.
     pub(crate) fn direct(response: &DirectResponse, location: Option<String>) -> Self {
         let status = StatusCode::from_u16(response.status).unwrap_or_default();
         let reply = Self::new(status, "direct_response").with_body(response.body.clone());
@@ -200,12 +194,12 @@ impl LocalReply {
     fn at(self, location: &str) -> Self {
         match HeaderValue::from_str(location) {
             Ok(location) => self.with_header(LOCATION, location),
-            // Validation has seen to it that there is nothing of the kind in the configuration.
+            // Not reached: validation refuses a configuration with such a value.
             Err(_) => self,
         }
     }
 
-    /// No endpoint answered; `retried` says that more than one was asked, or one more than once.
+    /// No endpoint has answered; `retried` says that there was more than one try.
     pub(crate) fn failure(failure: &Failure, retried: bool) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let reset =
@@ -311,7 +305,7 @@ impl LocalReply {
     pub(crate) fn into_response(
         self,
         mut exchange: Box<Exchange>,
-        context: Context<'_>,
+        context: AnswerContext<'_>,
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();
         let (status, body) = if context.grpc {
@@ -338,22 +332,22 @@ impl LocalReply {
                 cors::annotate(policy, origin.clone(), &mut headers);
             }
             let destination = context.destination;
-            // Headers are made before there is a status.
+            // Envoy makes these headers before there is a status.
             let answer = Some((0, details.as_ref()));
-            facts::change_headers(&mut headers, answer, routed, destination, &exchange);
+            change_headers(&mut headers, answer, routed, destination, &exchange);
         }
         if context.grpc {
-            // Whatever the route says.
+            // Whatever the route has made of it.
             headers.insert(CONTENT_TYPE, grpc::CONTENT);
         } else if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
-            // Unless the route says so.
+            // The route may have set another one.
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         exchange.disengage();
-        headers.insert(SERVER, response::SERVER_NAME);
+        headers.insert(SERVER, SERVER_NAME);
         let parity = exchange.client.worker.options.parity;
         let early = parity.has(Difference::EarlyReply)
-            // With Envoy the body has been read while an endpoint was asked.
+            // Once an endpoint is asked, Envoy reads the body.
             && (exchange.attempts == 0
                 || exchange.attempts == 1 && self.flag == Some(ResponseFlag::NoHealthyUpstream))
             && exchange.request_body().is_some_and(|body| !body.is_over());
@@ -362,14 +356,15 @@ impl LocalReply {
         }
         exchange.answered();
         let body = if exchange.head_only && exchange.is_http2() && !body.is_empty() {
-            // Over HTTP/1.1 hyper leaves the body out by itself; here it would be a broken response
-            // (RFC 9110, section 9.3.2).
+            // hyper leaves the body out by itself in HTTP/1.1, but not in HTTP/2, where it would make
+            // the response a broken one (RFC 9110, section 9.3.2).
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             Bytes::new()
         } else {
             body
         };
-        // By their status these have none (RFC 9110, section 6.4.1), and nobody will ask for it.
+        // Answers with these statuses have no body (RFC 9110, section 6.4.1), and hyper won't ask for
+        // it.
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let body = if bodiless { Bytes::new() } else { body };
         let mut response = Response::new(ResponseBody::fixed(body, exchange));
@@ -379,8 +374,8 @@ impl LocalReply {
     }
 }
 
-/// What TLS says, set off as Envoy sets it off (Envoy: `SslSocket::drainErrorQueue`), so that what
-/// looks for `TLS_error` finds it.
+/// A reason of TLS, marked as Envoy marks it (Envoy: `SslSocket::drainErrorQueue`), so that tools that
+/// look for `TLS_error` find it.
 fn tls_error(reason: impl std::fmt::Display) -> String {
     format!("TLS_error:|{reason}:TLS_error_end")
 }

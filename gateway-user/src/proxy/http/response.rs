@@ -3,64 +3,39 @@
 use std::time::Duration;
 
 use http::{
-    HeaderValue, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, SERVER, SET_COOKIE, TRANSFER_ENCODING, UPGRADE},
+    HeaderValue, Response, Version,
+    header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
 
 use super::{
-    body::{ResponseBody, UpstreamBody},
+    body::RequestBody,
+    changes::change_headers,
+    context::AnswerContext,
     exchange::Exchange,
-    facts,
-    headers::{X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
-    reply::Context,
+    headers::{SERVER_NAME, X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
+    response_body::ResponseBody,
 };
+use crate::proxy::pool::UpstreamBody;
 use crate::route::cors;
 
-/// Istio's gateways call themselves that, whatever the endpoint says.
-pub(crate) const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
-
-/// What else there is to say about a response.
+/// What is to be added to an endpoint's answer.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     /// How long the endpoint took.
     pub(crate) service_time: Duration,
     /// A cookie that keeps the client with its endpoint.
     pub(crate) cookie: Option<HeaderValue>,
-    /// What the connection becomes.
+    /// The protocol that the connection becomes, if it does.
     pub(crate) upgrade: Option<HeaderValue>,
-}
-
-/// Whether where a response ends is said in one way that can be passed on. hyper finds the end of more,
-/// and leaves the headers as they are: a length that isn't that of the body, a coding that isn't undone.
-// RFC 9112, section 6.3; Envoy: Http1::ConnectionImpl::onHeadersCompleteImpl, and
-// ClientConnectionImpl::onHeadersCompleteBase for 204.
-pub(crate) fn is_well_framed<B>(response: &Response<B>) -> bool {
-    if response.version() == Version::HTTP_2 {
-        return true;
-    }
-    let headers = response.headers();
-    let bodiless = response.status() == StatusCode::NO_CONTENT;
-    let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    match (codings.next(), length) {
-        (None, None) => true,
-        (None, Some(length)) => {
-            length.iter().all(u8::is_ascii_digit)
-                && !(bodiless && length.iter().any(|digit| *digit != b'0'))
-        }
-        (Some(coding), None) => !bodiless && chunked(coding) && codings.next().is_none(),
-        (Some(_), Some(_)) => false,
-    }
 }
 
 /// Passes the head of a response on.
 pub(crate) fn head(
-    response: Response<UpstreamBody>,
+    response: Response<UpstreamBody<RequestBody>>,
     exchange: &mut Exchange,
-    context: Context<'_>,
+    context: AnswerContext<'_>,
     extras: Extras,
-) -> (Response<()>, UpstreamBody) {
+) -> (Response<()>, UpstreamBody<RequestBody>) {
     let (mut parts, body) = response.into_parts();
     exchange.answered();
     exchange.note_answer(parts.status.as_u16(), "via_upstream");
@@ -90,7 +65,8 @@ pub(crate) fn head(
     if let Some(cookie) = extras.cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
-    // A request that becomes something else is not over yet (Envoy: Filter::onUpstreamHeaders).
+    // The time of a connection that becomes something else isn't over yet (Envoy:
+    // Filter::onUpstreamHeaders).
     if !switches {
         let elapsed = milliseconds(extras.service_time);
         parts.headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, elapsed);
@@ -99,7 +75,7 @@ pub(crate) fn head(
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
             cors::annotate(policy, origin.clone(), &mut parts.headers);
         }
-        facts::change_headers(
+        change_headers(
             &mut parts.headers,
             Some((parts.status.as_u16(), "via_upstream")),
             routed,
@@ -111,7 +87,7 @@ pub(crate) fn head(
     (Response::from_parts(parts, ()), body)
 }
 
-/// A time as a value. Short ones, which most are, need no memory.
+/// A time as a value. Short times, which most are, need no memory.
 fn milliseconds(time: Duration) -> HeaderValue {
     const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let time = time.as_millis() as u64;
@@ -123,9 +99,9 @@ fn milliseconds(time: Duration) -> HeaderValue {
 
 /// Passes a response on.
 pub(crate) fn finish(
-    response: Response<UpstreamBody>,
+    response: Response<UpstreamBody<RequestBody>>,
     mut exchange: Box<Exchange>,
-    context: Context<'_>,
+    context: AnswerContext<'_>,
     extras: Extras,
 ) -> Response<ResponseBody> {
     let version = response.version();

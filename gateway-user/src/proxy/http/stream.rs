@@ -1,8 +1,7 @@
-//! A client's connection below HTTP: what the protocol implementation above it can't see or say.
+//! The bytes of a client's connection: read for direct service and for hyper, and corrected where hyper
+//! can't see or say what Envoy does.
 //!
-//! - A head with both `content-length` and `transfer-encoding` is refused, where hyper would take
-//!   the second and forget the first.
-//! - A target with a fragment is refused, where hyper would cut it off.
+//! - A head with a [`HeadFault`](crate::proxy::http1::HeadFault) is refused.
 //! - hyper's own refusals leave in the form in which Envoy makes them.
 //! - An old client is told in HTTP/1.1 that it should speak that.
 //! - A client that shuts down its sending side while it waits gets a moment for its answer; one that
@@ -11,7 +10,6 @@
 use std::{
     io,
     mem::MaybeUninit,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -19,77 +17,57 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use memchr::memchr;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::ReadBuf;
 
 use super::refusal::Refusal;
 use crate::proxy::{
+    accept::{Peers, Transport},
     connections::{Handle, Rejection},
-    head::{self, FIRST_READ},
+    http1::{self, FIRST_READ, HeadScan},
+    http2::PREFACE,
     parity::Difference,
     worker::Worker,
 };
 
-/// A client's connection.
+/// The bytes of a client's connection.
 #[derive(Debug)]
-pub(crate) struct ClientStream {
-    stream: TcpStream,
-    address: SocketAddr,
-    local: SocketAddr,
+pub(crate) struct ClientStream<S> {
+    stream: S,
+    peers: Peers,
     handle: Rc<Handle>,
     worker: Rc<Worker>,
-    /// Read already, and not yet handed up.
+    /// What has been read and not been handed up.
     prefix: Bytes,
     /// Whether this is HTTP/1.1, one message at a time.
     messages: bool,
-    head: Head,
+    /// The head that is coming in.
+    head: HeadScan,
     /// Whether a NUL has been handed up in place of a head that must be refused.
     spoilt: bool,
-    /// Whether the client has shut down its side and nobody above knows.
+    /// Whether the client has shut down its side, which has not been handed up yet.
     ended: bool,
-    /// What goes out instead of what came from above.
+    /// What is written instead of what came from above.
     instead: Bytes,
 }
 
-/// A head that is coming in.
-#[derive(Debug, Default)]
-struct Head {
-    /// What has come, if that isn't all.
-    seen: Vec<u8>,
-    /// Whether all of it has come, and what follows needs no look.
-    whole: bool,
-}
-
-impl ClientStream {
-    pub(crate) fn new(
-        stream: TcpStream,
-        address: SocketAddr,
-        local: SocketAddr,
-        handle: Rc<Handle>,
-        worker: Rc<Worker>,
-    ) -> Self {
+impl<S: Transport> ClientStream<S> {
+    pub(crate) fn new(stream: S, peers: Peers, handle: Rc<Handle>, worker: Rc<Worker>) -> Self {
         Self {
             stream,
-            address,
-            local,
+            peers,
             handle,
             worker,
             prefix: Bytes::new(),
             messages: true,
-            head: Head::default(),
+            head: HeadScan::default(),
             spoilt: false,
             ended: false,
             instead: Bytes::new(),
         }
     }
 
-    /// Reads the first bytes, which stay to be read; true if they are the preface of HTTP/2 (RFC
-    /// 9113, section 3.4), as far as they go.
+    /// Reads the first bytes, which stay to be read; true if they are the preface of HTTP/2.
     pub(crate) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         loop {
             let seen = &self.prefix[..];
             if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
@@ -98,7 +76,7 @@ impl ClientStream {
                 return Poll::Ready(Ok(multiplexed));
             }
             if !ready!(self.poll_more(cx))? {
-                // The end will be read again.
+                // The end of the stream will be read again.
                 return Poll::Ready(Ok(false));
             }
             self.handle.head_began(self.worker.now());
@@ -110,27 +88,28 @@ impl ClientStream {
         &self.prefix
     }
 
-    /// Takes so much of it.
+    /// Takes so many bytes of what has been read.
     pub(crate) fn take(&mut self, length: usize) -> Bytes {
         self.prefix.split_to(length)
     }
 
-    /// Puts what has been taken before all that can be read.
+    /// Puts back what has been taken: it will be read first.
     pub(crate) fn put_back(&mut self, taken: &Bytes) {
         if !taken.is_empty() {
-            self.prefix = head::join(taken, &self.prefix);
+            self.prefix = http1::join(taken, &self.prefix);
         }
     }
 
     /// Reads more, behind what has been read; false at the end.
     pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        // Read to where there is room for anything, and kept in what it needs.
+        // Read into a large place on the stack, and copied into one of the right size: a connection that
+        // waits for its next request keeps no large buffer.
         let mut room = [MaybeUninit::uninit(); FIRST_READ];
         let mut room = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
         let more = !room.filled().is_empty();
         if more {
-            self.prefix = head::join(&self.prefix, room.filled());
+            self.prefix = http1::join(&self.prefix, room.filled());
         }
         Poll::Ready(Ok(more))
     }
@@ -171,12 +150,12 @@ impl ClientStream {
         }
     }
 
-    /// Passes to hyper, which begins with a head.
+    /// hyper reads from now on, and begins with a head.
     pub(crate) fn begin(&mut self) {
-        self.head = Head::default();
+        self.head = HeadScan::default();
     }
 
-    /// From now on bytes are bytes.
+    /// What is read from now on is no HTTP, and isn't looked at.
     pub(crate) fn tunnel(&mut self) {
         self.messages = false;
     }
@@ -201,17 +180,17 @@ impl ClientStream {
             return;
         }
         if !self.handle.is_reading_head() {
-            self.head = Head::default();
+            self.head = HeadScan::default();
         }
         self.handle.head_began(self.worker.now());
-        if let Some(rejection) = self.head.read(read) {
-            self.handle.reject(rejection);
+        if let Some(fault) = self.head.read(read) {
+            self.handle.reject(Rejection::Fault(fault));
             self.spoilt = true;
             read[0] = 0;
         }
     }
 
-    /// Whether the end of what the client sends may be told above.
+    /// Whether the end of what the client sends may be handed up.
     fn may_end(&self) -> bool {
         !self.messages
             || self.handle.may_end(self.worker.now())
@@ -219,71 +198,7 @@ impl ClientStream {
     }
 }
 
-impl Head {
-    /// Takes what has been read now, and says why the head must be refused, if it must.
-    fn read(&mut self, read: &[u8]) -> Option<Rejection> {
-        if self.whole {
-            // More than one request at once: hyper's own rule applies to the later ones.
-            return None;
-        }
-        if self.seen.is_empty() {
-            let (whole, rejection) = look_at(read);
-            self.whole = whole;
-            if !whole {
-                self.seen.extend_from_slice(read);
-            }
-            return rejection;
-        }
-        self.seen.extend_from_slice(read);
-        let (whole, rejection) = look_at(&self.seen);
-        self.whole = whole;
-        rejection
-    }
-}
-
-/// Looks at a head, or the part of it that is there: whether it is whole, and why it must be refused,
-/// if it must.
-///
-/// A target with a fragment is one that no request may have (RFC 9112, section 3.2), and hyper drops
-/// the fragment. Both headers that say where the body ends are an attempt at smuggling (section 6.1);
-/// Envoy refuses them unless `allow_chunked_length` is set.
-fn look_at(head: &[u8]) -> (bool, Option<Rejection>) {
-    let mut rest = head;
-    let (mut begun, mut whole) = (false, false);
-    let (mut length, mut encoding) = (false, false);
-    while !rest.is_empty() {
-        let end = memchr(b'\n', rest);
-        let (line, after) = match end {
-            Some(end) => (&rest[..end], &rest[end + 1..]),
-            None => (rest, &rest[rest.len()..]),
-        };
-        rest = after;
-        match line {
-            // Before the request, empty lines mean nothing.
-            [] | [b'\r'] if !begun => {}
-            [] | [b'\r'] => {
-                whole = end.is_some();
-                break;
-            }
-            line if !begun => {
-                begun = true;
-                if memchr(b'#', line).is_some() {
-                    return (false, Some(Rejection::Fragment));
-                }
-            }
-            [b'c' | b'C', ..] => length |= is_header(line, b"content-length"),
-            [b't' | b'T', ..] => encoding |= is_header(line, b"transfer-encoding"),
-            _ => {}
-        }
-    }
-    (whole, (length && encoding).then_some(Rejection::Ambiguous))
-}
-
-fn is_header(line: &[u8], name: &[u8]) -> bool {
-    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
-}
-
-impl Read for ClientStream {
+impl<S: Transport> Read for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -292,7 +207,7 @@ impl Read for ClientStream {
         let this = &mut *self;
         if this.handle.rejection().is_some() && !this.spoilt {
             this.spoilt = true;
-            // Heads are parsed when they seem to be whole.
+            // hyper parses a head when it seems to be whole, and refuses one with a NUL.
             let spoilt = &b"\0\r\n\r\n"[..cursor.remaining().min(5)];
             cursor.put_slice(spoilt);
             return Poll::Ready(Ok(()));
@@ -326,7 +241,7 @@ impl Read for ClientStream {
     }
 }
 
-impl Write for ClientStream {
+impl<S: Transport> Write for ClientStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -340,15 +255,11 @@ impl Write for ClientStream {
             && let Some(refusal) = Refusal::parse(bytes)
         {
             this.instead = refusal.answer(this.handle.rejection(), |record| {
-                record.send(
-                    &this.worker.tap,
-                    (this.address, this.local),
-                    this.handle.port(),
-                );
+                record.send(&this.worker.tap, this.peers, this.handle.port());
             });
         }
-        // hyper answers in the client's version, and Envoy in its own. These connections end with this
-        // answer.
+        // hyper answers in the client's version, and Envoy in its own. A connection in an old version ends
+        // with this answer.
         if this.instead.is_empty()
             && this.handle.is_outdated()
             && let Some(rest) = bytes.strip_prefix(b"HTTP/1.0 ")
@@ -375,63 +286,5 @@ impl Write for ClientStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fragments_are_found_in_targets_only() {
-        for (head, wanted) in [
-            ("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n", true),
-            ("\r\nGET /a?b# HTTP/1.1\r\n", true),
-            ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
-        ] {
-            let found = look_at(head.as_bytes()).1 == Some(Rejection::Fragment);
-            assert_eq!(found, wanted, "{head:?}");
-        }
-    }
-
-    #[test]
-    fn both_lengths_are_ambiguous_and_one_is_not() {
-        for (head, wanted) in [
-            (
-                "POST / HTTP/1.1\r\nContent-Length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
-                true,
-            ),
-            (
-                "POST / HTTP/1.1\r\nTRANSFER-ENCODING: chunked\r\ncontent-length:1\r\n\r\n",
-                true,
-            ),
-            (
-                "\r\nPOST / HTTP/1.1\ncontent-length: 1\ntransfer-encoding: chunked\n\n",
-                true,
-            ),
-            (
-                "POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\ntransfer-encoding: chunked\r\n",
-                false,
-            ),
-            (
-                "POST / HTTP/1.1\r\nx-content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
-                false,
-            ),
-        ] {
-            let found = look_at(head.as_bytes()).1 == Some(Rejection::Ambiguous);
-            assert_eq!(found, wanted, "{head:?}");
-        }
-    }
-
-    #[test]
-    fn heads_are_looked_at_in_pieces() {
-        let whole = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let mut head = Head::default();
-        let found: Vec<_> = whole.chunks(7).filter_map(|part| head.read(part)).collect();
-        assert_eq!(found.first(), Some(&Rejection::Ambiguous));
-        assert!(head.whole);
-        for length in 0..whole.len() {
-            assert!(!look_at(&whole[..length]).0, "{length}");
-        }
     }
 }

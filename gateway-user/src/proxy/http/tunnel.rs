@@ -9,26 +9,35 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{exchange::Exchange, stream::ClientStream};
+use super::{body::RequestBody, exchange::Exchange, stream::ClientStream};
 use crate::proxy::{
+    accept::Transport,
     connections::{Handle, Order},
-    pool::Raw,
+    pool::{Raw, UpstreamBody},
 };
 
 /// What is read at once, for each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// A connection that is about to become something else.
+/// A connection that is about to become something else than HTTP.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) raw: oneshot::Receiver<Raw>,
     pub(crate) exchange: Box<Exchange>,
+    /// Without it hyper would take the connection to the endpoint for unused, and close it before it
+    /// comes through `raw`.
+    pub(crate) _answer: UpstreamBody<RequestBody>,
 }
 
 impl Tunnel {
     /// Passes bytes until both sides have ended; `read` has come from the client already. The end of
     /// either side is passed on, and the other goes on.
-    pub(crate) async fn run(mut self, mut client: ClientStream, read: Bytes, handle: &Handle) {
+    pub(crate) async fn run<S: Transport>(
+        mut self,
+        mut client: ClientStream<S>,
+        read: Bytes,
+        handle: &Handle,
+    ) {
         let Ok(raw) = self.raw.await else {
             return;
         };

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup};
-use crate::proxy::fixture::cluster;
+use crate::proxy::{cluster::key_hash, fixture::cluster};
 
 fn with(count: u8, change: impl FnOnce(&mut Cluster)) -> Arc<ClusterState> {
     let endpoints: Vec<String> = (0..count).map(|last| format!("10.0.0.{last}:80")).collect();
@@ -162,7 +162,7 @@ fn keys_stay_within_shares_and_health() {
     assert_eq!(before, of_keys());
     let of_a = before.iter().filter(|at| **at < 2).count();
     assert!(of_a.abs_diff(900) < 60, "{of_a}");
-    cluster.observe(&cluster.endpoints[0], Outcome::Status(503));
+    cluster.observe(&cluster.endpoints[0], Observation::Status(503));
     let after = of_keys();
     assert_eq!(after, of_keys());
     assert!(!after.contains(&0));
@@ -184,7 +184,7 @@ fn who_fails_is_avoided_but_not_too_many() {
     let addresses: Vec<_> = cluster.addresses().collect();
     for failing in [0, 1, 2] {
         for _ in 0..2 {
-            cluster.observe(&cluster.endpoints[failing], Outcome::Status(503));
+            cluster.observe(&cluster.endpoints[failing], Observation::Status(503));
         }
     }
     let shares = shares(&cluster, 400);
@@ -207,7 +207,7 @@ fn when_all_are_avoided_there_is_none_unless_that_is_panic() {
             });
         });
         for endpoint in &cluster.endpoints {
-            cluster.observe(endpoint, Outcome::Failed);
+            cluster.observe(endpoint, Observation::Failed);
         }
         assert_eq!(cluster.engage(None, &[]).is_some(), wanted, "{panic}");
     }

@@ -1,30 +1,23 @@
-//! Heads of HTTP/1.1 as they are read directly, from clients and from endpoints.
+//! The header lines of a head: from bytes to a map, and back to bytes.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Most of a message that is read at first.
-pub(crate) const FIRST_READ: usize = 16 * 1024;
-/// Heads that are longer are not ordinary.
-pub(crate) const MAX_HEAD: usize = 16 * 1024;
-/// Heads with more headers are not ordinary.
-pub(crate) const MAX_HEADERS: usize = 64;
-
-/// Puts what has been parsed of a head into the memory of other headers, which are gone then. The
-/// values share the head's bytes. None if there is a name that is none.
-pub(crate) fn collect(
+/// Puts parsed headers into the memory of a map, whose own headers are gone then. The values share the
+/// bytes of the head. None if one of the names is not a name.
+pub(super) fn collect(
     fields: &[httparse::Header<'_>],
     head: &Bytes,
     mut headers: HeaderMap,
 ) -> Option<HeaderMap> {
     headers.clear();
-    // Two more will come.
+    // Two more will be added on the way.
     headers.reserve(fields.len() + 2);
     let start = head.as_ptr().addr();
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let at = field.value.as_ptr().addr().wrapping_sub(start);
-        // An empty value need not be of these bytes.
+        // An empty value need not point into these bytes.
         let value = if field.value.is_empty() {
             Bytes::new()
         } else {
@@ -39,7 +32,7 @@ pub(crate) fn collect(
     Some(headers)
 }
 
-/// One after the other.
+/// One piece of what has been read after the other, as one.
 pub(crate) fn join(first: &Bytes, second: &[u8]) -> Bytes {
     if first.is_empty() {
         return Bytes::copy_from_slice(second);
@@ -47,9 +40,9 @@ pub(crate) fn join(first: &Bytes, second: &[u8]) -> Bytes {
     [first, second].concat().into()
 }
 
-/// Writes a header.
+/// Writes a header line.
 pub(crate) fn put(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    // Room for all of it at once.
+    // Room for all of the line at once.
     head.reserve(name.len() + value.len() + 4);
     head.extend_from_slice(name.as_bytes());
     head.extend_from_slice(b": ");

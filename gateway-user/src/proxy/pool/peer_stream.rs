@@ -1,4 +1,4 @@
-//! A connection to an endpoint, in the clear or in TLS.
+//! A stream to an endpoint, in the clear or in TLS.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ pub(crate) enum PeerStream {
 }
 
 impl PeerStream {
-    /// What is below.
+    /// The TCP connection below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Clear(stream) => stream,

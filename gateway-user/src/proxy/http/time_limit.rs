@@ -10,16 +10,16 @@ use std::{
 use super::body::Progress;
 use crate::proxy::deadlines::{Deadline, Deadlines};
 
-/// A limit. Without one it never passes, and costs nothing.
+/// A time limit. `None` for a limit never passes, and costs nothing.
 // Envoy: Filter::onRequestComplete starts the timers.
 #[derive(Debug)]
-pub(crate) struct Limit {
+pub(crate) struct TimeLimit {
     after: Option<Duration>,
     request: Option<Rc<Progress>>,
     deadline: Option<Deadline>,
 }
 
-impl Limit {
+impl TimeLimit {
     pub(crate) fn new(limit: Option<Duration>, request: Option<&Rc<Progress>>) -> Self {
         Self {
             after: limit,
@@ -40,7 +40,7 @@ impl Limit {
         self.deadline.get_or_insert_with(|| all.set(after)).poll(cx)
     }
 
-    /// What is left of it: none if there is no limit, or if it hasn't begun.
+    /// The deadline that the limit has led to: none if there is no limit, or if it hasn't begun.
     pub(crate) fn into_deadline(self) -> Option<Deadline> {
         self.deadline
     }
@@ -48,7 +48,7 @@ impl Limit {
 
 /// The future's output, unless the limit passes before.
 pub(crate) async fn within<T>(
-    limit: &mut Limit,
+    limit: &mut TimeLimit,
     all: &Rc<Deadlines>,
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {

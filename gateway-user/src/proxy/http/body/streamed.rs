@@ -1,0 +1,77 @@
+//! The body of a request as it comes from the client.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{error::BodyError, gate::Gate, progress::Progress};
+
+/// A body as it comes from the client.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    incoming: Incoming,
+    progress: Rc<Progress>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl Streamed {
+    pub(super) fn new(incoming: Incoming, progress: Rc<Progress>) -> Self {
+        Self {
+            incoming,
+            progress,
+            gate: None,
+        }
+    }
+
+    /// Holds the body back until the gate is opened.
+    pub(super) fn hold(&mut self) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        self.gate = Some(Arc::clone(&gate));
+        gate
+    }
+
+    /// Whether all of it has come.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// What the client has said of its length.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    /// The next piece of it.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(gate) = &self.gate {
+            if let Err(error) = ready!(gate.poll_open(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            self.gate = None;
+        }
+        let progress = &self.progress;
+        progress.ask();
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            progress.awaited();
+            return Poll::Pending;
+        };
+        let taken = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) | None => 0,
+        };
+        progress.add(taken);
+        if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
+            progress.finish();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+}

@@ -1,0 +1,28 @@
+//! How large a head may be, and how much is read at once.
+//!
+//! The two sides differ where Envoy's do: clients are strangers, endpoints belong to the cluster. And
+//! what is read directly has smaller limits than what hyper reads; beyond them nothing is refused, but
+//! hyper takes over, with the limits of its side.
+
+/// Largest head of a request: Envoy's `max_request_headers_kb`.
+pub(crate) const MAX_REQUEST_HEAD: usize = 60 * 1024;
+
+/// Most headers of a request: Envoy's `max_headers_count`, and hyper's own limit.
+pub(crate) const MAX_REQUEST_HEADERS: usize = 100;
+
+/// A `Connection` header that names so many headers is refused.
+// Envoy: MAX_ALLOWED_NOMINATED_HEADERS of Http::Utility::sanitizeConnectionHeader.
+pub(crate) const MAX_CONNECTION_OPTIONS: usize = 10;
+
+/// Largest head of an answer, and most that hyper reads ahead of the other side. hyper's default of
+/// about 400 KiB makes many slow readers expensive.
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
+
+/// Largest head that is read directly, from clients and from endpoints.
+pub const MAX_DIRECT_HEAD: usize = 16 * 1024;
+
+/// Most headers of a head that is read directly: their places are kept on the stack.
+pub const MAX_DIRECT_HEADERS: usize = 64;
+
+/// Most that is read at once while a head is expected.
+pub(crate) const FIRST_READ: usize = 16 * 1024;
