@@ -8,6 +8,8 @@ mod clock;
 mod cluster;
 mod config;
 mod connections;
+mod counters;
+mod counts;
 mod deadlines;
 mod dns;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod worker;
 mod workers;
 
 pub use accept::BindError;
+pub use counters::Counts;
+pub use counts::{ClusterCounts, ProxyCounts, RouteCounts};
 pub use options::Options;
 pub use parity::{Difference, Parity, UnknownDifference};
 pub use workers::{Applied, Proxy};

@@ -1,4 +1,5 @@
-//! From a port to a connection that is served: sockets, and who takes what is accepted over.
+//! From a port to a connection that is served: listening sockets, and acceptors that take over the
+//! connections that come in.
 
 mod acceptor;
 mod bind;

@@ -1,180 +1,64 @@
 //! A [`Gateway`] made ready for the request path.
+//!
+//! Each configuration shares with the one before what hasn't changed, so that an endpoint that comes or
+//! goes costs what leads to it, and not the whole table.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use http::HeaderValue;
+mod clusters;
+mod history;
+mod listener;
+mod operation;
+mod target;
 
-use super::{cluster::ClusterState, dns::Answers};
-use crate::model::gateway::{
-    Destination, Gateway, HttpRoute, HttpRoutes, ListenerProtocol, PathMatch, RouteMatch,
-    RouteOrigin, TcpRoute, VirtualHost,
-};
-use crate::resources::percentage::Percentage;
-use crate::route::{Match, Rewrite, Split, Table};
+pub(crate) use clusters::{Changes, Endpoints};
+pub(crate) use listener::{HttpListener, Listener, MirrorState, Protocol, Routed};
 
-/// What all workers serve at one moment. Swapped whole.
+use crate::model::gateway::{self as model, Gateway};
+use crate::proxy::{cluster::ClusterState, dns::Answers};
+use clusters::{Clusters, Previous};
+
+/// What all workers serve at one moment. It never changes: the next one takes its place.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
+    /// What it was made from.
+    gateway: Arc<Gateway>,
+    answers: Arc<Answers>,
     /// Sorted by port.
     listeners: Vec<Arc<Listener>>,
     clusters: Clusters,
-    /// For the next configuration to carry on from.
-    positions: HashMap<Key, Arc<AtomicU64>>,
-}
-
-type Clusters = HashMap<String, Arc<ClusterState>>;
-
-/// What is done with the connections of a port.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    pub(crate) port: u16,
-    pub(crate) protocol: Protocol,
-}
-
-#[derive(Debug)]
-pub(crate) enum Protocol {
-    Http(Arc<HttpListener>),
-    Tcp(TcpListener),
-}
-
-/// Routes of an HTTP listener and where they lead.
-#[derive(Debug)]
-pub(crate) struct HttpListener {
-    pub(crate) table: Table,
-    /// By virtual host and route.
-    routes: Vec<Vec<RouteState>>,
-}
-
-/// What a route needs beside its description.
-#[derive(Debug)]
-pub(crate) struct RouteState {
-    pub(crate) target: Target,
-    /// `x-envoy-decorator-operation`
-    pub(crate) operation: Option<HeaderValue>,
-    pub(crate) mirrors: Vec<MirrorState>,
-}
-
-/// Who else gets a copy, of how many requests.
-#[derive(Debug)]
-pub(crate) struct MirrorState {
-    pub(crate) percentage: Percentage,
-    pub(crate) cluster: Option<Arc<ClusterState>>,
-}
-
-/// The route that a request takes, for as long as that takes.
-#[derive(Clone, Debug)]
-pub(crate) struct Routed {
-    http: Arc<HttpListener>,
-    found: Match,
-}
-
-/// Where a TCP listener leads.
-#[derive(Debug)]
-pub(crate) struct TcpListener {
-    pub(crate) origin: RouteOrigin,
-    pub(crate) target: Target,
-}
-
-/// Destinations of a route, and whose turn it is.
-#[derive(Debug)]
-pub(crate) struct Target {
-    split: Split,
-    position: Arc<AtomicU64>,
-    /// In the order of the weights; none where the route names a cluster that doesn't exist.
-    destinations: Vec<(String, Option<Arc<ClusterState>>)>,
-}
-
-/// The destination whose turn it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Chosen<'a> {
-    /// Its place among the route's destinations.
-    pub(crate) index: usize,
-    /// Name of the cluster.
-    pub(crate) name: &'a str,
-    /// The cluster, if it exists.
-    pub(crate) cluster: Option<&'a Arc<ClusterState>>,
-}
-
-/// Names what a position belongs to: a new configuration that has the same goes on where the old one
-/// was, so that an endpoint's coming or going doesn't start the sequences over.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Http {
-        port: u16,
-        virtual_host: String,
-        origin: RouteOrigin,
-        matches: Box<RouteMatch>,
-        destinations: Vec<(String, u32)>,
-    },
-    Tcp {
-        port: u16,
-        origin: RouteOrigin,
-        destinations: Vec<(String, u32)>,
-    },
-}
-
-/// What a new configuration is made with.
-struct Maker<'a> {
-    clusters: &'a Clusters,
-    old: &'a HashMap<Key, Arc<AtomicU64>>,
-    new: HashMap<Key, Arc<AtomicU64>>,
 }
 
 impl Config {
-    /// Compiles a Gateway with what names of endpoints lead to, going on with what the previous
-    /// configuration counted.
-    pub(crate) fn new(gateway: &Gateway, answers: &Answers, previous: &Self) -> Self {
-        let clusters: Clusters = gateway
-            .clusters
-            .iter()
-            .map(|(name, cluster)| {
-                let before = previous.clusters.get(name).map(|before| &**before);
-                let cluster = answers.resolve(cluster);
-                (name.clone(), Arc::new(ClusterState::new(&cluster, before)))
-            })
-            .collect();
-        let mut maker = Maker {
-            clusters: &clusters,
-            old: &previous.positions,
-            new: HashMap::new(),
-        };
+    /// Compiles a Gateway with the addresses of names, and says which clusters have changed. What is the
+    /// same as in the previous configuration is shared, what isn't goes on with what that has counted.
+    pub(crate) fn new(
+        gateway: &Arc<Gateway>,
+        answers: &Arc<Answers>,
+        previous: &Self,
+    ) -> (Self, Changes) {
+        let (clusters, changes) = Clusters::new(gateway, answers, previous.made_from());
         let mut listeners: Vec<_> = gateway
             .listeners
             .iter()
-            .map(|listener| {
-                let port = listener.port;
-                let protocol = match &listener.protocol {
-                    ListenerProtocol::Http(routes) => {
-                        Protocol::Http(Arc::new(maker.http(port, routes)))
-                    }
-                    ListenerProtocol::Tcp(route) => Protocol::Tcp(maker.tcp(port, route)),
-                };
-                Arc::new(Listener { port, protocol })
+            .map(|listener| match previous.listener(listener.port) {
+                Some(old) if previous.describes(listener, gateway) => old.with(&changes),
+                old => Arc::new(Listener::new(listener, old.map(|old| &**old), &clusters)),
             })
             .collect();
         listeners.sort_by_key(|listener| listener.port);
-        Self {
+        let config = Self {
+            gateway: Arc::clone(gateway),
+            answers: Arc::clone(answers),
             listeners,
-            positions: maker.new,
             clusters,
-        }
+        };
+        (config, changes)
     }
 
-    /// Whether the Gateway's clusters have other endpoints with these answers than they have here.
-    pub(crate) fn is_resolved_otherwise(&self, gateway: &Gateway, answers: &Answers) -> bool {
-        let named = gateway.clusters.iter();
-        let mut named = named.filter(|(_, cluster)| !cluster.names.is_empty());
-        named.any(|(name, cluster)| {
-            let here = self.clusters.get(name).map(|here| &here.model.endpoints);
-            here != Some(&answers.resolve(cluster).endpoints)
-        })
+    /// The Gateway that it was made from.
+    pub(crate) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
     }
 
     /// The listener of a port.
@@ -190,203 +74,47 @@ impl Config {
         &self.listeners
     }
 
-    /// The endpoints of all clusters; one may occur more than once.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
-        self.clusters
-            .values()
-            .flat_map(|cluster| cluster.addresses())
+    /// All clusters, by name.
+    pub(crate) fn clusters(&self) -> &[Arc<ClusterState>] {
+        self.clusters.all()
     }
-}
 
-impl Protocol {
-    /// For logs.
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Http(_) => "HTTP",
-            Self::Tcp(_) => "TCP",
-        }
-    }
-}
-
-impl Maker<'_> {
-    fn http(&mut self, port: u16, routes: &HttpRoutes) -> HttpListener {
-        let states = routes
-            .virtual_hosts
-            .iter()
-            .map(|host| {
-                let routes = host.routes.iter();
-                routes.map(|route| self.route(port, host, route)).collect()
-            })
-            .collect();
-        HttpListener {
-            table: Table::new(routes.clone()),
-            routes: states,
+    fn made_from(&self) -> Previous<'_> {
+        Previous {
+            gateway: &self.gateway,
+            answers: &self.answers,
+            clusters: &self.clusters,
         }
     }
 
-    fn route(&mut self, port: u16, virtual_host: &VirtualHost, route: &HttpRoute) -> RouteState {
-        let position = self.position(Key::Http {
-            port,
-            virtual_host: virtual_host.name.clone(),
-            origin: route.origin.clone(),
-            matches: Box::new(route.matches.clone()),
-            destinations: weights(route.destinations()),
-        });
-        let mirrors = route.action.forward().map_or(&[][..], |it| &it.mirrors);
-        RouteState {
-            target: self.target(route.destinations(), position),
-            operation: HeaderValue::try_from(operation(virtual_host, route)).ok(),
-            mirrors: mirrors
-                .iter()
-                .map(|mirror| MirrorState {
-                    percentage: mirror.percentage,
-                    cluster: self.clusters.get(&mirror.cluster).cloned(),
-                })
-                .collect(),
+    /// Whether this was made from the same description of a listener.
+    fn describes(&self, listener: &model::Listener, gateway: &Arc<Gateway>) -> bool {
+        if Arc::ptr_eq(&self.gateway, gateway) {
+            return true;
         }
-    }
-
-    fn tcp(&mut self, port: u16, route: &TcpRoute) -> TcpListener {
-        let position = self.position(Key::Tcp {
-            port,
-            origin: route.origin.clone(),
-            destinations: weights(&route.destinations),
-        });
-        TcpListener {
-            origin: route.origin.clone(),
-            target: self.target(&route.destinations, position),
-        }
-    }
-
-    fn target(&self, destinations: &[Destination], position: Arc<AtomicU64>) -> Target {
-        let weights: Vec<u32> = destinations.iter().map(|one| one.weight).collect();
-        Target {
-            split: Split::new(&weights),
-            position,
-            destinations: destinations
-                .iter()
-                .map(|destination| {
-                    let name = &destination.cluster;
-                    (name.clone(), self.clusters.get(name).cloned())
-                })
-                .collect(),
-        }
-    }
-
-    fn position(&mut self, key: Key) -> Arc<AtomicU64> {
-        let position = self.old.get(&key).or_else(|| self.new.get(&key));
-        let position = position.cloned().unwrap_or_default();
-        self.new.insert(key, Arc::clone(&position));
-        position
-    }
-}
-
-fn weights(destinations: &[Destination]) -> Vec<(String, u32)> {
-    destinations
-        .iter()
-        .map(|destination| (destination.cluster.clone(), destination.weight))
-        .collect()
-}
-
-/// What a route is called in traces: `nginx.simple.svc.cluster.local:80/simple/nginx*`.
-// Istio: GetRouteOperation of pilot/pkg/networking/util.
-fn operation(virtual_host: &VirtualHost, route: &HttpRoute) -> String {
-    let path = match &route.matches.path {
-        PathMatch::Prefix(prefix) => format!("{prefix}*"),
-        PathMatch::Exact(path) => path.clone(),
-        PathMatch::Regex(pattern) => pattern.as_str().to_owned(),
-    };
-    if let [destination] = route.destinations() {
-        // outbound|80|v1|nginx.simple.svc.cluster.local
-        let mut parts = destination.cluster.split('|').skip(1);
-        if let (Some(port), Some(host)) = (parts.next(), parts.nth(1)) {
-            return format!("{host}:{port}{path}");
-        }
-    }
-    let port = virtual_host
-        .name
-        .rsplit_once(':')
-        .map_or("80", |(_, port)| port);
-    format!("{}:{port}{path}", route.origin.name)
-}
-
-impl HttpListener {
-    /// The found route, kept for a request.
-    pub(crate) fn routed(self: &Arc<Self>, found: Match) -> Routed {
-        Routed {
-            http: Arc::clone(self),
-            found,
-        }
-    }
-}
-
-impl Routed {
-    /// What the route is.
-    pub(crate) fn route(&self) -> &HttpRoute {
-        self.http.table.route(self.found)
-    }
-
-    /// The virtual host that it is of.
-    pub(crate) fn virtual_host(&self) -> &VirtualHost {
-        self.http.table.virtual_host(self.found.virtual_host)
-    }
-
-    /// What it does to the path.
-    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
-        self.http.table.rewrite(self.found)
-    }
-
-    /// Where it leads.
-    pub(crate) fn state(&self) -> &RouteState {
-        &self.http.routes[self.found.virtual_host][self.found.route]
-    }
-}
-
-impl Target {
-    /// Takes the next turn.
-    pub(crate) fn choose(&self) -> Chosen<'_> {
-        let index = if self.split.is_single() {
-            0
-        } else {
-            self.split
-                .pick(self.position.fetch_add(1, Ordering::Relaxed))
-        };
-        self.chosen(index)
-    }
-
-    /// What stands at a place that was chosen before.
-    pub(crate) fn chosen(&self, index: usize) -> Chosen<'_> {
-        match self.destinations.get(index) {
-            Some((name, cluster)) => Chosen {
-                index,
-                name,
-                cluster: cluster.as_ref(),
-            },
-            // A route without destinations leads to no cluster.
-            None => Chosen {
-                index,
-                name: "",
-                cluster: None,
-            },
-        }
+        let mut listeners = self.gateway.listeners.iter();
+        let same_port = listeners.find(|other| other.port == listener.port);
+        same_port == Some(listener)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
+
+    use super::{listener::RouteState, *};
     use crate::model::gateway::Balancing;
     use crate::proxy::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
 
-    fn config_of(gateway: &Gateway, previous: &Config) -> Config {
-        Config::new(gateway, &Answers::default(), previous)
+    fn config_of(gateway: Gateway, previous: &Config) -> Config {
+        Config::new(&Arc::new(gateway), &Arc::default(), previous).0
     }
 
     /// The clusters of the next `count` turns of the first route of the port.
     fn turns(config: &Config, port: u16, count: usize) -> Vec<String> {
         let listener = config.listener(port).unwrap();
         let target = match &listener.protocol {
-            Protocol::Http(http) => &http.routes[0][0].target,
+            Protocol::Http(http) => &http.routes().next().unwrap().2.target,
             Protocol::Tcp(tcp) => &tcp.target,
         };
         (0..count)
@@ -409,13 +137,13 @@ mod tests {
                 vec![cluster("a", endpoints), cluster("b", endpoints)],
             )
         };
-        let mut config = config_of(&make(&["10.0.0.1:80"]), &Config::default());
+        let mut config = config_of(make(&["10.0.0.1:80"]), &Config::default());
         let (mut http, mut tcp) = (Vec::new(), Vec::new());
         for round in 0..10 {
             http.extend(turns(&config, 80, 10));
             tcp.extend(turns(&config, 31400, 1));
             let endpoints = ["10.0.0.1:80", "10.0.0.2:80"];
-            config = config_of(&make(&endpoints[..=round % 2]), &config);
+            config = config_of(make(&endpoints[..=round % 2]), &config);
         }
         assert_eq!((count(&http, "a"), count(&http, "b")), (90, 10));
         assert_eq!((count(&tcp, "a"), count(&tcp, "b")), (8, 2));
@@ -431,7 +159,7 @@ mod tests {
         let mut config = Config::default();
         let mut seen = Vec::new();
         for _ in 0..4 {
-            config = config_of(&make(), &config);
+            config = config_of(make(), &config);
             let Protocol::Tcp(tcp) = &config.listener(31400).unwrap().protocol else {
                 panic!("made as TCP");
             };
@@ -446,7 +174,7 @@ mod tests {
     #[test]
     fn unknown_clusters_and_missing_endpoints() {
         let config = config_of(
-            &gateway(
+            gateway(
                 vec![
                     tcp_listener(1, &[("gone", 1)]),
                     tcp_listener(2, &[("empty", 1)]),
@@ -465,30 +193,162 @@ mod tests {
         assert_eq!(choose(1), None);
         assert_eq!(choose(2), Some(false));
         assert!(config.listener(3).is_none());
-        assert_eq!(config.endpoints().count(), 0);
+        assert!(
+            config
+                .clusters()
+                .iter()
+                .all(|cluster| cluster.addresses().count() == 0)
+        );
+    }
+
+    /// A Gateway with many routes, each to a cluster of its own, and more clusters.
+    fn large(routes: usize, clusters: usize) -> Gateway {
+        let name = |index: usize| format!("outbound|80||service-{index}.default.svc.cluster.local");
+        let address = |index: usize| std::net::Ipv4Addr::from_bits(0x0a00_0000 + index as u32);
+        let clusters = (0..clusters)
+            .map(|index| cluster(&name(index), &[&format!("{}:80", address(index))]))
+            .collect();
+        let routes = (0..routes)
+            .map(|index| prefix_route(&format!("/{index}/"), &[(&name(index), 1)]))
+            .collect();
+        let listeners = vec![
+            http_listener(80, &["*"], routes),
+            tcp_listener(31400, &[(&name(0), 1)]),
+        ];
+        gateway(listeners, clusters)
+    }
+
+    /// The Gateway that comes after one in which a cluster has got another endpoint. What stays the same is
+    /// shared.
+    fn with_endpoint(before: &Gateway, name: &str) -> Gateway {
+        let mut clusters = before.clusters.clone();
+        clusters.insert(name.to_owned(), Arc::new(cluster(name, &["10.9.9.9:80"])));
+        Gateway {
+            listeners: before.listeners.clone(),
+            clusters,
+        }
+    }
+
+    fn http(config: &Config) -> &HttpListener {
+        match &config.listener(80).unwrap().protocol {
+            Protocol::Http(http) => http,
+            Protocol::Tcp(_) => panic!("made as HTTP"),
+        }
+    }
+
+    /// How many of the things that a configuration consists of are not shared with another one: clusters,
+    /// routes, tables, TCP listeners.
+    fn made_anew(next: &Config, previous: &Config) -> [usize; 4] {
+        let old: HashSet<_> = previous.clusters().iter().map(Arc::as_ptr).collect();
+        let clusters = next.clusters().iter().map(Arc::as_ptr);
+        let states = |config| -> Vec<*const RouteState> {
+            http(config)
+                .routes()
+                .map(|route| std::ptr::from_ref(route.2))
+                .collect()
+        };
+        let routes = states(next).into_iter().zip(states(previous));
+        let table = !Arc::ptr_eq(&http(next).table, &http(previous).table);
+        let tcp = [next, previous].map(|config| config.listener(31400).unwrap());
+        [
+            clusters.filter(|cluster| !old.contains(cluster)).count(),
+            routes.filter(|(new, old)| new != old).count(),
+            usize::from(table),
+            usize::from(!Arc::ptr_eq(tcp[0], tcp[1])),
+        ]
     }
 
     #[test]
-    fn operations_are_named_as_istio_names_them() {
-        let name = "outbound|80|v1|nginx.simple.svc.cluster.local";
-        let mut routes = [
-            prefix_route("/simple/nginx", &[(name, 1)]),
-            prefix_route("/", &[(name, 1), ("other", 1)]),
-        ];
-        routes[1].matches.path = PathMatch::Exact("/x".into());
-        let host = VirtualHost {
-            name: "a.example:8000".into(),
-            domains: Vec::new(),
-            routes: Vec::new(),
-            require_tls: false,
-        };
-        let names = routes.map(|route| operation(&host, &route));
+    fn one_endpoint_costs_one_cluster_and_its_routes() {
+        let gateway = Arc::new(large(10_000, 30_000));
+        let (first, changes) = Config::new(&gateway, &Arc::default(), &Config::default());
+        let mut endpoints = Endpoints::default();
+        assert!(endpoints.update(&changes).is_empty());
         assert_eq!(
-            names,
-            [
-                "nginx.simple.svc.cluster.local:80/simple/nginx*",
-                "web:8000/x"
-            ]
+            made_anew(&first, &Config::new(&gateway, &Arc::default(), &first).0),
+            [0; 4]
         );
+
+        let name = gateway.clusters.keys().nth(777).unwrap();
+        let leads_there = http(&first).routes().filter(|(_, route, _)| {
+            let mut destinations = route.destinations().iter();
+            destinations.any(|destination| destination.cluster == *name)
+        });
+        let routes = leads_there.count();
+        let next = Arc::new(with_endpoint(&gateway, name));
+        let begin = std::time::Instant::now();
+        let (second, changes) = Config::new(&next, &Arc::default(), &first);
+        let gone = endpoints.update(&changes);
+        println!("applied in {:?}", begin.elapsed());
+        assert_eq!(made_anew(&second, &first), [1, routes, 0, 0]);
+        assert_eq!(gone.len(), 1);
+        let led = second
+            .clusters()
+            .iter()
+            .find(|cluster| cluster.model.name == *name);
+        assert_eq!(
+            led.unwrap().addresses().next().unwrap().to_string(),
+            "10.9.9.9:80"
+        );
+        for (_, route, state) in http(&second).routes() {
+            if route.destinations()[0].cluster == *name {
+                assert!(Arc::ptr_eq(
+                    state.target.chosen(0).cluster.unwrap(),
+                    led.unwrap()
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn clusters_that_say_the_same_are_shared_although_they_are_others() {
+        let (first, _) = Config::new(
+            &Arc::new(large(10, 30)),
+            &Arc::default(),
+            &Config::default(),
+        );
+        let (second, _) = Config::new(&Arc::new(large(10, 30)), &Arc::default(), &first);
+        assert_eq!(made_anew(&second, &first), [0; 4]);
+    }
+
+    #[test]
+    fn clusters_come_and_go_and_routes_hear_of_it() {
+        let make = |clusters: &[&str]| {
+            let clusters = clusters.iter().map(|name| cluster(name, &["10.0.0.1:80"]));
+            let route = prefix_route("/", &[("b", 1)]);
+            let listeners = vec![
+                http_listener(80, &["*"], vec![route]),
+                tcp_listener(31400, &[("a", 1)]),
+            ];
+            gateway(listeners, clusters.collect())
+        };
+        let mut endpoints = Endpoints::default();
+        let mut config = Config::default();
+        for (clusters, led, gone) in [
+            (&["a", "c"][..], false, 0),
+            (&["a", "b", "c"], true, 0),
+            (&["b"], true, 0),
+            (&["a", "c"], false, 0),
+            (&[], false, 1),
+        ] {
+            let (next, changes) = Config::new(&Arc::new(make(clusters)), &Arc::default(), &config);
+            assert_eq!(endpoints.update(&changes).len(), gone, "{clusters:?}");
+            let chosen = http(&next)
+                .routes()
+                .next()
+                .unwrap()
+                .2
+                .target
+                .choose()
+                .cluster;
+            assert_eq!(chosen.is_some(), led, "{clusters:?}");
+            let names: Vec<_> = next
+                .clusters()
+                .iter()
+                .map(|one| one.model.name.as_str())
+                .collect();
+            assert_eq!(names, clusters);
+            config = next;
+        }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Order {
 /// Why a client's head is refused before it is read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// What it says.
+    /// It has a fault.
     Fault(HeadFault),
     /// It has taken too long to come.
     SlowHead,

@@ -15,7 +15,7 @@ mod limits;
 pub mod request;
 pub mod response;
 
-pub(crate) use codec::{client_builder, server_builder};
+pub use codec::{client_builder, server_builder};
 pub use fault::{HeadFault, HeadScan};
 pub(crate) use fields::{join, put};
 pub use framing::{Coding, Framing, Length};

@@ -1,6 +1,14 @@
 //! A worker's thread: one runtime, its listening sockets, and what is done with every tick.
 
-use std::{collections::HashSet, io, net, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    net::{self, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -15,6 +23,7 @@ use crate::proxy::{
     accept::{ByProtocol, Sockets},
     clock::{TICK, ticks},
     config::Config,
+    counters::WorkerIndex,
     http::{HttpAcceptor, HttpPool},
     options::Options,
     tcp::TcpAcceptor,
@@ -32,9 +41,10 @@ pub(crate) enum Command {
     /// Close the socket of this port, once everything that waits there has been accepted, and let its
     /// HTTP connections finish.
     Unlisten(u16, oneshot::Sender<()>),
-    /// A new configuration is in force; HTTP connections of these ports have to finish, because
-    /// their ports speak TCP now.
-    Applied(Vec<u16>, oneshot::Sender<()>),
+    /// A new configuration is in force. HTTP connections of these ports have to finish, because their
+    /// ports speak TCP now, and idle connections to these endpoints are closed, because no cluster has
+    /// them any more.
+    Applied(Vec<u16>, Arc<HashSet<SocketAddr>>, oneshot::Sender<()>),
     /// Stop accepting, finish what is open, and end: at the deadline at the latest.
     Drain(Instant),
 }
@@ -65,7 +75,11 @@ pub(crate) fn spawn(
             match runtime {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(()));
-                    let worker = Rc::new(Worker::new(config, options, tap));
+                    let index = WorkerIndex {
+                        index,
+                        count: options.workers.get(),
+                    };
+                    let worker = Rc::new(Worker::new(index, config, options, tap));
                     runtime.block_on(Running::new(worker).run(commands));
                 }
                 Err(error) => {
@@ -119,13 +133,11 @@ impl Running {
                 // The receiver is gone if the apply was given up; the work is done all the same.
                 let _ = done.send(());
             }
-            Command::Applied(finish, done) => {
+            Command::Applied(finish, gone, done) => {
                 for port in finish {
                     self.worker.connections.finish(Some(port));
                 }
-                let endpoints: HashSet<net::SocketAddr> =
-                    self.worker.config().endpoints().collect();
-                self.pool.retain(&endpoints);
+                self.pool.forget(&gone);
                 let _ = done.send(());
             }
             // Ends the loop in `run`.

@@ -1,8 +1,9 @@
-//! TLS to endpoints: what is shown, what is asked for, what is believed.
+//! TLS to endpoints: which certificate is shown to them, for which name they are asked, and which
+//! certificates of theirs are accepted.
 //!
 //! Certificates and keys are read when the first connection needs them. Files are looked at again
-//! with new connections, at most once a second, and read again when they have changed; connections
-//! that are there go on. What can't be read any more stays as it was.
+//! with new connections, at most once a second, and read again when they have changed; open connections
+//! go on. While a file can't be read, what was read before stays in use.
 
 use std::{
     fs, io,
@@ -15,7 +16,10 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject as _},
+    },
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -29,7 +33,7 @@ use verify::Verifier;
 /// How often files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What goes over the connection.
+/// The protocol inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Inner {
     Http1,
@@ -49,11 +53,11 @@ struct State {
     checked: Option<Instant>,
     stamps: Vec<Option<Stamp>>,
     loaded: Option<Arc<Loaded>>,
-    /// Why what is there can't be used.
+    /// Why the certificates and keys can't be used.
     error: Option<TlsError>,
 }
 
-/// By which a file is known to be another one.
+/// What tells a file from another one of the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -62,7 +66,7 @@ struct Stamp {
     modified: Option<SystemTime>,
 }
 
-/// Certificates and keys, ready for use; they differ in ALPN.
+/// Certificates and keys, ready for use. The three differ in ALPN.
 #[derive(Debug)]
 struct Loaded {
     http1: Arc<ClientConfig>,
@@ -76,28 +80,37 @@ pub(crate) enum TlsError {
     /// A file can't be read.
     #[error("{path}: {reason}")]
     File {
-        /// Which.
+        /// The file.
         path: String,
-        /// Why not.
+        /// Why it can't be read.
         reason: String,
     },
-    /// A Secret isn't there, or lacks something.
+    /// A Secret doesn't exist, or lacks something.
     #[error("Secret {name} {reason}")]
     Secret {
-        /// Which.
+        /// The Secret.
         name: String,
-        /// What about it.
+        /// What is wrong with it.
         reason: &'static str,
     },
-    /// What was read can't be used.
+    /// The certificates or the key can't be used.
     #[error("{0}")]
     Unusable(String),
-    /// No certificate can be for this host.
+    /// A certificate can't be for this host.
     #[error("`{0}` is not a name that a certificate may have")]
     Name(String),
-    /// The endpoint and we don't agree.
+    /// The handshake failed.
     #[error("{0}")]
     Handshake(String),
+}
+
+/// Why a text is not what was looked for in it.
+#[derive(Debug, thiserror::Error)]
+enum NotPem {
+    #[error("there is no certificate in PEM in it")]
+    NoCertificate,
+    #[error("{0}")]
+    Unreadable(pem::Error),
 }
 
 impl ClientTls {
@@ -112,8 +125,8 @@ impl ClientTls {
         }
     }
 
-    /// The name that is asked for: that of the policy, else the host of the request, else none but
-    /// the address.
+    /// The name that the endpoint is asked for: that of the policy, else the host of the request, else the
+    /// address.
     // Envoy: Filter::decodeHeaders with `auto_sni`, which asks for no name where the host is an
     // address.
     pub(crate) fn name(
@@ -152,7 +165,7 @@ impl ClientTls {
             .map_err(|error| TlsError::Handshake(reason(&error).unwrap_or(error.to_string())))
     }
 
-    /// What is in force, which may have changed since.
+    /// Certificates and keys as they are now.
     fn loaded(&self) -> Result<Arc<Loaded>, TlsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -241,8 +254,8 @@ impl Loaded {
                 .collect();
             Arc::new(config)
         };
-        // The mesh's: the `alpn` filter of istio's proxy. Others': what Envoy's connection pools fall
-        // back to where Istio sets none (Envoy: `wrapTransportSocketOptions`).
+        // In the mesh: the names of the `alpn` filter of istio's proxy. Otherwise: what Envoy's connection
+        // pools fall back to where Istio sets none (Envoy: `wrapTransportSocketOptions`).
         Ok(match policy.mode {
             TlsMode::IstioMutual => Self {
                 http1: with(&["istio-http/1.1", "istio", "http/1.1"]),
@@ -258,10 +271,10 @@ impl Loaded {
     }
 }
 
-/// Certificates and keys, read.
+/// Certificates and keys as they are read.
 struct Material {
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// None: those of the system.
+    /// None: the authorities of the system.
     authorities: Option<Vec<CertificateDer<'static>>>,
 }
 
@@ -340,17 +353,17 @@ fn from_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 /// All certificates of a text, of which there is at least one.
-fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, NotPem> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match found {
-        Ok(found) if found.is_empty() => Err("there is no certificate in PEM in it".to_owned()),
+        Ok(found) if found.is_empty() => Err(NotPem::NoCertificate),
         Ok(found) => Ok(found),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(NotPem::Unreadable(error)),
     }
 }
 
-fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| error.to_string())
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, NotPem> {
+    PrivateKeyDer::from_pem_slice(text).map_err(NotPem::Unreadable)
 }
 
 /// The authorities of this system, read once.
@@ -372,7 +385,7 @@ fn system_authorities() -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::clone(store))
 }
 
-/// What TLS has to say about a broken connection, if it is that which broke it.
+/// The reason that TLS gives for a broken connection, if it is TLS that has broken it.
 pub(crate) fn reason(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(error.to_string())

@@ -11,6 +11,7 @@ use crate::proxy::{
     clock::{Clock, Tick},
     config::Config,
     connections::Connections,
+    counters::WorkerIndex,
     deadlines::Deadlines,
     options::Options,
 };
@@ -23,6 +24,8 @@ const MAX_SPARE_BUFFER: usize = 16 * 1024;
 /// What a worker's tasks share.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    /// Which of the workers this is.
+    pub(crate) index: WorkerIndex,
     config: Arc<ArcSwap<Config>>,
     pub(crate) options: Arc<Options>,
     pub(crate) tap: Tap,
@@ -40,8 +43,14 @@ struct Spare {
 }
 
 impl Worker {
-    pub(crate) fn new(config: Arc<ArcSwap<Config>>, options: Arc<Options>, tap: Tap) -> Self {
+    pub(crate) fn new(
+        index: WorkerIndex,
+        config: Arc<ArcSwap<Config>>,
+        options: Arc<Options>,
+        tap: Tap,
+    ) -> Self {
         Self {
+            index,
             config,
             options,
             tap,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::TcpListener,
     sync::{Arc, Weak},
     thread,
     time::Duration,
@@ -19,7 +20,8 @@ use crate::model::{Snapshot, gateway::Gateway};
 use crate::observe::Tap;
 use crate::proxy::{
     accept::{self, BindError},
-    config::{Config, Protocol},
+    config::{Config, Endpoints, Protocol},
+    counts::ProxyCounts,
     dns::{Answers, Resolver},
     options::Options,
     thread::{Command, spawn},
@@ -63,8 +65,8 @@ struct Shared {
 struct Applying {
     /// Ports that the workers listen on.
     ports: BTreeSet<u16>,
-    /// The Gateway that was applied last.
-    gateway: Arc<Gateway>,
+    /// Which endpoints are in the clusters that are in force.
+    endpoints: Endpoints,
     /// Resolves the names of endpoints; none while there are no names.
     resolver: Option<Resolver>,
 }
@@ -110,6 +112,11 @@ impl Proxy {
         self.applied.subscribe()
     }
 
+    /// What the routes and clusters that are in force have counted so far.
+    pub fn counts(&self) -> ProxyCounts {
+        ProxyCounts::of(&self.shared.config.load())
+    }
+
     /// Where records of what happens can be subscribed to.
     pub fn tap(&self) -> &Tap {
         &self.tap
@@ -151,23 +158,9 @@ impl Proxy {
             tracing::info!(port, "listener closed");
         }
 
-        let config = &self.shared.config;
-        let previous = config.load_full();
-        let next = Arc::new(Config::new(&snapshot.gateway, &answers, &previous));
-        config.store(Arc::clone(&next));
-        for (port, sockets) in bound {
-            for (worker, socket) in self.shared.commands.iter().zip(sockets) {
-                // A worker that has ended serves nothing; the others go on.
-                let _ = worker.send(Command::Listen(port, socket));
-            }
-            ports.insert(port);
-            let protocol = next.listener(port).map(|new| new.protocol.name());
-            tracing::info!(port, protocol, "listener opened");
-        }
-        applying.gateway = Arc::clone(&snapshot.gateway);
-        let changed = changed_to_tcp(&previous, &next);
-        let applied = |done| Command::Applied(changed.clone(), done);
-        self.shared.ask(applied).await;
+        self.shared
+            .install(&mut applying, &snapshot.gateway, &answers, bound)
+            .await;
         self.applied.send_replace(snapshot.generation);
         Applied {
             generation: snapshot.generation,
@@ -219,6 +212,33 @@ impl Proxy {
 }
 
 impl Shared {
+    /// Puts a configuration in force, with sockets for new ports.
+    async fn install(
+        &self,
+        applying: &mut Applying,
+        gateway: &Arc<Gateway>,
+        answers: &Arc<Answers>,
+        sockets: Vec<(u16, Vec<TcpListener>)>,
+    ) {
+        let previous = self.config.load_full();
+        let (next, changes) = Config::new(gateway, answers, &previous);
+        let next = Arc::new(next);
+        self.config.store(Arc::clone(&next));
+        for (port, sockets) in sockets {
+            for (worker, socket) in self.commands.iter().zip(sockets) {
+                // A worker that has ended serves nothing; the others go on.
+                let _ = worker.send(Command::Listen(port, socket));
+            }
+            applying.ports.insert(port);
+            let protocol = next.listener(port).map(|new| new.protocol.name());
+            tracing::info!(port, protocol, "listener opened");
+        }
+        let finish = changed_to_tcp(&previous, &next);
+        let gone = Arc::new(applying.endpoints.update(&changes));
+        let applied = |done| Command::Applied(finish.clone(), Arc::clone(&gone), done);
+        self.ask(applied).await;
+    }
+
     /// Gives a command to all workers, and waits until all have obeyed.
     async fn ask(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
         let answers: Vec<_> = self
@@ -255,15 +275,12 @@ async fn follow(shared: Weak<Shared>, mut answers: watch::Receiver<Arc<Answers>>
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let applying = shared.applying.lock().await;
+        let mut applying = shared.applying.lock().await;
         let known = Arc::clone(&answers.borrow_and_update());
-        let previous = shared.config.load_full();
-        if !previous.is_resolved_otherwise(&applying.gateway, &known) {
-            continue;
-        }
-        let next = Config::new(&applying.gateway, &known, &previous);
-        shared.config.store(Arc::new(next));
-        shared.ask(|done| Command::Applied(Vec::new(), done)).await;
+        let gateway = Arc::clone(shared.config.load().gateway());
+        shared
+            .install(&mut applying, &gateway, &known, Vec::new())
+            .await;
     }
 }
 

@@ -14,7 +14,7 @@ const BACKLOG: i32 = 4096;
 /// Why a port can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody else has it.
+    /// Another process listens on it.
     #[error(
         "port {port} is taken by another process: stop it (`ss -ltnp 'sport = :{port}'` names it) \
          or move the Gateway's server to another targetPort"
@@ -23,7 +23,7 @@ pub enum BindError {
         /// The port.
         port: u16,
     },
-    /// It is privileged and we are not.
+    /// It is privileged, and this process is not.
     #[error(
         "port {port} is privileged: give the container CAP_NET_BIND_SERVICE, lower \
          net.ipv4.ip_unprivileged_port_start, or let the Service's targetPort be 1024 or above"
@@ -51,7 +51,7 @@ impl BindError {
         }
     }
 
-    /// The port that it is about.
+    /// The port that can't be listened on.
     pub const fn port(&self) -> u16 {
         match self {
             Self::Taken { port } | Self::Privileged { port } | Self::Other { port, .. } => *port,
@@ -62,6 +62,10 @@ impl BindError {
 /// Binds `count` sockets to a port and listens on each; the kernel spreads connections over them.
 ///
 /// Without an address: on all addresses of both families, or of IPv4 where the kernel has no IPv6.
+///
+/// # Errors
+///
+/// If the port can't be listened on.
 pub(crate) fn listen(
     address: Option<IpAddr>,
     port: u16,

@@ -16,7 +16,10 @@ use super::{
     outlier::Observation, tiers::Tiers,
 };
 use crate::model::gateway::{Cluster, OutlierDetection};
-use crate::proxy::tls::ClientTls;
+use crate::proxy::{
+    counters::{Counted, Counters, WorkerIndex},
+    tls::ClientTls,
+};
 
 /// How often another endpoint is drawn when one has been tried already (Envoy's
 /// `host_selection_retry_max_attempts`, as Istio sets it).
@@ -29,13 +32,14 @@ pub(crate) struct ClusterState {
     /// In the model's order.
     endpoints: Vec<Arc<EndpointState>>,
     balancer: Balancer,
-    /// Where some are nearer than others.
+    /// Priorities and localities; none: all endpoints are equally near.
     tiers: Option<Tiers>,
     /// How many endpoints are avoided.
     ejected: Arc<AtomicU32>,
     limits: Arc<Limits>,
     /// How endpoints are spoken to; none: in the clear.
     tls: Option<Arc<ClientTls>>,
+    counters: Arc<Counters>,
 }
 
 /// An endpoint at work on one request or connection.
@@ -82,6 +86,7 @@ impl ClusterState {
             tls: model.policy.tls.as_ref().map(|policy| {
                 ClientTls::new(policy, previous.and_then(|previous| previous.tls.as_ref()))
             }),
+            counters: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.counters)),
             model: Arc::clone(model),
             endpoints,
         }
@@ -111,6 +116,11 @@ impl ClusterState {
     /// How endpoints are spoken to; none: in the clear.
     pub(crate) fn tls(&self) -> Option<&Arc<ClientTls>> {
         self.tls.as_ref()
+    }
+
+    /// What has become of requests and connections to the cluster.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Addresses of the endpoints.
@@ -239,7 +249,13 @@ impl Engaged {
     }
 
     /// Says what came of asking the endpoint.
-    pub(crate) fn observe(&self, observation: Observation) {
+    pub(crate) fn observe(&self, worker: WorkerIndex, observation: Observation) {
+        let counted = match observation {
+            Observation::Status(status) => Counted::Status(status),
+            Observation::Failed => Counted::Failed,
+            Observation::Connected => Counted::Opened,
+        };
+        self.cluster.counters.add(worker, counted);
         self.cluster.observe(&self.endpoint, observation);
     }
 }

@@ -29,6 +29,7 @@ use super::{
 use crate::model::gateway::{Forward, HttpAction, HttpRoute};
 use crate::proxy::{
     config::{Protocol, Routed},
+    counters::Counted,
     parity::{Difference, Parity},
 };
 use crate::route::{
@@ -74,6 +75,12 @@ pub(crate) async fn answer(
     let origin = match cross_origin(route, &parts) {
         Ok(origin) => origin,
         Err(reply) => {
+            // It has none of the route's headers, but it is the route's.
+            let counters = &routed.state().counters;
+            counters.add(
+                client.worker.index,
+                Counted::Status(reply.status().as_u16()),
+            );
             context.routed = None;
             return reply.into_response(exchange, context);
         }

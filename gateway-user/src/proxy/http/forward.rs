@@ -57,7 +57,7 @@ pub(crate) async fn run(
     }
     let answer = answer.unwrap_or_else(|| {
         if let Some(engaged) = exchange.engaged() {
-            engaged.observe(Observation::Failed);
+            engaged.observe(worker.index, Observation::Failed);
         }
         Err(Failure::Timeout)
     });
@@ -166,10 +166,16 @@ async fn one_try(
     exchange.engage(engaged, permit);
     let asked = Instant::now();
     let result = ask(errand, outgoing, exchange, endpoint, http2, keep).await;
+    let worker = &exchange.client.worker;
     if let Some(engaged) = exchange.engaged() {
         match &result {
-            Ok((response, _)) => engaged.observe(Observation::Status(response.status().as_u16())),
-            Err(failure) if failure.is_of_endpoint() => engaged.observe(Observation::Failed),
+            Ok((response, _)) => engaged.observe(
+                worker.index,
+                Observation::Status(response.status().as_u16()),
+            ),
+            Err(failure) if failure.is_of_endpoint() => {
+                engaged.observe(worker.index, Observation::Failed)
+            }
             Err(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Copies of requests for mirrors, whose answers are thrown away.
+//! Copies of requests for mirrors. Their answers are thrown away.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub(crate) fn send(
     timeout: Option<Duration>,
 ) {
     for mirror in mirrors {
-        let Some(cluster) = mirror.cluster.clone() else {
+        let Some(cluster) = mirror.cluster().cloned() else {
             continue;
         };
         let worker = Rc::clone(&exchange.client.worker);
@@ -92,7 +92,7 @@ async fn copy(
         let connected = pool.connect(endpoint, http2, limits);
         let connected = connected.await;
         if connected.is_err() {
-            engaged.observe(Observation::Failed);
+            engaged.observe(worker.index, Observation::Failed);
         }
         connected.ok()?
     };
@@ -101,7 +101,10 @@ async fn copy(
         .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     head_form::set_version(&mut parts, http2);
     let response = upstream.send(Request::from_parts(parts, body)).await.ok()?;
-    engaged.observe(Observation::Status(response.status().as_u16()));
+    engaged.observe(
+        worker.index,
+        Observation::Status(response.status().as_u16()),
+    );
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         frame.ok()?;

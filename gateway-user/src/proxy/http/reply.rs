@@ -20,7 +20,7 @@ use super::{
 };
 use crate::model::gateway::DirectResponse;
 use crate::observe::ResponseFlag;
-use crate::proxy::parity::Difference;
+use crate::proxy::{counters::Counted, parity::Difference};
 use crate::route::cors;
 
 /// What stands before the reason why there was no connection.
@@ -89,6 +89,11 @@ impl LocalReply {
     pub(crate) fn with_grpc_status(mut self, status: u32) -> Self {
         self.grpc_status = Some(status);
         self
+    }
+
+    /// The status, unless the request is one of gRPC.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The client's connection ends with it.
@@ -328,6 +333,11 @@ impl LocalReply {
         let transport_failure = self.transport_failure;
         exchange.note(|record| record.transport_failure = transport_failure);
         if let Some(routed) = context.routed {
+            let counted = Counted::Status(status.as_u16());
+            routed
+                .state()
+                .counters
+                .add(exchange.client.worker.index, counted);
             if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
                 cors::annotate(policy, origin.clone(), &mut headers);
             }

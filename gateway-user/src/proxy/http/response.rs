@@ -15,7 +15,7 @@ use super::{
     headers::{SERVER_NAME, X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
     response_body::ResponseBody,
 };
-use crate::proxy::pool::UpstreamBody;
+use crate::proxy::{counters::Counted, pool::UpstreamBody};
 use crate::route::cors;
 
 /// What is to be added to an endpoint's answer.
@@ -72,6 +72,11 @@ pub(crate) fn head(
         parts.headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, elapsed);
     }
     if let Some(routed) = context.routed {
+        let counted = Counted::Status(parts.status.as_u16());
+        routed
+            .state()
+            .counters
+            .add(exchange.client.worker.index, counted);
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
             cors::annotate(policy, origin.clone(), &mut parts.headers);
         }

@@ -52,7 +52,7 @@ impl Tunnel {
         self.exchange.tunnelled(received, sent);
     }
 
-    /// The same for a stream of HTTP/2, whose connection obeys orders.
+    /// The same for a stream of HTTP/2. Its connection obeys the orders.
     pub(crate) async fn run_stream(mut self, client: impl AsyncRead + AsyncWrite + Unpin) {
         let Ok(raw) = self.raw.await else {
             return;

@@ -5,7 +5,7 @@ use hyper::{client, server};
 use super::limits::{MAX_BUFFER, MAX_REQUEST_HEAD};
 
 /// hyper towards a client.
-pub(crate) fn server_builder() -> server::conn::http1::Builder {
+pub fn server_builder() -> server::conn::http1::Builder {
     let mut builder = server::conn::http1::Builder::new();
     builder
         // One flat write of head and small body is cheaper than a gathering one.
@@ -19,7 +19,7 @@ pub(crate) fn server_builder() -> server::conn::http1::Builder {
 }
 
 /// hyper towards an endpoint.
-pub(crate) fn client_builder() -> client::conn::http1::Builder {
+pub fn client_builder() -> client::conn::http1::Builder {
     let mut builder = client::conn::http1::Builder::new();
     builder
         // One flat write of head and small body is cheaper than a gathering one.

@@ -71,7 +71,9 @@ fn scan(head: &[u8]) -> (bool, Option<HeadFault>) {
             }
             line if !begun => {
                 begun = true;
-                if memchr(b'#', line).is_some() {
+                // The method is a token, in which `#` may stand.
+                let target = memchr(b' ', line).map_or(&[][..], |space| &line[space..]);
+                if memchr(b'#', target).is_some() {
                     return (false, Some(HeadFault::Fragment));
                 }
             }
@@ -100,6 +102,7 @@ mod tests {
             ("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n", true),
             ("\r\nGET /a?b# HTTP/1.1\r\n", true),
             ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
+            ("GE#T /a HTTP/1.1\r\nx: y\r\n\r\n", false),
         ] {
             let found = scan(head.as_bytes()).1 == Some(HeadFault::Fragment);
             assert_eq!(found, wanted, "{head:?}");

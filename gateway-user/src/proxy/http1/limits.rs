@@ -1,8 +1,8 @@
 //! How large a head may be, and how much is read at once.
 //!
-//! The two sides differ where Envoy's do: clients are strangers, endpoints belong to the cluster. And
-//! what is read directly has smaller limits than what hyper reads; beyond them nothing is refused, but
-//! hyper takes over, with the limits of its side.
+//! The limits of the two sides differ as Envoy's do: a client may be anyone, and its requests have narrow
+//! limits; endpoints belong to the cluster. What is read directly has smaller limits than what hyper
+//! reads: beyond them nothing is refused, but hyper reads on, with the limits of its side.
 
 /// Largest head of a request: Envoy's `max_request_headers_kb`.
 pub(crate) const MAX_REQUEST_HEAD: usize = 60 * 1024;

@@ -19,7 +19,7 @@ use super::{
 
 /// Reads the head of an ordinary request: one in HTTP/1.1 for a path, without a body, that doesn't want
 /// the connection to become something else or to end. Says how long the head is; none if it isn't
-/// whole. `spare` gives a map of headers, whose memory is used.
+/// whole. `spare` gives a map of headers: its memory is used.
 ///
 /// # Errors
 ///

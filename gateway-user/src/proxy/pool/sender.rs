@@ -39,7 +39,7 @@ where
 }
 
 /// Begins HTTP/1.1. The connection is driven by a task of its own, which also sees when the endpoint
-/// closes it while it is idle. Errors reach whoever waits for the answer.
+/// closes it while it is idle. Errors reach the task that waits for the answer.
 pub(super) async fn start_http1<S, B>(stream: S) -> Result<http1::SendRequest<B>, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,

@@ -154,15 +154,13 @@ impl<B> Pool<B> {
     }
 
     /// Closes idle connections to endpoints that are in no cluster any more.
-    pub(crate) fn retain(&self, endpoints: &HashSet<SocketAddr>) {
-        self.idle
-            .borrow_mut()
-            .retain(|endpoint, _| endpoints.contains(endpoint));
-        self.shared
-            .borrow_mut()
-            .retain(|endpoint, _| endpoints.contains(endpoint));
+    pub(crate) fn forget(&self, endpoints: &HashSet<SocketAddr>) {
+        for endpoint in endpoints {
+            self.idle.borrow_mut().remove(endpoint);
+            self.shared.borrow_mut().remove(endpoint);
+        }
         for pool in self.secure.borrow().values() {
-            pool.retain(endpoints);
+            pool.forget(endpoints);
         }
     }
 

@@ -1,11 +1,15 @@
 //! The record of a TCP connection.
 
-use std::{cell::Cell, io, time::Instant};
+use std::{cell::Cell, io, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
 use crate::observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
-use crate::proxy::{accept::Peers, worker::Worker};
+use crate::proxy::{
+    accept::Peers,
+    counters::{Counted, Counters},
+    worker::Worker,
+};
 
 /// Why a connection ended.
 struct Ending {
@@ -15,7 +19,9 @@ struct Ending {
 
 /// The record of a connection, sent when it is opened and when it is over.
 pub(super) struct Log<'a> {
-    worker: &'a Worker,
+    pub(super) worker: &'a Worker,
+    /// Those of the route.
+    counters: Option<Arc<Counters>>,
     time: Timestamp,
     started: Instant,
     peers: Peers,
@@ -35,6 +41,7 @@ impl<'a> Log<'a> {
     pub(super) fn new(worker: &'a Worker, peers: Peers, listener: u16) -> Self {
         Self {
             worker,
+            counters: None,
             time: Timestamp::now(),
             started: Instant::now(),
             peers,
@@ -52,8 +59,20 @@ impl<'a> Log<'a> {
         note(&mut self.decision);
     }
 
+    /// The connection counts as one of a route.
+    pub(super) fn set_counters(&mut self, counters: &Arc<Counters>) {
+        self.counters = Some(Arc::clone(counters));
+    }
+
+    fn count(&self, counted: Counted) {
+        if let Some(counters) = &self.counters {
+            counters.add(self.worker.index, counted);
+        }
+    }
+
     /// There is no connection to an endpoint.
     pub(super) fn failed(&mut self, flag: ResponseFlag, details: &str) {
+        self.count(Counted::Failed);
         self.ending = Some(Ending {
             flag: Some(flag),
             details: details.replace(' ', "_"),
@@ -74,6 +93,7 @@ impl<'a> Log<'a> {
 
     /// Both sides are connected.
     pub(super) fn opened(&self) {
+        self.count(Counted::Opened);
         self.send(ConnectionState::Opened);
     }
 

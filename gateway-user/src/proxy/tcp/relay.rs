@@ -104,9 +104,10 @@ fn choose(
             Protocol::Tcp(tcp) => Some(tcp),
             Protocol::Http(_) => None,
         })?;
+    log.set_counters(&tcp.counters);
     let chosen = tcp.target.choose();
     log.note(|decision| {
-        decision.origin = Some(tcp.origin.clone());
+        decision.origin = Some(tcp.route.origin.clone());
         decision.cluster = Some(chosen.name.to_owned());
     });
     if chosen.cluster.is_none() {
@@ -129,17 +130,18 @@ async fn connect(
         return None;
     };
     log.note(|decision| decision.endpoint = Some(engaged.address()));
+    let worker = log.worker.index;
     // One try: the default of Envoy's `max_connect_attempts`.
     let error = match open(cluster, engaged.address()).await {
         Ok(stream) => {
-            engaged.observe(Observation::Connected);
+            engaged.observe(worker, Observation::Connected);
             return Some((stream, engaged, permit));
         }
         Err(ConnectError::Io(error)) => error.to_string(),
         Err(ConnectError::Tls(error)) => format!("TLS_error:|{error}:TLS_error_end"),
         Err(ConnectError::Timeout) => io::Error::from(io::ErrorKind::TimedOut).to_string(),
     };
-    engaged.observe(Observation::Failed);
+    engaged.observe(worker, Observation::Failed);
     log.failed(ResponseFlag::UpstreamConnectionFailure, &error);
     None
 }

@@ -1,4 +1,4 @@
-//! Whether an endpoint is who it should be.
+//! Whether an endpoint's certificate is one that the policy accepts.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use webpki::EndEntityCert;
 use super::{TlsError, system_authorities};
 use crate::model::gateway::UpstreamTls;
 
-/// Believes certificates that an authority has issued to the right one.
+/// Accepts certificates that an authority has issued for the right name.
 // Envoy: DefaultCertValidator. Unlike rustls' own verifier it may take any name.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     /// None: any certificate will do.
     roots: Option<Arc<RootCertStore>>,
-    /// What the roots are of, unless they are the system's.
+    /// The certificates of the roots, unless they are those of the system.
     authorities: Vec<CertificateDer<'static>>,
-    /// Whether the name that was asked for counts.
+    /// Whether the certificate must have the name that the endpoint was asked for.
     asked: bool,
-    /// Names of which the certificate must have one; empty: it doesn't matter.
+    /// Names of which the certificate must have one; empty: any name will do.
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -64,8 +64,9 @@ impl Verifier {
         })
     }
 
-    /// Whether the certificate is itself among the authorities: what people do who sign their own.
-    /// Webpki wants no authority to be an endpoint; by then it has looked at all else.
+    /// Whether the certificate is itself one of the authorities: a self-signed one, which its owner has
+    /// named as the authority. Webpki refuses an authority as an endpoint's certificate, but only after it
+    /// has checked everything else.
     fn is_authority(&self, error: &Error, certificate: &CertificateDer<'_>) -> bool {
         let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
             return false;
