@@ -7,6 +7,8 @@
 
 use std::{fs, path::Path};
 
+#[path = "../../fuzz/src/heads.rs"]
+mod heads;
 #[path = "../../fuzz/src/iptables.rs"]
 mod iptables;
 #[path = "../../fuzz/src/manifest.rs"]
@@ -31,9 +33,39 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
     assert!(count > 0);
 }
 
+/// Runs an input, and others that differ from it in a few bytes.
+fn altered(input: &[u8], run: impl Fn(&[u8])) {
+    run(input);
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..300 {
+        let mut other = input.to_vec();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..other.len());
+            match random.u8(..4) {
+                0 => other[at] = random.u8(..),
+                1 => other[at] = b"\r\n :,#\t\0"[random.usize(..8)],
+                2 => other.insert(at, b"\r\n :,#0x"[random.usize(..8)]),
+                _ if other.len() > 1 => _ = other.remove(at),
+                _ => {}
+            }
+        }
+        run(&other);
+    }
+}
+
 #[test]
 fn dumps_of_iptables() {
     replay("iptables", iptables::run);
+}
+
+#[test]
+fn heads_of_requests() {
+    replay("request_head", |input| altered(input, heads::request));
+}
+
+#[test]
+fn heads_of_responses() {
+    replay("response_head", |input| altered(input, heads::response));
 }
 
 #[test]
