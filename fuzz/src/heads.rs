@@ -18,7 +18,7 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
     service::service_fn,
 };
-use nodegate::proxy::http1::{
+use nodegate_proxy::http1::{
     self, Coding, Framing, HeadFault, HeadScan, Length, MAX_DIRECT_HEAD, Unusual,
 };
 

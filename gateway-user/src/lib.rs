@@ -35,7 +35,7 @@ pub mod model {
 }
 pub use nodegate_observe as observe;
 pub use nodegate_programming as programming;
-pub mod proxy;
+pub use nodegate_proxy as proxy;
 pub mod resources {
     //! What users write.
     pub use nodegate_resources::*;

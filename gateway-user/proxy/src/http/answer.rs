@@ -1,0 +1,298 @@
+//! A request's way through its phases to an answer.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use nodegate_model::gateway::{Forward, HttpAction, HttpRoute};
+use nodegate_route::{
+    cors::{self, CorsDecision},
+    redirect, timeout,
+};
+
+use super::{
+    body::RequestBody,
+    changes::keep_facts,
+    client::Client,
+    context::AnswerContext,
+    errand::Errand,
+    exchange::Exchange,
+    expect,
+    failure::Failure,
+    fault,
+    find::{find, requested},
+    forward::{self, Answer},
+    hashing, mirror,
+    outgoing::Outgoing,
+    prepare::{self, Plan},
+    reply::LocalReply,
+    response::{self, Extras},
+    response_body::ResponseBody,
+    survey::Survey,
+    tunnel::Tunnel,
+    validate,
+};
+use crate::{
+    config::{Protocol, Routed},
+    counters::Counted,
+    parity::{Difference, Parity},
+};
+
+/// Answers a request.
+pub(crate) async fn answer(
+    request: Request<RequestBody>,
+    mut exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
+    let client = Rc::clone(&exchange.client);
+    let (mut parts, body) = request.into_parts();
+    let parity = client.worker.options.parity;
+    if parity != Parity::default() {
+        validate::adapt(&mut parts, parity);
+    }
+    let survey = Survey::of(&parts.headers);
+    exchange.expects = survey.expect && expect::asks_first(&parts.headers);
+    let mut context = AnswerContext {
+        grpc: survey.content && timeout::is_grpc(&parts.headers),
+        ..AnswerContext::default()
+    };
+    let (upgrade, routed) = match admit(&mut parts, survey, &mut exchange) {
+        Ok(admitted) => admitted,
+        Err(reply) => return reply.into_response(exchange, context),
+    };
+    let route = routed.route();
+    context.routed = Some(&routed);
+    if route.fault.is_some() && matches!(route.action, HttpAction::Forward(_)) {
+        // What a fault answers has the headers of a destination, too. Without a fault CORS may answer
+        // before a destination's turn is taken.
+        context.destination = Some(routed.state().target.choose().index);
+    }
+    keep_facts(&parts, &routed, context.destination, &mut exchange);
+    // Faults come first, and their answers have no headers of CORS (Istio: buildHTTPConnectionManager).
+    if let Some(fault) = &route.fault
+        && let Some(reply) = Box::pin(fault::inject(fault, context.grpc, &mut exchange)).await
+    {
+        return reply.into_response(exchange, context);
+    }
+    let origin = match cross_origin(route, &parts) {
+        Ok(origin) => origin,
+        Err(reply) => {
+            // It has none of the route's headers, but it is the route's.
+            let counters = &routed.state().counters;
+            counters.add(
+                client.worker.index,
+                Counted::Status(reply.status().as_u16()),
+            );
+            context.routed = None;
+            return reply.into_response(exchange, context);
+        }
+    };
+    context.origin = origin.as_ref();
+    match &route.action {
+        HttpAction::Redirect(redirect) => {
+            let location = redirect::location(redirect, requested(&parts));
+            LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
+        }
+        HttpAction::DirectResponse(direct) => {
+            let location = redirect::own_location(direct.status, requested(&parts));
+            LocalReply::direct(direct, location).into_response(exchange, context)
+        }
+        HttpAction::Forward(forward) => {
+            let request = Request::from_parts(parts, body);
+            pass_on(
+                forward,
+                &routed,
+                request,
+                (upgrade, survey),
+                exchange,
+                context,
+            )
+            .await
+        }
+    }
+}
+
+/// What a request wants the connection to become, if anything, and its route.
+fn admit(
+    parts: &mut Parts,
+    survey: Survey,
+    exchange: &mut Exchange,
+) -> Result<(Option<HeaderValue>, Routed), LocalReply> {
+    let client = Rc::clone(&exchange.client);
+    let valid = validate::validate(parts, survey);
+    let normalized = validate::normalize(parts);
+    exchange.record(parts);
+    if let Err(reply) = valid.and(normalized) {
+        // Envoy ends the connection with such an answer, except after `OPTIONS *`.
+        let parity = client.worker.options.parity;
+        let closes = parity.has(Difference::EarlyReply) && reply != LocalReply::no_path();
+        return Err(if closes { reply.closing() } else { reply });
+    }
+    // `upgrade` is a header of one connection, too.
+    let upgrade = if survey.hop_by_hop {
+        validate::upgrade(parts)?
+    } else {
+        None
+    };
+    Ok((upgrade, route(&client, parts, exchange)?))
+}
+
+/// Finds the route that is in force now.
+fn route(client: &Client, parts: &Parts, exchange: &mut Exchange) -> Result<Routed, LocalReply> {
+    let config = client.worker.config();
+    let current = config.listener(client.listener.port);
+    for listener in current.into_iter().chain([&client.listener]) {
+        if let Protocol::Http(http) = &listener.protocol {
+            return find(http, parts, exchange);
+        }
+    }
+    // Not reached: connections come here only from HTTP listeners.
+    Err(LocalReply::no_route())
+}
+
+/// The origin whose pages may use the answer, if the answer has to say so; or the answer to a preflight.
+// Envoy's filter looks for a policy at routes that lead to a cluster, and nowhere else
+// (CorsFilter::initializeCorsPolicies).
+fn cross_origin(route: &HttpRoute, parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
+    let (Some(policy), HttpAction::Forward(_)) = (&route.cors, &route.action) else {
+        return Ok(None);
+    };
+    match cors::decide(policy, &parts.method, &parts.headers) {
+        CorsDecision::Unconcerned => Ok(None),
+        CorsDecision::Allowed(origin) => Ok(Some(origin)),
+        CorsDecision::Answer(headers) => {
+            Err(LocalReply::new(StatusCode::OK, "cors_response").with_headers(&headers))
+        }
+    }
+}
+
+/// Passes a request on and its answer back.
+async fn pass_on(
+    forward: &Forward,
+    routed: &Routed,
+    request: Request<RequestBody>,
+    (upgrade, survey): (Option<HeaderValue>, Survey),
+    mut exchange: Box<Exchange>,
+    mut context: AnswerContext<'_>,
+) -> Response<ResponseBody> {
+    let client = Rc::clone(&exchange.client);
+    let (mut parts, body) = request.into_parts();
+    let target = &routed.state().target;
+    let chosen = match context.destination {
+        Some(index) => target.chosen(index),
+        None => target.choose(),
+    };
+    context.destination = Some(chosen.index);
+    keep_facts(&parts, routed, context.destination, &mut exchange);
+    exchange.note_decision(|decision| decision.cluster = Some(chosen.name.to_owned()));
+    let Some(cluster) = chosen.cluster else {
+        return LocalReply::no_cluster().into_response(exchange, context);
+    };
+    let parity = client.worker.options.parity;
+    let (timeout, try_timeout) =
+        if routed.route().fault.is_some() && !parity.has(Difference::TimeoutWithFault) {
+            (None, None)
+        } else {
+            timeouts(forward, &parts, context.grpc)
+        };
+    let plan = Plan {
+        routed,
+        forward,
+        destination: chosen.index,
+        timeout,
+        try_timeout,
+        upgrade,
+        survey,
+    };
+    let (hash, cookie) = hashing::hash(cluster, &parts, &client);
+    let own = match prepare::prepare(&mut parts, &plan, &client, &mut exchange) {
+        Ok(own) => own,
+        Err(reply) => return reply.into_response(exchange, context),
+    };
+    let mirrors: Vec<_> = routed
+        .state()
+        .mirrors
+        .iter()
+        .filter(|mirror| mirror.percentage.includes(fastrand::u64(..)))
+        .collect();
+    let errand = Errand {
+        cluster,
+        hash,
+        // With a fault policy there are no retries (Istio: HTTPFaultInjection).
+        retry: forward
+            .retry
+            .as_ref()
+            .filter(|_| routed.route().fault.is_none() || parity.has(Difference::TimeoutWithFault)),
+        timeout,
+        try_timeout,
+        upgrade: plan.upgrade.is_some(),
+        keep_body: !mirrors.is_empty(),
+        grpc: context.grpc,
+        expects: survey.expect,
+    };
+    let mut outgoing = Outgoing::new(parts, own, body, &errand);
+    mirror::send(&mirrors, &mut outgoing, &exchange, timeout);
+    match forward::run(&errand, &mut outgoing, &mut exchange).await {
+        Ok(answer) => {
+            let extras = Extras {
+                service_time: answer.asked.elapsed(),
+                cookie,
+                upgrade: None,
+            };
+            give_back(answer, plan.upgrade, exchange, context, extras)
+        }
+        // The client isn't there to hear this; the record says that it has left.
+        Err(Failure::ClientGone) => {
+            let mut response = Response::new(ResponseBody::none());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+        Err(failure) => {
+            let retried = exchange.attempts > 1;
+            let mut reply = LocalReply::failure(&failure, retried);
+            if parity.has(Difference::TransportFailure) {
+                reply = reply.without_transport_failure();
+            }
+            reply.into_response(exchange, context)
+        }
+    }
+}
+
+/// How long a request may take in all, and how long a try.
+// Envoy: FilterUtility::finalTimeout, which ignores a try's limit that is not below that of all.
+fn timeouts(forward: &Forward, parts: &Parts, grpc: bool) -> (Option<Duration>, Option<Duration>) {
+    let timeout = if grpc {
+        timeout::of_request(forward.timeout, &parts.headers)
+    } else {
+        forward.timeout
+    };
+    let try_timeout = forward
+        .retry
+        .as_ref()
+        .and_then(|policy| policy.per_try_timeout)
+        .filter(|per_try| timeout.is_none_or(|timeout| *per_try < timeout));
+    (timeout, try_timeout)
+}
+
+/// Gives an answer back to the client.
+fn give_back(
+    answer: Answer,
+    upgrade: Option<HeaderValue>,
+    mut exchange: Box<Exchange>,
+    context: AnswerContext<'_>,
+    mut extras: Extras,
+) -> Response<ResponseBody> {
+    if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response::finish(answer.response, exchange, context, extras);
+    }
+    let (Some(upgrade), Some(raw)) = (upgrade, answer.raw) else {
+        // The endpoint switches without being asked to.
+        return LocalReply::failure(&Failure::Protocol, false).into_response(exchange, context);
+    };
+    extras.upgrade = Some(upgrade);
+    let (head, body) = response::head(answer.response, &mut exchange, context, extras);
+    let tunnel = Tunnel {
+        raw,
+        exchange,
+        _answer: body,
+    };
+    head.map(|()| ResponseBody::tunnel(tunnel))
+}

@@ -1,0 +1,99 @@
+//! How far the body of a request has come: seen by everything that waits for its end.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use crate::connections::Handle;
+
+/// How far the body of a request has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bytes: Cell<u64>,
+    /// Whether the client has been asked for it.
+    asked: Cell<bool>,
+    /// Since when it has been clear that nothing more will come.
+    over: Cell<Option<Instant>>,
+    waiting: RefCell<Vec<Waker>>,
+    client: Rc<Handle>,
+}
+
+impl Progress {
+    pub(super) fn new(client: &Rc<Handle>) -> Rc<Self> {
+        client.body_open();
+        Rc::new(Self {
+            bytes: Cell::new(0),
+            asked: Cell::new(false),
+            over: Cell::new(None),
+            waiting: RefCell::default(),
+            client: Rc::clone(client),
+        })
+    }
+
+    /// The endpoint's side asks for the body.
+    pub(super) fn ask(&self) {
+        self.asked.set(true);
+    }
+
+    /// More of the body is waited for.
+    pub(super) fn awaited(&self) {
+        self.client.body_awaited();
+    }
+
+    /// So many bytes have been taken, and more may come.
+    pub(super) fn add(&self, bytes: usize) {
+        self.client.body_open();
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    /// The last of the body has been taken.
+    pub(super) fn finish(&self) {
+        self.client.body_over();
+        self.end();
+    }
+
+    /// Bytes that went to the endpoint.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether the client has been asked for it: a client may wait for that.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether the whole body has come, or never will.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get().is_some()
+    }
+
+    /// Since when the whole body has come, or has been known never to come.
+    pub(crate) fn over_since(&self) -> Option<Instant> {
+        self.over.get()
+    }
+
+    /// Waits until the whole body has come, or it is clear that it never will.
+    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_over() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn end(&self) {
+        if !self.is_over() {
+            self.over.set(Some(Instant::now()));
+        }
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}

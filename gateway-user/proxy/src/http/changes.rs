@@ -1,0 +1,136 @@
+//! The changes of headers that a route and its destination make.
+
+use http::{
+    HeaderMap,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
+use nodegate_model::gateway::{HeaderChanges, HeaderOperations};
+use nodegate_route::headers::{Direction, Facts, apply};
+use nodegate_values::format::{Format, Segment, Variable};
+
+use super::{exchange::Exchange, facts::RequestFacts};
+use crate::{cluster::Engaged, config::Routed};
+
+/// Whether a route or its destination makes headers from the request.
+fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
+    levels(routed, destination)
+        .flat_map(|operations| [&operations.request, &operations.response])
+        .flat_map(|changes| &changes.add)
+        .any(|change| is_made_from_request(&change.value))
+}
+
+/// Keeps the request if the route or its destination makes headers from it.
+pub(crate) fn keep_facts(
+    parts: &Parts,
+    routed: &Routed,
+    destination: Option<usize>,
+    exchange: &mut Exchange,
+) {
+    if exchange.request.is_none() && need_request(routed, destination) {
+        exchange.request = Some(Box::new(RequestFacts::new(parts)));
+    }
+}
+
+/// Whether a route and its destination change anything about the headers of requests.
+pub(crate) fn change_request(routed: &Routed, destination: Option<usize>) -> bool {
+    levels(routed, destination).any(|operations| !operations.request.is_empty())
+}
+
+fn is_made_from_request(format: &Format) -> bool {
+    format.segments().iter().any(|segment| {
+        matches!(
+            segment,
+            Segment::Variable {
+                variable: Variable::RequestHeader(_),
+                ..
+            }
+        )
+    })
+}
+
+/// Makes the changes of the destination and then those of the route. `answer` is given for the headers of
+/// a response: its status and its details; a status of 0 isn't known yet.
+// Envoy: RouteEntryImplBase::WeightedClusterEntry::finalizeRequestHeaders and
+// finalizeResponseHeaders, which call the route's.
+pub(crate) fn change_headers(
+    headers: &mut HeaderMap,
+    answer: Option<(u16, &str)>,
+    routed: &Routed,
+    destination: Option<usize>,
+    exchange: &Exchange,
+) {
+    let direction = match answer {
+        Some(_) => Direction::Response,
+        None => Direction::Request,
+    };
+    for operations in levels(routed, destination) {
+        let changes = match direction {
+            Direction::Request => &operations.request,
+            Direction::Response => &operations.response,
+        };
+        if !changes.is_empty() {
+            let place = (routed, destination);
+            change(changes, headers, direction, answer, place, exchange);
+        }
+    }
+}
+
+/// The places where changes are described, in order.
+fn levels(routed: &Routed, destination: Option<usize>) -> impl Iterator<Item = &HeaderOperations> {
+    let route = routed.route();
+    destination
+        .and_then(|destination| route.destinations().get(destination))
+        .map(|destination| &destination.headers)
+        .into_iter()
+        .chain([&route.headers])
+}
+
+fn change(
+    changes: &HeaderChanges,
+    headers: &mut HeaderMap,
+    direction: Direction,
+    answer: Option<(u16, &str)>,
+    (routed, destination): (&Routed, Option<usize>),
+    exchange: &Exchange,
+) {
+    let client = &exchange.client;
+    let request = exchange.request.as_deref();
+    let engaged = exchange.engaged();
+    let flags = exchange.flags.to_string();
+    let host = nix::unistd::gethostname().ok();
+    let facts = Facts {
+        client: Some(client.address),
+        peer: Some(client.address),
+        local: Some(client.local),
+        endpoint: engaged.map(Engaged::address),
+        endpoint_local: exchange.upstream_local(),
+        cluster: destination
+            .and_then(|destination| routed.route().destinations().get(destination))
+            .map(|destination| destination.cluster.as_str()),
+        route: Some(&routed.route().name),
+        protocol: Some(exchange.protocol()),
+        hostname: host.as_ref().and_then(|host| host.to_str()),
+        start: Some(exchange.time()),
+        server_name: None,
+        method: request.map(|request| request.method.as_str()),
+        path: request.map(|request| request.path.as_str()),
+        authority: request.map(|request| request.authority.as_str()),
+        scheme: Some("http"),
+        request: request.map(|request| &request.headers),
+        status: Some(answer.map_or(0, |(status, _)| status)),
+        details: answer.map(|(_, details)| details),
+        flags: Some(if flags.is_empty() { "-" } else { &flags }),
+        attempt: Some(exchange.attempts),
+    };
+    // Where a message ends is not for configuration to say.
+    let framing = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
+    let before = framing.map(|name| (headers.get(&name).cloned(), name));
+    apply(changes, headers, direction, &facts);
+    for (value, name) in before {
+        match value {
+            Some(value) => headers.insert(name, value),
+            None => headers.remove(name),
+        };
+    }
+}

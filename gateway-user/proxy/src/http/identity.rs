@@ -1,0 +1,94 @@
+//! What endpoints are told of a client.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+
+use super::headers::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use crate::http1;
+
+const SCHEME: HeaderValue = HeaderValue::from_static("http");
+
+/// What endpoints are told of a client with each of its requests.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    address: HeaderValue,
+    /// The header lines of HTTP/1.1.
+    lines: Vec<u8>,
+}
+
+impl Identity {
+    pub(crate) fn new(address: IpAddr) -> Option<Self> {
+        let address = HeaderValue::try_from(address.to_string()).ok()?;
+        let mut lines = Vec::new();
+        // Every client is an outside one: no network is trusted (Envoy: `internal_address_config` is
+        // empty).
+        http1::put(&mut lines, X_FORWARDED_FOR.as_str(), address.as_bytes());
+        http1::put(
+            &mut lines,
+            X_ENVOY_EXTERNAL_ADDRESS.as_str(),
+            address.as_bytes(),
+        );
+        http1::put(&mut lines, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
+        Some(Self { address, lines })
+    }
+
+    /// The client's address.
+    pub(crate) fn address(&self) -> &HeaderValue {
+        &self.address
+    }
+
+    /// The headers as lines of a head of HTTP/1.1.
+    pub(crate) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+
+    /// Puts the headers among others, in place of those that are there.
+    pub(crate) fn insert(&self, headers: &mut HeaderMap) {
+        append_forwarded_for(headers, &self.address);
+        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, self.address.clone());
+        headers.insert(X_FORWARDED_PROTO, SCHEME);
+    }
+}
+
+/// Adds the client's address to the addresses that are there already.
+// Envoy: Http::Utility::appendXff, which joins with a bare comma.
+fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+    let mut values = headers.get_all(X_FORWARDED_FOR).iter().peekable();
+    let value = if values.peek().is_none() {
+        client.clone()
+    } else {
+        let mut all = Vec::new();
+        for value in values {
+            all.extend_from_slice(value.as_bytes());
+            all.push(b',');
+        }
+        all.extend_from_slice(client.as_bytes());
+        // Joining valid values makes a valid value.
+        HeaderValue::from_maybe_shared(Bytes::from(all)).unwrap_or_else(|_| client.clone())
+    };
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_for_is_joined() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let mut headers = HeaderMap::new();
+        append_forwarded_for(&mut headers, &client);
+        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.9");
+        headers.append(
+            X_FORWARDED_FOR,
+            HeaderValue::from_static("1.1.1.1, 2.2.2.2"),
+        );
+        append_forwarded_for(&mut headers, &client);
+        assert_eq!(
+            headers.get_all(X_FORWARDED_FOR).iter().collect::<Vec<_>>(),
+            ["10.0.0.9,1.1.1.1, 2.2.2.2,10.0.0.9"]
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! How a proxy runs: what its starter may choose.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    thread,
+    time::Duration,
+};
+
+use crate::parity::Parity;
+
+/// How a proxy runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that serve.
+    pub workers: NonZero<usize>,
+    /// Address to listen on; none: all addresses, of both families.
+    pub address: Option<IpAddr>,
+    /// How long a client's connection may be idle, counted in whole seconds.
+    pub idle_timeout: Duration,
+    /// How long the head of a request may take to come, counted in whole seconds.
+    pub header_timeout: Duration,
+    /// The name server that is asked for the names of endpoints; none: those of the system.
+    pub dns: Option<SocketAddr>,
+    /// In which matters to do as Envoy does, where this proxy would do otherwise.
+    pub parity: Parity,
+    /// Whether streams of HTTP/2 may become WebSockets (RFC 8441; Envoy's `allow_connect`).
+    pub extended_connect: bool,
+}
+
+impl Default for Options {
+    /// One worker for each CPU that this process may use, all addresses.
+    fn default() -> Self {
+        Self {
+            workers: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+            address: None,
+            idle_timeout: Duration::from_hours(1),
+            // Envoy's `request_headers_timeout` is off by default: a client that sends a byte an hour
+            // keeps its connection. A minute is far more than any honest client needs.
+            header_timeout: Duration::from_mins(1),
+            dns: None,
+            parity: Parity::default(),
+            extended_connect: false,
+        }
+    }
+}
