@@ -113,9 +113,9 @@ mod tests {
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .for_each(|worker| worker.join().unwrap());
+        for worker in workers {
+            worker.join().unwrap();
+        }
         let wanted = Counts {
             statuses: [0, 8, 4, 4, 4],
             opened: 0,

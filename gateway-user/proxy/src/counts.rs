@@ -1,10 +1,11 @@
 //! What routes and clusters have counted, to be exported.
 
+use nodegate_model::gateway::RouteOrigin;
+
 use crate::{
     config::{Config, Protocol},
     counters::Counts,
 };
-use nodegate_model::gateway::RouteOrigin;
 
 /// What the routes and clusters of a configuration have counted. Counts outlive configurations for as
 /// long as there is a route that says the same, or a cluster of the same name.

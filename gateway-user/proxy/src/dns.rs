@@ -17,13 +17,12 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
 };
+use nodegate_model::gateway::{Cluster, Endpoint};
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{self, Instant},
 };
-
-use nodegate_model::gateway::{Cluster, Endpoint};
 
 /// How long an answer holds that doesn't say (Istio: the mesh config's `dnsRefreshRate`).
 const REFRESH: Duration = Duration::from_mins(1);
@@ -56,11 +55,11 @@ struct Name {
 
 /// What came of asking for a name.
 #[derive(Debug)]
-enum Answer {
+enum Lookup {
     /// Addresses, in the server's order, and how long they hold.
     Addresses(Vec<IpAddr>, Duration),
     /// There is no such name, or it has no address.
-    Nobody,
+    NoSuchName,
     Failed(String),
 }
 
@@ -219,19 +218,19 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
 }
 
 /// IPv4 addresses, or IPv6 ones if there are none.
-async fn ask(resolver: &TokioResolver, host: &str) -> Answer {
+async fn ask(resolver: &TokioResolver, host: &str) -> Lookup {
     match resolver.lookup_ip(host).await {
         Ok(found) => {
             let addresses: Vec<IpAddr> = found.iter().collect();
             let until = found.valid_until();
             if addresses.is_empty() {
-                return Answer::Nobody;
+                return Lookup::NoSuchName;
             }
             let left = until.saturating_duration_since(std::time::Instant::now());
-            Answer::Addresses(addresses, left)
+            Lookup::Addresses(addresses, left)
         }
-        Err(error) if error.is_no_records_found() => Answer::Nobody,
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(error) if error.is_no_records_found() => Lookup::NoSuchName,
+        Err(error) => Lookup::Failed(error.to_string()),
     }
 }
 
@@ -254,13 +253,13 @@ impl Name {
         }
     }
 
-    fn answered(&mut self, host: &str, answer: Answer) {
+    fn answered(&mut self, host: &str, answer: Lookup) {
         let (addresses, wait) = match answer {
-            Answer::Addresses(addresses, left) => {
+            Lookup::Addresses(addresses, left) => {
                 let wait = if left.is_zero() { REFRESH } else { left };
                 (Some(addresses), wait.max(SHORTEST))
             }
-            Answer::Nobody => {
+            Lookup::NoSuchName => {
                 if self
                     .addresses
                     .as_ref()
@@ -270,7 +269,7 @@ impl Name {
                 }
                 (Some(Vec::new()), REFRESH)
             }
-            Answer::Failed(error) => {
+            Lookup::Failed(error) => {
                 if !self.failed {
                     let kept = self.addresses.is_some();
                     tracing::warn!(host, %error, kept, "a name can't be resolved; it is tried again");
@@ -336,17 +335,17 @@ mod tests {
     #[test]
     fn failures_leave_the_last_answer() {
         let mut name = Name::new();
-        name.answered("x", Answer::Failed("no".into()));
+        name.answered("x", Lookup::Failed("no".into()));
         assert_eq!(name.addresses, None);
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let holds = Duration::from_secs(7);
         let before = Instant::now();
-        name.answered("x", Answer::Addresses(vec![address], holds));
+        name.answered("x", Lookup::Addresses(vec![address], holds));
         let due = name.due.unwrap();
         assert!(due >= before + holds && due <= Instant::now() + holds);
-        name.answered("x", Answer::Failed("no".into()));
+        name.answered("x", Lookup::Failed("no".into()));
         assert_eq!(name.addresses, Some(vec![address]));
-        name.answered("x", Answer::Nobody);
+        name.answered("x", Lookup::NoSuchName);
         assert_eq!(name.addresses, Some(Vec::new()));
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use nodegate_observe::Tap;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
@@ -28,7 +29,6 @@ use crate::{
     tcp::TcpAcceptor,
     worker::Worker,
 };
-use nodegate_observe::Tap;
 
 /// How often a draining worker looks whether its last connection has ended.
 const LOOK: Duration = Duration::from_millis(10);

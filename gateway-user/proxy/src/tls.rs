@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use nodegate_model::gateway::{TlsCredentials, TlsMode, UpstreamTls};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{
@@ -23,8 +24,6 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
-
-use nodegate_model::gateway::{TlsCredentials, TlsMode, UpstreamTls};
 
 mod verify;
 

@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
+use nodegate_observe::Tap;
 
 use crate::{
     clock::{Clock, Tick},
@@ -14,7 +15,6 @@ use crate::{
     deadlines::Deadlines,
     options::Options,
 };
-use nodegate_observe::Tap;
 
 /// Spare memory: how many pieces of each kind are kept, and how large a piece may be.
 const MAX_SPARE: usize = 64;

@@ -10,6 +10,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use nodegate_model::{Snapshot, gateway::Gateway};
+use nodegate_observe::Tap;
 use tokio::{
     sync::{Mutex, mpsc, oneshot, watch},
     task,
@@ -24,8 +26,6 @@ use crate::{
     options::Options,
     thread::{Command, spawn},
 };
-use nodegate_model::{Snapshot, gateway::Gateway};
-use nodegate_observe::Tap;
 
 /// How long a Snapshot waits for names that are asked for with it. Until they are known, their
 /// clusters have no endpoints.

@@ -8,9 +8,10 @@ use std::{
     time::Instant,
 };
 
-use super::{endpoint::EndpointState, hash::Hashing, tiers::Tiers, warmup};
 use nodegate_model::gateway::{Balancing, Cluster};
 use nodegate_route::Split;
+
+use super::{endpoint::EndpointState, hash::Hashing, tiers::Tiers, warmup};
 
 /// Chooses among the endpoints of a cluster.
 #[derive(Debug)]

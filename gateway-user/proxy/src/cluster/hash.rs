@@ -4,9 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use xxhash_rust::xxh64::xxh64;
-
 use nodegate_model::gateway::{Cluster, Endpoint, HashTable, Locality};
+use xxhash_rust::xxh64::xxh64;
 
 /// Most points of a ring, and entries of a table (Envoy's `maximum_ring_size`).
 const LARGEST: u64 = 8 << 20;

@@ -5,9 +5,8 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use nodegate_model::gateway::ConnectionLimits;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is under way, and how much of it may be.
 ///

@@ -20,10 +20,10 @@ pub(crate) enum Observation {
 
 /// How an endpoint has been doing.
 #[derive(Debug, Default)]
-pub(crate) struct Health(Mutex<Counts>);
+pub(crate) struct Health(Mutex<FailureCounts>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct FailureCounts {
     server_errors: u32,
     gateway_errors: u32,
     local_failures: u32,
@@ -36,7 +36,7 @@ struct Counts {
 impl Health {
     /// Whether the endpoint is avoided.
     pub(crate) fn is_ejected(&self, now: Instant) -> bool {
-        self.counts().until.is_some_and(|until| now < until)
+        self.failures().until.is_some_and(|until| now < until)
     }
 
     /// Counts an observation; true if that makes too many failures. Counts start over then.
@@ -48,50 +48,50 @@ impl Health {
         observation: Observation,
         now: Instant,
     ) -> bool {
-        let mut counts = self.counts();
-        if counts.until.is_some_and(|until| now < until) {
+        let mut failures = self.failures();
+        if failures.until.is_some_and(|until| now < until) {
             return false;
         }
         match observation {
             Observation::Connected => {
-                counts.local_failures = 0;
+                failures.local_failures = 0;
                 false
             }
             Observation::Failed if policy.split => reached(
-                &mut counts.local_failures,
+                &mut failures.local_failures,
                 policy.consecutive_local_failures,
             ),
-            Observation::Failed => counts.status(policy, 503),
+            Observation::Failed => failures.status(policy, 503),
             Observation::Status(status) => {
-                counts.local_failures = 0;
-                counts.status(policy, status)
+                failures.local_failures = 0;
+                failures.status(policy, status)
             }
         }
     }
 
     /// Avoids the endpoint from now on; says for how long.
     pub(crate) fn eject(&self, policy: &OutlierDetection, now: Instant) -> Duration {
-        let mut counts = self.counts();
+        let mut failures = self.failures();
         // Every interval without trouble is forgiven one ejection (Envoy:
         // DetectorImpl::checkHostForUneject).
-        if let Some(until) = counts.until {
+        if let Some(until) = failures.until {
             let quiet = now.saturating_duration_since(until).as_secs_f64();
             let forgiven = quiet / policy.interval.as_secs_f64().max(0.001);
             #[expect(clippy::cast_sign_loss, reason = "durations are not negative")]
             let forgiven = forgiven.min(f64::from(u32::MAX)) as u32;
-            counts.ejections = counts.ejections.saturating_sub(forgiven);
+            failures.ejections = failures.ejections.saturating_sub(forgiven);
         }
-        counts.ejections = counts.ejections.saturating_add(1);
+        failures.ejections = failures.ejections.saturating_add(1);
         let longest = policy.max_ejection.max(policy.base_ejection);
         let period = policy
             .base_ejection
-            .saturating_mul(counts.ejections)
+            .saturating_mul(failures.ejections)
             .min(longest);
-        counts.until = now.checked_add(period);
+        failures.until = now.checked_add(period);
         period
     }
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+    fn failures(&self) -> std::sync::MutexGuard<'_, FailureCounts> {
         // A panic of another holder leaves no number half written.
         self.0
             .lock()
@@ -99,7 +99,7 @@ impl Health {
     }
 }
 
-impl Counts {
+impl FailureCounts {
     fn status(&mut self, policy: &OutlierDetection, status: u16) -> bool {
         if status < 500 {
             self.server_errors = 0;

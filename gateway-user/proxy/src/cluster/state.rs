@@ -11,6 +11,8 @@ use std::{
     time::Instant,
 };
 
+use nodegate_model::gateway::{Cluster, OutlierDetection};
+
 use super::{
     balance::Balancer, endpoint::EndpointState, hash::Hashing, limits::Limits,
     outlier::Observation, tiers::Tiers,
@@ -19,7 +21,6 @@ use crate::{
     counters::{Counted, Counters, WorkerIndex},
     tls::ClientTls,
 };
-use nodegate_model::gateway::{Cluster, OutlierDetection};
 
 /// How often another endpoint is drawn when one has been tried already (Envoy's
 /// `host_selection_retry_max_attempts`, as Istio sets it).
@@ -162,12 +163,11 @@ impl ClusterState {
         let hash = hash.unwrap_or_else(|| fastrand::u64(..));
         let mut index = None;
         for attempt in 0..=REDRAWS {
-            index = match hashing {
-                Some(hashing) => hashing.find(&self.usable_by_hash(hashing, hash), hash, attempt),
-                None => {
-                    let usable = self.usable();
-                    self.balancer.choose(&self.endpoints, usable.as_deref())
-                }
+            index = if let Some(hashing) = hashing {
+                hashing.find(&self.usable_by_hash(hashing, hash), hash, attempt)
+            } else {
+                let usable = self.usable();
+                self.balancer.choose(&self.endpoints, usable.as_deref())
             };
             if index.is_none_or(|index| !avoid.contains(&self.endpoints[index].address)) {
                 break;

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
+use nodegate_model::gateway::{Cluster, Gateway};
 use rustc_hash::FxHashMap;
 
 use crate::{cluster::ClusterState, dns::Answers};
-use nodegate_model::gateway::{Cluster, Gateway};
 
 /// The clusters of a configuration.
 #[derive(Debug, Default)]

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-
-use super::{
-    clusters::{Changes, Clusters},
-    history::{History, Name},
-    operation::operation,
-    target::{ClusterRef, Target},
-};
-use crate::{cluster::ClusterState, counters::Counters};
 use nodegate_model::gateway::{
     self as model, HttpRoute, HttpRoutes, ListenerProtocol, TcpRoute, VirtualHost,
 };
 use nodegate_route::{Match, Rewrite, Table};
 use nodegate_values::percentage::Percentage;
+
+use super::{
+    clusters::{Changes, Clusters},
+    history::{History, RouteName},
+    operation::operation,
+    target::{ClusterRef, Target},
+};
+use crate::{cluster::ClusterState, counters::Counters};
 
 /// What is done with the connections of a port.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Listener {
                 target,
                 counters,
             }) => {
-                let name = Name::of_tcp(route);
+                let name = RouteName::of_tcp(route);
                 history.note(name, &route.destinations, target.position(), counters);
             }
         }
@@ -183,7 +183,7 @@ impl HttpListener {
         for (host, states) in self.table.routes().virtual_hosts.iter().zip(&self.routes) {
             for (route, state) in host.routes.iter().zip(states) {
                 let (position, counters) = (state.target.position(), &state.counters);
-                let name = Name::of_http(host, route);
+                let name = RouteName::of_http(host, route);
                 history.note(name, route.destinations(), position, counters);
             }
         }
@@ -214,7 +214,7 @@ impl RouteState {
         history: &mut History<'a>,
         clusters: &Clusters,
     ) -> Self {
-        let name = Name::of_http(virtual_host, route);
+        let name = RouteName::of_http(virtual_host, route);
         let position = history.position(name, route.destinations());
         let mirrors = route.action.forward().map_or(&[][..], |it| &it.mirrors);
         Self {
@@ -264,7 +264,7 @@ impl MirrorState {
 
 impl TcpListener {
     fn new<'a>(route: &'a TcpRoute, history: &mut History<'a>, clusters: &Clusters) -> Self {
-        let name = Name::of_tcp(route);
+        let name = RouteName::of_tcp(route);
         let position = history.position(name, &route.destinations);
         Self {
             route: route.clone(),

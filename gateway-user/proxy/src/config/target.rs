@@ -5,10 +5,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::clusters::{Changes, Clusters};
-use crate::cluster::ClusterState;
 use nodegate_model::gateway::Destination;
 use nodegate_route::Split;
+
+use super::clusters::{Changes, Clusters};
+use crate::cluster::ClusterState;
 
 /// Destinations of a route, and which of them is next.
 #[derive(Debug)]

@@ -3,6 +3,11 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use nodegate_model::gateway::{Forward, HttpAction, HttpRoute};
+use nodegate_route::{
+    cors::{self, CorsDecision},
+    redirect, timeout,
+};
 
 use super::{
     body::RequestBody,
@@ -30,11 +35,6 @@ use crate::{
     config::{Protocol, Routed},
     counters::Counted,
     parity::{Difference, Parity},
-};
-use nodegate_model::gateway::{Forward, HttpAction, HttpRoute};
-use nodegate_route::{
-    cors::{self, CorsDecision},
-    redirect, timeout,
 };
 
 /// Answers a request.

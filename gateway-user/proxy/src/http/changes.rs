@@ -5,12 +5,12 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
-
-use super::{exchange::Exchange, facts::RequestFacts};
-use crate::{cluster::Engaged, config::Routed};
 use nodegate_model::gateway::{HeaderChanges, HeaderOperations};
 use nodegate_route::headers::{Direction, Facts, apply};
 use nodegate_values::format::{Format, Segment, Variable};
+
+use super::{exchange::Exchange, facts::RequestFacts};
+use crate::{cluster::Engaged, config::Routed};
 
 /// Whether a route or its destination makes headers from the request.
 fn need_request(routed: &Routed, destination: Option<usize>) -> bool {

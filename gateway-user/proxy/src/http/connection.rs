@@ -78,14 +78,14 @@ async fn serve_http1<S: Transport>(
 async fn serve_hyper<S: Transport>(
     stream: ClientStream<S>,
     client: &Rc<Client>,
-    prepared: Option<Response<ResponseBody>>,
+    prepared: Option<Box<Response<ResponseBody>>>,
 ) -> hyper::Result<Option<ClientStream<S>>> {
     let handle = &client.handle;
     let prepared = Cell::new(prepared);
     let tunnel = Cell::new(None);
     let service = service_fn(|request| {
         let answered = match prepared.take() {
-            Some(response) => Ok(response),
+            Some(response) => Ok(*response),
             // At once, and not when the answer is first polled: what is read from the client until then
             // means something else once a request is being served.
             None => Err(begin(client, request)),

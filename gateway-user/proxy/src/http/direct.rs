@@ -43,7 +43,7 @@ pub(crate) enum Turn {
     Over,
     /// hyper. What it has to read stands in the stream; the answer to the first request is given if the
     /// request has been passed on already.
-    Hyper(Option<Response<ResponseBody>>),
+    Hyper(Option<Box<Response<ResponseBody>>>),
 }
 
 /// Serves a connection for as long as requests and answers are ordinary.
@@ -61,7 +61,7 @@ pub(crate) async fn serve<S: Transport>(stream: &mut ClientStream<S>, client: &R
         let length = response.body().size_hint().exact();
         let Some(ending) = Ending::of(response.status(), response.headers(), length) else {
             stream.put_back(&head);
-            return Turn::Hyper(Some(response));
+            return Turn::Hyper(Some(Box::new(response)));
         };
         // hyper won't need it any more.
         drop(head);

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::cluster::ClusterState;
 use nodegate_model::gateway::RetryPolicy;
+
+use crate::cluster::ClusterState;
 
 /// Which cluster is asked, how often, and how long that may take.
 #[expect(

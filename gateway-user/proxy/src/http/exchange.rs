@@ -11,6 +11,7 @@ use std::{
 
 use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
+use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
 
 use super::{
     authority::authority,
@@ -24,7 +25,6 @@ use crate::{
     deadlines::Deadline,
     pool::UpstreamBody,
 };
-use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
 
 /// One request and its response. If it is dropped before it is complete, the client has left.
 #[derive(Debug)]
@@ -51,13 +51,13 @@ pub(crate) struct Exchange {
     /// How often the request has been sent.
     pub(crate) attempts: u32,
     pub(crate) flags: ResponseFlags,
-    log: Option<Log>,
+    log: Option<PendingRecord>,
     over: bool,
 }
 
 /// A record in the making: only while anything listens to records.
 #[derive(Debug)]
-struct Log(Box<RequestRecord>);
+struct PendingRecord(Box<RequestRecord>);
 
 impl Exchange {
     /// Starts with the head of a request. Boxed, because it is passed on by many functions.
@@ -115,7 +115,7 @@ impl Exchange {
     /// Keeps a record, if anything listens to records.
     pub(crate) fn record(&mut self, parts: &Parts) {
         if self.client.worker.tap.is_active() {
-            self.log = Some(Log(Box::new(self.blank_record(parts))));
+            self.log = Some(PendingRecord(Box::new(self.blank_record(parts))));
         }
     }
 
@@ -318,7 +318,7 @@ impl Drop for Exchange {
         }
         let worker = &self.client.worker;
         self.client.handle.request_ended(worker.now());
-        let Some(Log(mut record)) = self.log.take() else {
+        let Some(PendingRecord(mut record)) = self.log.take() else {
             return;
         };
         if !self.over {

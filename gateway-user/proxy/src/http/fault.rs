@@ -1,12 +1,12 @@
 //! Faults that a route injects: requests are delayed or fail on purpose.
 
 use http::StatusCode;
-use tokio::time;
-
-use super::{exchange::Exchange, reply::LocalReply};
 use nodegate_model::gateway::Fault;
 use nodegate_observe::ResponseFlag;
 use nodegate_route::fault;
+use tokio::time;
+
+use super::{exchange::Exchange, reply::LocalReply};
 
 /// Delays a request if it is to be delayed; then answers it if it is to be aborted.
 pub(crate) async fn inject(

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use http::{request::Parts, uri::PathAndQuery};
-
-use super::{authority::authority, exchange::Exchange, reply::LocalReply};
-use crate::config::{HttpListener, Routed};
 use nodegate_route::{
     Miss, Query,
     redirect::{self, Requested},
 };
+
+use super::{authority::authority, exchange::Exchange, reply::LocalReply};
+use crate::config::{HttpListener, Routed};
 
 /// Finds the route.
 pub(crate) fn find(

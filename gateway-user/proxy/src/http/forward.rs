@@ -8,6 +8,8 @@ use std::{
 };
 
 use http::{Response, StatusCode, Version};
+use nodegate_observe::ResponseFlag;
+use nodegate_route::retry::{RetryDecision, RetryState};
 use tokio::{sync::oneshot, time};
 
 use super::{
@@ -26,8 +28,6 @@ use crate::{
     parity::Difference,
     pool::{DirectAnswer, Raw, Rest, SendError, Upstream, UpstreamBody},
 };
-use nodegate_observe::ResponseFlag;
-use nodegate_route::retry::{RetryDecision, RetryState};
 
 /// An endpoint's answer.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ async fn one_try(
                 Observation::Status(response.status().as_u16()),
             ),
             Err(failure) if failure.is_of_endpoint() => {
-                engaged.observe(worker.index, Observation::Failed)
+                engaged.observe(worker.index, Observation::Failed);
             }
             Err(_) => {}
         }

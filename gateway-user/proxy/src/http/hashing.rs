@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use http::{HeaderValue, header::COOKIE, request::Parts};
+use nodegate_model::gateway::{Balancing, HashKey};
 
 use super::client::Client;
 use crate::cluster::{ClusterState, key_hash};
-use nodegate_model::gateway::{Balancing, HashKey};
 
 /// The hash of a request, and the cookie that gives the client the same one next time.
 // Envoy: HashPolicyImpl::generateHash.

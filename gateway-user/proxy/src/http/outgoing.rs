@@ -3,6 +3,7 @@
 use std::{mem, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Version, header::CONTENT_LENGTH, request::Parts};
+use nodegate_route::timeout;
 
 use super::{
     body::{Gate, RequestBody, Store},
@@ -13,7 +14,6 @@ use super::{
     retry,
 };
 use crate::http1;
-use nodegate_route::timeout;
 
 /// A request, for as long as it may have to be sent.
 #[derive(Debug)]

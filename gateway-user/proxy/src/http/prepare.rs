@@ -8,6 +8,8 @@ use http::{
     request::Parts,
     uri::PathAndQuery,
 };
+use nodegate_model::gateway::Forward;
+use nodegate_route::timeout;
 
 use super::{
     authority::authority,
@@ -23,8 +25,6 @@ use crate::{
     config::Routed,
     parity::{Difference, Parity},
 };
-use nodegate_model::gateway::Forward;
-use nodegate_route::timeout;
 
 /// How a request is to be passed on.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
+use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
 
 use crate::{accept::Peers, connections::Rejection, http1::HeadFault};
-use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
 
 /// hyper's answer to a head that it can't read.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,6 +8,9 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER},
 };
 use nix::errno::Errno;
+use nodegate_model::gateway::DirectResponse;
+use nodegate_observe::ResponseFlag;
+use nodegate_route::cors;
 
 use super::{
     changes::change_headers,
@@ -19,9 +22,6 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{counters::Counted, parity::Difference};
-use nodegate_model::gateway::DirectResponse;
-use nodegate_observe::ResponseFlag;
-use nodegate_route::cors;
 
 /// What stands before the reason why there was no connection.
 const TRANSPORT_FAILURE: &str = ", transport failure reason: ";

@@ -6,6 +6,7 @@ use http::{
     HeaderValue, Response, Version,
     header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
+use nodegate_route::cors;
 
 use super::{
     body::RequestBody,
@@ -16,7 +17,6 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{counters::Counted, pool::UpstreamBody};
-use nodegate_route::cors;
 
 /// What is to be added to an endpoint's answer.
 #[derive(Debug, Default)]

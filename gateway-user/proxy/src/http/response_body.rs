@@ -20,7 +20,7 @@ use crate::pool::UpstreamBody;
 /// The body of an answer to the client.
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
-    source: Source,
+    source: ResponseSource,
     /// None if it isn't over with this body.
     exchange: Option<Box<Exchange>>,
     /// Whether there are trailers in both protocols.
@@ -31,7 +31,7 @@ pub(crate) struct ResponseBody {
 
 /// Where a body comes from.
 #[derive(Debug)]
-enum Source {
+enum ResponseSource {
     Endpoint(UpstreamBody<RequestBody>),
     Fixed(Bytes),
     /// No body: the connection becomes something else after the head.
@@ -49,7 +49,7 @@ impl ResponseBody {
             exchange.complete(Some(&mut body));
         }
         Self {
-            source: Source::Endpoint(body),
+            source: ResponseSource::Endpoint(body),
             // Envoy: HTTP/1.1 has none on either side unless `enable_trailers` is set.
             trailers: exchange.is_http2() && version == Version::HTTP_2,
             exchange: Some(exchange),
@@ -64,7 +64,7 @@ impl ResponseBody {
             exchange.complete(None);
         }
         Self {
-            source: Source::Fixed(body),
+            source: ResponseSource::Fixed(body),
             trailers: false,
             exchange: Some(exchange),
             broken: None,
@@ -73,26 +73,26 @@ impl ResponseBody {
 
     /// No body, with nothing that ends with it.
     pub(crate) const fn none() -> Self {
-        Self::without_exchange(Source::Fixed(Bytes::new()))
+        Self::without_exchange(ResponseSource::Fixed(Bytes::new()))
     }
 
     /// No body: the connection becomes something else after the head.
     pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
-        Self::without_exchange(Source::Tunnel(Box::new(tunnel)))
+        Self::without_exchange(ResponseSource::Tunnel(Box::new(tunnel)))
     }
 
     /// What the connection becomes after the head, if it does.
     pub(crate) fn take_tunnel(&mut self) -> Option<Tunnel> {
-        if !matches!(self.source, Source::Tunnel(_)) {
+        if !matches!(self.source, ResponseSource::Tunnel(_)) {
             return None;
         }
-        match mem::replace(&mut self.source, Source::Fixed(Bytes::new())) {
-            Source::Tunnel(tunnel) => Some(*tunnel),
-            Source::Endpoint(_) | Source::Fixed(_) => None,
+        match mem::replace(&mut self.source, ResponseSource::Fixed(Bytes::new())) {
+            ResponseSource::Tunnel(tunnel) => Some(*tunnel),
+            ResponseSource::Endpoint(_) | ResponseSource::Fixed(_) => None,
         }
     }
 
-    const fn without_exchange(source: Source) -> Self {
+    const fn without_exchange(source: ResponseSource) -> Self {
         Self {
             source,
             trailers: false,
@@ -118,7 +118,7 @@ impl Body for ResponseBody {
             return Poll::Ready(None);
         };
         let (frame, end) = match &mut this.source {
-            Source::Endpoint(body) => match body.poll_frame(cx) {
+            ResponseSource::Endpoint(body) => match body.poll_frame(cx) {
                 Poll::Ready(frame) => (
                     frame.map(|frame| frame.map_err(BodyError::from)),
                     body.is_end_stream(),
@@ -130,9 +130,9 @@ impl Body for ResponseBody {
                     return Poll::Ready(Some(Err(BodyError::Timeout)));
                 }
             },
-            Source::Tunnel(_) => (None, true),
-            Source::Fixed(body) if body.is_empty() => (None, true),
-            Source::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
+            ResponseSource::Tunnel(_) => (None, true),
+            ResponseSource::Fixed(body) if body.is_empty() => (None, true),
+            ResponseSource::Fixed(body) => (Some(Ok(Frame::data(mem::take(body)))), true),
         };
         match frame {
             // hyper ends the client's stream or connection at once when it hears of an error. What has
@@ -165,22 +165,22 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Endpoint(body) => body.is_end_stream(),
-            Source::Fixed(body) => body.is_empty(),
-            Source::Tunnel(_) => true,
+            ResponseSource::Endpoint(body) => body.is_end_stream(),
+            ResponseSource::Fixed(body) => body.is_empty(),
+            ResponseSource::Tunnel(_) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Endpoint(body) => body.size_hint(),
-            Source::Fixed(body) => SizeHint::with_exact(body.len() as u64),
-            Source::Tunnel(_) => SizeHint::with_exact(0),
+            ResponseSource::Endpoint(body) => body.size_hint(),
+            ResponseSource::Fixed(body) => SizeHint::with_exact(body.len() as u64),
+            ResponseSource::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
 
-impl Source {
+impl ResponseSource {
     fn endpoint(&mut self) -> Option<&mut UpstreamBody<RequestBody>> {
         match self {
             Self::Endpoint(body) => Some(body),

@@ -2,10 +2,10 @@
 //! be kept for that.
 
 use http::Response;
-
-use super::failure::Failure;
 use nodegate_model::gateway::{RetryOn, RetryPolicy};
 use nodegate_route::retry::{Outcome, ResetReason};
+
+use super::failure::Failure;
 
 /// How a try ended, if that is anything that another one might do better.
 pub(crate) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Option<Outcome<'a>> {

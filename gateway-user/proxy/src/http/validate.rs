@@ -6,13 +6,13 @@ use http::{
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
+use nodegate_route::path;
 
 use super::{authority::authority, reply::LocalReply, survey::Survey};
 use crate::{
     http1::{Framing, MAX_CONNECTION_OPTIONS, MAX_REQUEST_HEADERS},
     parity::{Difference, Parity},
 };
-use nodegate_route::path;
 
 /// Makes the request what Envoy would have read, as far as the options want that.
 pub(crate) fn adapt(parts: &mut Parts, parity: Parity) {

@@ -10,10 +10,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use nodegate_model::gateway::ConnectionLimits;
 
 use super::{sender::SendBody, store::Pool, upstream::Upstream};
 use crate::clock::Tick;
-use nodegate_model::gateway::ConnectionLimits;
 
 /// The body of an endpoint's answer. It owns the connection that it comes over: once all of it has come
 /// the connection can be given back, and dropped before, it closes the connection.

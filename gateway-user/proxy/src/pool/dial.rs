@@ -2,13 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
+use nodegate_model::gateway::{ConnectionLimits, Keepalive};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{net::TcpStream, time};
 
 use super::peer_stream::PeerStream;
 use crate::tls::{ClientTls, Inner, TlsError};
-use nodegate_model::gateway::{ConnectionLimits, Keepalive};
 
 /// Why there is no connection to an endpoint.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use nodegate_model::gateway::ConnectionLimits;
 use rustc_hash::FxHashMap;
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -22,13 +23,12 @@ use super::{
     direct::Direct,
     peer_stream::PeerStream,
     sender::{SendBody, handshake_http1, start_http1, start_http2},
-    upstream::{Connection, Session, Share, Shared, Upstream},
+    upstream::{Http1Connection, Http2Connection, Http2Share, Session, Upstream},
 };
 use crate::{
     clock::Tick,
     tls::{ClientTls, Inner},
 };
-use nodegate_model::gateway::ConnectionLimits;
 
 /// Idle connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
@@ -39,7 +39,7 @@ const IDLE_LIMIT: Tick = 60;
 #[derive(Debug)]
 pub(crate) struct Pool<B> {
     idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
-    shared: RefCell<HashMap<SocketAddr, Vec<Rc<Shared<B>>>>>,
+    shared: RefCell<HashMap<SocketAddr, Vec<Rc<Http2Connection<B>>>>>,
     /// Held by the request that is connecting in HTTP/2: the others wait for that connection instead of
     /// making their own.
     connecting: RefCell<HashMap<SocketAddr, Rc<Mutex<()>>>>,
@@ -58,7 +58,7 @@ struct Secure {
 
 #[derive(Debug)]
 struct Idle<B> {
-    connection: Box<Connection<B>>,
+    connection: Box<Http1Connection<B>>,
     since: Tick,
     limit: Tick,
 }
@@ -168,17 +168,17 @@ impl<B> Pool<B> {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 
-    fn share(&self, endpoint: SocketAddr, limits: &ConnectionLimits) -> Option<Share<B>> {
+    fn share(&self, endpoint: SocketAddr, limits: &ConnectionLimits) -> Option<Http2Share<B>> {
         let connections = self.shared.borrow();
         let streams = limits.max_concurrent_streams.unwrap_or(u32::MAX).max(1);
         let requests = limits.max_requests_per_connection.unwrap_or(u32::MAX);
         let mut connections = connections.get(&endpoint)?.iter();
         connections
             .find(|shared| shared.has_room(streams, requests))
-            .map(Shared::share)
+            .map(Http2Connection::share)
     }
 
-    fn put(&self, connection: Box<Connection<B>>, now: Tick, limits: &ConnectionLimits) {
+    fn put(&self, connection: Box<Http1Connection<B>>, now: Tick, limits: &ConnectionLimits) {
         let limit = Tick::try_from(limits.idle_timeout.as_secs()).unwrap_or(Tick::MAX);
         let mut pool = self.idle.borrow_mut();
         let idle = pool.entry(connection.endpoint).or_default();
@@ -211,7 +211,9 @@ impl<B: SendBody> Pool<B> {
                 PeerStream::Clear(stream) => Session::Direct(Direct::new(stream)),
                 PeerStream::Secure(stream) => Session::Hyper(start_http1(stream).await?),
             };
-            return Ok(Upstream::Http1(Connection::new(endpoint, local, session)));
+            return Ok(Upstream::Http1(Http1Connection::new(
+                endpoint, local, session,
+            )));
         }
         let turn = Rc::clone(self.connecting.borrow_mut().entry(endpoint).or_default());
         // A request that has waited in vain doesn't take its turn: failures must not queue up.
@@ -228,7 +230,7 @@ impl<B: SendBody> Pool<B> {
             PeerStream::Clear(stream) => start_http2(stream).await?,
             PeerStream::Secure(stream) => start_http2(stream).await?,
         };
-        let shared = Shared::new(sender, local);
+        let shared = Http2Connection::new(sender, local);
         let share = shared.share();
         let mut connections = self.shared.borrow_mut();
         connections.entry(endpoint).or_default().push(shared);
@@ -260,7 +262,7 @@ impl<B: SendBody> Pool<B> {
                 });
             }
         });
-        let connection = Connection::new(endpoint, local, Session::Hyper(sender));
+        let connection = Http1Connection::new(endpoint, local, Session::Hyper(sender));
         Ok((Upstream::Http1(connection), raw))
     }
 

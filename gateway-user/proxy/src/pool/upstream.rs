@@ -19,13 +19,13 @@ use crate::clock::Tick;
 pub(crate) enum Upstream<B> {
     /// Boxed, because it goes through many hands: there is one allocation for each connection, not for
     /// each request.
-    Http1(Box<Connection<B>>),
-    Http2(Share<B>),
+    Http1(Box<Http1Connection<B>>),
+    Http2(Http2Share<B>),
 }
 
 /// A connection in HTTP/1.1.
 #[derive(Debug)]
-pub(crate) struct Connection<B> {
+pub(crate) struct Http1Connection<B> {
     pub(super) endpoint: SocketAddr,
     local: Option<SocketAddr>,
     pub(super) session: Session<B>,
@@ -48,7 +48,7 @@ pub(super) enum Session<B> {
 
 /// A connection in HTTP/2, which requests share.
 #[derive(Debug)]
-pub(super) struct Shared<B> {
+pub(super) struct Http2Connection<B> {
     pub(super) sender: http2::SendRequest<B>,
     local: Option<SocketAddr>,
     streams: Cell<u32>,
@@ -59,7 +59,7 @@ pub(super) struct Shared<B> {
 
 /// A request's share of a connection.
 #[derive(Debug)]
-pub(crate) struct Share<B>(Rc<Shared<B>>);
+pub(crate) struct Http2Share<B>(Rc<Http2Connection<B>>);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl<B: SendBody> Upstream<B> {
     ) -> Result<Response<Incoming>, SendError<B>> {
         match self {
             Self::Http1(connection) => connection.send(request).await,
-            Self::Http2(Share(shared)) => {
+            Self::Http2(Http2Share(shared)) => {
                 shared.served.set(shared.served.get().saturating_add(1));
                 let mut sender = shared.sender.clone();
                 Ok(Box::pin(sender.try_send_request(request)).await?)
@@ -148,7 +148,7 @@ impl<B: SendBody> Upstream<B> {
     }
 }
 
-impl<B> Connection<B> {
+impl<B> Http1Connection<B> {
     pub(super) fn new(
         endpoint: SocketAddr,
         local: Option<SocketAddr>,
@@ -188,7 +188,7 @@ impl<B> Connection<B> {
     }
 }
 
-impl<B: SendBody> Connection<B> {
+impl<B: SendBody> Http1Connection<B> {
     async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
         self.served = self.served.saturating_add(1);
         if let Some(direct) = self.take_direct() {
@@ -222,7 +222,7 @@ impl<B: SendBody> Connection<B> {
     }
 }
 
-impl<B> Shared<B> {
+impl<B> Http2Connection<B> {
     pub(super) fn new(sender: http2::SendRequest<B>, local: Option<SocketAddr>) -> Rc<Self> {
         Rc::new(Self {
             sender,
@@ -239,9 +239,9 @@ impl<B> Shared<B> {
     }
 
     /// A share for a request.
-    pub(super) fn share(self: &Rc<Self>) -> Share<B> {
+    pub(super) fn share(self: &Rc<Self>) -> Http2Share<B> {
         self.streams.set(self.streams.get() + 1);
-        Share(Rc::clone(self))
+        Http2Share(Rc::clone(self))
     }
 
     /// For how many ticks it has been idle, as far as is known. To be asked with every tick.
@@ -253,7 +253,7 @@ impl<B> Shared<B> {
     }
 }
 
-impl<B> Drop for Share<B> {
+impl<B> Drop for Http2Share<B> {
     fn drop(&mut self) {
         let streams = &self.0.streams;
         streams.set(streams.get().saturating_sub(1));

@@ -3,22 +3,22 @@
 use std::{cell::Cell, io, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
+use nodegate_observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
 
 use crate::{
     accept::Peers,
     counters::{Counted, Counters},
     worker::Worker,
 };
-use nodegate_observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
 
 /// Why a connection ended.
-struct Ending {
+struct EndCause {
     flag: Option<ResponseFlag>,
     details: String,
 }
 
 /// The record of a connection, sent when it is opened and when it is over.
-pub(super) struct Log<'a> {
+pub(super) struct ConnectionLog<'a> {
     pub(super) worker: &'a Worker,
     /// Those of the route.
     counters: Option<Arc<Counters>>,
@@ -28,7 +28,7 @@ pub(super) struct Log<'a> {
     listener: u16,
     decision: Decision,
     /// Why the connection ended, unless both sides ended it.
-    ending: Option<Ending>,
+    ending: Option<EndCause>,
     /// Which side broke the connection off.
     pub(super) blame: Cell<Option<ResponseFlag>>,
     /// Bytes from the client.
@@ -37,7 +37,7 @@ pub(super) struct Log<'a> {
     pub(super) sent: Cell<u64>,
 }
 
-impl<'a> Log<'a> {
+impl<'a> ConnectionLog<'a> {
     pub(super) fn new(worker: &'a Worker, peers: Peers, listener: u16) -> Self {
         Self {
             worker,
@@ -73,7 +73,7 @@ impl<'a> Log<'a> {
     /// There is no connection to an endpoint.
     pub(super) fn failed(&mut self, flag: ResponseFlag, details: &str) {
         self.count(Counted::Failed);
-        self.ending = Some(Ending {
+        self.ending = Some(EndCause {
             flag: Some(flag),
             details: details.replace(' ', "_"),
         });
@@ -85,7 +85,7 @@ impl<'a> Log<'a> {
             None => "idle_timeout".to_owned(),
             Some(_) => error.to_string().replace(' ', "_"),
         };
-        self.ending = Some(Ending {
+        self.ending = Some(EndCause {
             flag: self.blame.get(),
             details,
         });
@@ -103,7 +103,7 @@ impl<'a> Log<'a> {
         }
         let (flag, details) = match &self.ending {
             None => (None, String::new()),
-            Some(Ending { flag, details }) => (*flag, details.clone()),
+            Some(EndCause { flag, details }) => (*flag, details.clone()),
         };
         let record = ConnectionRecord {
             time: self.time,
@@ -122,7 +122,7 @@ impl<'a> Log<'a> {
     }
 }
 
-impl Drop for Log<'_> {
+impl Drop for ConnectionLog<'_> {
     fn drop(&mut self) {
         self.send(ConnectionState::Closed);
     }

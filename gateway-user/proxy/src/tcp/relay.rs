@@ -3,9 +3,10 @@
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use futures_util::future::OptionFuture;
+use nodegate_observe::ResponseFlag;
 use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time};
 
-use super::{log::Log, watched::Watched};
+use super::{log::ConnectionLog, watched::Watched};
 use crate::{
     accept::{Arrival, Transport},
     clock::ticks,
@@ -16,7 +17,6 @@ use crate::{
     tls::Inner,
     worker::Worker,
 };
-use nodegate_observe::ResponseFlag;
 
 /// What is read at once, for each direction.
 const BUFFER: usize = 64 * 1024;
@@ -29,7 +29,7 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
         listener,
         registration,
     } = arrival;
-    let mut log = Log::new(&worker, peers, listener.port);
+    let mut log = ConnectionLog::new(&worker, peers, listener.port);
     let Some(cluster) = choose(&worker.config(), &listener, &mut log) else {
         reset(client.tcp());
         return;
@@ -94,7 +94,7 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
 fn choose(
     config: &Config,
     accepted_by: &Arc<Listener>,
-    log: &mut Log<'_>,
+    log: &mut ConnectionLog<'_>,
 ) -> Option<Arc<ClusterState>> {
     let current = config.listener(accepted_by.port);
     let tcp = current
@@ -119,7 +119,7 @@ fn choose(
 /// Takes the next turn among the cluster's endpoints, and connects.
 async fn connect(
     cluster: &Arc<ClusterState>,
-    log: &mut Log<'_>,
+    log: &mut ConnectionLog<'_>,
 ) -> Option<(PeerStream, Engaged, Permit)> {
     let Ok(permit) = cluster.limits().admit_connection() else {
         log.failed(ResponseFlag::UpstreamOverflow, "overflow");

@@ -7,10 +7,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use nodegate_observe::ResponseFlag;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{connections::Handle, worker::Worker};
-use nodegate_observe::ResponseFlag;
 
 /// A stream that counts what is read from it, and tells when its connection is in use.
 pub(super) struct Watched<'a, S> {

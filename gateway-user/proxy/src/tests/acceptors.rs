@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, rc::Rc, sync::Arc};
 
 use arc_swap::ArcSwap;
+use nodegate_observe::Tap;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{PrivatePkcs8KeyDer, ServerName},
@@ -24,7 +25,6 @@ use crate::{
     tcp::TcpAcceptor,
     worker::Worker,
 };
-use nodegate_observe::Tap;
 
 /// Hands on what is inside of TLS.
 struct EndOfTls<A> {

@@ -9,17 +9,17 @@ use std::{
 };
 
 use http::{HeaderName, StatusCode};
-use patience::Stopwatch;
-use tokio::time::{self, Instant};
-
-use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
-use crate::fixture::{cluster, forward, gateway, http_listener, prefix_route};
 use nodegate_model::gateway::{
     AbortStatus, Cluster, CorsPolicy, DirectResponse, Fault, FaultAbort, FaultDelay, HeaderAdd,
     HeaderChanges, HttpAction, HttpRoute, Mirror, Redirect, RetryOn, RetryPolicy, ValueMatch,
 };
 use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, Subscription};
 use nodegate_values::{format::Format, percentage::Percentage};
+use patience::Stopwatch;
+use tokio::time::{self, Instant};
+
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
+use crate::fixture::{cluster, forward, gateway, http_listener, prefix_route};
 
 /// A proxy with one route to one endpoint, and clusters that the route may name.
 async fn proxy(

@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderName;
-use tokio::{sync::Semaphore, time};
-
-use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
-use crate::fixture::{cluster, everything_to};
 use nodegate_model::gateway::{
     Balancing, Cluster, HashKey, HashTable, Locality, LocalityPolicy, OutlierDetection,
 };
 use nodegate_observe::{Record, ResponseFlag};
+use tokio::{sync::Semaphore, time};
+
+use super::harness::{Endpoint, Fixture, Peer, free_port, header, ok, status, until};
+use crate::fixture::{cluster, everything_to};
 
 async fn proxy(endpoints: &[&Endpoint], change: impl FnOnce(&mut Cluster)) -> (Fixture, u16) {
     let fixture = Fixture::new(1);

@@ -1,11 +1,12 @@
 //! What is counted for each route and each cluster.
 
+use nodegate_model::gateway::Gateway;
+
 use super::harness::{Endpoint, Fixture, Peer, free_port, ok, status};
 use crate::{
     Counts,
     fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
 };
-use nodegate_model::gateway::Gateway;
 
 /// A refused port: nothing listens there.
 const NOWHERE: &str = "127.0.0.1:1";

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use nodegate_model::gateway::{Cluster, DnsTarget, Locality};
 use patience::{Deadline, Stopwatch};
 use tokio::{net::UdpSocket, task::JoinHandle, time};
 
@@ -16,7 +17,6 @@ use crate::{
     Options,
     fixture::{cluster, gateway, http_listener, prefix_route},
 };
-use nodegate_model::gateway::{Cluster, DnsTarget, Locality};
 
 /// A server that knows IPv4 addresses, and how long they hold.
 struct DnsServer {

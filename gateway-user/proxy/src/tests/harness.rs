@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use nodegate_model::{Snapshot, gateway::Gateway};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -22,7 +23,6 @@ use crate::{
     Applied, Options, Proxy,
     fixture::{cluster, everything_to},
 };
-use nodegate_model::{Snapshot, gateway::Gateway};
 
 /// Waits until it is so.
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {

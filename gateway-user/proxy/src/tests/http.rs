@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use nodegate_model::gateway::PathMatch;
+
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, proxy_to, simple, status};
 use crate::{
     Options,
     fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to},
 };
-use nodegate_model::gateway::PathMatch;
 
 /// The bytes of a response but for `date`, which changes.
 fn without_date(head: &str) -> String {

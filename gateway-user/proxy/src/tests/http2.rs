@@ -21,6 +21,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nodegate_model::gateway::HttpRoute;
+use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -34,8 +36,6 @@ use crate::{
     Options,
     fixture::{cluster, forward, gateway, http_listener, prefix_route},
 };
-use nodegate_model::gateway::HttpRoute;
-use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 
 type Client = SendRequest<BoxBody<Bytes, Infallible>>;
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nodegate_observe::{Record, ResponseFlag};
 use patience::Stopwatch;
 use tokio::{sync::Notify, time};
 
@@ -12,7 +13,6 @@ use crate::{
     Options,
     fixture::{cluster, gateway, http_listener, prefix_route},
 };
-use nodegate_observe::{Record, ResponseFlag};
 
 #[tokio::test]
 async fn paths_are_matched_and_passed_on_in_normal_form() {

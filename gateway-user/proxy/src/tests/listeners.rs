@@ -1,5 +1,6 @@
 use std::{net::Ipv4Addr, num::NonZero, sync::Arc, time::Duration};
 
+use nodegate_model::gateway::{Gateway, Listener};
 use patience::Stopwatch;
 use tokio::{sync::Notify, time};
 
@@ -8,7 +9,6 @@ use crate::{
     BindError, Options,
     fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener},
 };
-use nodegate_model::gateway::{Gateway, Listener};
 
 fn http(port: u16) -> Listener {
     http_listener(port, &["*"], vec![prefix_route("/", &[("web", 1)])])

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 use tokio::{io::AsyncWriteExt as _, time};
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, proxy_to, soon};
 use crate::fixture::{cluster, gateway, http_listener, prefix_route, rewrite_to};
-use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 
 #[tokio::test]
 async fn weights_are_exact_over_all_workers() {

@@ -1,7 +1,8 @@
-use super::harness::{Endpoint, Fixture, Peer, free_port};
-use crate::fixture::{cluster, gateway, tcp_listener};
 use nodegate_model::gateway::Gateway;
 use nodegate_observe::{ConnectionState, Record};
+
+use super::harness::{Endpoint, Fixture, Peer, free_port};
+use crate::fixture::{cluster, gateway, tcp_listener};
 
 /// Answers each line with its name and the line.
 async fn echo(name: &'static str) -> Endpoint {

@@ -9,6 +9,8 @@ use http::{
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nodegate_model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
+use nodegate_observe::{Record, ResponseFlag};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -27,8 +29,6 @@ use tokio_rustls::TlsAcceptor;
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, status};
 use crate::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
-use nodegate_model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
-use nodegate_observe::{Record, ResponseFlag};
 
 /// An authority, and files with what it has issued.
 struct Authority {

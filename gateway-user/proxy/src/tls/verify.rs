@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nodegate_model::gateway::UpstreamTls;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
     client::{
@@ -17,7 +18,6 @@ use rustls::{
 use webpki::EndEntityCert;
 
 use super::{TlsError, system_authorities};
-use nodegate_model::gateway::UpstreamTls;
 
 /// Accepts certificates that an authority has issued for the right name.
 // Envoy: DefaultCertValidator. Unlike rustls' own verifier it may take any name.

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
+use nodegate_model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup};
+
 use super::*;
 use crate::{cluster::key_hash, fixture::cluster};
-use nodegate_model::gateway::{Balancing, HashKey, HashTable, Locality, LocalityPolicy, Warmup};
 
 fn with(count: u8, change: impl FnOnce(&mut Cluster)) -> Arc<ClusterState> {
     let endpoints: Vec<String> = (0..count).map(|last| format!("10.0.0.{last}:80")).collect();

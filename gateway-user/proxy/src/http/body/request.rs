@@ -16,11 +16,11 @@ use crate::connections::Handle;
 
 /// The body of a request, from the client to the endpoint. The default is none.
 #[derive(Debug, Default)]
-pub(crate) struct RequestBody(Source);
+pub(crate) struct RequestBody(RequestSource);
 
 /// Where a body comes from.
 #[derive(Debug, Default)]
-enum Source {
+enum RequestSource {
     /// There is no body.
     #[default]
     Nothing,
@@ -35,7 +35,7 @@ enum Source {
 
 impl RequestBody {
     /// No body.
-    pub(crate) const EMPTY: Self = Self(Source::Nothing);
+    pub(crate) const EMPTY: Self = Self(RequestSource::Nothing);
 
     /// Wraps the client's body, unless there is none.
     pub(crate) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
@@ -44,13 +44,13 @@ impl RequestBody {
         }
         let progress = Progress::new(client);
         let body = Streamed::new(incoming, Rc::clone(&progress));
-        (Self(Source::Client(Box::new(body))), Some(progress))
+        (Self(RequestSource::Client(Box::new(body))), Some(progress))
     }
 
     /// A copy of a body that is kept, from its beginning; none if that is gone.
     pub(crate) fn copy_of(store: &Rc<Store>) -> Option<Self> {
         store.has_beginning().then(|| {
-            Self(Source::Store {
+            Self(RequestSource::Store {
                 store: Rc::clone(store),
                 at: 0,
             })
@@ -60,20 +60,20 @@ impl RequestBody {
     /// Holds the body back; none if there is none.
     pub(crate) fn hold(&mut self) -> Option<Arc<Gate>> {
         match &mut self.0 {
-            Source::Client(body) => Some(body.hold()),
-            Source::Nothing | Source::Store { .. } => None,
+            RequestSource::Client(body) => Some(body.hold()),
+            RequestSource::Nothing | RequestSource::Store { .. } => None,
         }
     }
 
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(self.0, Source::Nothing)
+        matches!(self.0, RequestSource::Nothing)
     }
 
     /// Keeps the body from now on; it comes back if there is none to keep.
     pub(crate) fn store(self) -> Result<Rc<Store>, Self> {
         match self.0 {
-            Source::Client(body) => Ok(Rc::new(Store::new(*body))),
+            RequestSource::Client(body) => Ok(Rc::new(Store::new(*body))),
             other => Err(Self(other)),
         }
     }
@@ -88,27 +88,27 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
-            Source::Nothing => Poll::Ready(None),
-            Source::Client(body) => body.poll_frame(cx),
-            Source::Store { store, at } => store.poll_frame(at, cx),
+            RequestSource::Nothing => Poll::Ready(None),
+            RequestSource::Client(body) => body.poll_frame(cx),
+            RequestSource::Store { store, at } => store.poll_frame(at, cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Nothing => true,
-            Source::Client(body) => body.is_end_stream(),
-            Source::Store { store, at } => store.ends_at(*at),
+            RequestSource::Nothing => true,
+            RequestSource::Client(body) => body.is_end_stream(),
+            RequestSource::Store { store, at } => store.ends_at(*at),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Nothing => SizeHint::with_exact(0),
-            Source::Client(body) => body.size_hint(),
-            Source::Store { store, at: 0 } => store.length(),
+            RequestSource::Nothing => SizeHint::with_exact(0),
+            RequestSource::Client(body) => body.size_hint(),
+            RequestSource::Store { store, at: 0 } => store.length(),
             // Senders ask for it at the beginning only.
-            Source::Store { .. } => SizeHint::default(),
+            RequestSource::Store { .. } => SizeHint::default(),
         }
     }
 }
