@@ -16,8 +16,6 @@ use hickory_resolver::proto::{
     rr::{RData, Record, RecordType, rdata::A},
 };
 
-/// How long the program may take for anything, on a busy machine too.
-
 /// Names, their addresses, and what has been asked for.
 #[derive(Default)]
 struct Zone {

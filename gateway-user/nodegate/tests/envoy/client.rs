@@ -6,8 +6,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Longer than any answer takes.
-
 /// A response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
