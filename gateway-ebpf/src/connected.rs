@@ -1,8 +1,8 @@
 //! sockops: the address and port that a process connects from.
 //!
 //! When `connect()` is decided, the socket has no source yet; when its SYN goes out, it has. With
-//! that, whoever traces can tell which request came over which decision. The daemon attaches this
-//! program only while somebody traces.
+//! that, a trace can tell which request came over which decision. The daemon attaches this
+//! program only while there is a trace.
 
 use aya_ebpf::{
     EbpfContext as _,

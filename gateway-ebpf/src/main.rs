@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | [`connect`] | cgroup/connect4, connect6 | a process connects: its destination becomes the backend |
 //! | [`datagram`] | cgroup/sendmsg4, sendmsg6, recvmsg4, recvmsg6 | the same for sockets that are not connected |
-//! | [`connected`] | sockops, while somebody traces | tells from which port a process connects |
+//! | [`connected`] | sockops, while there is a trace | tells from which port a process connects |
 //! | [`peername`] | cgroup/getpeername4, getpeername6 | the process still sees the Service's address |
 //! | [`forward`] | tcx or tc ingress of uplinks and pods' devices | DNAT of packets, with conntrack |
 //! | [`reverse`] | tcx or tc egress of the same devices | their replies: the reverse translation |
@@ -16,11 +16,11 @@
 //! |---|---|
 //! | [`icmp`] | errors about translated flows |
 //! | [`socket`] | the socket hooks' context, and a decision about it |
-//! | [`trace`] | tells those who trace of decisions |
+//! | [`trace`] | events about decisions |
 //! | [`scratch`] | the memory in which a packet is worked on |
 //! | [`packet`], [`quoted`] | a packet of a flow, and one that an ICMP error quotes |
 //! | [`headers`] | Ethernet and IP headers, addresses and checksums |
-//! | [`client`] | who opens a flow, for those who trace |
+//! | [`client`] | the client of a flow, for events |
 //! | [`tables`] | the maps as the decision core sees them |
 //! | [`maps`], [`action`] | the maps; what becomes of a packet |
 #![no_std]

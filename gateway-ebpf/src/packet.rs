@@ -196,7 +196,7 @@ impl Packet {
             return Ok(());
         }
         if self.headers.more {
-            // How many bytes follow in later fragments nobody knows yet.
+            // The CRC depends on the number of bytes that follow, and later fragments are still to come.
             return Err(-1);
         }
         let ports = self.headers.transport + size_of::<PortsHeader>();

@@ -127,7 +127,7 @@ pub(crate) fn key(cookie: u64, peer: &Peer, protocol: u8, direction: u8) -> Sock
     }
 }
 
-/// Decides a call, tells who traces, and gives the decision if the call is about a Service.
+/// Decides a call, emits an event for the traces, and gives the decision if the call is about a Service.
 #[inline(always)]
 pub(crate) fn decide_call(
     ctx: &SockAddrContext,
@@ -222,7 +222,7 @@ pub(crate) fn show_frontend(ctx: &SockAddrContext, family: Family, protocol: u8)
     let backend = peer(ctx, family);
     let key = key(cookie(ctx), &backend, protocol, SocketKey::REPLY);
     // SAFETY: the element stays readable until the program ends (RCU); a racing reuse by the LRU
-    // could at worst show another Service's address in an answer that nobody routes by.
+    // could at worst show another Service's address in an answer by which nothing is routed.
     if let Some(frontend) = unsafe { SOCKETS.get(&key) } {
         set_peer(ctx, family, &frontend.address, frontend.port);
     }

@@ -1,4 +1,4 @@
-//! Tells whoever traces about a decision, and the daemon's log about faults.
+//! Events about decisions, for the traces; and messages about faults, for the daemon's log.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::error;
@@ -13,7 +13,7 @@ use crate::{
     scratch::Scratch,
 };
 
-/// Tells of a packet of the flow in `scratch.record` that is dropped, if somebody traces.
+/// Emits an event about a packet of the flow in `scratch.record` that is dropped, if there is a trace.
 #[inline(always)]
 pub(crate) fn dropped(ctx: &TcContext, scratch: &mut Scratch, hook: Hook, reason: Reason) {
     if !is_on() {
@@ -41,7 +41,7 @@ pub(crate) fn dropped(ctx: &TcContext, scratch: &mut Scratch, hook: Hook, reason
     emit(&scratch.client, flow, &decision);
 }
 
-/// Emits the decision if somebody who traces wants it. A full ring loses the event, never the packet.
+/// Emits an event about the decision if it passes the traces' filter. A full ring loses the event, never the packet.
 #[inline(always)]
 pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
     let Some(mut event) = EVENTS.reserve(0) else {
@@ -76,14 +76,14 @@ pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
     }
 }
 
-/// Whether somebody traces.
+/// Whether there is a trace.
 #[inline(always)]
 pub(crate) fn is_on() -> bool {
     settings().is_some_and(|settings| settings.trace != 0)
 }
 
-/// Whether somebody who traces wants to see it. A function of its own to the verifier too: what is
-/// inlined would not fit the stack of those who call it.
+/// Whether an event passes the traces' filter. Not inlined, so that it has a stack frame of its own: its
+/// callers' frames have no room for it.
 #[inline(never)]
 pub(crate) fn is_wanted(event: &Event) -> bool {
     // SAFETY: only the daemon writes the map, whole elements at a time.

@@ -29,7 +29,7 @@ pub struct Cleaned {
     pub broken: usize,
     /// Why flows could not be waited for: maps of another version, or half of them.
     pub not_drained: Option<Error>,
-    /// What else is pinned there: it has no name of ours, so it is somebody else's.
+    /// Other pins in the directory: their names are none of nodegate's, so another program has made them.
     pub left: Vec<PathBuf>,
 }
 
@@ -67,7 +67,8 @@ pub fn cleanup(
     remove_pins(pin_dir, links::is_link, &mut cleaned.removed)?;
     attach::remove_filters();
     remove_upgrades(pin_dir, &mut cleaned.removed)?;
-    // The one that tells whose the directory is goes last: whoever dies before can begin anew.
+    // The pin by which the directory is known as nodegate's goes last: a clean-up that is interrupted
+    // can be begun again.
     let is_sign = |pin: &Path| pin.ends_with(SIGN);
     let is_other = |pin: &Path| layout::is_pin(pin) && !is_sign(pin);
     remove_pins(pin_dir, is_other, &mut cleaned.removed)?;

@@ -89,7 +89,7 @@ pub struct BackendRow {
 pub struct FlowRow {
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
-    /// Who opened it.
+    /// The client that opened the flow.
     pub client: SocketAddr,
     /// Where the client sends.
     pub frontend: SocketAddr,
@@ -135,7 +135,7 @@ pub struct SocketRow {
     pub service: String,
 }
 
-/// Who writes the maps, and since when nobody does: `heartbeat` and `settings`.
+/// The daemon that writes the maps, and how long ago it last did: `heartbeat` and `settings`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DaemonRow {
     /// Its process id.
@@ -192,7 +192,10 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Who writes the maps; none if nobody ever did.
+    /// The daemon that writes the maps; none if no daemon ever did.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn daemon(&self) -> Result<Option<DaemonRow>, Error> {
         let settings: Array<MapData, Settings> = self.map("settings")?;
         let settings = settings.get(&0, 0).map_err(wrap("settings"))?;
@@ -208,6 +211,9 @@ impl Pins {
     }
 
     /// The frontends, by Service port.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn services(&self) -> Result<Vec<ServiceRow>, Error> {
         let map: HashMap<MapData, ServiceKey, Service> = self.map("services")?;
         Ok(sorted(elements(&map).map(|(key, service)| {
@@ -222,6 +228,9 @@ impl Pins {
     }
 
     /// The flows that are translated packet by packet.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn conntrack(&self, now: u64) -> Result<Vec<FlowRow>, Error> {
         let map: Array<MapData, Bucket> = self.map("conntrack")?;
         let mut rows = Vec::new();
@@ -236,6 +245,9 @@ impl Pins {
     }
 
     /// The clients that stay with a backend.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn affinity(&self, now: u64) -> Result<Vec<AffinityRow>, Error> {
         let map: HashMap<MapData, AffinityKey, Affinity> = self.map("affinity")?;
         Ok(sorted(elements(&map).map(|(key, affinity)| {
@@ -250,6 +262,9 @@ impl Pins {
     }
 
     /// The sockets that are connected to a backend, or send to one.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn sockets(&self) -> Result<Vec<SocketRow>, Error> {
         let map: HashMap<MapData, SocketKey, SocketPeer> = self.map("sockets")?;
         Ok(sorted(elements(&map).map(|(key, peer)| {
@@ -258,6 +273,9 @@ impl Pins {
     }
 
     /// The decisions, in the order of the reasons' numbers.
+    ///
+    /// # Errors
+    /// Fails if a map is not pinned or cannot be read.
     pub fn counters(&self) -> Result<Vec<CounterRow>, Error> {
         let map: PerCpuArray<MapData, u64> = self.map("counters")?;
         let row = |reason: Reason| {

@@ -57,12 +57,12 @@ pub struct Datapath {
     names: Arc<BTreeMap<u32, PortKey>>,
     /// The last sign of life.
     heartbeat: Heartbeat,
-    /// Tells from where sockets connect, while somebody traces.
+    /// The program that reports from where sockets connect; attached while there is a trace.
     connected: Option<SockOpsLink>,
     /// The node ports of the Snapshot up to which processes that listen on them have been told of.
     node_ports: NodePorts,
     listened: Option<Arc<Snapshot>>,
-    /// Who looks after netfilter's rules, until somebody lets them.
+    /// The keepers of netfilter's rules, until [`Self::take_netfilter`].
     netfilter: Vec<netfilter::Keeper>,
 }
 
@@ -128,7 +128,7 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Says that the daemon is alive, for whoever finds the maps without it.
+    /// Writes a sign of life into the maps, for those who look at them while no daemon runs.
     ///
     /// # Errors
     /// Fails if the map cannot be written.
@@ -138,7 +138,7 @@ impl Datapath {
         self.maps.set_heartbeat(&self.heartbeat)
     }
 
-    /// How long ago it last said so.
+    /// The age of the last sign of life; none if there never was one.
     ///
     /// # Errors
     /// Fails if the map or the clock cannot be read.
@@ -344,7 +344,11 @@ impl Datapath {
         }
     }
 
-    /// Makes the kernel report what those who trace want to see; of several at least that.
+    /// Makes the kernel programs report all decisions that pass one of the filters, and maybe more; none if
+    /// there is no filter.
+    ///
+    /// # Errors
+    /// Fails if the kernel cannot be told.
     pub fn set_tracing<'f>(
         &mut self,
         filters: impl Iterator<Item = &'f Filter>,
@@ -379,11 +383,14 @@ impl Datapath {
     }
 
     /// The ring from which the kernel's reports are read. Gives it once.
+    ///
+    /// # Errors
+    /// Fails if it has been taken already.
     pub fn take_events(&mut self) -> Result<Ring, Error> {
         self.maps.take_events().map(Ring::new)
     }
 
-    /// Who looks after netfilter's rules. Gives them once.
+    /// The keepers of netfilter's rules; gives them once.
     pub fn take_netfilter(&mut self) -> Vec<netfilter::Keeper> {
         std::mem::take(&mut self.netfilter)
     }
@@ -405,6 +412,9 @@ impl Datapath {
 
     /// How many decisions of each kind there were since the maps were made, over all CPUs, by
     /// [`Reason`](gateway_common::decide::Reason).
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
         self.maps.counters()
     }

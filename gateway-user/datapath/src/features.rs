@@ -1,5 +1,5 @@
-//! What only some kernels can do. Where one cannot, there is another way, and whoever asks is told which
-//! is taken.
+//! What only some kernels can do. For each of these there is another way, and `nodegate preflight` tells
+//! which one is taken.
 //!
 //! The kernel is asked, not its version: distributions carry new features back to old kernels.
 

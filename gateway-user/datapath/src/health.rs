@@ -43,7 +43,8 @@ struct Service {
 struct Health<'s> {
     service: &'s Service,
     local_endpoints: usize,
-    /// Whether the maps say what the Services say: nobody would be asked otherwise.
+    /// Whether the maps are in step with the Services. Always true: the ports are opened after the first
+    /// Snapshot.
     service_proxy_healthy: bool,
 }
 

@@ -1,7 +1,7 @@
 //! The daemon's sign of life, which outlives it.
 //!
-//! Traffic flows on while the daemon is away, so that nobody notices by himself; but nothing changes any
-//! more. The map `heartbeat` tells since when, and can be read without the daemon.
+//! Traffic flows on while the daemon is away, so that its absence is not noticed; but the maps don't
+//! change any more. The map `heartbeat` tells since when, and can be read without the daemon.
 
 use std::time::Duration;
 

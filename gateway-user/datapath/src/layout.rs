@@ -31,8 +31,8 @@ pub(crate) enum Carry {
     SharedByNumber,
 }
 
-/// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. Who changes a map's
-/// layout changes [`SCHEMA`] and, here, since when it is so.
+/// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. A change of a map's
+/// layout is a change of `SCHEMA` in gateway-common, and of `since` here.
 pub(crate) const MAPS: [Pinned; 18] = [
     pinned_as("settings", 3, Carry::Anew),
     pinned_as("services", 2, Carry::Anew),

@@ -22,6 +22,9 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
 }
 
 /// As [`load`], for a kernel that can do this.
+///
+/// # Errors
+/// As for [`load`].
 pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     prepare(pin_dir)?;
     match layout::version(pin_dir)? {

@@ -260,6 +260,9 @@ impl Maps {
     }
 
     /// The one element of `settings`.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
     pub fn settings(&self) -> Result<Settings, Error> {
         self.settings.get(&0, 0).map_err(|source| Error::Map {
             name: "settings",
@@ -268,6 +271,9 @@ impl Maps {
     }
 
     /// Replaces the one element of `settings`.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be written.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), Error> {
         self.settings
             .set(0, settings, 0)
@@ -278,7 +284,7 @@ impl Maps {
     }
 
     /// The daemon's last sign of life.
-    pub fn heartbeat(&self) -> Result<Heartbeat, Error> {
+    pub(crate) fn heartbeat(&self) -> Result<Heartbeat, Error> {
         self.heartbeat.get(&0, 0).map_err(|source| Error::Map {
             name: "heartbeat",
             source,
@@ -286,7 +292,7 @@ impl Maps {
     }
 
     /// Says that the daemon is alive.
-    pub fn set_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Error> {
+    pub(crate) fn set_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Error> {
         self.heartbeat
             .set(0, heartbeat, 0)
             .map_err(|source| Error::Map {
@@ -296,6 +302,9 @@ impl Maps {
     }
 
     /// Decisions by reason, over all CPUs.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
         Reason::ALL
             .into_iter()
@@ -311,7 +320,7 @@ impl Maps {
     }
 
     /// How many flows have not come to their end, as far as one can tell soon after it.
-    pub fn flows_alive(&self) -> Result<usize, Error> {
+    pub(crate) fn flows_alive(&self) -> Result<usize, Error> {
         let now = clock::monotonic()?;
         let alive = |flow: &&Record| !flow.has_ended(now);
         let buckets = self.conntrack.iter().map(|bucket| {
@@ -327,7 +336,7 @@ impl Maps {
 
     /// Sockets that are recorded as connected to a backend that is not their Service's any more, of
     /// datagrams. Those that are not connected but have heard from it are among them.
-    pub fn stale_sockets(&self) -> Connected {
+    pub(crate) fn stale_sockets(&self) -> Connected {
         let entries = self.sockets.iter().filter_map(Result::ok);
         entries
             .filter(|(key, _)| key.direction == SocketKey::REPLY && key.protocol == UDP)
@@ -344,7 +353,7 @@ impl Maps {
     }
 
     /// Lets nothing new in: no frontend is served any more. Flows go on.
-    pub fn remove_frontends(&mut self) -> Result<(), Error> {
+    pub(crate) fn remove_frontends(&mut self) -> Result<(), Error> {
         let keys: Vec<_> = self.mirror.services.keys().copied().collect();
         for key in keys {
             let step = Step::DeleteService(key);
@@ -356,12 +365,15 @@ impl Maps {
     }
 
     /// What the kernel programs log; gives it once.
-    pub fn take_logger(&mut self) -> Option<Logger> {
+    pub(crate) fn take_logger(&mut self) -> Option<Logger> {
         self.logger.take()
     }
 
-    /// Writes what whoever traces wants to see, and the numbers of the Service ports that are asked
-    /// for, if only some are.
+    /// Writes the filter of the traces, and the ids of the Service ports that are asked for, if only
+    /// some are.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be written.
     pub fn set_trace_filter(
         &mut self,
         filter: &TraceFilter,
@@ -383,6 +395,9 @@ impl Maps {
     }
 
     /// The event ring; gives it once.
+    ///
+    /// # Errors
+    /// Fails if it has been taken already.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
         self.events.take().ok_or(Error::Missing("events"))
     }

@@ -58,6 +58,9 @@ pub fn source(family: IpFamily) -> Option<IpAddr> {
 }
 
 /// The kernel's name for this network namespace, as BPF programs see it.
+///
+/// # Errors
+/// Fails on kernels before Linux 5.14, which have none.
 pub fn netns_cookie() -> Result<u64, Error> {
     let failed = |source| Error::Node {
         what: "asking for the cookie of the network namespace (Linux 5.14 or newer)",
@@ -85,6 +88,9 @@ pub fn netns_cookie() -> Result<u64, Error> {
 
 /// The interfaces that hold an IPv4 default route: where packets from outside arrive, unless the
 /// user names others.
+///
+/// # Errors
+/// Fails if the system does not list its routes.
 pub fn default_uplinks() -> Result<Vec<String>, Error> {
     let table = std::fs::read_to_string("/proc/net/route").map_err(|source| Error::Node {
         what: "reading the routes (/proc/net/route)",

@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(2);
 const TRACE_BACKLOG: usize = 4096;
 
 type Names = BTreeMap<u32, PortKey>;
-/// What those who trace want to see. Locked before the datapath, where both are.
+/// The filters of the traces. Locked before the datapath, where both are.
 type Traces = BTreeMap<u64, Filter>;
 
 /// How far the datapath is.
@@ -176,6 +176,9 @@ impl Redirector {
     }
 
     /// Reads the kernel's reports for as long as it is polled.
+    ///
+    /// # Errors
+    /// Fails if the ring cannot be waited on.
     pub async fn report(self: Arc<Self>, ring: Ring) -> std::io::Result<()> {
         let handle = |event: &Event| {
             let report = Report::new(*event, &self.names.load());
@@ -187,6 +190,9 @@ impl Redirector {
 
     /// Listens to decisions from now on. The kernel reports while at least one listens, and what
     /// somebody who does wants to see.
+    ///
+    /// # Errors
+    /// Fails if the kernel cannot be told what is wanted.
     pub fn listen(self: &Arc<Self>, filter: Filter) -> Result<Listener, Error> {
         let reports = self.reports.subscribe();
         let mut traces = self.traces();
@@ -232,7 +238,7 @@ fn describe(failure: &Failure) -> String {
     }
 }
 
-/// Somebody who traces.
+/// A client of the trace.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Listener {
     reports: broadcast::Receiver<Arc<Report>>,
@@ -248,7 +254,7 @@ impl Listener {
     pub async fn next(&mut self) -> Option<Arc<Report>> {
         loop {
             match self.reports.recv().await {
-                // It may be for another who listens.
+                // It may be for another listener.
                 Ok(report) if self.wants(&report) => return Some(report),
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(lost)) => {

@@ -28,7 +28,7 @@ enum Cause {
     Helper(String),
     /// There is too little memory.
     Memory,
-    /// None of the known ones.
+    /// A cause that is not known.
     Unknown,
 }
 

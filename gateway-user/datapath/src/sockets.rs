@@ -1,7 +1,7 @@
 //! Connected datagram sockets whose backend is gone.
 //!
 //! A connected socket names its peer once; no hook sees its datagrams. When the peer is no endpoint of
-//! its Service any more, the socket would send there for good: into a void, or to a stranger who has
+//! its Service any more, the socket would send there for good: to no one, or to another pod that has
 //! the address now. So the socket is ended, as `ss --kill` does it (`SOCK_DESTROY` in
 //! net/core/sock_diag.c): its process gets ECONNABORTED when it receives, EDESTADDRREQ when it sends, and
 //! connects anew. For packets kube-proxy forgets

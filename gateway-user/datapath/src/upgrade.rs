@@ -8,9 +8,9 @@
 //!    endpoints, by which flows go, are copied.
 //! 2. The first Snapshot is written into the new maps.
 //! 3. The links get the new programs, each at once (`BPF_LINK_UPDATE`).
-//! 4. The new pins take the old ones' places, `settings` first: it says which layout it is. Whoever
-//!    dies before that leaves the old maps as they were, and the next one begins anew; whoever dies
-//!    after it has the next one finish the job.
+//! 4. The new pins take the old ones' places, `settings` first: it says which layout it is. A daemon
+//!    that dies before that leaves the old maps as they were, and the next daemon begins anew; after a
+//!    daemon that dies later, the next one finishes the job.
 
 use std::{
     collections::BTreeSet,
@@ -206,7 +206,7 @@ fn take_places(pin_dir: &Path, directory: &Path) -> Result<(), Error> {
     let others = MAPS.iter().filter(|map| map.pin != "settings");
     for map in settings.chain(others) {
         match fs::rename(directory.join(map.pin), pin_dir.join(map.pin)) {
-            // Moved before somebody was interrupted.
+            // An earlier daemon, which was interrupted, has moved it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             moved => moved.map_err(failed)?,
         }

@@ -74,7 +74,7 @@ pub struct DesiredService {
     pub affinity: u32,
     /// Every backend once, with its flags; its Service is 0, since that has no id yet.
     pub backends: Vec<Backend>,
-    /// Who may use the load balancer IPs, for frontends with `FLAG_SOURCE_RANGES`.
+    /// The networks whose clients may use the load balancer IPs, for frontends with `FLAG_SOURCE_RANGES`.
     pub source_ranges: BTreeSet<Network>,
 }
 
@@ -115,8 +115,8 @@ impl DesiredService {
 impl Desired {
     /// Compiles Services for a node.
     ///
-    /// A frontend that two Service ports claim goes to the first of them, which is the first by name;
-    /// whoever publishes the Services has told the users by then.
+    /// A frontend that two Service ports claim goes to the first of them, which is the first by name. The
+    /// compiler has reported the conflict to the manifests' authors by then.
     pub fn new<S: Borrow<ServicePort>>(
         services: &[S],
         topology: &NodeTopology,
@@ -165,8 +165,8 @@ impl Desired {
 }
 
 impl Surroundings<'_> {
-    /// The cluster IP of a Service port of a family, and what the maps should hold for it if nobody else
-    /// claims its frontends. None if it has no cluster IP: kube-proxy leaves the whole Service out of that
+    /// The cluster IP of a Service port of a family, and what the maps should hold for it if no other
+    /// Service port claims its frontends. None if it has no cluster IP: kube-proxy leaves the whole Service out of that
     /// family.
     pub(super) fn compile(
         &self,

@@ -1,4 +1,4 @@
-//! What somebody who traces wants to see of the kernel's decisions.
+//! Filters of a trace: which of the kernel's decisions a client of the trace wants to see.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,24 +17,24 @@ use nodegate_model::service::{Protocol, ServicePortName};
 
 use super::{address, decision::Decision, identity::PortKey};
 
-/// All of it must hold; what is empty doesn't matter.
+/// A decision passes if it satisfies every condition; an empty condition is satisfied by all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Who asks.
+    /// The client of the decision.
     pub from: Option<Source>,
-    /// For what, or where that leads.
+    /// The frontend that was asked for, or the backend.
     pub to: Option<Target>,
-    /// Of which Service.
+    /// The Service.
     pub service: Option<ServicePattern>,
-    /// With which outcome: one of them.
+    /// The verdict is one of these.
     pub verdicts: Vec<Verdict>,
-    /// Where in the kernel: one of them.
+    /// The hook of the kernel is one of these.
     pub hooks: Vec<Hook>,
-    /// Over what.
+    /// The transport protocol.
     pub protocol: Option<Protocol>,
 }
 
-/// Who asks.
+/// The client of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Processes in the node's own network namespace.
@@ -43,7 +43,7 @@ pub enum Source {
     Network(IpNet),
 }
 
-/// What for: address and port of the frontend or of the backend.
+/// Address and port of the frontend or of the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// None: any.
@@ -228,8 +228,8 @@ impl Filter {
         })
     }
 
-    /// Whether somebody wants to see a decision: what the kernel decides, and what only can be told
-    /// here.
+    /// Whether a decision passes: by what the kernel programs evaluate, and by the client's address, which
+    /// they do not know of a process.
     pub fn matches(&self, compiled: &TraceFilter, event: &Event, decision: &Decision) -> bool {
         let is_from = match (&self.from, decision.client) {
             (Some(Source::Network(net)), Some(client)) => net.contains(&client.ip()),
@@ -244,8 +244,8 @@ impl Filter {
     }
 }
 
-/// What covers all that several who trace want to see, and the numbers of the Service ports that are
-/// asked for, if only some are; none if nobody traces.
+/// One filter that passes all that any of the filters passes, and the ids of the Service ports that are
+/// asked for, if only some are; none if there is no filter, so no trace.
 pub fn cover<'f>(
     filters: impl Iterator<Item = &'f Filter>,
     host_netns: u64,
@@ -267,7 +267,7 @@ pub fn cover<'f>(
     Some((cover, services))
 }
 
-/// What two want to see: where they don't agree, anything.
+/// What passes both filters or one of them: a condition in which they differ is left out.
 fn both(a: TraceFilter, b: &TraceFilter) -> TraceFilter {
     let bits = |a: u32, b: u32| if a == 0 || b == 0 { 0 } else { a | b };
     let any = TraceFilter::ALL;

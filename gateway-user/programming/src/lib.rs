@@ -11,7 +11,7 @@
 //! | [`capacity`] | how much the maps hold |
 //! | [`tables`] | what the maps would decide |
 //! | [`decision`] | one decision of the kernel programs, with names |
-//! | [`filter`] | which decisions somebody who traces wants to see |
+//! | [`filter`] | filters of a trace: which decisions it shows |
 //! | [`address`], [`identity`] | addresses and Service ports, as maps and as people write them |
 //! | [`masquerade`], [`node`] | what a node is told, and what it is |
 

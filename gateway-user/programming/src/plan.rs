@@ -2,9 +2,9 @@
 //!
 //! Pure. The order of the steps is what makes a change atomic for packets:
 //!
-//! 1. frontends that nobody wants any more go;
+//! 1. frontends that no Service port has any more go;
 //! 2. for each Service port whose set of backends changes: the new backends and slots are written
-//!    under a new generation, which nobody looks at yet; then each frontend's element is replaced,
+//!    under a new generation, which no frontend refers to yet; then each frontend's element is replaced,
 //!    so that a packet sees the whole old set or the whole new one;
 //! 3. after all programs that may have read an old element have ended ([`Step::Barrier`]), the
 //!    slots of old generations and the backends and names without users go.
@@ -81,7 +81,7 @@ pub(super) struct Changes {
     pub(super) services: BTreeSet<PortKey>,
     /// Cluster IPs that are new.
     pub(super) guards: BTreeSet<Address>,
-    /// Frontends that nobody wants any more.
+    /// Frontends that no Service port has any more.
     pub(super) unwanted: BTreeSet<ServiceKey>,
 }
 

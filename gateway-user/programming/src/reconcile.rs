@@ -39,7 +39,7 @@ pub struct Reconciler {
     /// None before the first.
     snapshot: Option<Arc<Snapshot>>,
     desired: Desired,
-    /// Who wants a frontend, the first by name first.
+    /// The Service ports that claim a frontend, the first by name first: it is the owner.
     claims: BTreeMap<ServiceKey, SmallVec<[Claim; 1]>>,
     /// How many Service ports a cluster IP has.
     guards: BTreeMap<Address, usize>,

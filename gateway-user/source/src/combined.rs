@@ -120,7 +120,7 @@ impl Sources {
 
 impl Changes for Slot {
     fn tell(&self, changes: Vec<Change>) {
-        // Whoever panicked while it was locked has published nothing.
+        // A thread that panicked while it held the lock has published nothing.
         let mut combined = self.combined.lock().unwrap_or_else(PoisonError::into_inner);
         combined.take(self.number, changes);
     }

@@ -105,7 +105,7 @@ impl Directory {
             match listing.path(&path, true) {
                 Ok(()) => found.extend(listing.files),
                 Err(error) => {
-                    // What was there stays: somebody is replacing the directory, or has unmounted it.
+                    // What was read from it stays: the directory is being replaced, or has been unmounted.
                     let under = self.files.keys().filter(|file| file.starts_with(&path));
                     found.extend(under.cloned());
                     scan.diagnostics.push(gone(&path, &error));

@@ -29,7 +29,7 @@ pub trait Followed: fmt::Debug + Send + Sync {
 /// What [`Followed::reload`] waits for. Fails if the source has stopped.
 pub type Reload<'s> = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + 's>>;
 
-/// Who is told of a source's changes.
+/// The receiver of a source's changes.
 pub trait Changes: Send {
     /// Takes what has changed at one moment.
     fn tell(&self, changes: Vec<Change>);

@@ -132,7 +132,7 @@ impl Followed for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // If the thread has ended already, there is nobody to tell.
+        // The thread may have ended already.
         drop(self.commands.send(Command::Stop));
     }
 }
@@ -175,19 +175,20 @@ impl Worker {
                 return;
             };
             self.look();
-            // Whoever asks wants the file as it is meant to be.
+            // A reload is answered with the files as their writers mean them, not half written.
             while !waiting.is_empty() && self.unfinished {
                 thread::sleep(BEING_WRITTEN / 4);
                 self.look();
             }
             for answer in waiting {
-                // Whoever asked may have gone.
+                // The one who asked may have stopped waiting.
                 let _ = answer.send(());
             }
         }
     }
 
-    /// Waits until a burst of changes is over; answers who waits for the result.
+    /// Waits until a burst of changes is over; gives the sender of the answer to a reload that was asked for
+    /// meanwhile.
     fn settle(&self) -> Result<Vec<oneshot::Sender<()>>, Stopped> {
         let deadline = Instant::now() + PATIENCE;
         loop {

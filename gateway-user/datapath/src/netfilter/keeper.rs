@@ -12,7 +12,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Looking takes at most this part of the time: legacy iptables fetches whole tables, and kube-proxy's
 /// may have a hundred thousand rules.
 const SHARE: u32 = 50;
-/// A look may have waited for others who hold the lock of the tables.
+/// The longest pause: a look may have taken long only because another program held the tables' lock.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 
 /// Somebody else may insist on being first too. Both would replace the table again and again, so ours

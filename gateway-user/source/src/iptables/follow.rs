@@ -176,7 +176,7 @@ fn now(current: &Current) -> Arc<Rules> {
 
 impl Drop for RulesWatcher {
     fn drop(&mut self) {
-        // If the thread has ended already, there is nobody to tell.
+        // The thread may have ended already.
         drop(self.commands.send(Command::Stop));
     }
 }
@@ -214,7 +214,7 @@ impl Worker {
             };
             self.look();
             if let Some(answer) = waiting {
-                // Whoever asked may have gone.
+                // The one who asked may have stopped waiting.
                 let _ = answer.send(());
             }
         }
@@ -228,7 +228,8 @@ impl Worker {
         }
     }
 
-    /// Waits until a burst of changes is over; answers who waits for the result.
+    /// Waits until a burst of changes is over; gives the sender of the answer to a reload that was asked for
+    /// meanwhile.
     fn settle(&self) -> Result<Option<oneshot::Sender<()>>, Stopped> {
         // Where reading takes long, changes may wait as long.
         let deadline = Instant::now() + PATIENCE.max(self.took);
