@@ -1,10 +1,17 @@
-//! Compiles the kernel programs for `bpfel-unknown-none` and leaves the object in `OUT_DIR`.
+//! Compiles the kernel programs for `bpfel-unknown-none` and leaves the object in `OUT_DIR`. Tells the
+//! crate which commit and profile it is built from.
 
 use std::{env, path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 use aya_build::{Package, Toolchain};
 use nodegate_programs::{Program, itself};
+
+#[path = "build/commit.rs"]
+mod commit;
+
+/// Names a profile of its own: `cargo xtask dist` sets it.
+const PROFILE: &str = "NODEGATE_BUILD_PROFILE";
 
 /// What kernel programs are compiled for.
 const TARGET: &str = "bpfel-unknown-none";
@@ -27,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     // aya-build watches the kernel crate only; the decision core is compiled into it too.
     println!("cargo::rerun-if-changed=../../gateway-common/src");
     println!("cargo::rerun-if-changed=../../gateway-common/Cargo.toml");
+    tell_version();
     check_toolchain()?;
     let output = itself()?.env(INNER, "1").output()?;
     let printed = String::from_utf8_lossy(&output.stdout);
@@ -42,6 +50,16 @@ fn main() -> anyhow::Result<()> {
             .unwrap_or_default()
     );
     Ok(())
+}
+
+fn tell_version() {
+    println!("cargo::rerun-if-env-changed={PROFILE}");
+    let commit = commit::commit(Path::new("../.."));
+    let commit = commit.as_deref().unwrap_or("unknown");
+    println!("cargo::rustc-env=NODEGATE_COMMIT={commit}");
+    let profile = env::var(PROFILE).or_else(|_| env::var("PROFILE"));
+    let profile = profile.as_deref().unwrap_or("unknown");
+    println!("cargo::rustc-env=NODEGATE_PROFILE={profile}");
 }
 
 fn is_progress(line: &str) -> bool {

@@ -89,6 +89,7 @@ pub(crate) fn nodegate<'a>(
         .args(arguments)
         .env("PATH", setup::path_with_linker()?)
         .env_remove("RUSTFLAGS")
+        .env("NODEGATE_BUILD_PROFILE", "dist")
         // Which separates flags by something that no path has in it.
         .env("CARGO_ENCODED_RUSTFLAGS", flag);
     executable(&run(cargo)?, "nodegate")

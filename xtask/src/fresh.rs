@@ -103,6 +103,10 @@ pub(crate) fn run(fresh: &Fresh) -> anyhow::Result<ExitCode> {
 
 fn try_in(root: &Path, fresh: &Fresh) -> anyhow::Result<ExitCode> {
     let mut phases = Phases::default();
+    eprintln!(
+        "fresh: a bare Debian, Rust and a clone, in {} (a minute)",
+        root.display()
+    );
     phases.time("a bare Debian", || root::debootstrap(root, &fresh.suite))?;
     phases.time("Rust, as given", || {
         root::give_rust(root, &setup::sysroot()?)

@@ -9,7 +9,7 @@
 //! | [`upgrade`] | from maps of an older layout to ours, while traffic flows |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | `layout`, `links` | the names of pins |
-//! | [`object`] | the kernel programs, compiled |
+//! | [`object`] | the kernel programs, compiled; the commit and the profile |
 //! | `attach` | programs to hooks: pinned links, adopted after a restart |
 //! | [`mod@cleanup`] | the end of the redirection |
 //! | [`contents`] | what the pinned maps hold, for people |

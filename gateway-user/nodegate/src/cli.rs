@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::datapath::object;
+
 mod attachment;
 pub mod check;
 mod choices;
@@ -25,7 +27,7 @@ pub mod trace;
 #[derive(Debug, Parser)]
 #[command(
     name = "nodegate",
-    version,
+    version = version(),
     after_help = "\
 Exit status: 0 success; 1 the answer is no (a manifest is wrong, a node is not
 in sync); 2 it did not work."
@@ -34,6 +36,12 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// `0.1.0 (commit 0123456789ab, release)`
+fn version() -> String {
+    let package = env!("CARGO_PKG_VERSION");
+    format!("{package} (commit {}, {})", object::COMMIT, object::PROFILE)
 }
 
 /// What to do; each says of itself what that is, in the list and in its own help.

@@ -30,6 +30,23 @@ fn path(path: &Path) -> &str {
 }
 
 #[test]
+fn the_version_names_the_commit_and_the_profile() {
+    let (status, out, _) = run(&["--version"]);
+    assert_eq!(status, Some(0));
+    let version = env!("CARGO_PKG_VERSION");
+    let rest = out.strip_prefix(&format!("nodegate {version} (commit "));
+    let (commit, profile) = rest.unwrap().trim_end().split_once(", ").unwrap();
+    let is_digits = commit.len() == 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(is_digits || commit == "unknown", "{out}");
+    let expected = if cfg!(debug_assertions) {
+        "debug)"
+    } else {
+        "release)"
+    };
+    assert_eq!(profile, expected);
+}
+
+#[test]
 fn errors_go_to_standard_error_and_name_the_fix() {
     let nowhere = ["--admin", "/nowhere/admin.sock"];
     for (command, told) in [
