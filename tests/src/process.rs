@@ -148,18 +148,12 @@ pub(crate) fn wait(child: &mut Child) -> anyhow::Result<Option<ExitStatus>> {
 }
 
 fn wait_within(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = patience::wait(child, false)? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(2));
+    let status = patience::wait(child, limit)?;
+    if status.is_none() {
+        child.kill()?;
+        child.wait()?;
     }
+    Ok(status)
 }
 
 fn drain(source: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {

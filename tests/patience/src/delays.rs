@@ -6,13 +6,14 @@ use std::{
     collections::HashMap,
     fs, io,
     process::{Child, ExitStatus},
-    sync::LazyLock,
+    sync::{LazyLock, mpsc},
+    thread,
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
-    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    sys::wait::{Id, WaitPidFlag, waitid},
     unistd::Pid,
 };
 
@@ -52,23 +53,29 @@ pub(crate) fn since(before: &Delays, after: &Delays) -> Duration {
     after.iter().map(grown).sum()
 }
 
-/// Waits for a child, or only looks whether it has ended. What held it up counts as this thread's: with
-/// its end its schedstat is gone.
-pub fn wait(child: &mut Child, block: bool) -> io::Result<Option<ExitStatus>> {
+/// Waits for a child up to a limit. What held it up counts as this thread's: with its end its schedstat is
+/// gone. This thread sleeps meanwhile: one that looks now and then would wait for a CPU each time, and so
+/// would seem to be held up.
+pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let (sender, ended) = mpsc::channel();
     let pid = Pid::from_raw(child.id().cast_signed());
-    let mut flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    if !block {
-        flags |= WaitPidFlag::WNOHANG;
-    }
-    loop {
-        match waitid(Id::Pid(pid), flags) {
-            Ok(WaitStatus::StillAlive) => return Ok(None),
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            // It has been waited for: `Child` knows the status.
-            Err(Errno::ECHILD) => return child.try_wait(),
-            Err(error) => return Err(error.into()),
-        }
+    thread::spawn(move || {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let ended = loop {
+            match waitid(Id::Pid(pid), flags) {
+                Err(Errno::EINTR) => {}
+                ended => break ended,
+            }
+        };
+        // After the limit nobody waits for it any more.
+        let _ = sender.send(ended);
+    });
+    match ended.recv_timeout(limit) {
+        Ok(Ok(_)) => {}
+        // It has been waited for before: `Child` knows the status.
+        Ok(Err(Errno::ECHILD)) => return child.try_wait(),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => return Ok(None),
     }
     let delay: Duration = of_threads(child.id()).values().sum();
     CHILDREN.set(CHILDREN.get() + delay);
@@ -136,9 +143,10 @@ mod tests {
         let many = 2 * std::thread::available_parallelism().unwrap().get();
         let mut children: Vec<_> = (0..many).map(start).collect();
         for child in &mut children {
-            assert!(wait(child, true).unwrap().is_some_and(|it| it.success()));
+            let status = wait(child, crate::limit()).unwrap();
+            assert!(status.is_some_and(|it| it.success()));
             // Once is enough.
-            assert!(wait(child, false).unwrap().is_some());
+            assert_eq!(wait(child, crate::limit()).unwrap(), status);
         }
         // Everybody has waited for some nanoseconds, where the kernel counts.
         if of_file("/proc/1/schedstat").is_zero() {

@@ -21,7 +21,8 @@ const NAP: Duration = Duration::from_millis(5);
 /// How late a timer is on a machine that does nothing.
 const USUAL: Duration = Duration::from_millis(1);
 
-/// Measures on this thread. Who takes part in what is measured is named, and asked for again at the end.
+/// Measures on this thread. Who takes part in what is measured is named, and asked for again at the end; who
+/// has other work to do meanwhile would excuse too much.
 pub struct Stopwatch<'p> {
     processes: Box<dyn Fn() -> Vec<u32> + 'p>,
     begun: Instant,
