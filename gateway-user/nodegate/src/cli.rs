@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand.
 
-use std::{fmt, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, process::ExitCode, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -27,7 +27,7 @@ pub mod trace;
 #[derive(Debug, Parser)]
 #[command(
     name = "nodegate",
-    version = version(),
+    version = VERSION.as_str(),
     after_help = "\
 Exit status: 0 success; 1 the answer is no (a manifest is wrong, a node is not
 in sync); 2 it did not work."
@@ -39,10 +39,11 @@ pub struct Cli {
 }
 
 /// `0.1.0 (commit 0123456789ab, release)`
-fn version() -> String {
+static VERSION: LazyLock<String> = LazyLock::new(|| {
     let package = env!("CARGO_PKG_VERSION");
-    format!("{package} (commit {}, {})", object::COMMIT, object::PROFILE)
-}
+    let (commit, profile) = (object::COMMIT, object::PROFILE);
+    format!("{package} (commit {commit}, {profile})")
+});
 
 /// What to do; each says of itself what that is, in the list and in its own help.
 #[derive(Debug, Subcommand)]

@@ -140,7 +140,7 @@ mod tests {
             busy.stdout(Stdio::null()).spawn().unwrap()
         };
         let before = mine();
-        let many = 2 * std::thread::available_parallelism().unwrap().get();
+        let many = 2 * thread::available_parallelism().unwrap().get();
         let mut children: Vec<_> = (0..many).map(start).collect();
         for child in &mut children {
             let status = wait(child, crate::limit()).unwrap();
