@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn mirrors_are_taken_as_apt_has_them_without_security_archives() {
-        let list = "http://deb.debian.org/debian-security/\nhttp://mirror.example/debian/\n";
+        let list = "http://mirror.example/debian-security/\nhttp://mirror.example/debian/\n";
         assert_eq!(
             choose_mirror(list).as_deref(),
             Some("http://mirror.example/debian/")
