@@ -5,6 +5,8 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
+use super::limits::MAX_LENGTH;
+
 /// What is said about the length of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Framing {
@@ -125,12 +127,13 @@ pub(super) fn is_connection_option(field: &httparse::Header<'_>) -> bool {
         && !field.value.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// Digits and nothing else (RFC 9110, section 8.6).
+/// Digits and nothing else (RFC 9110, section 8.6), and no longer a body than hyper takes for one.
 fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number <= MAX_LENGTH).then_some(number)
 }
 
 #[cfg(test)]
@@ -153,7 +156,8 @@ mod tests {
     fn lengths_are_digits() {
         for (text, wanted) in [
             ("0", Length::Once(0)),
-            ("18446744073709551615", Length::Once(u64::MAX)),
+            ("18446744073709551613", Length::Once(u64::MAX - 2)),
+            ("18446744073709551614", Length::Unreadable),
             ("18446744073709551616", Length::Unreadable),
             ("+5", Length::Unreadable),
             ("5, 5", Length::Unreadable),

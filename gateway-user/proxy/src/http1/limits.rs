@@ -26,3 +26,7 @@ pub const MAX_DIRECT_HEADERS: usize = 64;
 
 /// Most that is read at once while a head is expected.
 pub(crate) const FIRST_READ: usize = 16 * 1024;
+
+/// Longest body that a `content-length` may announce: hyper needs the two largest numbers for itself, and
+/// refuses messages with them.
+pub(super) const MAX_LENGTH: u64 = u64::MAX - 2;
