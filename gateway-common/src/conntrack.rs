@@ -25,7 +25,7 @@ pub const WAYS: usize = 8;
 pub const BUCKETS: u32 = 1 << 15;
 
 /// The bits of a client's port that say which bucket its flows are in. Those above are free to give a
-/// flow another port (see [`Bucket::open`]).
+/// flow another port (see [`Shared::open`]).
 const PORT_BITS: u16 = 0x3fff;
 
 /// Ports below are never given: programs take a client with such a port for a privileged one.

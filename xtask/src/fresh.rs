@@ -154,8 +154,14 @@ mod tests {
     fn what_is_mounted_in_the_root_is_seen() {
         let mounts = "22 1 0:5 / /proc rw - proc proc rw\n\
                       40 1 8:1 / /home/dev/target/fresh/root/dev rw - tmpfs tmpfs rw\n";
-        assert!(is_mounted_below(mounts, Path::new("/home/dev/target/fresh")));
-        assert!(!is_mounted_below(mounts, Path::new("/home/dev/target/fresh2")));
+        assert!(is_mounted_below(
+            mounts,
+            Path::new("/home/dev/target/fresh")
+        ));
+        assert!(!is_mounted_below(
+            mounts,
+            Path::new("/home/dev/target/fresh2")
+        ));
         assert!(!is_mounted_below(mounts, Path::new("/home/dev/target/fre")));
     }
 }

@@ -43,7 +43,7 @@ pub struct Choices {
     pub masquerade: MasqueradeMode,
     /// The networks that pods have addresses from.
     pub pod_networks: Vec<IpNet>,
-    /// Pods are told from others; see [`nodegate_datapath::Options::knows_pods`].
+    /// Pods are told from others; see `knows_pods` of the datapath's options.
     pub knows_pods: bool,
 }
 

@@ -1,7 +1,7 @@
 //! A running nodegate: the rooms wired together, in the direction of the data.
 //!
 //! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
-//! each in a task of its own, and [`admin`](crate::admin) beside them. Nothing here decides anything.
+//! each in a task of its own, and [`admin`] beside them. Nothing here decides anything.
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`diagnostic`] | a message to the author of a manifest |
 //! | [`duration`], [`percentage`] | how long, and how many of a hundred |
-//! | [`format`] | text with Envoy's variables in it |
+//! | [`mod@format`] | text with Envoy's variables in it |
 //! | [`grpc`] | the names of gRPC's statuses |
 //! | [`pattern`] | regular expressions in RE2's dialect |
 //! | [`port`] | numbers of ports |

@@ -1,5 +1,5 @@
 //! HTTP/1.1 with an endpoint, spoken directly: ordinary requests and ordinary answers (see
-//! [`http1`](crate::http1)), and nothing else.
+//! [`http1`]), and nothing else.
 //!
 //! A request that is not ordinary is sent by hyper in the first place. When an answer turns out not to
 //! be ordinary, the connection is handed over to hyper with everything that has been read of it
