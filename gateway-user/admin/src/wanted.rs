@@ -46,11 +46,19 @@ const VERDICTS: [Verdict; 4] = [
 ];
 
 /// Reads a verdict by its name.
+///
+/// # Errors
+///
+/// If no verdict has that name; the message lists the names.
 pub fn verdict(text: &str) -> Result<Verdict, String> {
     named(text, "verdict", VERDICTS, Verdict::name)
 }
 
 /// Reads a hook by its name.
+///
+/// # Errors
+///
+/// If no hook has that name; the message lists the names.
 pub fn hook(text: &str) -> Result<Hook, String> {
     let hooks = (1..).map_while(Hook::from_number);
     // No decision is made there.

@@ -112,6 +112,10 @@ pub struct PodAt {
 
 /// Answers a question; with `loaded`, by what the maps of a running nodegate hold, else by what they
 /// would.
+///
+/// # Errors
+///
+/// If the question names what is not there, or the node's rules cannot be predicted.
 pub fn explain(
     resources: &Resources,
     setup: &Setup,

@@ -183,6 +183,10 @@ impl FromStr for ClientSpec {
 
 impl ClientSpec {
     /// Resolves it for a client on, or a packet that arrives at, the node `node`.
+    ///
+    /// # Errors
+    ///
+    /// If the cluster has no such pod or node, or it has no address of the family that is asked for.
     pub fn resolve(
         &self,
         cluster: &Cluster,
@@ -342,6 +346,10 @@ fn service(text: &str) -> Option<TargetSpec> {
 
 impl TargetSpec {
     /// Resolves it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such Service or port, or more than one fits.
     pub fn resolve(&self, resources: &Resources) -> Result<Target, QuestionError> {
         match self {
             Self::Address(socket) => Ok(Target {
@@ -472,6 +480,10 @@ fn the_port<'s>(
 
 /// Which node it is about: the one that is named, that of the pod which asks, the one that has the
 /// address, or the only one.
+///
+/// # Errors
+///
+/// If the node that is named is not there, or several nodes could be meant.
 pub fn node(
     cluster: &Cluster,
     named: Option<&str>,

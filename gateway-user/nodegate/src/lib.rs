@@ -20,6 +20,10 @@
 //! | [`explain`] | what would become of a connection and a request, and why |
 //! | [`daemon`] | a running nodegate: the rooms wired together |
 //! | [`cli`] | one file per subcommand |
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "nobody but the binary and its tests calls this crate; errors go to the user as they are"
+)]
 
 pub use nodegate_admin as admin;
 pub mod cli;

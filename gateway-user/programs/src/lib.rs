@@ -164,6 +164,10 @@ pub fn own(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// A command that starts this very program once more.
+///
+/// # Errors
+///
+/// If the kernel does not tell which file this program was started from.
 pub fn itself() -> io::Result<Command> {
     Ok(new(env::current_exe()?))
 }

@@ -56,6 +56,10 @@ pub(crate) fn since(before: &Delays, after: &Delays) -> Duration {
 /// Waits for a child up to a limit. What held it up counts as this thread's: with its end its schedstat is
 /// gone. This thread sleeps meanwhile: one that looks now and then would wait for a CPU each time, and so
 /// would seem to be held up.
+///
+/// # Errors
+///
+/// If the child cannot be waited for, or not be ended after the limit.
 pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let (sender, ended) = mpsc::channel();
     let pid = Pid::from_raw(child.id().cast_signed());

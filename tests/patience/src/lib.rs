@@ -98,11 +98,19 @@ impl fmt::Display for Late {
 impl std::error::Error for Late {}
 
 /// Asks again and again until there is an answer.
+///
+/// # Errors
+///
+/// If there is none within the limit.
 pub fn until<T>(mut ask: impl FnMut() -> Option<T>) -> Result<T, Late> {
     try_until(|| Ok(ask()))
 }
 
 /// As [`until`], with a question that may fail; that is its end.
+///
+/// # Errors
+///
+/// The question's own, or that there is no answer within the limit.
 pub fn try_until<T, E: From<Late>>(ask: impl FnMut() -> Result<Option<T>, E>) -> Result<T, E> {
     by(Deadline::new(), ask)
 }

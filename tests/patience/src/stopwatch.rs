@@ -88,6 +88,10 @@ impl fmt::Debug for Stopwatch<'_> {
 
 impl Lap {
     /// Fails unless it took as long as expected: never less, and more only by what the machine took.
+    ///
+    /// # Errors
+    ///
+    /// If it did not; the message has what it took and what the machine took.
     pub fn within(&self, expected: Range<Duration>) -> Result<Self, Untimely> {
         let room = expected.end.saturating_sub(expected.start) * factor();
         let most = expected.start + room + self.held_up;
@@ -101,6 +105,10 @@ impl Lap {
     }
 
     /// Fails if it took longer, except by what the machine took.
+    ///
+    /// # Errors
+    ///
+    /// If it took longer; the message has both durations.
     pub fn below(&self, most: Duration) -> Result<Self, Untimely> {
         self.within(Duration::ZERO..most)
     }
