@@ -93,8 +93,10 @@ fn swap() -> Result<(), Failed> {
     judge(&world, &epochs, &connections)?;
     let each = world.services.len();
     let rate = (swaps * each) as f64 / took.as_secs_f64();
+    let slowest = connections.iter().map(|it| it.end - it.start).max();
+    let slowest = Duration::from_nanos(slowest.unwrap_or_default());
     println!(
-        "{} connections; {rate:.0} sets of endpoints replaced per second, {each} at a time",
+        "{} connections, the slowest {slowest:.0?}; {rate:.0} sets of endpoints replaced per second, {each} at a time",
         connections.len()
     );
     let counters = datapath.counters()?;
