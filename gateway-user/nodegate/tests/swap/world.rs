@@ -127,12 +127,16 @@ impl World {
     fn wire(&self) -> Result<(), Failed> {
         let [client, node, pods] =
             [CLIENT_NETNS, NODE_NETNS, PODS_NETNS].map(|name| self.netns(name));
-        for netns in [&client, &node, &pods] {
+        for name in [CLIENT_NETNS, NODE_NETNS, PODS_NETNS] {
+            let netns = self.netns(name);
             ip(&format!("netns add {netns}"))?;
             // The first packet would wait for the link-local address that asks for neighbours.
-            ip(&format!(
-                "netns exec {netns} sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0"
-            ))?;
+            self.inside(name, || {
+                for scope in ["default", "all"] {
+                    fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0")?;
+                }
+                Ok(())
+            })?;
             ip(&format!("-n {netns} link set lo up"))?;
         }
         ip(&format!(
