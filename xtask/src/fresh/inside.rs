@@ -1,8 +1,9 @@
-//! Entering the root: mounts, processes and names of its own, this machine's network.
+//! Entering the root: mounts and names of its own, this machine's processes and network.
 
 use std::{
     env,
     ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,10 +16,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
-        signal::Signal,
-        wait::{WaitStatus, wait},
+        signal::{Signal, kill},
+        wait::{WaitStatus, wait, waitpid},
     },
-    unistd::{Pid, chdir, pivot_root},
+    unistd::{Pid, chdir, getpid, pivot_root},
 };
 use nodegate_programs::{Program, itself};
 
@@ -39,14 +40,14 @@ const WAY_OUT: [&str; 8] = [
     "TERM",
 ];
 
-/// What the processes in the root are started with.
+/// How often it is looked for what the command has left.
+const ROUNDS: usize = 100;
+
+/// What the process in the root is started with.
 #[derive(Debug, Args)]
 pub(crate) struct Inside {
     /// The root
     root: PathBuf,
-    /// Where the process stands: outside, then as the first process inside
-    #[arg(long)]
-    first: bool,
     /// The command
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -65,38 +66,26 @@ pub(super) fn enter(root: &Path, program: Program, arguments: &[&str]) -> anyhow
     Ok(status.success())
 }
 
-/// The two processes between [`enter`] and the command.
+/// The process between [`enter`] and the command: it mounts, starts the command, and ends what that leaves.
+///
+/// Processes keep the numbers that the kernel knows them by, as on a machine: a namespace of their own
+/// would hide from nodegate who connects.
 pub(crate) fn run(inside: &Inside) -> anyhow::Result<ExitCode> {
-    // Whoever ends the outer process ends the inner ones.
+    // Whoever ends `enter` ends this.
     prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")?;
-    if inside.first {
-        first(inside)
-    } else {
-        separate(inside)
-    }
-}
-
-/// Makes the namespaces. A new process namespace begins with the next child.
-fn separate(inside: &Inside) -> anyhow::Result<ExitCode> {
-    let namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC;
+    // Orphans become children of this process, so that none is lost.
+    prctl::set_child_subreaper(true).context("PR_SET_CHILD_SUBREAPER")?;
+    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
     unshare(namespaces).context("making namespaces")?;
-    let status = itself()?
-        .args([SUBCOMMAND, "--first"])
-        .arg(&inside.root)
-        .arg("--")
-        .args(&inside.command)
-        .status()
-        .context("starting the first process")?;
-    Ok(exit_code(status.success()))
+    mounts(&inside.root)?;
+    let result = command(&inside.command);
+    end_all()?;
+    result
 }
 
-/// The first process of the namespace: mounts, starts the command, and buries orphans as init does.
-fn first(inside: &Inside) -> anyhow::Result<ExitCode> {
-    mounts(&inside.root)?;
-    let [program, arguments @ ..] = &inside.command[..] else {
+/// Runs the command to its end, and buries orphans meanwhile, as init does.
+fn command(words: &[OsString]) -> anyhow::Result<ExitCode> {
+    let [program, arguments @ ..] = words else {
         bail!("no command");
     };
     let row = program.to_str().and_then(Program::named);
@@ -119,6 +108,44 @@ fn first(inside: &Inside) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error).context("waiting for the command"),
         }
     }
+}
+
+/// Ends what the command has left. With a child's end its own children become ours, so there are rounds.
+fn end_all() -> anyhow::Result<()> {
+    for _ in 0..ROUNDS {
+        let children = children(getpid()).context("reading /proc")?;
+        if children.is_empty() {
+            return Ok(());
+        }
+        for child in children {
+            // It may have ended meanwhile.
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+        }
+    }
+    bail!("processes come faster than they are ended: look for them with ps")
+}
+
+/// A process's children.
+// proc_pid_stat(5): the parent is the second field after the name, which stands in parentheses.
+fn children(parent: Pid) -> io::Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let its_parent = fields.split_whitespace().nth(1);
+        if its_parent.and_then(|text| text.parse().ok()) == Some(parent.as_raw()) {
+            children.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(children)
 }
 
 /// The root becomes `/`, with the file systems that a machine has when it has just booted: no bpffs.
@@ -190,5 +217,21 @@ fn exit_code(success: bool) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_found_by_their_parent() {
+        let mut sleep = Program::Sleep.command().arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(sleep.id().cast_signed());
+        let found = children(getpid()).unwrap();
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+        assert!(found.contains(&pid), "{found:?}");
+        assert!(!children(getpid()).unwrap().contains(&pid));
     }
 }
