@@ -143,6 +143,8 @@ programs! {
         "takes capabilities away from what it starts";
     Setsid: "setsid", Debian("util-linux"), [Tests],
         "leaves what it starts behind";
+    Sh: "sh", Debian("dash"), [Tests],
+        "reads the scripts that stand in for nodegate, which start nothing";
     Cat: "cat", Debian("coreutils"), [Tests],
         "shows a process's own files in /proc";
     Sleep: "sleep", Debian("coreutils"), [Tests],

@@ -144,7 +144,8 @@ kind: [
         let script = directory.join("nodegate");
         fs::write(
             &script,
-            format!("#!/bin/sh\ncat <<'END'\n{json}\nEND\nexit 1\n"),
+            // As every script here: of the shell's own words.
+            format!("#!/bin/sh\nprintf '%s\\n' '{json}'\nexit 1\n"),
         )
         .unwrap();
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,12 +1,14 @@
-//! The house holds: crates use only crates below them, and no files import each other in a circle.
+//! The house holds: crates use only crates below them, no files import each other in a circle, and what
+//! is started is named by the table of programs.
 //!
-//! Both are read from the sources. A module and its own children may use each other: they are one
+//! All of it is read from the sources. A module and its own children may use each other: they are one
 //! subject in several files.
 
 #![cfg(test)]
 
 use std::path::{Path, PathBuf};
 
+mod arguments;
 mod circles;
 mod floors;
 mod imports;
