@@ -289,6 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn directories_are_packed_before_what_is_in_them() {
+        if Program::Busybox.find().is_none() {
+            eprintln!("skipped: no busybox");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (root, image) = (
+            directory.path().join("root"),
+            directory.path().join("image"),
+        );
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join("usr/bin/x"), "x").unwrap();
+        archive(&root, &image).unwrap();
+        let mut list = Program::Busybox.command();
+        list.args(["cpio", "-t"])
+            .stdin(fs::File::open(&image).unwrap());
+        let listed = list.output().unwrap().stdout;
+        assert_eq!(
+            String::from_utf8_lossy(&listed),
+            ".\nusr\nusr/bin\nusr/bin/x\n"
+        );
+    }
+
+    #[test]
     fn files_keep_their_names_and_links_what_they_lead_to() {
         let here = tempfile::tempdir().unwrap();
         let (target, link) = (here.path().join("a-1.0"), here.path().join("a"));

@@ -48,6 +48,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_asked_for_is_unpacked() {
+        if Program::DpkgDeb.find().is_none() {
+            eprintln!("skipped: no dpkg-deb");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, out) = (directory.path().join("tree"), directory.path().join("out"));
+        for place in ["tree/DEBIAN", "tree/usr/src", "tree/usr/doc", "out"] {
+            fs::create_dir_all(directory.path().join(place)).unwrap();
+        }
+        let control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\n\
+                       Description: x\n";
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        fs::write(tree.join("usr/src/lib.rs"), "source").unwrap();
+        fs::write(tree.join("usr/doc/x"), "words").unwrap();
+        let package = directory.path().join("x.deb");
+        let mut build = Program::DpkgDeb.command();
+        build.arg("--build").arg(&tree).arg(&package);
+        assert!(build.output().unwrap().status.success());
+        unpack(&package, &out, ["--strip-components=2", "./usr/s*"]).unwrap();
+        assert_eq!(fs::read(out.join("src/lib.rs")).unwrap(), b"source");
+        assert!(!out.join("doc").exists());
+    }
+
+    #[test]
     fn what_is_no_package_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let package = directory.path().join("x.deb");
