@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use nodegate_model::gateway::{Cluster, Gateway};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{cluster::ClusterState, dns::Answers};
 
@@ -20,6 +20,9 @@ pub(super) struct Clusters {
 pub(crate) struct Changes {
     /// By name: the cluster as it is now, if there still is one.
     now: FxHashMap<String, Option<Arc<ClusterState>>>,
+    /// Clusters that are not what they were. They are known by their addresses in memory, which costs less
+    /// than a look at their names; the previous configuration keeps them alive.
+    outdated: FxHashSet<usize>,
     /// Endpoints that changed clusters had, and endpoints that they have now.
     before: Vec<SocketAddr>,
     after: Vec<SocketAddr>,
@@ -100,15 +103,29 @@ fn is_same(one: &Arc<Cluster>, other: &Arc<Cluster>) -> bool {
     Arc::ptr_eq(one, other) || **one == **other
 }
 
+/// Where a cluster is in memory.
+fn address(cluster: &Arc<ClusterState>) -> usize {
+    Arc::as_ptr(cluster).addr()
+}
+
 impl Changes {
     fn note(&mut self, before: Option<&Arc<ClusterState>>, after: Option<&Arc<ClusterState>>) {
         let Some(named) = after.or(before) else {
             return;
         };
         self.now.insert(named.model.name.clone(), after.cloned());
+        self.outdated.extend(before.map(address));
         let addresses = |state: &Arc<ClusterState>| state.addresses().collect::<Vec<_>>();
         self.before.extend(before.into_iter().flat_map(addresses));
         self.after.extend(after.into_iter().flat_map(addresses));
+    }
+
+    /// Whether what a name leads to, which may be no cluster, has changed.
+    pub(super) fn concern(&self, name: &str, before: Option<&Arc<ClusterState>>) -> bool {
+        match before {
+            Some(cluster) => self.outdated.contains(&address(cluster)),
+            None => self.now.contains_key(name),
+        }
     }
 
     /// What has become of a cluster, if it has changed.

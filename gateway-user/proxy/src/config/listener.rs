@@ -158,23 +158,21 @@ impl HttpListener {
 
     /// The same with clusters as they are now; none if no route leads to a changed cluster.
     fn with(&self, changes: &Changes) -> Option<Self> {
-        let mut routes = self.routes.iter().flatten();
-        if !routes.any(|route| route.is_concerned(changes)) {
-            return None;
+        let hosts = self.routes.iter().enumerate();
+        let concerned = hosts.flat_map(|(host, routes)| {
+            let routes = routes.iter().enumerate();
+            let concerned = routes.filter(|(_, route)| route.is_concerned(changes));
+            concerned.map(move |(at, route)| (host, at, Arc::new(route.with(changes))))
+        });
+        let mut concerned = concerned.peekable();
+        concerned.peek()?;
+        let mut routes = self.routes.clone();
+        for (host, at, route) in concerned {
+            routes[host][at] = route;
         }
-        let with = |route: &Arc<RouteState>| {
-            if route.is_concerned(changes) {
-                Arc::new(route.with(changes))
-            } else {
-                Arc::clone(route)
-            }
-        };
-        let hosts = self.routes.iter();
         Some(Self {
             table: Arc::clone(&self.table),
-            routes: hosts
-                .map(|routes| routes.iter().map(with).collect())
-                .collect(),
+            routes,
         })
     }
 

@@ -119,7 +119,7 @@ impl ClusterRef {
 
     /// Whether the cluster has changed.
     pub(super) fn is_concerned(&self, changes: &Changes) -> bool {
-        changes.of(&self.name).is_some()
+        changes.concern(&self.name, self.cluster.as_ref())
     }
 
     /// The cluster as it is now.
