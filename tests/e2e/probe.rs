@@ -90,8 +90,19 @@ pub(crate) struct Reply {
     pub(crate) held_up: Duration,
     /// Length of the answer.
     pub(crate) bytes: usize,
-    /// Segments that the client's kernel has sent again.
-    pub(crate) resent: u32,
+    /// How long the connection took to be there.
+    pub(crate) connected: Duration,
+    /// What the client's kernel has sent again.
+    pub(crate) resent: Resent,
+}
+
+/// What the client's kernel has sent again on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resent {
+    /// Its SYN, so many times.
+    pub(crate) syns: u32,
+    /// Segments after that.
+    pub(crate) segments: u32,
 }
 
 /// What became of many connections.
@@ -192,6 +203,22 @@ impl Reply {
         }
     }
 
+    /// Whether the network has lost a packet of it, as far as what was sent again tells.
+    ///
+    /// Acknowledgements come from the kernel, whatever becomes of the pod's process: TCP sends again what
+    /// has none after a second in case of a SYN, else after 200 ms at least (`TCP_TIMEOUT_INIT` and
+    /// `TCP_RTO_MIN` in include/net/tcp.h). An earlier SYN was answered: the pod still had the last
+    /// connection from this port in TIME-WAIT, perhaps another client's behind the same masquerade, whose
+    /// acknowledgement lets the client reset it and try again in some milliseconds (`TCP_TIMEOUT_MIN`).
+    fn has_lost_a_packet(&self) -> bool {
+        let Resent { syns, segments } = self.resent;
+        let waited = |limit: Duration| self.held_up >= limit;
+        let syn = Duration::from_secs(1);
+        let lost_syn = syns > 0 && self.connected >= syn && !waited(syn);
+        let lost_segment = segments > 0 && !waited(Duration::from_millis(200) * segments);
+        lost_syn || lost_segment
+    }
+
     fn failed(error: &io::Error) -> Self {
         let text = match error.kind() {
             ErrorKind::ConnectionRefused => "refused".into(),
@@ -217,7 +244,7 @@ impl Summary {
     /// Whether it is a pod's first.
     fn add(&mut self, reply: Reply) -> bool {
         self.slowest = self.slowest.max(reply.took);
-        if reply.resent > 0 {
+        if reply.resent != Resent::default() {
             self.resent.push(reply.clone());
         }
         if let Some(pod) = &reply.pod {
@@ -243,10 +270,7 @@ impl Summary {
             self.failed + self.total(),
             self.failures
         );
-        // Acknowledgements come from the kernel, whatever becomes of the pod's process: TCP sends again what
-        // has none after 200 ms at least (`TCP_RTO_MIN`).
-        let lost = |reply: &&Reply| reply.held_up < Duration::from_millis(200) * reply.resent;
-        let lost = self.resent.iter().find(lost);
+        let lost = self.resent.iter().find(|reply| reply.has_lost_a_packet());
         ensure!(lost.is_none(), "a packet was lost: {lost:?}");
         Ok(())
     }
@@ -354,7 +378,10 @@ fn watched(work: impl FnOnce() -> io::Result<Reply>) -> Reply {
 
 /// A connection and an HTTP request.
 fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::Result<Reply> {
+    let began = now();
     let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    let connected = now().saturating_sub(began);
+    let syns = retransmissions(&stream);
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     let head = format!(
@@ -365,7 +392,7 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
     let peer = stream.peer_addr()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let resent = retransmissions(&stream);
+    let segments = retransmissions(&stream).saturating_sub(syns);
     let cut = || io::Error::new(ErrorKind::UnexpectedEof, "the answer is cut short");
     let end = answer
         .windows(4)
@@ -387,7 +414,8 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
         peer: Some(peer),
         seen: said["peer"].as_str().and_then(|peer| peer.parse().ok()),
         bytes: body.len(),
-        resent,
+        connected,
+        resent: Resent { syns, segments },
         ..Reply::default()
     })
 }
