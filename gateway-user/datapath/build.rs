@@ -70,6 +70,8 @@ fn is_progress(line: &str) -> bool {
             "Downloading ",
             "Downloaded ",
             "Blocking ",
+            "Locking ",
+            "Updating ",
         ]
         .iter()
         .any(|progress| text.trim_start().starts_with(progress))

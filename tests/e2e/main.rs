@@ -3,7 +3,7 @@
 //! Every trial has a testbed of its own. Where the machine lacks something, or nodegate is not built,
 //! the trials are ignored, and the reason is printed.
 
-use std::process::ExitCode;
+use std::{num::NonZero, process::ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -52,7 +52,10 @@ fn main() -> ExitCode {
     if let Some(code) = probe::run() {
         return code;
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // They wait for the kernel's and TCP's timers more than they work.
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    arguments.test_threads.get_or_insert(2 * cores);
     let binaries = scene::binaries();
     if let Err(obstacle) = &binaries {
         eprintln!("skipped: {obstacle:#}");
