@@ -69,12 +69,12 @@ pub fn request(input: &[u8]) {
 /// The head of an answer, as an endpoint sends it to a GET.
 pub fn response(input: &[u8]) {
     let mut rest = Bytes::copy_from_slice(input);
-    match http1::response::parse(&mut rest, &mut HeaderMap::new()) {
+    match http1::response::parse(&mut rest, |_| HeaderMap::new()) {
         Ok(Some((head, body))) => {
             let length = input.len() - rest.len();
             for end in cuts(length) {
                 let mut cut = Bytes::copy_from_slice(&input[..end]);
-                let cut = http1::response::parse(&mut cut, &mut HeaderMap::new());
+                let cut = http1::response::parse(&mut cut, |_| HeaderMap::new());
                 assert!(
                     matches!(cut, Ok(None)),
                     "{end} of {length} bytes are a head"

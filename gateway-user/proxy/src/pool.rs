@@ -14,7 +14,7 @@ mod upstream;
 
 pub(crate) use body::{Rest, UpstreamBody, UpstreamError};
 pub(crate) use dial::{ConnectError, connect, secure};
-pub(crate) use direct::DirectAnswer;
+pub(crate) use direct::{DirectAnswer, Unsent};
 pub(crate) use peer_stream::PeerStream;
 pub(crate) use store::{Pool, Raw};
 pub(crate) use upstream::{SendError, Upstream};

@@ -26,7 +26,7 @@ use crate::{
     cluster::Observation,
     http1::Framing,
     parity::Difference,
-    pool::{DirectAnswer, Raw, Rest, SendError, Upstream, UpstreamBody},
+    pool::{DirectAnswer, Raw, Rest, SendError, Unsent, Upstream, UpstreamBody},
 };
 
 /// An endpoint's answer.
@@ -298,7 +298,6 @@ async fn answer(
     attempt: u32,
     keep: bool,
 ) -> Result<Response<Rest>, SendError<RequestBody>> {
-    let repeats = outgoing.repeats();
     if let Some(direct) = upstream.direct()
         && let Some((request, own)) = outgoing.ordinary(attempt)
     {
@@ -307,15 +306,22 @@ async fn answer(
                 own.write(head);
             }
         };
-        return match direct.ask(request, more, repeats).await {
+        direct
+            .send(request, more)
+            .await
+            .map_err(|unsent| match unsent {
+                Unsent::Whole => SendError::Unsent(None),
+                Unsent::Rest => SendError::Ended,
+            })?;
+        return match direct.receive(|fields| outgoing.spare(fields)).await {
             DirectAnswer::Ordinary(head, length) => {
                 Ok(Response::from_parts(head, Rest::Direct(length)))
             }
             DirectAnswer::Unusual => {
-                let response = Box::pin(upstream.read_unusual(&request.method)).await?;
+                let method = outgoing.method();
+                let response = Box::pin(upstream.read_unusual(method)).await?;
                 Ok(response.map(Rest::Hyper))
             }
-            DirectAnswer::Unsent => Err(SendError::Unsent(None)),
             DirectAnswer::Ended => Err(SendError::Ended),
         };
     }

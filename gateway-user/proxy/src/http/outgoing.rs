@@ -2,7 +2,9 @@
 
 use std::{mem, rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Version, header::CONTENT_LENGTH, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Version, header::CONTENT_LENGTH, request::Parts,
+};
 use nodegate_route::timeout;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     expect, head_form,
     headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT},
     own_headers::OwnHeaders,
-    retry,
+    retry::Repeats,
 };
 use crate::http1;
 
@@ -25,8 +27,8 @@ pub(crate) struct Outgoing {
     /// What holds the body back until the endpoint asks for it.
     gate: Option<Arc<Gate>>,
     http2_client: bool,
-    /// Whether it may have to be sent again after it was sent.
-    repeats: bool,
+    /// After which answers it may have to be sent again.
+    repeats: Repeats,
     /// Whether it has been sent and not kept.
     spent: bool,
 }
@@ -53,8 +55,8 @@ impl Outgoing {
         let http2 = errand.cluster.speaks_http2(http2_client);
         let repeats = errand
             .retry
-            .is_some_and(|policy| retry::needs_copy(policy, http2, errand.grpc));
-        let body = if repeats || errand.keep_body {
+            .map_or(Repeats::Never, |policy| Repeats::of(policy, http2));
+        let body = if repeats != Repeats::Never || errand.keep_body {
             body.store().map_or_else(Body::Once, Body::Kept)
         } else {
             Body::Once(body)
@@ -169,7 +171,22 @@ impl Outgoing {
 
     /// Whether it may have to be sent again after it was sent.
     pub(crate) fn repeats(&self) -> bool {
-        self.repeats
+        self.repeats != Repeats::Never
+    }
+
+    /// The method.
+    pub(crate) fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// A map into which the headers of an answer with these fields can be put: the request's own, unless
+    /// it may have to be sent again after such an answer.
+    pub(crate) fn spare(&mut self, answer: &[httparse::Header<'_>]) -> HeaderMap {
+        if self.repeats.after(answer) {
+            return HeaderMap::new();
+        }
+        self.spent = true;
+        mem::take(&mut self.parts.headers)
     }
 
     /// Whether the client speaks HTTP/2.

@@ -3,15 +3,17 @@
 
 use http::Response;
 use nodegate_model::gateway::{RetryOn, RetryPolicy};
-use nodegate_route::retry::{Outcome, ResetReason};
+use nodegate_route::retry::{ResetReason, TryOutcome};
 
 use super::failure::Failure;
 
 /// How a try ended, if that is anything that another one might do better.
-pub(crate) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Option<Outcome<'a>> {
+pub(crate) fn outcome<'a, B>(
+    result: Result<&'a Response<B>, &'a Failure>,
+) -> Option<TryOutcome<'a>> {
     let (reason, request_started) = match result {
         Ok(response) => {
-            return Some(Outcome::Response {
+            return Some(TryOutcome::Response {
                 status: response.status(),
                 headers: response.headers(),
             });
@@ -29,32 +31,60 @@ pub(crate) fn outcome<'a, B>(result: Result<&'a Response<B>, &'a Failure>) -> Op
         }
         Err(Failure::TryTimeout) => (ResetReason::PerTryTimeout, true),
     };
-    Some(Outcome::Reset {
+    Some(TryOutcome::Reset {
         reason,
         request_started,
     })
 }
 
-/// Whether anything but failing to connect can lead to another try, so that the request must be kept.
-pub(crate) fn needs_copy(policy: &RetryPolicy, http2: bool, grpc: bool) -> bool {
-    let mut any = RetryOn::SERVER_ERROR
-        .union(RetryOn::GATEWAY_ERROR)
-        .union(RetryOn::RESET)
-        .union(RetryOn::RETRIABLE_4XX)
-        .union(RetryOn::ENVOY_RATELIMITED);
-    if http2 {
-        any = any.union(RetryOn::REFUSED_STREAM);
-    }
-    if grpc {
-        any = any
-            .union(RetryOn::CANCELLED)
+/// After which answers a request may have to be sent again, so that it must be kept until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    /// After none: only if no connection comes about.
+    Never,
+    /// After answers that tell a gRPC status in their head. Which content the request has does not matter.
+    // Envoy: RetryStateImpl::wouldRetryFromHeaders looks at the response alone.
+    AfterGrpcStatus,
+    /// After others, too, or after none at all.
+    AfterAny,
+}
+
+impl Repeats {
+    /// What the policy is about, with an endpoint that speaks HTTP/2 or not.
+    pub(crate) fn of(policy: &RetryPolicy, http2: bool) -> Self {
+        let mut any = RetryOn::SERVER_ERROR
+            .union(RetryOn::GATEWAY_ERROR)
+            .union(RetryOn::RESET)
+            .union(RetryOn::RETRIABLE_4XX)
+            .union(RetryOn::ENVOY_RATELIMITED);
+        if http2 {
+            any = any.union(RetryOn::REFUSED_STREAM);
+        }
+        let grpc = RetryOn::CANCELLED
             .union(RetryOn::DEADLINE_EXCEEDED)
             .union(RetryOn::INTERNAL)
             .union(RetryOn::RESOURCE_EXHAUSTED)
             .union(RetryOn::UNAVAILABLE);
+        let by_status =
+            policy.on.contains(RetryOn::RETRIABLE_STATUS_CODES) && !policy.status_codes.is_empty();
+        if policy.on.intersects(any) || by_status {
+            Self::AfterAny
+        } else if policy.on.intersects(grpc) {
+            Self::AfterGrpcStatus
+        } else {
+            Self::Never
+        }
     }
-    policy.on.intersects(any)
-        || (policy.on.contains(RetryOn::RETRIABLE_STATUS_CODES) && !policy.status_codes.is_empty())
+
+    /// Whether it may be sent again after an answer with these header fields.
+    pub(crate) fn after(self, fields: &[httparse::Header<'_>]) -> bool {
+        let tells = |field: &httparse::Header<'_>| field.name.eq_ignore_ascii_case("grpc-status");
+        match self {
+            Self::Never => false,
+            Self::AfterGrpcStatus => fields.iter().any(tells),
+            Self::AfterAny => true,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -62,10 +92,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_istio_does_by_default_needs_no_copy() {
+    fn by_default_grpc_statuses_lead_to_another_try() {
         let policy = RetryPolicy::default();
-        assert!(!needs_copy(&policy, false, false));
-        assert!(needs_copy(&policy, true, false));
-        assert!(needs_copy(&policy, false, true));
+        assert_eq!(Repeats::of(&policy, false), Repeats::AfterGrpcStatus);
+        assert_eq!(Repeats::of(&policy, true), Repeats::AfterAny);
+        let field = |name| [httparse::Header { name, value: b"14" }];
+        assert!(Repeats::AfterGrpcStatus.after(&field("Grpc-Status")));
+        assert!(!Repeats::AfterGrpcStatus.after(&field("x-grpc-status")));
     }
 }

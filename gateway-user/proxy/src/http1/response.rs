@@ -1,9 +1,6 @@
 //! Heads of answers: read from endpoints, written to clients.
 
-use std::{
-    io::Write as _,
-    mem::{self, MaybeUninit},
-};
+use std::{io::Write as _, mem::MaybeUninit};
 
 use bytes::{Buf as _, Bytes};
 use http::{
@@ -21,13 +18,17 @@ use super::{
 
 /// Takes the head of an ordinary answer: one in HTTP/1.1 that isn't an interim one, has a body, and says
 /// in one `content-length` how long that is, over a connection that stays. Says how long the body is;
-/// none if the head isn't whole. The headers are put into the memory of `spare`.
+/// none if the head isn't whole. The headers are put into the memory of the map that `spare` gives for an
+/// answer with them.
 ///
 /// # Errors
 ///
 /// If this is something else than the head of an ordinary answer, or its beginning. Nothing has been
 /// taken then.
-pub fn parse(read: &mut Bytes, spare: &mut HeaderMap) -> Result<Option<(Parts, u64)>, Unusual> {
+pub fn parse(
+    read: &mut Bytes,
+    spare: impl FnOnce(&[httparse::Header<'_>]) -> HeaderMap,
+) -> Result<Option<(Parts, u64)>, Unusual> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_DIRECT_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -50,7 +51,7 @@ pub fn parse(read: &mut Bytes, spare: &mut HeaderMap) -> Result<Option<(Parts, u
         return Err(Unusual);
     }
     let body = body_length(response.headers).ok_or(Unusual)?;
-    let headers = collect(response.headers, read, mem::take(spare)).ok_or(Unusual)?;
+    let headers = collect(response.headers, read, spare(response.headers)).ok_or(Unusual)?;
     // The values of the headers hold on to the bytes of the head.
     read.advance(length);
     let mut head = Response::new(()).into_parts().0;

@@ -48,10 +48,17 @@ pub(crate) enum DirectAnswer {
     Ordinary(response::Parts, u64),
     /// Another one, of which nothing has been taken.
     Unusual,
-    /// Nothing of the request has been sent.
-    Unsent,
     /// The connection has ended before there was an answer.
     Ended,
+}
+
+/// What of a request has not been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// All of it.
+    Whole,
+    /// The rest.
+    Rest,
 }
 
 impl Direct {
@@ -81,35 +88,37 @@ impl Direct {
         }
     }
 
-    /// Sends an ordinary request and reads the head of the answer. `more` adds header lines to those of
-    /// the request. Unless they are to be kept, the request has lost its headers after an answer: their
-    /// memory is the answer's.
-    pub(crate) async fn ask(
+    /// Sends an ordinary request. `more` adds header lines to those of the request.
+    pub(crate) async fn send(
         &mut self,
-        request: &mut request::Parts,
+        request: &request::Parts,
         more: impl FnOnce(&mut Vec<u8>),
-        keep: bool,
-    ) -> DirectAnswer {
+    ) -> Result<(), Unsent> {
         http1::request::write(request, more, &mut self.head);
         match self.stream.write(&self.head).await {
-            Err(_) | Ok(0) => return DirectAnswer::Unsent,
-            Ok(length) if length == self.head.len() => {}
+            Err(_) | Ok(0) => Err(Unsent::Whole),
+            Ok(length) if length == self.head.len() => Ok(()),
             Ok(length) => {
-                if self.stream.write_all(&self.head[length..]).await.is_err() {
-                    return DirectAnswer::Ended;
-                }
+                let rest = self.stream.write_all(&self.head[length..]).await;
+                rest.map_err(|_| Unsent::Rest)
             }
         }
-        let mut none = HeaderMap::new();
-        let spare = if keep {
-            &mut none
-        } else {
-            &mut request.headers
-        };
-        std::future::poll_fn(|cx| self.poll_answer(cx, spare)).await
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>, spare: &mut HeaderMap) -> Poll<DirectAnswer> {
+    /// Reads the head of the answer. Its headers are put into the memory of the map that `spare` gives
+    /// for an answer with them.
+    pub(crate) async fn receive(
+        &mut self,
+        mut spare: impl FnMut(&[httparse::Header<'_>]) -> HeaderMap,
+    ) -> DirectAnswer {
+        std::future::poll_fn(|cx| self.poll_answer(cx, &mut spare)).await
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        spare: &mut impl FnMut(&[httparse::Header<'_>]) -> HeaderMap,
+    ) -> Poll<DirectAnswer> {
         loop {
             // Read into a large place on the stack, and copied into one of the right size: a
             // connection that waits for its next use keeps no large buffer.
@@ -120,7 +129,7 @@ impl Direct {
                 return Poll::Ready(DirectAnswer::Ended);
             }
             self.read = http1::join(&self.read, room.filled());
-            match http1::response::parse(&mut self.read, spare) {
+            match http1::response::parse(&mut self.read, &mut *spare) {
                 Ok(Some((head, length))) => {
                     return Poll::Ready(DirectAnswer::Ordinary(head, length));
                 }

@@ -207,6 +207,67 @@ async fn retries_send_the_body_again() {
 }
 
 #[tokio::test]
+async fn every_try_has_all_headers_of_the_client() {
+    const UNAVAILABLE: &str = "HTTP/1.1 200 OK\r\nGRPC-Status: 14\r\ncontent-length: 0\r\n\r\n";
+    const HEADERS: &str = "Host: a\r\nAuthorization: Basic eDp5\r\nCookie: a=b\r\n";
+    // With nothing configured, and without gRPC's content type.
+    for (request, body) in [
+        (format!("GET /x HTTP/1.1\r\n{HEADERS}\r\n"), 0),
+        (
+            format!("POST /x HTTP/1.1\r\n{HEADERS}Content-Length: 0\r\n\r\n"),
+            0,
+        ),
+        (
+            format!("POST /x HTTP/1.1\r\n{HEADERS}Content-Length: 3\r\n\r\nabc"),
+            3,
+        ),
+        (
+            format!("GET /x HTTP/1.1\r\n{HEADERS}TE: trailers\r\n\r\n"),
+            0,
+        ),
+        (
+            format!("GET /x HTTP/1.1\r\n{HEADERS}Connection: close\r\n\r\n"),
+            0,
+        ),
+    ] {
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        let endpoint = Endpoint::new(move |_, mut peer| {
+            let seen = Arc::clone(&seen);
+            async move {
+                while let Some(head) = peer.head().await {
+                    peer.exactly(body).await;
+                    seen.lock().unwrap().push(head);
+                    peer.send(UNAVAILABLE).await;
+                }
+            }
+        })
+        .await;
+        let (_fixture, port) = proxy(&endpoint, Vec::new(), |route| {
+            forward(route).retry = Some(RetryPolicy::default());
+        })
+        .await;
+        let mut client = Peer::connect(port).await;
+        client.send(&request).await;
+        assert_eq!(
+            header(&client.response().await.0, "grpc-status"),
+            Some("14")
+        );
+        let heads = heads.lock().unwrap();
+        assert_eq!(heads.len(), 3, "{request}");
+        for head in heads.iter() {
+            for (name, value) in [
+                ("host", "a"),
+                ("authorization", "Basic eDp5"),
+                ("cookie", "a=b"),
+            ] {
+                assert_eq!(header(head, name), Some(value), "{request}: {head}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_try_says_the_same_of_the_body_s_length() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&heads);
