@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::ensure;
-use nodegate::model::service::{IpFamily, Protocol, ServicePort, TrafficPolicy};
+use nodegate_model::service::{IpFamily, Protocol, ServicePort, TrafficPolicy};
 
 use crate::{
     agent::{Outcome, Via},

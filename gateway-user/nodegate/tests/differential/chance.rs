@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate::model::service::{IpFamily, Protocol, ServicePort};
+use nodegate_model::service::{IpFamily, Protocol, ServicePort};
 
 use crate::{
     agent::{Outcome, Probe, Seen, Via},

@@ -11,7 +11,7 @@ use gateway_common::{
     decide::{Masquerade, Verdict},
     maps::Settings,
 };
-use nodegate::model::service::{IpFamily, ServicePort};
+use nodegate_model::service::{IpFamily, ServicePort};
 
 use crate::{
     agent::{Outcome, Seen},

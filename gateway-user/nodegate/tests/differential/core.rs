@@ -1,6 +1,6 @@
 //! The decision core over the planned tables, in memory: what must happen to a flow.
 //!
-//! Not by way of [`nodegate::programming::tables::MirrorTables`], which looks the same things up: `explain` goes
+//! Not by way of [`nodegate_programming::tables::MirrorTables`], which looks the same things up: `explain` goes
 //! by that, and is held to what comes out here. A mistake in how an address is found in a network, or in how
 //! the possible backends are enumerated, would be in both otherwise.
 
@@ -17,7 +17,7 @@ use gateway_common::{
         AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
     },
 };
-use nodegate::programming::{
+use nodegate_programming::{
     address::{Network, from_map},
     mirror::Mirror,
 };

@@ -4,10 +4,8 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use anyhow::ensure;
 use gateway_common::decide::{Reason, Verdict};
-use nodegate::{
-    iptables::{normal, render::render, rules::Dialect},
-    model::service::{IpFamily, ServicePort, SourceRanges},
-};
+use nodegate_iptables::{normal, render::render, rules::Dialect};
+use nodegate_model::service::{IpFamily, ServicePort, SourceRanges};
 
 use crate::{
     agent::{Outcome, Seen},

@@ -3,14 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use gateway_common::decide::{Masquerade, Verdict};
-use nodegate::{
-    explain::{
-        connection::{Attempt, Client, Connection, connection},
-        node::Node,
-    },
-    iptables::config::Config,
-    model::service::{IpFamily, Protocol, ServicePort},
+use nodegate_explain::{
+    connection::{Attempt, Client, Connection, connection},
+    node::Node,
 };
+use nodegate_iptables::config::KubeProxyConfig;
+use nodegate_model::service::{IpFamily, Protocol, ServicePort};
 
 use crate::{
     agent::{Outcome, Seen, Via},
@@ -30,7 +28,7 @@ impl Explained {
     /// kube-proxy's rules for the load, and what nodegate's maps hold now.
     pub(crate) fn new(sides: &Sides, load: &Load) -> anyhow::Result<Self> {
         let pairs = [NODE, ALTERNATIVE].into_iter();
-        let config = Config {
+        let config = KubeProxyConfig {
             // All that the interfaces have.
             addresses: pairs
                 .flat_map(|pair| IpFamily::ALL.map(|family| address(pair, family)))

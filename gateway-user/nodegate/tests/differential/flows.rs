@@ -10,10 +10,8 @@ use gateway_common::{
     UNSPECIFIED,
     decide::{self, Origin},
 };
-use nodegate::{
-    model::service::{IpFamily, Protocol, ServicePort},
-    programming::address::to_map,
-};
+use nodegate_model::service::{IpFamily, Protocol, ServicePort};
+use nodegate_programming::address::to_map;
 
 use crate::{
     agent::{Probe, Via},

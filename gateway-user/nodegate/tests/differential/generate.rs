@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use nodegate::model::service::{
+use nodegate_model::service::{
     Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType,
 };
 

@@ -26,7 +26,7 @@ mod sides;
 mod support;
 mod world;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compare::{Tally, compare};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -39,8 +39,8 @@ const AT_ONCE: [usize; 2] = [10, 20];
 const FLOWS: usize = 28;
 const SEED: u64 = 0x6e6f_6465_6761_7465;
 
-/// The two nodes, made for the first test.
-type Shared = Arc<Mutex<Option<Sides>>>;
+/// Pairs of nodes that no test has now. There are as many as tests ran at a time.
+type Idle = Arc<Mutex<Vec<Sides>>>;
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(agent::ARGUMENT) {
@@ -50,53 +50,43 @@ fn main() {
         }
         return;
     }
-    let arguments = Arguments {
-        // They share the nodes.
-        test_threads: Some(1),
-        ..Arguments::from_args()
-    };
+    let mut arguments = Arguments::from_args();
     let obstacle = sides::obstacle();
     if let Some(obstacle) = &obstacle {
         eprintln!("skipped: {obstacle}");
     }
-    let shared = Shared::default();
+    let idle = Idle::default();
     let total = Arc::new(Mutex::new(Tally::default()));
     let full = std::env::var("NODEGATE_DIFFERENTIAL").is_ok_and(|value| value == "full");
     let mut runs = trials(full);
     if full && arguments.filter.is_none() {
+        // The last of them looks at what the others have found.
+        arguments.test_threads = Some(1);
         let total = Arc::clone(&total);
         runs.push((
             "every_difference_occurs".into(),
-            Box::new(move |_| {
-                differences::all_occur(&total.lock().unwrap_or_else(PoisonError::into_inner))
-            }),
+            Box::new(move |_| differences::all_occur(&lock(&total))),
         ));
     }
     let trials = runs
         .into_iter()
         .map(|(name, run)| {
-            let (shared, total) = (Arc::clone(&shared), Arc::clone(&total));
+            let (idle, total) = (Arc::clone(&idle), Arc::clone(&total));
             Trial::test(name, move || {
-                let mut sides = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                // A test that fails may leave anything behind.
-                let mut mine = match sides.take() {
-                    Some(sides) => sides,
-                    None => Sides::new().map_err(failed)?,
-                };
-                let tally = run(&mut mine).map_err(failed)?;
-                total
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .add(&tally);
-                *sides = Some(mine);
+                let free = lock(&idle).pop();
+                let mut sides = free.map_or_else(Sides::new, Ok).map_err(failed)?;
+                // A test that fails may leave anything behind: nobody has its nodes again.
+                let tally = run(&mut sides).map_err(failed)?;
+                lock(&total).add(&tally);
+                lock(&idle).push(sides);
                 Ok(())
             })
             .with_ignored_flag(obstacle.is_some())
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
-    let total = total.lock().unwrap_or_else(PoisonError::into_inner);
+    lock(&idle).clear();
+    let total = lock(&total);
     if total.flows > 0 {
         eprintln!("{} flows, {} connections", total.flows, total.attempts);
         for difference in &differences::DIFFERENCES {
@@ -109,6 +99,10 @@ fn main() {
         eprintln!("{} flows were looked at twice", total.again);
     }
     conclusion.exit();
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

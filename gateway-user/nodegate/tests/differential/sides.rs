@@ -6,7 +6,10 @@ use std::{
     io::{self, Read as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -14,26 +17,23 @@ use std::{
 use anyhow::{Context as _, anyhow, ensure};
 use ipnet::IpNet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use nodegate::{
-    datapath::{self, Datapath, Options, options::AttachMode},
-    explain::node::Loaded,
-    iptables::{
-        config::{Config, LocalDetector},
-        normal,
-        render::render,
-        rules::Dialect,
-    },
-    model::{
-        Snapshot,
-        gateway::Gateway,
-        service::{IpFamily, ServicePort},
-    },
-    programming::{
-        desired::{ExternalIps, Policy},
-        masquerade::MasqueradeMode,
-    },
+use nodegate_datapath::{self as datapath, Datapath, Options, options::AttachMode};
+use nodegate_explain::node::Loaded;
+use nodegate_iptables::{
+    config::{KubeProxyConfig, LocalDetector},
+    normal,
+    render::render,
+    rules::Dialect,
 };
-
+use nodegate_model::{
+    Snapshot,
+    gateway::Gateway,
+    service::{IpFamily, ServicePort},
+};
+use nodegate_programming::{
+    desired::{ExternalIps, Policy},
+    masquerade::MasqueradeMode,
+};
 use nodegate_programs::Program;
 
 use crate::{
@@ -47,7 +47,7 @@ pub(crate) use crate::random::is_nodes;
 /// What both nodes are to serve.
 pub(crate) struct Load {
     pub(crate) services: Vec<ServicePort>,
-    pub(crate) config: Config,
+    pub(crate) config: KubeProxyConfig,
     /// The rules, for IPv4 and IPv6, if not as they are rendered from the above.
     pub(crate) rules: Option<[String; 2]>,
 }
@@ -133,12 +133,16 @@ impl Places {
     /// New ones; those of tests that were killed go.
     fn new() -> anyhow::Result<Self> {
         const PREFIX: &str = "nodegate-differential-";
+        static MADE: AtomicUsize = AtomicUsize::new(0);
         let cgroups = cgroup2().context("no cgroup2")?;
         let pins = Path::new("/sys/fs/bpf");
         for parent in [&*cgroups, pins] {
             for entry in fs::read_dir(parent)?.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let Some(pid) = name.strip_prefix(PREFIX) else {
+                let Some((pid, _)) = name
+                    .strip_prefix(PREFIX)
+                    .and_then(|rest| rest.split_once('-'))
+                else {
                     continue;
                 };
                 if !Path::new("/proc").join(pid).exists() {
@@ -149,7 +153,8 @@ impl Places {
                 }
             }
         }
-        let name = format!("{PREFIX}{}", std::process::id());
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
         let places = Self {
             cgroup: cgroups.join(&name),
             pins: pins.join(&name),
@@ -320,7 +325,7 @@ impl Sides {
     }
 
     /// nodegate's own words for kube-proxy's flags.
-    fn options(&self, config: &Config) -> Options {
+    fn options(&self, config: &KubeProxyConfig) -> Options {
         let families = [&config.v4, &config.v6];
         let pod_networks = families.iter().filter_map(|family| match &family.local {
             Some(LocalDetector::Cidr(network)) => Some(*network),

@@ -24,7 +24,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use nix::sched::{CloneFlags, setns, unshare};
-use nodegate::model::service::IpFamily;
+use nodegate_model::service::IpFamily;
 use nodegate_programs::Program;
 use serde::{Deserialize, Serialize};
 
