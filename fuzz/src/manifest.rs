@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile};
 use nodegate_export::envoy;
 use nodegate_resources::{admission::Store, manifest::Manifest};
-use nodegate_route::Table;
+use nodegate_route::RouteTable;
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 /// Goes the whole way from text to routes, as the daemon does with a file.
@@ -42,7 +42,7 @@ pub fn run(input: &[u8]) {
     let _ = envoy::bootstrap(&compiled.gateway, options);
     for listener in &compiled.gateway.listeners {
         if let nodegate_model::gateway::ListenerProtocol::Http(routes) = &listener.protocol {
-            let _ = Table::new(routes.clone());
+            let _ = RouteTable::new(routes.clone());
         }
     }
 }

@@ -8,7 +8,7 @@ use nodegate_model::gateway::{
     Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, QueryMatch, RouteMatch,
     RouteOrigin, ValueMatch, VirtualHost,
 };
-use nodegate_route::{Miss, Query, Table, explain};
+use nodegate_route::{Miss, Query, RouteTable, explain};
 use nodegate_values::pattern::Pattern;
 
 /// Few words, so that requests meet routes.
@@ -36,11 +36,7 @@ const VALUES: [&str; 4] = ["", "1", "12", "a.x"];
 
 /// A route without anything but a condition and a destination.
 pub fn route(matches: RouteMatch) -> HttpRoute {
-    let origin = RouteOrigin {
-        namespace: "default".into(),
-        name: "web".into(),
-        index: 0,
-    };
+    let origin = RouteOrigin::virtual_service("default", "web", 0);
     let destination = Destination::new("outbound|80||web", 1);
     HttpRoute::forwarding(origin, matches, vec![destination])
 }
@@ -66,7 +62,7 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
             require_tls: input.ratio(1, 16)?,
         });
     }
-    let table = Table::new(HttpRoutes {
+    let table = RouteTable::new(HttpRoutes {
         name: "http.8080".into(),
         virtual_hosts: hosts,
     });
@@ -79,7 +75,7 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn ask(table: &Table, input: &mut Unstructured<'_>) -> Result<()> {
+fn ask(table: &RouteTable, input: &mut Unstructured<'_>) -> Result<()> {
     let mut headers = HeaderMap::new();
     for _ in 0..input.int_in_range(0..=3)? {
         let name = HeaderName::from_static(input.choose(&NAMES)?);

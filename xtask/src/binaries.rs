@@ -114,7 +114,10 @@ fn release_build(package: &str, binary: &str) -> Command {
 /// Builds tests that are run elsewhere: packets, budget, e2e.
 pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
     let names = ["packets", "budget", "e2e"];
-    let messages = run(test_build(&["nodegate", "nodegate-testbed"], &names)?)?;
+    let messages = run(test_build(
+        &["nodegate-datapath", "nodegate-testbed"],
+        &names,
+    )?)?;
     let [packets, budget, e2e] = names.map(|name| executable(&messages, name));
     Ok([packets?, budget?, e2e?])
 }
@@ -122,7 +125,7 @@ pub(crate) fn tests() -> anyhow::Result<[PathBuf; 3]> {
 /// Builds the test that knows what packets cost.
 pub(crate) fn budget() -> anyhow::Result<PathBuf> {
     setup::toolchain()?;
-    let messages = run(test_build(&["nodegate"], &["budget"])?)?;
+    let messages = run(test_build(&["nodegate-datapath"], &["budget"])?)?;
     executable(&messages, "budget")
 }
 

@@ -49,7 +49,7 @@ pub trait Subject: Send + Sync + 'static {
     /// Its state now.
     fn status(&self) -> Status;
     /// Reads the source again and waits until all of it is applied.
-    fn sync(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    fn sync(&self) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>>;
     /// Its decisions.
     fn traces(&self) -> &Traces;
     /// What becomes of a connection or a request here, and why. Takes a while where there are many
@@ -57,13 +57,13 @@ pub trait Subject: Send + Sync + 'static {
     ///
     /// # Errors
     /// Says what cannot be asked, and what is not known here.
-    fn explain(&self, ask: Ask) -> Result<Answer, String>;
+    fn explain(&self, ask: Ask) -> anyhow::Result<Answer>;
     /// What a kube-proxy with these flags would go by here; what is not given is as it is for this
     /// process.
     ///
     /// # Errors
     /// Says what is wrong with the flags, and what is not known here.
-    fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String>;
+    fn kube_proxy(&self, args: KubeProxyArgs) -> anyhow::Result<KubeProxyNode>;
 }
 
 /// Binds the socket, in place of one that a process left that is gone.
@@ -143,7 +143,7 @@ async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Resp
         ),
         (&Method::POST, "/sync") => match subject.sync().await {
             Ok(()) => status(&**subject),
-            Err(message) => text(StatusCode::GATEWAY_TIMEOUT, format!("{message}\n")),
+            Err(error) => text(StatusCode::GATEWAY_TIMEOUT, format!("{error}\n")),
         },
         (&Method::GET, "/trace") => trace(&**subject, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/explain") => explain(subject, request).await,
@@ -178,11 +178,11 @@ async fn kube_proxy(subject: &Arc<impl Subject>, request: Request<Incoming>) -> 
     let subject = Arc::clone(subject);
     let answered = tokio::task::spawn_blocking(move || {
         let node = subject.kube_proxy(args)?;
-        serde_json::to_vec(&node).map_err(|error| error.to_string())
+        anyhow::Ok(serde_json::to_vec(&node)?)
     });
     match answered.await {
         Ok(Ok(json)) => response(StatusCode::OK, "application/json", json),
-        Ok(Err(message)) => text(StatusCode::BAD_REQUEST, message),
+        Ok(Err(error)) => text(StatusCode::BAD_REQUEST, error.to_string()),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -197,15 +197,15 @@ async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Res
     let answered = tokio::task::spawn_blocking(move || {
         let answer = subject.explain(ask)?;
         let written = if is_json {
-            serde_json::to_string_pretty(&answer).map_err(|error| error.to_string())? + "\n"
+            serde_json::to_string_pretty(&answer)? + "\n"
         } else {
             answer.to_string()
         };
-        Ok::<_, String>((answer.result.good, written))
+        anyhow::Ok((answer.result.good, written))
     });
     let (good, written) = match answered.await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(message)) => return text(StatusCode::BAD_REQUEST, message),
+        Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, error.to_string()),
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
     let kind = if is_json {
@@ -222,7 +222,7 @@ async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Res
 fn trace(subject: &impl Subject, query: &str) -> Response<Body> {
     let wanted = match Wanted::parse(query) {
         Ok(wanted) => wanted,
-        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
     let lines = match subject.traces().listen(&wanted) {
         Ok(lines) => lines,

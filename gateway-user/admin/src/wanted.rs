@@ -1,6 +1,6 @@
 //! What a client of `GET /trace` wants: the query of the request.
 
-use std::{fmt::Display, str::FromStr};
+use std::str::FromStr;
 
 use gateway_common::{decide::Verdict, event::Hook};
 
@@ -38,6 +38,26 @@ pub struct Wanted {
     pub records: RecordFilter,
 }
 
+/// A text that is none of the names of something.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` is no {what} (fix: one of {})", names.join(", "))]
+pub struct NameError {
+    text: String,
+    what: &'static str,
+    names: Vec<&'static str>,
+}
+
+/// What is wrong with the value of a parameter.
+type Unreadable = Box<dyn std::error::Error + Send + Sync>;
+
+/// A parameter of a query that is not understood.
+#[derive(Debug, thiserror::Error)]
+#[error("{parameter}: {source}")]
+pub struct QueryError {
+    parameter: String,
+    source: Unreadable,
+}
+
 const VERDICTS: [Verdict; 4] = [
     Verdict::Pass,
     Verdict::Forward,
@@ -50,7 +70,7 @@ const VERDICTS: [Verdict; 4] = [
 /// # Errors
 ///
 /// If no verdict has that name; the message lists the names.
-pub fn verdict(text: &str) -> Result<Verdict, String> {
+pub fn verdict(text: &str) -> Result<Verdict, NameError> {
     named(text, "verdict", VERDICTS, Verdict::name)
 }
 
@@ -59,7 +79,7 @@ pub fn verdict(text: &str) -> Result<Verdict, String> {
 /// # Errors
 ///
 /// If no hook has that name; the message lists the names.
-pub fn hook(text: &str) -> Result<Hook, String> {
+pub fn hook(text: &str) -> Result<Hook, NameError> {
     let hooks = (1..).map_while(Hook::from_number);
     // No decision is made there.
     let hooks = hooks.filter(|hook| *hook != Hook::Connected);
@@ -68,10 +88,10 @@ pub fn hook(text: &str) -> Result<Hook, String> {
 
 fn named<T: Copy>(
     text: &str,
-    what: &str,
+    what: &'static str,
     all: impl IntoIterator<Item = T>,
     name: impl Fn(T) -> &'static str,
-) -> Result<T, String> {
+) -> Result<T, NameError> {
     let mut names = Vec::new();
     for one in all {
         if name(one) == text {
@@ -79,10 +99,11 @@ fn named<T: Copy>(
         }
         names.push(name(one));
     }
-    Err(format!(
-        "`{text}` is no {what} (fix: one of {})",
-        names.join(", ")
-    ))
+    Err(NameError {
+        text: text.to_owned(),
+        what,
+        names,
+    })
 }
 
 impl Wanted {
@@ -90,24 +111,25 @@ impl Wanted {
     ///
     /// # Errors
     /// Says which parameter is wrong, and what would be right.
-    pub fn parse(query: &str) -> Result<Self, String> {
+    pub fn parse(query: &str) -> Result<Self, QueryError> {
         let mut wanted = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            wanted
-                .set(&name, &value)
-                .map_err(|error| format!("{name}: {error}"))?;
+            wanted.set(&name, &value).map_err(|source| QueryError {
+                parameter: name.into_owned(),
+                source,
+            })?;
         }
         Ok(wanted)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Unreadable> {
         let Self { kernel, .. } = self;
         match name {
             "output" => {
                 self.format = match value {
                     "text" => Format::Text,
                     "json" => Format::Json,
-                    _ => return Err(format!("`{value}` is no output (fix: text or json)")),
+                    _ => return Err(format!("`{value}` is no output (fix: text or json)").into()),
                 }
             }
             "joinable" => self.joinable = parse(value)?,
@@ -119,7 +141,7 @@ impl Wanted {
             "protocol" => kernel.protocol = Some(parse(value)?),
             "host" => self.records.host = Some(value.to_owned()),
             "status" => self.records.statuses = list(value, parse::<StatusFilter>)?,
-            _ => return Err("there is no such parameter".to_owned()),
+            _ => return Err("there is no such parameter".into()),
         }
         Ok(())
     }
@@ -163,15 +185,20 @@ impl Wanted {
     }
 }
 
-fn parse<T: FromStr>(text: &str) -> Result<T, String>
+fn parse<T: FromStr>(text: &str) -> Result<T, Unreadable>
 where
-    T::Err: Display,
+    T::Err: Into<Unreadable>,
 {
-    text.parse().map_err(|error: T::Err| error.to_string())
+    text.parse().map_err(Into::into)
 }
 
-fn list<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    text.split(',').map(one).collect()
+fn list<T, E>(text: &str, one: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Unreadable>
+where
+    E: Into<Unreadable>,
+{
+    text.split(',')
+        .map(|text| one(text).map_err(Into::into))
+        .collect()
 }
 
 fn join(texts: impl IntoIterator<Item = impl ToString>) -> String {
@@ -203,8 +230,8 @@ mod tests {
                 ..RecordFilter::default()
             },
         };
-        assert_eq!(Wanted::parse(&wanted.query()), Ok(wanted));
-        assert_eq!(Wanted::parse(""), Ok(Wanted::default()));
+        assert_eq!(Wanted::parse(&wanted.query()).unwrap(), wanted);
+        assert_eq!(Wanted::parse("").unwrap(), Wanted::default());
         assert_eq!(Wanted::default().query(), "");
     }
 
@@ -229,9 +256,9 @@ mod tests {
                 "output: `yaml` is no output (fix: text or json)",
             ),
         ] {
-            assert_eq!(Wanted::parse(query).unwrap_err(), message);
+            assert_eq!(Wanted::parse(query).unwrap_err().to_string(), message);
         }
-        let error = Wanted::parse("hook=connected").unwrap_err();
+        let error = Wanted::parse("hook=connected").unwrap_err().to_string();
         assert!(error.contains("connect4, ingress"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gateway_common::maps::Settings;
-use nodegate_iptables::ports::Facts;
+use nodegate_iptables::ports::KubeProxyFacts;
 use nodegate_programming::{desired::Policy, masquerade::MasqueradeMode};
 
 /// Where the datapath lives and what it is attached to.
@@ -34,7 +34,7 @@ pub struct Options {
 
 impl Options {
     /// Takes over what kube-proxy's rules tell of its flags, but for what is chosen already.
-    pub fn go_by(&mut self, facts: &Facts) {
+    pub fn go_by(&mut self, facts: &KubeProxyFacts) {
         let Policy {
             node_port_networks,
             pod_networks,

@@ -17,7 +17,7 @@ use super::{capabilities::missing, features::Features, node, object, sockets};
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// As it should be.
     Ok,
     /// It works, in another way or with a limit.
@@ -32,7 +32,7 @@ pub struct Check {
     /// What was looked at.
     pub name: &'static str,
     /// How it went.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// What was found.
     pub found: String,
     /// What to do about it; none where there is nothing to do.
@@ -43,7 +43,7 @@ impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self {
             name,
-            outcome: Outcome::Ok,
+            outcome: CheckOutcome::Ok,
             found: found.into(),
             fix: None,
         }
@@ -51,7 +51,7 @@ impl Check {
 
     fn bad(
         name: &'static str,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
@@ -108,16 +108,16 @@ fn kernel() -> Check {
                 Check::ok(name, found)
             } else if version >= OLDEST {
                 let found = format!("{found}: nodegate has not been tried on kernels before 6.1");
-                Check::bad(name, Outcome::Warning, found, "Linux 6.1 or newer")
+                Check::bad(name, CheckOutcome::Warning, found, "Linux 6.1 or newer")
             } else {
                 let found = format!("{found}: it lacks SO_NETNS_COOKIE");
                 let fix = "Linux 5.14 at least, better 6.1 or newer";
-                Check::bad(name, Outcome::Failed, found, fix)
+                Check::bad(name, CheckOutcome::Failed, found, fix)
             }
         }
         Err(error) => Check::bad(
             name,
-            Outcome::Warning,
+            CheckOutcome::Warning,
             error.to_string(),
             "Linux 6.1 or newer",
         ),
@@ -133,7 +133,7 @@ fn capabilities() -> Check {
         let found = format!("missing: {}", missing.join(", "));
         Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             found,
             "run as root, or add them to the container",
         )
@@ -144,7 +144,7 @@ fn capabilities() -> Check {
 fn unknown() -> Check {
     Check::bad(
         "not tried",
-        Outcome::Warning,
+        CheckOutcome::Warning,
         "refusals, packet hooks, datagrams, iptables, ip6tables: they need the capabilities",
         "as for capabilities",
     )
@@ -156,7 +156,12 @@ fn btf() -> Check {
         Check::ok(name, path)
     } else {
         let fix = "a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions' are";
-        Check::bad(name, Outcome::Failed, format!("{path} is missing"), fix)
+        Check::bad(
+            name,
+            CheckOutcome::Failed,
+            format!("{path} is missing"),
+            fix,
+        )
     }
 }
 
@@ -168,7 +173,7 @@ fn bpf_file_system(path: &Path) -> Check {
         Ok(BPF_FS_MAGIC) => Check::ok(name, existing.display().to_string()),
         _ => Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             format!("{} is on no BPF file system", path.display()),
             "mount -t bpf bpf /sys/fs/bpf",
         ),
@@ -181,7 +186,7 @@ fn cgroup2(path: Option<&Path>) -> Check {
     let Some(path) = path else {
         return Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             "no cgroup2 hierarchy is mounted",
             fix,
         );
@@ -190,7 +195,7 @@ fn cgroup2(path: Option<&Path>) -> Check {
         return Check::ok(name, path.display().to_string());
     }
     let found = format!("{} is no cgroup2 directory", path.display());
-    Check::bad(name, Outcome::Failed, found, fix)
+    Check::bad(name, CheckOutcome::Failed, found, fix)
 }
 
 fn netns_cookie() -> Check {
@@ -199,7 +204,7 @@ fn netns_cookie() -> Check {
         Ok(_) => Check::ok(name, "the node's sockets are told from pods'"),
         Err(error) => Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             error.to_string(),
             "Linux 5.14 or newer",
         ),
@@ -215,7 +220,7 @@ fn programs(features: Features) -> Vec<Check> {
             let found = chain(&error);
             return vec![Check::bad(
                 name,
-                Outcome::Failed,
+                CheckOutcome::Failed,
                 found,
                 "as for capabilities and BTF",
             )];
@@ -239,7 +244,7 @@ fn programs(features: Features) -> Vec<Check> {
             Err(error) => {
                 let found = format!("{program_name}: {}", verdict(&error));
                 let fix = "a newer kernel; please report it with the output of uname -a";
-                checks.push(Check::bad(name, Outcome::Failed, found, fix));
+                checks.push(Check::bad(name, CheckOutcome::Failed, found, fix));
             }
         }
     }
@@ -263,7 +268,7 @@ fn refusals(features: Features) -> Check {
     }
     Check::bad(
         name,
-        Outcome::Warning,
+        CheckOutcome::Warning,
         "no bpf_set_retval in socket hooks: processes get EPERM where they would be refused",
         "Linux 6.1 or newer",
     )
@@ -304,14 +309,14 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
         let fix = "--uplink INTERFACE, for each one on which packets from outside arrive";
         return Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             "no interface has a default route",
             fix,
         );
     };
     if let Err(error) = nix::net::if_::if_nametoindex(uplink.as_str()) {
         let found = format!("there is no interface {uplink}: {error}");
-        return Check::bad(name, Outcome::Failed, found, "--uplink INTERFACE");
+        return Check::bad(name, CheckOutcome::Failed, found, "--uplink INTERFACE");
     }
     let uplinks = uplinks.join(", ");
     if features.tcx {
@@ -319,7 +324,7 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
     }
     Check::bad(
         name,
-        Outcome::Warning,
+        CheckOutcome::Warning,
         format!("no tcx: clsact filters on {uplinks}"),
         "Linux 6.6 or newer, for links that cannot be removed by others",
     )
@@ -332,7 +337,7 @@ fn datagrams() -> Check {
         Ok(()) => Check::ok(name, "connected sockets are ended when their endpoint goes"),
         Err(error) => Check::bad(
             name,
-            Outcome::Warning,
+            CheckOutcome::Warning,
             format!("connected sockets stay with endpoints that are gone: {error}"),
             "a kernel with CONFIG_INET_DIAG_DESTROY=y and CONFIG_INET_UDP_DIAG",
         ),
@@ -350,17 +355,22 @@ fn netfilter(program: Tool, module: &str) -> Check {
         Ok(output) if output.status.success() => Check::ok(tool, "the nat table can be read"),
         Ok(output) => {
             let found = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Check::bad(tool, Outcome::Warning, found, format!("modprobe {module}"))
+            Check::bad(
+                tool,
+                CheckOutcome::Warning,
+                found,
+                format!("modprobe {module}"),
+            )
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Check::bad(
             tool,
-            Outcome::Warning,
+            CheckOutcome::Warning,
             "not installed: endpoints on other nodes are out of reach from outside",
             "install iptables",
         ),
         Err(error) => Check::bad(
             tool,
-            Outcome::Warning,
+            CheckOutcome::Warning,
             error.to_string(),
             "install iptables",
         ),
@@ -383,7 +393,7 @@ fn tools(missing: &[Tool]) -> Vec<Check> {
             tool.without().unwrap_or("nobody else does")
         );
         let fix = format!("install {}", tool.package().unwrap_or(tool.name()));
-        Check::bad(name, Outcome::Warning, found, fix)
+        Check::bad(name, CheckOutcome::Warning, found, fix)
     };
     missing.iter().map(check).collect()
 }
@@ -394,7 +404,7 @@ fn forwarding() -> Check {
         Ok(text) if text.trim() == "1" => Check::ok(name, "net.ipv4.ip_forward = 1"),
         _ => Check::bad(
             name,
-            Outcome::Failed,
+            CheckOutcome::Failed,
             "net.ipv4.ip_forward is off: packets don't reach pods",
             "sysctl -w net.ipv4.ip_forward=1",
         ),
@@ -411,7 +421,7 @@ fn node_port_range() -> Check {
     if overlap {
         Check::bad(
             name,
-            Outcome::Warning,
+            CheckOutcome::Warning,
             format!(
                 "30000-32767 overlaps local ports {}",
                 range.split_whitespace().collect::<Vec<_>>().join("-")
@@ -463,7 +473,7 @@ mod tests {
         let [all] = &tools(&[])[..] else {
             panic!("one line for all")
         };
-        assert_eq!(all.outcome, Outcome::Ok);
+        assert_eq!(all.outcome, CheckOutcome::Ok);
     }
 
     #[test]
@@ -484,7 +494,7 @@ mod tests {
         for check in &checks {
             assert_eq!(
                 check.fix.is_some(),
-                check.outcome != Outcome::Ok,
+                check.outcome != CheckOutcome::Ok,
                 "{check:?}"
             );
             assert!(!check.found.is_empty(), "{check:?}");

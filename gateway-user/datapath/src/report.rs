@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gateway_common::event::{Event, Hook};
 use nodegate_programming::{
-    decision::{Decision, ProcessFacts},
+    decision::{ProcessFacts, TracedDecision},
     identity::PortKey,
 };
 
@@ -16,7 +16,7 @@ pub struct Report {
     /// As it came.
     pub event: Event,
     /// The same with names.
-    pub decision: Decision,
+    pub decision: TracedDecision,
 }
 
 impl Report {
@@ -28,7 +28,7 @@ impl Report {
         };
         Self {
             event,
-            decision: Decision::new(&event, names, facts),
+            decision: TracedDecision::new(&event, names, facts),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     request::{Known, Request, Routed, route},
 };
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy};
-use nodegate_iptables::config::{Config, ConfigError, KubeProxyArgs};
+use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
 
@@ -203,7 +203,7 @@ impl<'w> World<'w> {
             name: name.to_owned(),
         };
         let args = setup.kube_proxy.on(resources, name);
-        let config = Config::new(&args, resources)?;
+        let config = KubeProxyConfig::new(&args, resources)?;
         let by_kube_proxy = if let Some(services) = &setup.by_kube_proxy {
             services.clone()
         } else {

@@ -1,12 +1,14 @@
 //! A question as it travels to a running nodegate: what people write, unread.
 
+use std::str::FromStr;
+
+use nodegate_model::service::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::{
     answer::{Question, RequestParts},
-    question::{ClientSpec, TargetSpec},
+    question::{ClientSpec, SpecError, TargetSpec},
 };
-use nodegate_model::service::Protocol;
 
 /// What is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,16 +38,27 @@ pub struct Ask {
     pub headers: Vec<(String, String)>,
 }
 
+/// What of it cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The client or the target.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The protocol.
+    #[error(transparent)]
+    Protocol(<Protocol as FromStr>::Err),
+}
+
 impl Ask {
     /// Reads it.
     ///
     /// # Errors
     /// Says what cannot be asked.
-    pub fn question(self) -> Result<Question, String> {
-        let protocol = |name: &str| name.parse::<Protocol>().map_err(text);
+    pub fn question(self) -> Result<Question, AskError> {
+        let protocol = |name: &str| name.parse::<Protocol>().map_err(AskError::Protocol);
         Ok(Question {
-            from: self.from.parse::<ClientSpec>().map_err(text)?,
-            to: self.to.parse::<TargetSpec>().map_err(text)?,
+            from: self.from.parse::<ClientSpec>()?,
+            to: self.to.parse::<TargetSpec>()?,
             protocol: self.protocol.as_deref().map(protocol).transpose()?,
             node: self.node,
             request: RequestParts {
@@ -56,10 +69,6 @@ impl Ask {
             },
         })
     }
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]
@@ -79,7 +88,7 @@ mod tests {
             (ask("node", "10.96.0.1", "tcp"), "10.96.0.1:80"),
             (ask("node", "10.96.0.1:80", "icmp"), "`icmp` is no protocol"),
         ] {
-            let error = ask.question().unwrap_err();
+            let error = ask.question().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
         let good = ask("node", "10.96.0.1:80", "udp").question().unwrap();

@@ -15,7 +15,7 @@ use nodegate_iptables::walk::{FirstPacket, PacketFate, RuleStep, RuleWay, walk};
 use nodegate_model::service::{IpFamily, Protocol};
 use nodegate_programming::{
     address::{from_map, to_map},
-    tables::Outcome,
+    tables::PossibleDecision,
 };
 
 /// Who connects.
@@ -134,7 +134,7 @@ pub fn connection(node: &Node, attempt: &Attempt) -> Connection {
 /// What the core decides, and where.
 struct Outcomes {
     hook: Hook,
-    decisions: Vec<Outcome>,
+    decisions: Vec<PossibleDecision>,
 }
 
 fn decide(node: &Node, attempt: &Attempt) -> Outcomes {
@@ -221,12 +221,12 @@ fn fate(ways: &[RuleWay]) -> Verdict {
     }
 }
 
-fn choices(outcomes: &[Outcome], ways: &[RuleWay], common: usize) -> Vec<Choice> {
+fn choices(outcomes: &[PossibleDecision], ways: &[RuleWay], common: usize) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
     let forwarded = outcomes
         .iter()
         .filter(|outcome| outcome.decision.backend != 0);
-    for Outcome {
+    for PossibleDecision {
         decision,
         probability,
     } in forwarded

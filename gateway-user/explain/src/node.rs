@@ -13,7 +13,7 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use nodegate_iptables::{
-    config::{Config, FamilyConfig, LocalDetector},
+    config::{FamilyConfig, KubeProxyConfig, LocalDetector},
     normal,
     render::render,
     rules::Ruleset,
@@ -59,7 +59,7 @@ pub struct Loaded {
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    config: Config,
+    config: KubeProxyConfig,
     rules: [Ruleset; 2],
     mirror: Mirror,
     settings: Settings,
@@ -74,7 +74,7 @@ impl Node {
     pub fn new(
         by_kube_proxy: &[ServicePort],
         services: &[ServicePort],
-        config: Config,
+        config: KubeProxyConfig,
         choices: &Choices,
     ) -> Self {
         let facts = NodeFacts {
@@ -100,7 +100,7 @@ impl Node {
 
     /// A node where kube-proxy, configured so, has the Services `by_kube_proxy`, and the maps are those of
     /// a running nodegate.
-    pub fn running(by_kube_proxy: &[ServicePort], config: Config, loaded: Loaded) -> Self {
+    pub fn running(by_kube_proxy: &[ServicePort], config: KubeProxyConfig, loaded: Loaded) -> Self {
         let rules =
             IpFamily::ALL.map(|family| normal::dump(&render(by_kube_proxy, family, &config)));
         Self {
@@ -173,7 +173,7 @@ impl Node {
     }
 }
 
-fn settings(config: &Config, choices: &Choices) -> Settings {
+fn settings(config: &KubeProxyConfig, choices: &Choices) -> Settings {
     let flag = |condition, flag| if condition { flag } else { 0 };
     let own = |family: &FamilyConfig| -> Address { family.node_ip.map_or(UNSPECIFIED, to_map) };
     Settings {
@@ -195,7 +195,7 @@ fn settings(config: &Config, choices: &Choices) -> Settings {
 }
 
 /// `--nodeport-addresses` in nodegate's form: one list for both families; empty for all addresses.
-fn node_port_networks(config: &Config) -> Vec<IpNet> {
+fn node_port_networks(config: &KubeProxyConfig) -> Vec<IpNet> {
     let families = IpFamily::ALL.map(|family| (family, &config.family(family).node_port_addresses));
     if families.iter().all(|(_, addresses)| addresses.is_none()) {
         return Vec::new();

@@ -34,6 +34,45 @@ pub enum ClientSpec {
     Address(IpAddr),
 }
 
+/// Why a text names neither a client nor a target.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// No client is written like this.
+    #[error("`{0}` is nobody (fix: `external`, `node`, `pod/NAMESPACE/NAME` or an address)")]
+    NoClient(String),
+    /// A pod lacks its namespace or name.
+    #[error("a pod is written pod/NAMESPACE/NAME")]
+    NoPodName,
+    /// An address alone; with an example of one with a port.
+    #[error("`{text}` has no port (fix: {example}, or another port)")]
+    NoPort {
+        /// What was written.
+        text: String,
+        /// The address with a port.
+        example: SocketAddr,
+    },
+    /// Not a URL, although it has `://`.
+    #[error("`{text}` is no URL: {source}")]
+    NoUrl {
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        source: http::uri::InvalidUri,
+    },
+    /// A URL of another scheme than http.
+    #[error("`{0}`: only http:// is understood (fix: ADDRESS:PORT, for the connection)")]
+    OtherScheme(String),
+    /// A URL without a host.
+    #[error("`{0}` has no host (fix: http://ADDRESS:PORT/PATH)")]
+    NoHost(String),
+    /// No target is written like this.
+    #[error(
+        "`{0}` is nothing to connect to (fix: ADDRESS:PORT such as 10.96.0.1:80 or [fd00::1]:80, \
+         http://ADDRESS:PORT/PATH, or a Service as NAMESPACE/NAME:PORT)"
+    )]
+    NoTarget(String),
+}
+
 /// What for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetSpec {
@@ -153,7 +192,7 @@ pub struct Target {
 // === impl ClientSpec ===
 
 impl FromStr for ClientSpec {
-    type Err = String;
+    type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "external" {
@@ -173,10 +212,8 @@ impl FromStr for ClientSpec {
                     name: name.to_owned(),
                 }))
             }
-            ["pod", ..] => Err("a pod is written pod/NAMESPACE/NAME".to_owned()),
-            _ => Err(format!(
-                "`{text}` is nobody (fix: `external`, `node`, `pod/NAMESPACE/NAME` or an address)"
-            )),
+            ["pod", ..] => Err(SpecError::NoPodName),
+            _ => Err(SpecError::NoClient(text.to_owned())),
         }
     }
 }
@@ -274,7 +311,7 @@ fn one_of(candidates: impl Iterator<Item = String>) -> String {
 // === impl TargetSpec ===
 
 impl FromStr for TargetSpec {
-    type Err = String;
+    type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(socket) = text.parse::<SocketAddr>() {
@@ -283,38 +320,27 @@ impl FromStr for TargetSpec {
         }
         if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
             let example = SocketAddr::new(address, 80);
-            return Err(format!(
-                "`{text}` has no port (fix: {example}, or another port)"
-            ));
+            let text = text.to_owned();
+            return Err(SpecError::NoPort { text, example });
         }
         if text.contains("://") {
             return url(text);
         }
-        service(text).ok_or_else(|| {
-            format!(
-                "`{text}` is nothing to connect to (fix: ADDRESS:PORT such as 10.96.0.1:80 or \
-                 [fd00::1]:80, http://ADDRESS:PORT/PATH, or a Service as NAMESPACE/NAME:PORT)"
-            )
-        })
+        service(text).ok_or_else(|| SpecError::NoTarget(text.to_owned()))
     }
 }
 
-fn url(text: &str) -> Result<TargetSpec, String> {
-    let uri: Uri = text
-        .parse()
-        .map_err(|error| format!("`{text}` is no URL: {error}"))?;
+fn url(text: &str) -> Result<TargetSpec, SpecError> {
+    let uri: Uri = text.parse().map_err(|source| SpecError::NoUrl {
+        text: text.to_owned(),
+        source,
+    })?;
     if uri.scheme_str() != Some("http") {
-        return Err(format!(
-            "`{text}`: only http:// is understood (fix: ADDRESS:PORT, for the connection)"
-        ));
+        return Err(SpecError::OtherScheme(text.to_owned()));
     }
     let (host, authority) = match (uri.host(), uri.authority()) {
         (Some(host), Some(authority)) if !host.is_empty() => (host, authority.as_str()),
-        _ => {
-            return Err(format!(
-                "`{text}` has no host (fix: http://ADDRESS:PORT/PATH)"
-            ));
-        }
+        _ => return Err(SpecError::NoHost(text.to_owned())),
     };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(TargetSpec::Url {

@@ -446,11 +446,12 @@ pub(super) struct Place<'p>(pub(super) &'p RouteOrigin);
 impl std::fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let RouteOrigin {
+            kind,
             namespace,
             name,
             index,
         } = self.0;
-        write!(f, "http[{index}] of VirtualService {namespace}/{name}")
+        write!(f, "http[{index}] of {kind} {namespace}/{name}")
     }
 }
 

@@ -158,17 +158,20 @@ pub enum NodePortAddresses {
     In(IpNet),
 }
 
+/// A text that is no [`NodePortAddresses`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither a network such as 192.168.0.0/16 nor `primary`")]
+pub struct NodePortAddressesError(String);
+
 impl std::str::FromStr for NodePortAddresses {
-    type Err = String;
+    type Err = NodePortAddressesError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "primary" {
             return Ok(Self::Primary);
         }
         let net = text.parse().map(Self::In);
-        net.map_err(|_| {
-            format!("`{text}` is neither a network such as 192.168.0.0/16 nor `primary`")
-        })
+        net.map_err(|_| NodePortAddressesError(text.to_owned()))
     }
 }
 
@@ -208,7 +211,7 @@ pub enum ConfigError {
     reason = "as many flags as kube-proxy has"
 )]
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Config {
+pub struct KubeProxyConfig {
     /// This node.
     pub node: NodeTopology,
     /// The addresses of its interfaces.
@@ -230,7 +233,7 @@ pub struct Config {
     pub v6: FamilyConfig,
 }
 
-/// The part of a [`Config`] that is for one family.
+/// The part of a [`KubeProxyConfig`] that is for one family.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FamilyConfig {
     /// The node's own address.
@@ -252,9 +255,9 @@ pub enum LocalDetector {
     Interface(String),
 }
 
-// === impl Config ===
+// === impl KubeProxyConfig ===
 
-impl Config {
+impl KubeProxyConfig {
     /// What follows from the flags and the Node object.
     ///
     /// # Errors
@@ -451,14 +454,14 @@ mod tests {
 
     const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {topology.kubernetes.io/zone: z}}\nspec: {podCIDRs: [10.1.0.0/24]}\nstatus: {addresses: [{type: ExternalIP, address: 192.0.2.1}, {type: Hostname, address: n}, {type: InternalIP, address: 192.168.0.1}]}\n";
 
-    fn config(args: KubeProxyArgs) -> Result<Config, ConfigError> {
+    fn config(args: KubeProxyArgs) -> Result<KubeProxyConfig, ConfigError> {
         let manifest = Manifest::parse("node.yaml".into(), NODE);
         let resources = Store::default().admit([&manifest], Vec::new());
         let args = KubeProxyArgs {
             hostname_override: "n".into(),
             ..args
         };
-        Config::new(&args, &resources)
+        KubeProxyConfig::new(&args, &resources)
     }
 
     fn by(detect_local_mode: DetectLocalMode) -> KubeProxyArgs {

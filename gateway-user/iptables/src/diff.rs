@@ -14,11 +14,13 @@ use serde::Serialize;
 
 use super::{
     chains,
-    config::Config,
+    config::KubeProxyConfig,
     normal,
     render::render,
     rules::{Dialect, Rule, Ruleset, Table},
-    services::{Frontend, Key, Path, Service, Services, about, of_model, of_rules},
+    services::{
+        Frontend, PortRules, ServicePortKey, Services, Treatment, about, of_model, of_rules,
+    },
 };
 
 mod text;
@@ -31,7 +33,7 @@ pub struct Diff {
     /// Which.
     pub family: IpFamily,
     /// By Service port.
-    pub services: BTreeMap<Key, Vec<Change>>,
+    pub services: BTreeMap<ServicePortKey, Vec<Change>>,
     /// Rules that make no difference to what a Service leads to.
     pub rules: Vec<ChainDiff>,
 }
@@ -49,9 +51,9 @@ pub enum Change {
         /// Which.
         frontend: Frontend,
         /// As the Service has it.
-        expected: Option<Path>,
+        expected: Option<Treatment>,
         /// As the rules have it.
-        found: Option<Path>,
+        found: Option<Treatment>,
     },
     /// The endpoints differ.
     Endpoints {
@@ -108,7 +110,7 @@ pub enum ChainDiffKind {
 }
 
 /// Compares what `found` implements with what kube-proxy, configured so, would make of `services`.
-pub fn diff(services: &[ServicePort], config: &Config, found: &Ruleset) -> Diff {
+pub fn diff(services: &[ServicePort], config: &KubeProxyConfig, found: &Ruleset) -> Diff {
     let family = found.family;
     let expected_services = of_model(services, family, config);
     let found_services = of_rules(found);
@@ -138,7 +140,7 @@ pub fn diff(services: &[ServicePort], config: &Config, found: &Ruleset) -> Diff 
 }
 
 /// What two sets of Services do not agree about.
-pub fn changes(expected: &Services, found: &Services) -> BTreeMap<Key, Vec<Change>> {
+pub fn changes(expected: &Services, found: &Services) -> BTreeMap<ServicePortKey, Vec<Change>> {
     let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let changes = keys.into_iter().filter_map(|key| {
         let changes = match (expected.get(key), found.get(key)) {
@@ -152,7 +154,7 @@ pub fn changes(expected: &Services, found: &Services) -> BTreeMap<Key, Vec<Chang
     changes.collect()
 }
 
-fn service(expected: &Service, found: &Service) -> Vec<Change> {
+fn service(expected: &PortRules, found: &PortRules) -> Vec<Change> {
     let mut changes = Vec::new();
     let frontends: BTreeSet<_> = expected
         .frontends
@@ -217,7 +219,7 @@ fn service(expected: &Service, found: &Service) -> Vec<Change> {
 
 /// Whether the same clients are let in. kube-proxy lets in the load balancer IPs themselves where the
 /// node may come in; rule by rule that is compared below.
-fn same_sources(expected: &Path, found: &Path, service: &Service) -> bool {
+fn same_sources(expected: &Treatment, found: &Treatment, service: &PortRules) -> bool {
     let own = |net: &ipnet::IpNet| {
         service.frontends.keys().any(|frontend| {
             matches!(frontend, Frontend::External { address } if ipnet::IpNet::from(address.ip()) == *net)
@@ -233,7 +235,10 @@ fn same_sources(expected: &Path, found: &Path, service: &Service) -> bool {
 }
 
 /// What the names of the chains of the Service ports in `told` end with.
-fn chains_of(told: &BTreeMap<Key, Vec<Change>>, sides: [&Services; 2]) -> HashSet<String> {
+fn chains_of(
+    told: &BTreeMap<ServicePortKey, Vec<Change>>,
+    sides: [&Services; 2],
+) -> HashSet<String> {
     let mut hashes = HashSet::new();
     let mut insert = |chain: &str| hashes.extend(chains::hash(chain).map(str::to_owned));
     for key in told.keys() {
@@ -253,7 +258,7 @@ struct Tables<'t> {
     expected: &'t Table,
     found: &'t Table,
     /// Service ports that have been told of.
-    told: &'t BTreeMap<Key, Vec<Change>>,
+    told: &'t BTreeMap<ServicePortKey, Vec<Change>>,
     /// What the names of their chains end with.
     told_chains: &'t HashSet<String>,
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     chains,
     rules::{Chain, Ruleset, Table},
-    services::{Frontend, Key, Services},
+    services::{Frontend, ServicePortKey, Services},
 };
 
 /// Something wrong.
@@ -51,7 +51,7 @@ pub enum Finding {
         /// Over this protocol.
         protocol: Protocol,
         /// The Service ports that claim it.
-        claimants: Vec<Key>,
+        claimants: Vec<ServicePortKey>,
     },
 }
 
@@ -136,7 +136,7 @@ fn reach(table: &Table, findings: &mut Vec<Finding>) {
 }
 
 fn contested(services: &Services, findings: &mut Vec<Finding>) {
-    let mut claims: BTreeMap<(Frontend, Protocol), BTreeSet<&Key>> = BTreeMap::new();
+    let mut claims: BTreeMap<(Frontend, Protocol), BTreeSet<&ServicePortKey>> = BTreeMap::new();
     for (key, service) in services {
         for frontend in service.frontends.keys() {
             // A cluster IP and an external IP may be the same address.

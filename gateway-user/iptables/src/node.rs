@@ -6,7 +6,7 @@ use nodegate_resources::Resources;
 use nodegate_values::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, ConfigError, KubeProxyArgs};
+use super::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 
 /// A node's kube-proxy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct KubeProxyNode {
     /// The Services that it has.
     pub services: Vec<ServicePort>,
     /// How it is configured.
-    pub config: Config,
+    pub config: KubeProxyConfig,
 }
 
 impl KubeProxyNode {
@@ -29,7 +29,7 @@ impl KubeProxyNode {
         args: &KubeProxyArgs,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Result<Self, ConfigError> {
-        let config = Config::new(args, resources)?;
+        let config = KubeProxyConfig::new(args, resources)?;
         let node = NodeIdentity {
             name: args.hostname_override.clone(),
         };

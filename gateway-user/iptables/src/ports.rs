@@ -19,7 +19,7 @@ use nodegate_model::service::{
 use super::{
     render::{NODE_PORTS, SERVICES},
     rules::{Not, Part, Rule, Ruleset, Table},
-    services::{Fate, Frontend, Key, Service, about, of_rules},
+    services::{Fate, Frontend, PortRules, ServicePortKey, about, of_rules},
 };
 
 /// What rules say.
@@ -28,14 +28,14 @@ pub struct Ports {
     /// Sorted by name and protocol.
     pub services: Vec<ServicePort>,
     /// Service ports whose rules contradict each other or lead nowhere, and in what way.
-    pub broken: BTreeMap<Key, &'static str>,
+    pub broken: BTreeMap<ServicePortKey, &'static str>,
     /// How kube-proxy was configured when it wrote them.
-    pub facts: Facts,
+    pub facts: KubeProxyFacts,
 }
 
 /// What rules tell of kube-proxy's flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct KubeProxyFacts {
     /// The networks of pods (`--cluster-cidr`); none if pods are not known, or by their interfaces.
     pub pod_networks: BTreeSet<IpNet>,
     /// `--masquerade-all`.
@@ -51,14 +51,14 @@ const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 
 /// The Service ports that the rulesets, one for each family, implement on the node `node`.
 pub fn ports(rulesets: &[Ruleset], node: &str) -> Ports {
-    let mut found: BTreeMap<Key, Vec<Half<'_>>> = BTreeMap::new();
+    let mut found: BTreeMap<ServicePortKey, Vec<Half<'_>>> = BTreeMap::new();
     let read: Vec<_> = rulesets
         .iter()
         .map(|ruleset| (ruleset, of_rules(ruleset)))
         .collect();
-    let mut facts = Facts {
+    let mut facts = KubeProxyFacts {
         localhost_node_ports: true,
-        ..Facts::default()
+        ..KubeProxyFacts::default()
     };
     let mut here = BTreeSet::new();
     for (ruleset, services) in &read {
@@ -95,7 +95,7 @@ pub fn ports(rulesets: &[Ruleset], node: &str) -> Ports {
 /// A Service port in one family.
 struct Half<'r> {
     family: IpFamily,
-    service: &'r Service,
+    service: &'r PortRules,
     /// Its load balancer IPs.
     balanced: BTreeSet<IpAddr>,
     /// Whether any rule leads to node ports.
@@ -104,8 +104,8 @@ struct Half<'r> {
 
 /// By Service port, the addresses that the rules call load balancer IPs. An external IP's rule comes
 /// first where an address is both.
-fn balanced(nat: &Table) -> BTreeMap<Key, BTreeSet<IpAddr>> {
-    let mut balanced: BTreeMap<Key, BTreeSet<IpAddr>> = BTreeMap::new();
+fn balanced(nat: &Table) -> BTreeMap<ServicePortKey, BTreeSet<IpAddr>> {
+    let mut balanced: BTreeMap<ServicePortKey, BTreeSet<IpAddr>> = BTreeMap::new();
     let mut external = BTreeSet::new();
     for rule in nat.rules(SERVICES) {
         let (Some((key, what)), Some(net)) = (about(rule), rule.destination()) else {
@@ -125,7 +125,7 @@ fn balanced(nat: &Table) -> BTreeMap<Key, BTreeSet<IpAddr>> {
 }
 
 fn port(
-    key: &Key,
+    key: &ServicePortKey,
     halves: &[Half<'_>],
     here: &BTreeSet<IpAddr>,
     node: &str,
@@ -153,7 +153,7 @@ fn port(
                     }
                 }
                 Frontend::NodePort { port: number } => {
-                    // Where it is not looked up, it is served on no address: see [`Facts`].
+                    // Where it is not looked up, it is served on no address: see [`KubeProxyFacts`].
                     port.node_port = Some(number);
                 }
             }
@@ -203,7 +203,7 @@ fn stricter(policy: TrafficPolicy, fate: Fate) -> TrafficPolicy {
 impl Half<'_> {
     /// Rules that kube-proxy has written, all of them, are never like this.
     fn is_whole(&self) -> Result<(), &'static str> {
-        let Service {
+        let PortRules {
             frontends,
             cluster,
             local,
@@ -241,7 +241,7 @@ impl Half<'_> {
 
     /// Endpoints of which [`select`](nodegate_model::selection::select) chooses the lists of the rules.
     fn endpoints(&self, here: &BTreeSet<IpAddr>, node: &str) -> Vec<Endpoint> {
-        let Service {
+        let PortRules {
             frontends,
             cluster,
             local,
@@ -291,9 +291,9 @@ fn unspecified(family: IpFamily) -> IpAddr {
     }
 }
 
-// === impl Facts ===
+// === impl KubeProxyFacts ===
 
-impl Facts {
+impl KubeProxyFacts {
     /// Takes note of what a family's rules tell; answers whether any rule leads to node ports.
     fn learn(&mut self, nat: &Table, family: IpFamily) -> bool {
         for (_, rule) in nat.all_rules() {

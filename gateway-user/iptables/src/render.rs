@@ -16,7 +16,7 @@ use nodegate_model::{
 
 use super::{
     chains,
-    config::{Config, FamilyConfig, LocalDetector},
+    config::{FamilyConfig, KubeProxyConfig, LocalDetector},
     rules::{Not, Part, Probability, Recent, RecentAction, Rule, Ruleset, SetMark, Table, Target},
 };
 
@@ -33,7 +33,7 @@ pub(super) const FORWARD: &str = "KUBE-FORWARD";
 pub(super) const FIREWALL: &str = "KUBE-FIREWALL";
 
 /// The rules of one family for `services`.
-pub fn render(services: &[ServicePort], family: IpFamily, config: &Config) -> Ruleset {
+pub fn render(services: &[ServicePort], family: IpFamily, config: &KubeProxyConfig) -> Ruleset {
     let services: Vec<_> = services
         .iter()
         .filter(|service| service.cluster_ip(family).is_some())
@@ -64,7 +64,7 @@ pub fn render(services: &[ServicePort], family: IpFamily, config: &Config) -> Ru
 /// The rules under way.
 struct Sync<'c> {
     family: IpFamily,
-    config: &'c Config,
+    config: &'c KubeProxyConfig,
     own: &'c FamilyConfig,
     is_large: bool,
     filter: Table,
@@ -464,7 +464,7 @@ impl Sync<'_> {
 // === impl Port ===
 
 impl<'s> Port<'s> {
-    fn new(service: &'s ServicePort, family: IpFamily, config: &Config) -> Self {
+    fn new(service: &'s ServicePort, family: IpFamily, config: &KubeProxyConfig) -> Self {
         let (name, protocol) = (&service.name, service.protocol);
         let selection = select(service, family, &config.node);
         let chain = |endpoint: &&Endpoint| {
@@ -628,7 +628,7 @@ mod tests {
             endpoints: vec![Endpoint::ready("10.0.0.1".parse().unwrap(), 80, true)],
             ..ServicePort::new(name, Protocol::Tcp, 80)
         };
-        let rules = render(&[service], IpFamily::V4, &Config::default());
+        let rules = render(&[service], IpFamily::V4, &KubeProxyConfig::default());
         let text = rules.text(Dialect::Save);
         let about: Vec<_> = text
             .lines()

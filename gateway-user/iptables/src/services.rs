@@ -19,14 +19,14 @@ use serde::{Serialize, Serializer};
 
 use super::{
     chains,
-    config::Config,
+    config::KubeProxyConfig,
     render::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES},
     rules::{Part, RecentAction, Rule, Ruleset, Table, Target},
 };
 
 /// Names a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct ServicePortKey {
     /// Namespace, Service, port name.
     pub name: ServicePortName,
     /// Transport protocol.
@@ -34,14 +34,14 @@ pub struct Key {
 }
 
 /// The Service ports of one family.
-pub type Services = BTreeMap<Key, Service>;
+pub type Services = BTreeMap<ServicePortKey, PortRules>;
 
 /// What rules do for a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Service {
+pub struct PortRules {
     /// Where it is reached, and what becomes of traffic that comes there.
     #[serde(serialize_with = "list")]
-    pub frontends: BTreeMap<Frontend, Path>,
+    pub frontends: BTreeMap<Frontend, Treatment>,
     /// Endpoints for policy Cluster, in the order of the rules.
     pub cluster: Vec<SocketAddr>,
     /// Endpoints for policy Local, in the order of the rules.
@@ -76,7 +76,7 @@ pub enum Frontend {
 
 /// What becomes of traffic to a frontend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Path {
+pub struct Treatment {
     /// Where it goes.
     pub fate: Fate,
     /// The only clients that may come in; none for all.
@@ -112,10 +112,10 @@ pub fn of_rules(ruleset: &Ruleset) -> Services {
 }
 
 /// What rules that kube-proxy wrote for `services` would implement.
-pub fn of_model(services: &[ServicePort], family: IpFamily, config: &Config) -> Services {
+pub fn of_model(services: &[ServicePort], family: IpFamily, config: &KubeProxyConfig) -> Services {
     let all = services.iter().filter_map(|service| {
         let address = service.cluster_ip(family)?;
-        let key = Key {
+        let key = ServicePortKey {
             name: service.name.clone(),
             protocol: service.protocol,
         };
@@ -127,9 +127,9 @@ pub fn of_model(services: &[ServicePort], family: IpFamily, config: &Config) -> 
 fn expected(
     service: &ServicePort,
     family: IpFamily,
-    config: &Config,
+    config: &KubeProxyConfig,
     cluster_ip: IpAddr,
-) -> Service {
+) -> PortRules {
     let selection = select(service, family, &config.node);
     let at = |address| SocketAddr::new(address, service.port);
     let internal = fate(
@@ -162,7 +162,7 @@ fn expected(
         let frontend = Frontend::External {
             address: at(address),
         };
-        frontends.entry(frontend).or_insert_with(|| Path {
+        frontends.entry(frontend).or_insert_with(|| Treatment {
             fate: external,
             sources: ranges.map(<[IpNet]>::to_vec),
         });
@@ -176,7 +176,7 @@ fn expected(
         frontends.insert(Frontend::NodePort { port }, fate.into());
     }
     let sockets = |endpoints: &[&Endpoint]| endpoints.iter().map(|e| e.socket()).collect();
-    Service {
+    PortRules {
         frontends,
         cluster: sockets(&selection.cluster),
         local: sockets(&selection.local),
@@ -253,7 +253,7 @@ impl<'r> Reader<'r> {
                 // Health checks come over TCP, also for a Service of another protocol.
                 for protocol in Protocol::ALL {
                     let name = key.name.clone();
-                    if let Some(service) = self.found.get_mut(&Key { name, protocol }) {
+                    if let Some(service) = self.found.get_mut(&ServicePortKey { name, protocol }) {
                         service.health_check_node_port = rule.destination_port();
                     }
                 }
@@ -287,13 +287,19 @@ impl<'r> Reader<'r> {
     }
 
     /// Notes that `frontend` leads to `chain`. The first rule counts.
-    fn lead(&mut self, nat: &'r Table, key: Key, frontend: Frontend, chain: &'r str) -> &mut Path {
+    fn lead(
+        &mut self,
+        nat: &'r Table,
+        key: ServicePortKey,
+        frontend: Frontend,
+        chain: &'r str,
+    ) -> &mut Treatment {
         let service = self.service(key);
         let path = follow(nat, chain, service, &mut HashMap::new(), 0);
         service.frontends.entry(frontend).or_insert(path)
     }
 
-    fn service(&mut self, key: Key) -> &mut Service {
+    fn service(&mut self, key: ServicePortKey) -> &mut PortRules {
         self.found.entry(key).or_default()
     }
 }
@@ -315,11 +321,11 @@ const MARK_DROP: &str = "KUBE-MARK-DROP";
 fn follow<'r>(
     nat: &'r Table,
     chain: &'r str,
-    service: &mut Service,
-    known: &mut HashMap<&'r str, Path>,
+    service: &mut PortRules,
+    known: &mut HashMap<&'r str, Treatment>,
     depth: usize,
-) -> Path {
-    let mut path = Path::from(Fate::Pass);
+) -> Treatment {
+    let mut path = Treatment::from(Fate::Pass);
     if depth > DEPTH {
         return path;
     }
@@ -362,7 +368,7 @@ fn follow<'r>(
 
 /// Notes the endpoints of a chain that picks one, which all packets get to that are to have this
 /// `fate`.
-fn pick(nat: &Table, chain: &str, fate: Fate, path: &mut Path, service: &mut Service) {
+fn pick(nat: &Table, chain: &str, fate: Fate, path: &mut Treatment, service: &mut PortRules) {
     let (endpoints, affinity) = endpoints(nat, chain);
     if !endpoints.is_empty() {
         path.fate = fate;
@@ -405,13 +411,13 @@ fn endpoints(nat: &Table, chain: &str) -> (Vec<SocketAddr>, Option<u32>) {
 }
 
 /// Which Service port a rule is about, and the rest of its comment.
-pub(super) fn about(rule: &Rule) -> Option<(Key, &str)> {
+pub(super) fn about(rule: &Rule) -> Option<(ServicePortKey, &str)> {
     let comment = rule.comment()?;
     let (name, what) = comment.split_once(' ').unwrap_or((comment, ""));
     let (namespace, rest) = name.split_once('/')?;
     let (service, port) = rest.split_once(':').unwrap_or((rest, ""));
     let protocol = rule.protocol()?.parse().ok()?;
-    let key = Key {
+    let key = ServicePortKey {
         name: ServicePortName {
             namespace: namespace.to_owned(),
             name: service.to_owned(),
@@ -430,7 +436,7 @@ fn address(rule: &Rule) -> Option<SocketAddr> {
 }
 
 fn list<S: Serializer>(
-    frontends: &BTreeMap<Frontend, Path>,
+    frontends: &BTreeMap<Frontend, Treatment>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
@@ -438,13 +444,13 @@ fn list<S: Serializer>(
         #[serde(flatten)]
         frontend: &'l Frontend,
         #[serde(flatten)]
-        path: &'l Path,
+        path: &'l Treatment,
     }
     let lines = frontends.iter();
     serializer.collect_seq(lines.map(|(frontend, path)| Line { frontend, path }))
 }
 
-impl From<Fate> for Path {
+impl From<Fate> for Treatment {
     fn from(fate: Fate) -> Self {
         Self {
             fate,
@@ -453,13 +459,13 @@ impl From<Fate> for Path {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ServicePortKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.protocol.lowercase())
     }
 }
 
-impl Serialize for Key {
+impl Serialize for ServicePortKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -475,7 +481,7 @@ impl fmt::Display for Frontend {
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Treatment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.fate {
             Fate::Cluster => "to all endpoints",

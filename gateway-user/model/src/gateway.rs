@@ -3,7 +3,7 @@
 //! The nouns are Envoy's: a listener has virtual hosts, a virtual host has routes, a route leads to
 //! clusters, a cluster has endpoints.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -79,15 +79,48 @@ pub struct VirtualHost {
     pub require_tls: bool,
 }
 
-/// Which VirtualService a route comes from.
+/// In what kind of object a route is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum RouteKind {
+    /// Istio's, of `networking.istio.io`.
+    VirtualService,
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VirtualService => "VirtualService",
+        })
+    }
+}
+
+/// Which object a route comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct RouteOrigin {
-    /// Namespace of the VirtualService.
+    /// Kind of the object.
+    pub kind: RouteKind,
+    /// Namespace of the object.
     pub namespace: String,
-    /// Name of the VirtualService.
+    /// Name of the object.
     pub name: String,
-    /// 0-based place in `spec.http` or `spec.tcp`.
+    /// 0-based place among the object's routes: of a VirtualService in `spec.http` or `spec.tcp`.
     pub index: usize,
+}
+
+impl RouteOrigin {
+    /// The origin of a VirtualService's route.
+    pub fn virtual_service(
+        namespace: impl Into<String>,
+        name: impl Into<String>,
+        index: usize,
+    ) -> Self {
+        Self {
+            kind: RouteKind::VirtualService,
+            namespace: namespace.into(),
+            name: name.into(),
+            index,
+        }
+    }
 }
 
 /// Condition and action of an HTTP route.

@@ -5,8 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, process::ExitCode, sync::LazyLock, ti
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use nix::sys::signal::{SigHandler, Signal, signal};
-
-use crate::datapath::object;
+use nodegate_datapath::object;
 
 mod attachment;
 pub mod check;

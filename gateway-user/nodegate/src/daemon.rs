@@ -1,11 +1,11 @@
 //! A running nodegate: the rooms wired together, in the direction of the data.
 //!
-//! [`source`](crate::source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
+//! [`source`](nodegate_source) → [`publisher`] (resources to Snapshots) → the redirector and the proxy,
 //! each in a task of its own, and [`admin`] beside them. Nothing here decides anything.
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
 use tokio::{net::UnixListener, signal::unix::SignalKind, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -15,31 +15,28 @@ mod gateway;
 mod publisher;
 mod sources;
 
-use crate::{
-    admin::{
-        self, ProxyOnly,
-        status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
-        trace::Traces,
-    },
-    datapath::{self, Datapath, redirector::Redirector},
-    explain::{
-        answer::{Answer, Setup, explain},
-        ask::Ask,
-        node::{Choices, Loaded},
-    },
-    iptables::{
-        config::{KubeProxyArgs, NodePortAddresses},
-        node::KubeProxyNode,
-    },
-    model::{
-        Published,
-        compile::{GatewayIdentity, NodeIdentity, ServiceScope},
-    },
-    observe::{AccessLog, AccessLogOptions, Tap},
-    programming::masquerade::MasqueradeMode,
-    proxy::{self, Parity, Proxy},
-    source::combined::Sources,
+use nodegate_admin::{
+    self as admin, ProxyOnly,
+    status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
+    trace::Traces,
 };
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope};
+use nodegate_datapath::{self as datapath, Datapath, redirector::Redirector};
+use nodegate_explain::{
+    answer::{Answer, Setup, explain},
+    ask::Ask,
+    node::{Choices, Loaded},
+};
+use nodegate_iptables::{
+    config::{KubeProxyArgs, NodePortAddresses},
+    node::KubeProxyNode,
+};
+use nodegate_model::Published;
+use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
+use nodegate_programming::masquerade::MasqueradeMode;
+use nodegate_proxy::{self as proxy, Parity, Proxy};
+use nodegate_source::combined::Sources;
+
 use publisher::Compiler;
 
 pub use sources::SourceOptions;
@@ -335,11 +332,11 @@ impl admin::server::Subject for Speaker {
         }
     }
 
-    fn sync(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+    fn sync(&self) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>> {
         Box::pin(async {
             match tokio::time::timeout(SYNC_PATIENCE, self.catch_up()).await {
                 Ok(result) => result,
-                Err(_) => Err(format!("not in force after {SYNC_PATIENCE:?}")),
+                Err(_) => bail!("not in force after {SYNC_PATIENCE:?}"),
             }
         })
     }
@@ -348,17 +345,14 @@ impl admin::server::Subject for Speaker {
         &self.traces
     }
 
-    fn explain(&self, ask: Ask) -> Result<Answer, String> {
+    fn explain(&self, ask: Ask) -> anyhow::Result<Answer> {
         let (redirector, options) = self.redirector("where connections go")?;
         let mut question = ask.question()?;
         match &question.node {
-            Some(other) if *other != self.node => {
-                return Err(format!(
-                    "this is node {}, and knows nothing of {other}'s maps (fix: ask there, or \
-                     --manifests)",
-                    self.node
-                ));
-            }
+            Some(other) if *other != self.node => bail!(
+                "this is node {}, and knows nothing of {other}'s maps (fix: ask there, or --manifests)",
+                self.node
+            ),
             _ => question.node = Some(self.node.clone()),
         }
         let (settings, mirror) = {
@@ -370,27 +364,23 @@ impl admin::server::Subject for Speaker {
         let (resources, rules) = (&inputs.resources, &inputs.rules);
         let setup = Setup {
             by_kube_proxy: rules.as_ref().map(|rules| rules.services.clone()),
-            ..setup(options, self.services.clone()).map_err(|error| error.to_string())?
+            ..setup(options, self.services.clone())?
         };
         let loaded = Loaded { settings, mirror };
-        explain(resources, &setup, Some(loaded), &question).map_err(|error| error.to_string())
+        Ok(explain(resources, &setup, Some(loaded), &question)?)
     }
 
-    fn kube_proxy(&self, args: KubeProxyArgs) -> Result<KubeProxyNode, String> {
+    fn kube_proxy(&self, args: KubeProxyArgs) -> anyhow::Result<KubeProxyNode> {
         let (_, options) = self.redirector("how the node is set up")?;
-        let text = |error: &dyn fmt::Display| error.to_string();
         let own = KubeProxyArgs {
             hostname_override: self.node.clone(),
-            ..setup(options, ServiceScope::All)
-                .map_err(|error| text(&error))?
-                .kube_proxy
+            ..setup(options, ServiceScope::All)?.kube_proxy
         };
         let inputs = self.sources.current();
         let (resources, rules) = (&inputs.resources, &inputs.rules);
         let args = args.or(&own);
         let args = args.on(resources, &args.hostname_override);
-        let mut node =
-            KubeProxyNode::new(resources, &args, &mut Vec::new()).map_err(|error| text(&error))?;
+        let mut node = KubeProxyNode::new(resources, &args, &mut Vec::new())?;
         if let Some(rules) = rules {
             node.services.clone_from(&rules.services);
         }
@@ -427,16 +417,16 @@ impl Speaker {
     fn redirector(
         &self,
         what: &'static str,
-    ) -> Result<&(Arc<Redirector>, datapath::Options), String> {
+    ) -> Result<&(Arc<Redirector>, datapath::Options), ProxyOnly> {
         let fix = "ask there, or --manifests";
-        let missing = || ProxyOnly { what, fix }.to_string();
+        let missing = || ProxyOnly { what, fix };
         self.datapath.as_ref().ok_or_else(missing)
     }
 
-    async fn catch_up(&self) -> Result<(), String> {
+    async fn catch_up(&self) -> anyhow::Result<()> {
         let inputs = self.sources.reload().await;
-        let version = inputs.map_err(|error| error.to_string())?.version;
-        let stopped = |_| "nodegate is ending".to_owned();
+        let version = inputs?.version;
+        let stopped = |_| anyhow!("nodegate is ending");
         let mut published = self.published.clone();
         let generation = published
             .wait_for(|published| published.version >= version)

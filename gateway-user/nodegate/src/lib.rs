@@ -1,49 +1,28 @@
 //! nodegate: what kube-proxy and an Istio ingress gateway do on a node, in one program.
 //!
-//! Data goes one way: [`source`] → [`resources`] → [`model`] (one immutable
-//! [`Snapshot`](model::Snapshot) per change) → [`datapath`] and [`proxy`], which report to
-//! [`admin`]. Nothing downstream reaches back up.
+//! This crate is the program: its command line ([`cli`], one file per subcommand), and a running
+//! nodegate with the rooms wired together ([`daemon`]). The rooms are crates of their own. Data goes one
+//! way through them, and nothing downstream reaches back up:
 //!
-//! | room | what it holds |
+//! | crate | what it holds |
 //! |---|---|
-//! | [`resources`] | what users write: Kubernetes and Istio objects, strict parsing, validation |
-//! | [`source`] | where it comes from: a directory of manifests |
-//! | [`model`] | what it means: objects compiled to a Snapshot |
-//! | [`iptables`] | kube-proxy's rules: rendered, predicted, read |
-//! | [`programming`] | what the maps are to hold, and the steps to it: pure |
-//! | [`datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
-//! | [`export`] | the model in other programs' words |
-//! | [`route`] | the pure matcher: request → virtual host → route → cluster |
-//! | [`proxy`] | listeners, HTTP and TCP, upstream pools |
-//! | [`observe`] | decision records |
-//! | [`admin`] | status and trace endpoints on a Unix socket |
-//! | [`explain`] | what would become of a connection and a request, and why |
-//! | [`daemon`] | a running nodegate: the rooms wired together |
-//! | [`cli`] | one file per subcommand |
+//! | [`nodegate_source`] | where objects come from: a directory of manifests, kube-proxy's rules |
+//! | [`nodegate_resources`] | what users write: Kubernetes and Istio objects, strict parsing, validation |
+//! | [`nodegate_compile`] | objects compiled to a [`Snapshot`](nodegate_model::Snapshot), one per change |
+//! | [`nodegate_model`] | what a Snapshot holds |
+//! | [`nodegate_programming`] | what the maps are to hold, and the steps to it: pure |
+//! | [`nodegate_datapath`] | Snapshot → BPF maps: load, attach, adopt, reconcile, events |
+//! | [`nodegate_route`] | the pure matcher: request → virtual host → route → cluster |
+//! | [`nodegate_proxy`] | listeners, HTTP and TCP, upstream pools |
+//! | [`nodegate_observe`] | decision records and counters |
+//! | [`nodegate_admin`] | status and trace endpoints on a Unix socket |
+//! | [`nodegate_iptables`] | kube-proxy's rules: rendered, predicted, read |
+//! | [`nodegate_export`] | the model in other programs' words |
+//! | [`nodegate_explain`] | what would become of a connection and a request, and why |
 #![allow(
     clippy::missing_errors_doc,
     reason = "nobody but the binary and its tests calls this crate; errors go to the user as they are"
 )]
 
-pub use nodegate_admin as admin;
 pub mod cli;
 pub mod daemon;
-pub use nodegate_datapath as datapath;
-pub use nodegate_explain as explain;
-pub use nodegate_export as export;
-pub use nodegate_iptables as iptables;
-pub mod model {
-    //! What the resources mean.
-    pub use nodegate_compile as compile;
-    pub use nodegate_model::*;
-}
-pub use nodegate_observe as observe;
-pub use nodegate_programming as programming;
-pub use nodegate_proxy as proxy;
-pub mod resources {
-    //! What users write.
-    pub use nodegate_resources::*;
-    pub use nodegate_values::*;
-}
-pub use nodegate_route as route;
-pub use nodegate_source as source;

@@ -1,26 +1,23 @@
 //! Rules of earlier kube-proxies, among those of other programs: they are read as those of today are.
-//! What they are: `dialects/README.md`.
+//! What they are: `README.md beside them`.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use clap::Parser;
-use nodegate::{
-    cli::kube_proxy::KubeProxyFlags,
-    iptables::{
-        config::{Config, KubeProxyArgs},
-        diff::diff,
-        lint::lint,
-        parse::parse,
-        ports::ports,
-        rules::Ruleset,
-        services::{of_model, of_rules},
-    },
-    model::{
-        compile::{NodeIdentity, kube_proxy},
-        service::{IpFamily, ServicePort},
-    },
-    resources::{admission::Store, diagnostic::has_errors, manifest::Manifest},
+use nodegate::cli::kube_proxy::KubeProxyFlags;
+use nodegate_compile::{NodeIdentity, kube_proxy};
+use nodegate_iptables::{
+    config::{KubeProxyArgs, KubeProxyConfig},
+    diff::diff,
+    lint::lint,
+    parse::parse,
+    ports::ports,
+    rules::Ruleset,
+    services::{of_model, of_rules},
 };
+use nodegate_model::service::{IpFamily, ServicePort};
+use nodegate_resources::{admission::Store, manifest::Manifest};
+use nodegate_values::diagnostic::has_errors;
 
 const DUMPS: [&str; 3] = [
     "1.20-docker-flannel.save",
@@ -30,7 +27,7 @@ const DUMPS: [&str; 3] = [
 
 fn read(file: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/dialects")
+        .join("../iptables/tests/dialects")
         .join(file);
     fs::read_to_string(path).expect("a fixture")
 }
@@ -48,7 +45,7 @@ struct Flags {
     args: KubeProxyFlags,
 }
 
-fn cluster() -> (Vec<ServicePort>, Config) {
+fn cluster() -> (Vec<ServicePort>, KubeProxyConfig) {
     let manifest = Manifest::parse("cluster.yaml".into(), &read("cluster.yaml"));
     let resources = Store::default().admit([&manifest], Vec::new());
     assert!(!has_errors(&resources.diagnostics), "{resources:#?}");
@@ -64,7 +61,7 @@ fn cluster() -> (Vec<ServicePort>, Config) {
     let services = kube_proxy(&resources, &node, &mut Vec::new());
     (
         services,
-        Config::new(&args, &resources).expect("a configuration"),
+        KubeProxyConfig::new(&args, &resources).expect("a configuration"),
     )
 }
 

@@ -10,15 +10,14 @@ use std::{
 };
 
 use gateway_common::decide::Verdict;
-use nodegate::{
-    explain::{
-        connection::{Attempt, Client, Connection, connection},
-        node::{Choices, Node},
-    },
-    iptables::config::{Config, LocalDetector},
-    model::service::{Endpoint, IpFamily, Protocol, ServicePort},
-    programming::desired::ExternalIps,
+use nodegate_explain::{
+    connection::{Attempt, Client, Connection, connection},
+    node::{Choices, Node},
 };
+use nodegate_iptables::config::{KubeProxyConfig, LocalDetector};
+use nodegate_model::service::{Endpoint, IpFamily, Protocol, ServicePort};
+use nodegate_programming::desired::ExternalIps;
+
 use support::{Recording, folders, sets};
 
 /// Clients outside, of each family; one is in the source ranges of some recorded Services.
@@ -37,9 +36,9 @@ fn node(recording: &Recording) -> Node {
     let choices = Choices {
         external_ips: ExternalIps::Any,
         masquerade: if config.masquerade_all {
-            nodegate::programming::masquerade::MasqueradeMode::All
+            nodegate_programming::masquerade::MasqueradeMode::All
         } else {
-            nodegate::programming::masquerade::MasqueradeMode::Needed
+            nodegate_programming::masquerade::MasqueradeMode::Needed
         },
         pod_networks: networks.collect(),
         knows_pods: config.v4.local.is_some() || config.v6.local.is_some(),
@@ -70,7 +69,7 @@ fn destinations(service: &ServicePort, node: &Node) -> BTreeSet<SocketAddr> {
 }
 
 /// A pod of no Service: an address in the networks that kube-proxy knows the node's pods by.
-fn pod(config: &Config, family: IpFamily) -> IpAddr {
+fn pod(config: &KubeProxyConfig, family: IpFamily) -> IpAddr {
     let known = match &config.family(family).local {
         Some(LocalDetector::Cidr(net)) => net.hosts().nth(200),
         Some(LocalDetector::Interface(_)) | None => None,
@@ -85,7 +84,7 @@ fn pod(config: &Config, family: IpFamily) -> IpAddr {
 }
 
 /// Outside, the node, a pod of no Service, and two of the Service's own endpoints.
-fn clients(service: &ServicePort, config: &Config, family: IpFamily) -> Vec<Client> {
+fn clients(service: &ServicePort, config: &KubeProxyConfig, family: IpFamily) -> Vec<Client> {
     let mut clients = vec![Client::Node, Client::Pod(pod(config, family))];
     let outside = OUTSIDE
         .into_iter()
@@ -114,7 +113,7 @@ fn is_meant(connection: &Connection, attempt: &Attempt, node: &Node) -> bool {
     let (decided, walked) = (connection.nodegate.verdict, connection.kube_proxy.verdict);
     // kube-proxy refuses node ports without endpoints even on addresses where it would not serve
     // them, and so takes them from whoever else listens there.
-    let map_address = nodegate::programming::address::to_map(to);
+    let map_address = nodegate_programming::address::to_map(to);
     let serves = node.mirror().node_addresses.contains(&map_address);
     let refuses = matches!(walked, Verdict::Reject | Verdict::Drop);
     if decided == Verdict::Pass && refuses && !serves {

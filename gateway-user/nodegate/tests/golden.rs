@@ -12,29 +12,28 @@ use std::{
 };
 
 use gateway_common::maps::{Service, ServiceKey, Slot, SlotKey};
-use nodegate::{
-    iptables::{
-        diff::{Diff, diff},
-        lint::lint,
-        normal,
-        parse::parse,
-        ports::ports,
-        render::render,
-        rules::{Dialect, Ruleset},
-        services::{Frontend, Services, of_model, of_rules},
-    },
-    model::service::{IpFamily, ServicePort},
-    programming::{
-        address::from_map,
-        capacity::Capacity,
-        desired::{Desired, Policy},
-        mirror::Mirror,
-        node::NodeFacts,
-        plan::plan,
-        step::Step,
-        tables::filled,
-    },
+use nodegate_iptables::{
+    diff::{Diff, diff},
+    lint::lint,
+    normal,
+    parse::parse,
+    ports::ports,
+    render::render,
+    rules::{Dialect, Ruleset},
+    services::{Frontend, Services, of_model, of_rules},
 };
+use nodegate_model::service::{IpFamily, ServicePort};
+use nodegate_programming::{
+    address::from_map,
+    capacity::Capacity,
+    desired::{Desired, Policy},
+    mirror::Mirror,
+    node::NodeFacts,
+    plan::plan,
+    step::Step,
+    tables::filled,
+};
+
 use own::without_own;
 use support::{Recording, folders, sets};
 

@@ -22,20 +22,19 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
-use nodegate::{
-    iptables::{
-        config::Config,
-        diff::diff,
-        normal,
-        parse::parse,
-        ports::ports,
-        render::render,
-        rules::{Dialect, Ruleset},
-        services::{Services, of_model, of_rules},
-    },
-    model::service::{IpFamily, ServicePort},
+use nodegate_iptables::{
+    config::KubeProxyConfig,
+    diff::diff,
+    normal,
+    parse::parse,
+    ports::ports,
+    render::render,
+    rules::{Dialect, Ruleset},
+    services::{Services, of_model, of_rules},
 };
+use nodegate_model::service::{IpFamily, ServicePort};
 use nodegate_programs::Program;
+
 use own::without_own;
 use random::Generator;
 use support::{Recording, Set, sets};
@@ -136,7 +135,7 @@ fn round_trips(programs: [Programs; 2], sets: u64, share: u64, seed: u64) -> Res
 fn round_trip(
     programs: [Programs; 2],
     services: &[ServicePort],
-    config: &Config,
+    config: &KubeProxyConfig,
 ) -> Result<(), Failed> {
     let mut found = Vec::new();
     for programs in programs {
@@ -190,7 +189,7 @@ fn in_namespace(test: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> R
 
 fn check(set: &Set, programs: Programs) -> Result<(), Failed> {
     let Recording { services, config } = Recording::of(set);
-    let config = Config {
+    let config = KubeProxyConfig {
         // Counters would have to be made first, with a tool of their own.
         nfacct: false,
         ..config

@@ -14,26 +14,25 @@ use std::{
 mod random;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use nodegate::{
-    datapath::{contents::Pins, load},
-    iptables::{
-        config::Config,
-        diff::{Words, changes},
-        services::of_model,
-    },
-    model::{
-        Snapshot,
-        selection::NodeTopology,
-        service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        capacity::Capacity,
-        desired::{Desired, ExternalIps, Policy},
-        node::NodeFacts,
-        plan::{Plan, plan},
-        reconcile::Reconciler,
-    },
+use nodegate_datapath::{contents::Pins, load};
+use nodegate_iptables::{
+    config::KubeProxyConfig,
+    diff::{Words, changes},
+    services::of_model,
 };
+use nodegate_model::{
+    Snapshot,
+    selection::NodeTopology,
+    service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName},
+};
+use nodegate_programming::{
+    capacity::Capacity,
+    desired::{Desired, ExternalIps, Policy},
+    node::NodeFacts,
+    plan::{Plan, plan},
+    reconcile::Reconciler,
+};
+
 use random::{ALTERNATIVE, Generator, NODE, address};
 
 const BPF: &str = "/sys/fs/bpf";
@@ -138,7 +137,7 @@ fn pinned() -> Result<(), Failed> {
             (gateway, "10.10.2.4:8080".to_owned(), false),
         ]
     );
-    let now = nodegate::datapath::clock::monotonic()?;
+    let now = nodegate_datapath::clock::monotonic()?;
     assert!(pins.conntrack(now)?.is_empty());
     assert!(pins.affinity(now)?.is_empty());
     assert!(pins.sockets()?.is_empty());
@@ -350,7 +349,7 @@ fn implemented() -> Result<(), Failed> {
     Ok(())
 }
 
-fn desired(services: &[ServicePort], config: &Config) -> Desired {
+fn desired(services: &[ServicePort], config: &KubeProxyConfig) -> Desired {
     let facts = NodeFacts {
         addresses: [NODE, ALTERNATIVE]
             .into_iter()

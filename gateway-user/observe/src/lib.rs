@@ -10,6 +10,7 @@ pub use filter::{NotAStatusFilter, RecordFilter, StatusFilter, ends};
 #[cfg(test)]
 pub(crate) use record::fixture;
 pub use record::{
-    ConnectionRecord, ConnectionState, Decision, Record, RequestRecord, ResponseFlag, ResponseFlags,
+    ConnectionRecord, ConnectionState, Record, RequestRecord, ResponseFlag, ResponseFlags,
+    RouteDecision,
 };
 pub use tap::{Subscription, Tap};

@@ -22,7 +22,7 @@ pub enum Record {
 
 /// Where the matcher and the balancer led to.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Decision {
+pub struct RouteDecision {
     /// Name of the virtual host: `simple.baihl.io:80`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_host: Option<String>,
@@ -73,7 +73,7 @@ pub struct RequestRecord {
     pub user_agent: Option<String>,
     /// Where the matcher and the balancer led to.
     #[serde(flatten)]
-    pub decision: Decision,
+    pub decision: RouteDecision,
     /// How often it was sent.
     pub attempts: u32,
     /// Where we connected to the endpoint from.
@@ -135,7 +135,7 @@ pub struct ConnectionRecord {
     pub state: ConnectionState,
     /// Where the route and the balancer led to.
     #[serde(flatten)]
-    pub decision: Decision,
+    pub decision: RouteDecision,
     /// What went wrong, in Envoy's letters.
     #[serde(
         rename = "flag",
@@ -211,7 +211,7 @@ impl fmt::Display for ConnectionRecord {
 }
 
 /// ` vhost=… route=… cluster=… endpoint=…`, each only if known.
-impl fmt::Display for Decision {
+impl fmt::Display for RouteDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(virtual_host) = &self.virtual_host {
             write!(f, " vhost={virtual_host}")?;
@@ -290,14 +290,10 @@ pub(crate) mod fixture {
             request_id: "1f".into(),
             forwarded_for: Some("10.0.0.9".into()),
             user_agent: Some("curl/8".into()),
-            decision: Decision {
+            decision: RouteDecision {
                 virtual_host: Some("simple.baihl.io:80".into()),
                 route: None,
-                origin: Some(RouteOrigin {
-                    namespace: "simple".into(),
-                    name: "simple".into(),
-                    index: 1,
-                }),
+                origin: Some(RouteOrigin::virtual_service("simple", "simple", 1)),
                 cluster: Some("outbound|80||nginx.simple.svc.cluster.local".into()),
                 endpoint: Some("10.10.1.14:80".parse().unwrap()),
             },

@@ -128,7 +128,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{ConnectionRecord, ConnectionState, Decision, ResponseFlags};
+    use crate::{ConnectionRecord, ConnectionState, ResponseFlags, RouteDecision};
 
     fn record(listener: u16) -> Record {
         Record::Connection(Box::new(ConnectionRecord {
@@ -137,7 +137,7 @@ mod tests {
             local: ([127, 0, 0, 1], listener).into(),
             listener,
             state: ConnectionState::Opened,
-            decision: Decision::default(),
+            decision: RouteDecision::default(),
             flags: ResponseFlags::default(),
             details: "".into(),
             duration: Duration::ZERO,

@@ -19,7 +19,7 @@ use super::{address::from_map, identity::PortKey};
 
 /// One decision, with names: what `nodegate trace` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Decision {
+pub struct TracedDecision {
     /// Seconds since the machine started (`CLOCK_MONOTONIC`).
     pub time: f64,
     /// The socket's cookie, at the socket hooks.
@@ -74,7 +74,7 @@ pub struct ProcessFacts {
     pub address: Option<IpAddr>,
 }
 
-impl Decision {
+impl TracedDecision {
     /// Puts names to an event: those of the Service ports by number, and what is known of the process
     /// that connects.
     pub fn new(event: &Event, names: &BTreeMap<u32, PortKey>, facts: ProcessFacts) -> Self {
@@ -155,7 +155,7 @@ fn walk(
     walk
 }
 
-impl fmt::Display for Decision {
+impl fmt::Display for TracedDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<8} ", self.hook)?;
         match (&self.client, &self.process) {
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_node_port_from_outside_walks_the_chains_that_people_know() {
         assert_eq!(
-            Decision::new(&event(), &gateway(), ProcessFacts::default()).to_string(),
+            TracedDecision::new(&event(), &gateway(), ProcessFacts::default()).to_string(),
             "ingress  192.168.170.1:50000 -> 192.168.170.137:31373  \
              istio-system/istio-ingressgateway:http2  \
              KUBE-SERVICES > KUBE-NODEPORTS > KUBE-EXT-G6D3V5KS3PXPUEDS > \
@@ -255,7 +255,7 @@ mod tests {
             flags: 0,
             ..event()
         };
-        let decision = Decision::new(&event, &gateway(), ProcessFacts::default());
+        let decision = TracedDecision::new(&event, &gateway(), ProcessFacts::default());
         assert_eq!(decision.backend, None);
         assert_eq!(decision.chains, ["KUBE-SERVICES"]);
         let line = decision.to_string();
@@ -274,7 +274,7 @@ mod tests {
             flags: 0,
             ..event()
         };
-        let decision = Decision::new(&event, &gateway(), ProcessFacts::default());
+        let decision = TracedDecision::new(&event, &gateway(), ProcessFacts::default());
         assert_eq!(decision.chains, [""; 0]);
         let line = decision.to_string();
         assert!(
@@ -295,7 +295,7 @@ mod tests {
             command: Some("curl".into()),
             address: Some([10, 10, 1, 13].into()),
         };
-        let decision = Decision::new(&event, &gateway(), facts);
+        let decision = TracedDecision::new(&event, &gateway(), facts);
         assert_eq!(decision.client, Some(([10, 10, 1, 13], 0).into()));
         assert!(
             decision

@@ -15,7 +15,7 @@ use gateway_common::{
 use ipnet::IpNet;
 use nodegate_model::service::{Protocol, ServicePortName};
 
-use super::{address, decision::Decision, identity::PortKey};
+use super::{address, decision::TracedDecision, identity::PortKey};
 
 /// A decision passes if it satisfies every condition; an empty condition is satisfied by all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -230,7 +230,12 @@ impl Filter {
 
     /// Whether a decision passes: by what the kernel programs evaluate, and by the client's address, which
     /// they do not know of a process.
-    pub fn matches(&self, compiled: &TraceFilter, event: &Event, decision: &Decision) -> bool {
+    pub fn matches(
+        &self,
+        compiled: &TraceFilter,
+        event: &Event,
+        decision: &TracedDecision,
+    ) -> bool {
         let is_from = match (&self.from, decision.client) {
             (Some(Source::Network(net)), Some(client)) => net.contains(&client.ip()),
             (Some(Source::Network(_)), None) => false,

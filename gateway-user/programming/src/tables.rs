@@ -50,7 +50,7 @@ pub struct MirrorTables<'m> {
 
 /// One of the ways in which a decision can end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
+pub struct PossibleDecision {
     /// The decision.
     pub decision: Decision,
     /// How likely it is: of all random numbers, the part that leads to it.
@@ -81,21 +81,21 @@ impl<'m> MirrorTables<'m> {
     }
 
     /// All decisions that are possible for a flow, in the order of the slots.
-    pub fn outcomes(&self, flow: &Flow) -> Vec<Outcome> {
+    pub fn outcomes(&self, flow: &Flow) -> Vec<PossibleDecision> {
         let mut outcomes = Vec::new();
         let mut first = 0;
         loop {
             let decision = self.decide(flow, first);
             if !self.drawn.get() {
                 let probability = 1.0;
-                return vec![Outcome {
+                return vec![PossibleDecision {
                     decision,
                     probability,
                 }];
             }
             let last = self.last_like(flow, first, &decision);
             let numbers = u64::from(last - first) + 1;
-            outcomes.push(Outcome {
+            outcomes.push(PossibleDecision {
                 decision,
                 probability: numbers as f64 / 2f64.powi(32),
             });
@@ -261,7 +261,7 @@ mod tests {
         ] {
             let outcomes = tables.outcomes(&flow(destination));
             assert_eq!(outcomes.len(), 1);
-            let Outcome { decision, .. } = outcomes[0];
+            let PossibleDecision { decision, .. } = outcomes[0];
             assert_eq!((decision.verdict, decision.reason), (verdict, reason));
         }
     }

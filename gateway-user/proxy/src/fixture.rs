@@ -68,11 +68,7 @@ pub(crate) fn rewrite_to(route: &mut HttpRoute, path: &str) {
 }
 
 fn origin() -> RouteOrigin {
-    RouteOrigin {
-        namespace: "default".into(),
-        name: "web".into(),
-        index: 0,
-    }
+    RouteOrigin::virtual_service("default", "web", 0)
 }
 
 fn weighted(destinations: &[(&str, u32)]) -> Vec<Destination> {

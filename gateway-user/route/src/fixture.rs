@@ -9,11 +9,7 @@ use super::Query;
 
 /// A route to one cluster.
 pub(super) fn route(matches: RouteMatch) -> HttpRoute {
-    let origin = RouteOrigin {
-        namespace: "default".into(),
-        name: "web".into(),
-        index: 0,
-    };
+    let origin = RouteOrigin::virtual_service("default", "web", 0);
     let destination = Destination::new("outbound|80||web.default.svc.cluster.local", 1);
     HttpRoute::forwarding(origin, matches, vec![destination])
 }

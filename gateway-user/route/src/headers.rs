@@ -9,7 +9,7 @@ use nodegate_values::format::{FieldName, Format, HeaderReference, Segment, Varia
 
 /// What is known of a request, for the variables of format strings. What is none reads as nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Facts<'a> {
+pub struct FormatFacts<'a> {
     /// Who the client is.
     pub client: Option<SocketAddr>,
     /// Who connected to us.
@@ -68,7 +68,7 @@ pub fn apply(
     changes: &HeaderChanges,
     headers: &mut HeaderMap,
     direction: Direction,
-    facts: &Facts<'_>,
+    facts: &FormatFacts<'_>,
 ) {
     for name in &changes.remove {
         headers.remove(name);
@@ -101,7 +101,7 @@ fn value(
     format: &Format,
     headers: &HeaderMap,
     direction: Direction,
-    facts: &Facts<'_>,
+    facts: &FormatFacts<'_>,
 ) -> Option<HeaderValue> {
     if let Some(literal) = format.literal() {
         return HeaderValue::from_str(literal)
@@ -131,7 +131,7 @@ fn variable_value(
     variable: &Variable,
     headers: &HeaderMap,
     direction: Direction,
-    facts: &Facts<'_>,
+    facts: &FormatFacts<'_>,
 ) -> Vec<u8> {
     let (request, response) = match direction {
         Direction::Request => (Some(headers), None),
@@ -201,7 +201,11 @@ fn start_time(start: Option<Timestamp>, format: Option<&str>) -> Vec<u8> {
         .into_bytes()
 }
 
-fn field(reference: &HeaderReference, headers: Option<&HeaderMap>, facts: &Facts<'_>) -> Vec<u8> {
+fn field(
+    reference: &HeaderReference,
+    headers: Option<&HeaderMap>,
+    facts: &FormatFacts<'_>,
+) -> Vec<u8> {
     let names = [Some(&reference.name), reference.otherwise.as_ref()];
     let mut values = names.into_iter().flatten().filter_map(|name| match name {
         FieldName::Authority => facts.authority.map(|text| text.as_bytes().to_vec()),
@@ -274,7 +278,7 @@ mod tests {
             &changes,
             &mut headers,
             Direction::Request,
-            &Facts::default(),
+            &FormatFacts::default(),
         );
         assert_eq!(
             listed(&headers),
@@ -285,14 +289,14 @@ mod tests {
 
     #[test]
     fn variables_have_their_values() {
-        let facts = Facts {
+        let facts = FormatFacts {
             client: Some("10.0.0.9:51034".parse().unwrap()),
             local: Some("[fd00::1]:8080".parse().unwrap()),
             cluster: Some("outbound|80||a"),
             authority: Some("a.x:80"),
             start: Some("2026-03-01T10:00:00.1234Z".parse().unwrap()),
             status: Some(404),
-            ..Facts::default()
+            ..FormatFacts::default()
         };
         let headers = map(&[("x-name", "abcdef")]);
         for (format, wanted) in [
@@ -331,9 +335,9 @@ mod tests {
     #[test]
     fn responses_know_the_request() {
         let request = map(&[("x", "asked")]);
-        let facts = Facts {
+        let facts = FormatFacts {
             request: Some(&request),
-            ..Facts::default()
+            ..FormatFacts::default()
         };
         let changes = HeaderChanges {
             remove: Vec::new(),

@@ -3,7 +3,7 @@
 //!
 //! | part | what it decides |
 //! |---|---|
-//! | [`Table`] | virtual host and route of a request |
+//! | [`RouteTable`] | virtual host and route of a request |
 //! | [`Split`] | whose turn it is among weighted destinations |
 //! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
 //! | [`path`] | the form in which a path is matched |
@@ -31,4 +31,4 @@ pub use host::is_in_domain;
 pub use predicate::{Failed, Query};
 pub use rewrite::{Rewrite, RewriteError};
 pub use split::Split;
-pub use table::{Explanation, Match, Miss, Table, Tried, explain};
+pub use table::{Explanation, Match, Miss, RouteTable, Tried, explain};

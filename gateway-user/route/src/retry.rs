@@ -11,7 +11,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How a try ended, before anything of a response was passed on.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
+pub enum TryOutcome<'a> {
     /// With the head of a response.
     Response {
         /// Its status.
@@ -86,7 +86,7 @@ impl<'p> RetryState<'p> {
 
     /// Decides after a try; `random` is any number, evenly spread.
     // Envoy: RetryStateImpl::shouldRetry.
-    pub fn decide(&mut self, outcome: Outcome<'_>, random: u64) -> RetryDecision {
+    pub fn decide(&mut self, outcome: TryOutcome<'_>, random: u64) -> RetryDecision {
         if !is_retriable(self.policy, outcome, self.despite_overload) {
             return RetryDecision::No;
         }
@@ -108,12 +108,12 @@ impl<'p> RetryState<'p> {
 }
 
 /// Whether a try with this outcome is one that the policy is about.
-fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>, despite_overload: bool) -> bool {
+fn is_retriable(policy: &RetryPolicy, outcome: TryOutcome<'_>, despite_overload: bool) -> bool {
     match outcome {
-        Outcome::Response { status, headers } => {
+        TryOutcome::Response { status, headers } => {
             after_response(policy, status, headers, despite_overload)
         }
-        Outcome::Reset {
+        TryOutcome::Reset {
             reason,
             request_started,
         } => after_reset(policy.on, reason, request_started),
@@ -210,15 +210,15 @@ mod tests {
         }
     }
 
-    fn reset(reason: ResetReason) -> Outcome<'static> {
-        Outcome::Reset {
+    fn reset(reason: ResetReason) -> TryOutcome<'static> {
+        TryOutcome::Reset {
             reason,
             request_started: true,
         }
     }
 
-    fn response(status: u16, headers: &HeaderMap) -> Outcome<'_> {
-        Outcome::Response {
+    fn response(status: u16, headers: &HeaderMap) -> TryOutcome<'_> {
+        TryOutcome::Response {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
         }
@@ -267,7 +267,7 @@ mod tests {
         let none = HeaderMap::new();
         let overloaded = HeaderMap::from_iter([(OVERLOADED, "true".parse().unwrap())]);
         let limited = HeaderMap::from_iter([(RATE_LIMITED, "true".parse().unwrap())]);
-        let early = Outcome::Reset {
+        let early = TryOutcome::Reset {
             reason: ResetReason::Remote,
             request_started: false,
         };

@@ -71,7 +71,7 @@ pub struct Tried<'t> {
 
 /// [`HttpRoutes`] compiled for search.
 #[derive(Debug)]
-pub struct Table {
+pub struct RouteTable {
     routes: HttpRoutes,
     hosts: Hosts,
     /// By virtual host.
@@ -80,7 +80,7 @@ pub struct Table {
     rewrites: Vec<Vec<Option<Rewrite>>>,
 }
 
-impl Table {
+impl RouteTable {
     /// Compiles routes.
     pub fn new(routes: HttpRoutes) -> Self {
         let hosts = Hosts::of(&routes);
@@ -165,7 +165,7 @@ impl Table {
     }
 }
 
-/// Finds the route of a request as [`Table::find`] does, but tries one after the other, and tells what
+/// Finds the route of a request as [`RouteTable::find`] does, but tries one after the other, and tells what
 /// became of each.
 pub fn explain<'t>(routes: &'t HttpRoutes, query: &Query<'_>) -> Explanation<'t> {
     let host = host::normalize(query.host).into_owned();

@@ -1,6 +1,6 @@
 //! Services that are read from the rules of a kube-proxy.
 
-use nodegate_iptables::ports::Facts;
+use nodegate_iptables::ports::KubeProxyFacts;
 use nodegate_model::service::ServicePort;
 use nodegate_values::diagnostic::Diagnostic;
 
@@ -10,7 +10,7 @@ pub struct Rules {
     /// The Services, sorted by name and protocol.
     pub services: Vec<ServicePort>,
     /// kube-proxy's flags, as far as the rules tell.
-    pub facts: Facts,
+    pub facts: KubeProxyFacts,
     /// Which programs print the rules.
     pub programs: Vec<&'static str>,
     /// What is wrong with the rules.

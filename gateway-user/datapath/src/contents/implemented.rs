@@ -10,7 +10,7 @@ use gateway_common::maps::{
     AddressKey, Backend, NodeAddress, Service as Element, ServiceKey, SourceRange,
 };
 use ipnet::IpNet;
-use nodegate_iptables::services::{Fate, Frontend, Key, Path, Service, Services};
+use nodegate_iptables::services::{Fate, Frontend, PortRules, ServicePortKey, Services, Treatment};
 use nodegate_model::service::IpFamily;
 use nodegate_programming::{address::from_map, identity::PortKey};
 
@@ -25,7 +25,7 @@ impl Pins {
         let map: HashMap<MapData, ServiceKey, Element> = self.map("services")?;
         let ranges = self.source_ranges()?;
         let serves_node_ports = self.serves_node_ports(family)?;
-        let mut services: BTreeMap<u32, Service> = BTreeMap::new();
+        let mut services: BTreeMap<u32, PortRules> = BTreeMap::new();
         for (key, element) in elements(&map) {
             let is_of_family = |(.., of): &PortKey| *of == family;
             let is_guard = element.flags & Element::FLAG_GUARD != 0;
@@ -58,7 +58,7 @@ impl Pins {
                 // Without endpoints, rules do not say.
                 service.affinity = None;
             }
-            let key = Key {
+            let key = ServicePortKey {
                 name: name.clone(),
                 protocol: *protocol,
             };
@@ -107,7 +107,7 @@ fn frontend(
     element: &Element,
     ranges: &BTreeMap<u32, BTreeSet<IpNet>>,
     serves_node_ports: bool,
-) -> (Frontend, Path) {
+) -> (Frontend, Treatment) {
     let flag = |flag| element.flags & flag != 0;
     let address = SocketAddr::new(from_map(key.address), key.port);
     let is_node_port = key.scope == ServiceKey::NODE_PORT;
@@ -136,5 +136,5 @@ fn frontend(
         let networks = ranges.get(&element.id).into_iter().flatten();
         networks.copied().collect()
     });
-    (frontend, Path { fate, sources })
+    (frontend, Treatment { fate, sources })
 }

@@ -10,6 +10,7 @@ use crate::{
     request::{Doings, End, Http, Place, Routed, Share},
 };
 use nodegate_iptables::walk::RuleStep;
+use nodegate_model::gateway::RouteOrigin;
 
 /// Width of the first column.
 const LABEL: usize = 12;
@@ -240,8 +241,13 @@ fn tcp_rows(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
     let Some(origin) = &routed.origin else {
         return Ok(());
     };
-    let (namespace, name) = (&origin.namespace, &origin.name);
-    let text = format!("tcp[{}] of VirtualService {namespace}/{name}", origin.index);
+    let RouteOrigin {
+        kind,
+        namespace,
+        name,
+        index,
+    } = origin;
+    let text = format!("tcp[{index}] of {kind} {namespace}/{name}");
     row(f, "route", &text)
 }
 

@@ -8,11 +8,7 @@ use nodegate_model::gateway::{
 use nodegate_values::percentage::Percentage;
 
 fn origin(index: usize) -> RouteOrigin {
-    RouteOrigin {
-        namespace: "default".into(),
-        name: "web".into(),
-        index,
-    }
+    RouteOrigin::virtual_service("default", "web", index)
 }
 
 fn to(cluster: &str, weight: u32) -> Destination {

@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 use nodegate_model::gateway::{
     AbortStatus, Balancing, CorsPolicy, Destination, DirectResponse, Fault, Forward, Gateway,
     HashKey, HeaderChanges, HeaderMatch, HeaderOperations, HttpAction, HttpRoute, HttpRoutes,
-    PathMatch, PathRewrite, Redirect, RetryPolicy, RouteMatch, ValueMatch, VirtualHost,
+    PathMatch, PathRewrite, Redirect, RetryPolicy, RouteKind, RouteMatch, ValueMatch, VirtualHost,
 };
 use nodegate_values::percentage::Percentage;
 use serde_json::{Map, Value, json};
@@ -40,6 +40,7 @@ fn virtual_host(gateway: &Gateway, host: &VirtualHost) -> Value {
 
 fn route(gateway: &Gateway, route: &HttpRoute) -> Value {
     let origin = &route.origin;
+    let RouteKind::VirtualService = origin.kind;
     let config = format!(
         "/apis/networking.istio.io/v1alpha3/namespaces/{}/virtual-service/{}",
         origin.namespace, origin.name

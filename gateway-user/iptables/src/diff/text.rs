@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr};
 
 use super::{ChainDiff, ChainDiffKind, Change};
-use crate::services::Path;
+use crate::services::Treatment;
 
 /// Who is compared, in words.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ impl Change {
                 expected,
                 found,
             } => {
-                let path = |path: &Option<Path>| {
+                let path = |path: &Option<Treatment>| {
                     path.as_ref()
                         .map_or(words.nothing.into(), ToString::to_string)
                 };

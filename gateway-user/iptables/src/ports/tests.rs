@@ -34,10 +34,10 @@ fn a_node_port_service() {
         web.endpoints,
         [Endpoint::ready([10, 10, 1, 4].into(), 8080, false)]
     );
-    let expected = Facts {
+    let expected = KubeProxyFacts {
         pod_networks: ["10.0.0.0/8".parse().unwrap()].into(),
         localhost_node_ports: true,
-        ..Facts::default()
+        ..KubeProxyFacts::default()
     };
     assert_eq!(ports.facts, expected);
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{Config, FamilyConfig, LocalDetector},
+    config::{FamilyConfig, KubeProxyConfig, LocalDetector},
     normal,
     render::render,
 };
@@ -28,7 +28,7 @@ fn ways(
     source: &str,
     destination: &str,
 ) -> Vec<RuleWay> {
-    let config = Config {
+    let config = KubeProxyConfig {
         masquerade_mark: 0x4000,
         v4: FamilyConfig {
             node_ip: Some(NODE.parse().unwrap()),
@@ -36,7 +36,7 @@ fn ways(
             localhost_node_ports: true,
             ..FamilyConfig::default()
         },
-        ..Config::default()
+        ..KubeProxyConfig::default()
     };
     let services = std::slice::from_ref(service);
     let rules = normal::dump(&render(services, IpFamily::V4, &config));

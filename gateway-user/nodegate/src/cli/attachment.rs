@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-
-use crate::datapath::node;
+use nodegate_datapath::node;
 
 /// What the kernel programs are attached to, and where they are pinned.
 #[derive(Debug, Args)]

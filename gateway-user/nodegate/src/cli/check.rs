@@ -8,20 +8,16 @@ use std::{
     process::ExitCode,
 };
 
+use nodegate_compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile};
+use nodegate_resources::{Resources, admission::Store, lookup::selects};
+use nodegate_source::directory::Directory;
+use nodegate_values::{
+    diagnostic::{self, Diagnostic, Severity},
+    spelling::nearest,
+};
 use serde::Serialize;
 
 use super::{Output, Plural};
-use crate::{
-    model::compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile},
-    resources::{
-        Resources,
-        admission::Store,
-        diagnostic::{self, Diagnostic, Severity},
-        lookup::selects,
-        spelling::nearest,
-    },
-    source::directory::Directory,
-};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn check(paths: Vec<PathBuf>) -> Result<Report, crate::source::SourceError> {
+fn check(paths: Vec<PathBuf>) -> Result<Report, nodegate_source::SourceError> {
     let mut directory = Directory::new(paths)?;
     let scan = directory.scan();
     let mut store = Store::default();

@@ -1,11 +1,8 @@
 //! What other rooms let one choose, as words of the command line.
 
 use clap::ValueEnum;
-
-use crate::{
-    datapath::options::AttachMode,
-    programming::{desired::ExternalIps, masquerade::MasqueradeMode},
-};
+use nodegate_datapath::options::AttachMode;
+use nodegate_programming::{desired::ExternalIps, masquerade::MasqueradeMode};
 
 /// [`ExternalIps`]
 #[derive(Clone, Copy, Debug, ValueEnum)]

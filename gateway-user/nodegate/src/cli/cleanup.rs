@@ -4,9 +4,9 @@ use std::{ffi::OsStr, fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
+use nodegate_datapath::{cleanup::cleanup, contents::Pins};
 
 use super::{Plural, attachment::PinDir};
-use crate::datapath::{cleanup::cleanup, contents::Pins};
 
 /// Seconds within which a running daemon has given a sign of life, with some to spare.
 const ALIVE: u64 = 5;

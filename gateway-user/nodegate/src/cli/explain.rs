@@ -16,28 +16,24 @@ use clap::{
 use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
+use nodegate_admin::{client, server::ANSWER_IS_GOOD};
+use nodegate_compile::ServiceScope;
+use nodegate_explain::{
+    answer::{Setup, explain},
+    ask::Ask,
+    node::Choices,
+    question::{ClientSpec, SpecError, TargetSpec},
+};
+use nodegate_iptables::config::{KubeProxyArgs, NodePortAddresses};
+use nodegate_model::service::Protocol;
+use nodegate_programming::{desired::ExternalIps, masquerade::MasqueradeMode};
+use nodegate_resources::{Resources, admission::Store};
+use nodegate_source::directory::Directory;
+use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use super::{
     Admin, Output,
     choices::{ExternalIpsArg, MasqueradeArg},
-};
-use crate::{
-    admin::{client, server::ANSWER_IS_GOOD},
-    explain::{
-        answer::{Setup, explain},
-        ask::Ask,
-        node::Choices,
-        question::{ClientSpec, TargetSpec},
-    },
-    iptables::config::{KubeProxyArgs, NodePortAddresses},
-    model::{compile::ServiceScope, service::Protocol},
-    programming::{desired::ExternalIps, masquerade::MasqueradeMode},
-    resources::{
-        Resources,
-        admission::Store,
-        diagnostic::{Diagnostic, Severity},
-    },
-    source::directory::Directory,
 };
 
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
@@ -147,11 +143,11 @@ struct NodeArgs {
     services: Option<ServiceScope>,
 }
 
-fn client(text: &str) -> Result<String, String> {
+fn client(text: &str) -> Result<String, SpecError> {
     text.parse::<ClientSpec>().map(|_| text.to_owned())
 }
 
-fn target(text: &str) -> Result<String, String> {
+fn target(text: &str) -> Result<String, SpecError> {
     text.parse::<TargetSpec>().map(|_| text.to_owned())
 }
 

@@ -10,16 +10,11 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-
-use crate::{
-    export::envoy,
-    model::compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
-    resources::{
-        admission::Store,
-        diagnostic::{self, Severity},
-    },
-    source::directory::Directory,
-};
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile};
+use nodegate_export::envoy;
+use nodegate_resources::admission::Store;
+use nodegate_source::directory::Directory;
+use nodegate_values::diagnostic::{self, Severity};
 
 /// Print what manifests mean, for another program.
 #[derive(Debug, Args)]

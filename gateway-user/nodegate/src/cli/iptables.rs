@@ -18,25 +18,20 @@ use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use http::Method;
 use http_body_util::BodyExt as _;
+use nodegate_admin::client;
+use nodegate_iptables::{
+    config::KubeProxyArgs,
+    node::KubeProxyNode,
+    parse::{Dump, ParseError, parse},
+};
+use nodegate_model::service::IpFamily;
 use nodegate_programs::Program;
+use nodegate_resources::{Resources, admission::Store};
+use nodegate_source::{self as source, SourceError, directory::Directory};
+use nodegate_values::diagnostic::{Diagnostic, Severity};
 use serde::Serialize;
 
 use super::{Admin, Output, kube_proxy::KubeProxyFlags};
-use crate::{
-    admin::client,
-    iptables::{
-        config::KubeProxyArgs,
-        node::KubeProxyNode,
-        parse::{Dump, ParseError, parse},
-    },
-    model::service::IpFamily,
-    resources::{
-        Resources,
-        admission::Store,
-        diagnostic::{Diagnostic, Severity},
-    },
-    source::{self, SourceError, directory::Directory},
-};
 
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
 const PATIENCE: Duration = Duration::from_secs(30);

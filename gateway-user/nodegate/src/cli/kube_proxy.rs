@@ -7,8 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use ipnet::IpNet;
-
-use crate::iptables::config::{DetectLocalMode, KubeProxyArgs, NodePortAddresses};
+use nodegate_iptables::config::{DetectLocalMode, KubeProxyArgs, NodePortAddresses};
 
 /// kube-proxy's own flags, by their names, and what it would ask the node.
 #[expect(

@@ -7,15 +7,15 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
-use serde::Serialize;
-
-use super::{Output, attachment::PinDir};
-use crate::datapath::{
+use nodegate_datapath::{
     clock,
     contents::{
         AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow,
     },
 };
+use serde::Serialize;
+
+use super::{Output, attachment::PinDir};
 
 /// Show what the loaded maps hold: names of Services, addresses as text.
 ///

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use nodegate_datapath::probe::{self, Check, CheckOutcome};
 
 use super::{Output, attachment::Attachment};
-use crate::datapath::probe::{self, Check, Outcome};
 
 /// Check whether nodegate can do its work on this machine, and how.
 ///
@@ -36,7 +36,9 @@ impl Preflight {
             Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
             Output::Text => print(&checks),
         }
-        let failed = checks.iter().any(|check| check.outcome == Outcome::Failed);
+        let failed = checks
+            .iter()
+            .any(|check| check.outcome == CheckOutcome::Failed);
         Ok(if failed {
             ExitCode::FAILURE
         } else {
@@ -48,9 +50,9 @@ impl Preflight {
 fn print(checks: &[Check]) {
     for check in checks {
         let outcome = match check.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Warning => "warning",
-            Outcome::Failed => "FAILED",
+            CheckOutcome::Ok => "ok",
+            CheckOutcome::Warning => "warning",
+            CheckOutcome::Failed => "FAILED",
         };
         print!("{outcome:<9}{:<15}{}", check.name, check.found);
         match &check.fix {

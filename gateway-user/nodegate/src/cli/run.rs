@@ -5,19 +5,17 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duratio
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope};
+use nodegate_datapath as datapath;
+use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
+use nodegate_programming::desired::Policy;
+use nodegate_proxy::Parity;
 
 use super::{
     attachment::Attachment,
     choices::{AttachArg, ExternalIpsArg, MasqueradeArg},
 };
-use crate::{
-    daemon::{self, Daemon, Role, SourceOptions},
-    datapath,
-    model::compile::{GatewayIdentity, NodeIdentity, ServiceScope},
-    observe::{AccessLogOptions, Encoding, LineFormat},
-    programming::desired::Policy,
-    proxy::Parity,
-};
+use crate::daemon::{self, Daemon, Role, SourceOptions};
 
 /// Labels of gateway pods, unless it is said otherwise.
 pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressgateway";

@@ -10,12 +10,10 @@ use anyhow::anyhow;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
+use nodegate_admin::{client, status::Status};
+use nodegate_datapath::{Error, contents::Pins};
 
 use super::{Admin, Output, Plural};
-use crate::{
-    admin::{client, status::Status},
-    datapath::{Error, contents::Pins},
-};
 
 /// Show what a running nodegate serves, and whether it is up to date.
 ///

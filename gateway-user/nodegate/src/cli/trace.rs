@@ -12,20 +12,18 @@ use gateway_common::{decide::Verdict, event::Hook};
 use http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use nodegate_admin::{
+    client,
+    server::TRACES_KERNEL,
+    trace::Line,
+    wanted::{self, Format, Wanted},
+};
+use nodegate_model::service::Protocol;
+use nodegate_observe::{RecordFilter, StatusFilter};
+use nodegate_programming::filter::{Filter, ServicePattern, Source, Target};
 use tokio::sync::mpsc;
 
 use super::{Admin, Output};
-use crate::{
-    admin::{
-        client,
-        server::TRACES_KERNEL,
-        trace::Line,
-        wanted::{self, Format, Wanted},
-    },
-    model::service::Protocol,
-    observe::{RecordFilter, StatusFilter},
-    programming::filter::{Filter, ServicePattern, Source, Target},
-};
 
 mod join;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use nodegate_model::Published;
+use nodegate_proxy::Proxy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-
-use crate::{model::Published, proxy::Proxy};
 
 /// How soon ports that could not be bound are tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -2,20 +2,13 @@
 
 use std::sync::Arc;
 
+use nodegate_compile::{Compiled, GatewayIdentity, NodeIdentity, Publisher, ServiceScope, compile};
+use nodegate_model::Published;
+use nodegate_resources::Resources;
+use nodegate_source::{combined::Inputs, rules::Rules};
+use nodegate_values::diagnostic::{self, Diagnostic, Severity};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-
-use crate::{
-    model::{
-        Published,
-        compile::{Compiled, GatewayIdentity, NodeIdentity, Publisher, ServiceScope, compile},
-    },
-    resources::{
-        Resources,
-        diagnostic::{self, Diagnostic, Severity},
-    },
-    source::{combined::Inputs, rules::Rules},
-};
 
 /// For whom Snapshots are made.
 #[derive(Clone, Debug)]

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::{
-    admin::status::{RulesStatus, SourceStatus},
-    source::{
-        SourceError,
-        combined::Sources,
-        iptables::KubeProxyRules,
-        source::{Source, Status},
-        watch::Manifests,
-    },
+use nodegate_admin::status::{RulesStatus, SourceStatus};
+use nodegate_source::{
+    SourceError,
+    combined::Sources,
+    iptables::KubeProxyRules,
+    source::{Source, Status},
+    watch::Manifests,
 };
 
 /// What to read.

@@ -1,6 +1,6 @@
 //! In what this proxy differs from Envoy and means to.
 
-use nodegate::proxy::Parity;
+use nodegate_proxy::Parity;
 
 /// A difference that is meant. Each is listed in `docs/differences.md`, too.
 #[derive(Clone, Copy, Debug)]

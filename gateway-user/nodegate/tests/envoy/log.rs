@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use nodegate::observe::{Record, Subscription, Tap};
+use nodegate_observe::{Record, Subscription, Tap};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 

@@ -16,19 +16,13 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use nodegate::{
-    export::envoy,
-    model::{
-        Snapshot,
-        compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile},
-    },
-    proxy::{Options, Parity, Proxy},
-    resources::{
-        admission::Store,
-        diagnostic::{self, Severity},
-    },
-    source::directory::Directory,
-};
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile};
+use nodegate_export::envoy;
+use nodegate_model::Snapshot;
+use nodegate_proxy::{Options, Parity, Proxy};
+use nodegate_resources::admission::Store;
+use nodegate_source::directory::Directory;
+use nodegate_values::diagnostic::{self, Severity};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -7,15 +7,11 @@ use std::{
 };
 
 use clap::Parser;
-use nodegate::{
-    cli::kube_proxy::KubeProxyFlags,
-    iptables::config::{Config, KubeProxyArgs},
-    model::{
-        compile::{NodeIdentity, kube_proxy},
-        service::ServicePort,
-    },
-    resources::{Resources, admission::Store, manifest::Manifest},
-};
+use nodegate::cli::kube_proxy::KubeProxyFlags;
+use nodegate_compile::{NodeIdentity, kube_proxy};
+use nodegate_iptables::config::{KubeProxyArgs, KubeProxyConfig};
+use nodegate_model::service::ServicePort;
+use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
 
 /// The node on which everything was recorded.
 const NODE: &str = "node-a";
@@ -31,7 +27,7 @@ pub(crate) struct Set {
 #[derive(Debug)]
 pub(crate) struct Recording {
     pub(crate) services: Vec<ServicePort>,
-    pub(crate) config: Config,
+    pub(crate) config: KubeProxyConfig,
 }
 
 #[derive(Parser)]
@@ -128,7 +124,7 @@ impl Set {
         let manifest = Manifest::parse(self.name.clone().into(), &self.read("objects.yaml"));
         let resources = Store::default().admit([&manifest], Vec::new());
         assert!(
-            !nodegate::resources::diagnostic::has_errors(&resources.diagnostics),
+            !nodegate_values::diagnostic::has_errors(&resources.diagnostics),
             "{}: {:#?}",
             self.name,
             resources.diagnostics
@@ -145,7 +141,7 @@ impl Recording {
         let node = NodeIdentity { name: NODE.into() };
         Self {
             services: kube_proxy(&resources, &node, &mut Vec::new()),
-            config: Config::new(&set.args(), &resources).expect("a configuration"),
+            config: KubeProxyConfig::new(&set.args(), &resources).expect("a configuration"),
         }
     }
 }

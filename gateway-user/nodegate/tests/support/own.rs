@@ -1,6 +1,6 @@
 //! What rules let in of their own accord.
 
-use nodegate::iptables::services::{Frontend, Services};
+use nodegate_iptables::services::{Frontend, Services};
 
 /// Without the load balancer IPs that kube-proxy lets in beside the source ranges, where the node is
 /// among those.

@@ -6,14 +6,12 @@ use std::{
 };
 
 use fastrand::Rng;
-use nodegate::{
-    iptables::config::{Config, FamilyConfig, LocalDetector},
-    model::{
-        selection::NodeTopology,
-        service::{
-            Endpoint, Hints, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType,
-            SourceRanges, TrafficPolicy,
-        },
+use nodegate_iptables::config::{FamilyConfig, KubeProxyConfig, LocalDetector};
+use nodegate_model::{
+    selection::NodeTopology,
+    service::{
+        Endpoint, Hints, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType,
+        SourceRanges, TrafficPolicy,
     },
 };
 
@@ -45,7 +43,7 @@ pub(crate) fn is_nodes(address: IpAddr) -> bool {
 }
 
 /// How kube-proxy is run for generated Services.
-pub(crate) fn config(knows_pods: bool, masquerade_all: bool) -> Config {
+pub(crate) fn config(knows_pods: bool, masquerade_all: bool) -> KubeProxyConfig {
     let family = |family| FamilyConfig {
         node_ip: Some(address(NODE, family)),
         local: knows_pods.then(|| {
@@ -57,7 +55,7 @@ pub(crate) fn config(knows_pods: bool, masquerade_all: bool) -> Config {
         node_port_addresses: None,
         localhost_node_ports: family == IpFamily::V4,
     };
-    Config {
+    KubeProxyConfig {
         node: NodeTopology {
             name: "node-a".into(),
             zone: Some("zone-a".into()),
@@ -93,7 +91,7 @@ impl Generator {
     }
 
     /// How kube-proxy is run, every now and then with other flags.
-    pub(crate) fn config(&mut self) -> Config {
+    pub(crate) fn config(&mut self) -> KubeProxyConfig {
         let mut config = config(!self.chance(8), self.chance(6));
         if self.chance(4) {
             config.v4.localhost_node_ports = false;

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use nodegate_model::gateway::{
     self as model, HttpRoute, HttpRoutes, ListenerProtocol, TcpRoute, VirtualHost,
 };
-use nodegate_route::{Match, Rewrite, Table};
+use nodegate_route::{Match, Rewrite, RouteTable};
 use nodegate_values::percentage::Percentage;
 
 use super::{
@@ -34,7 +34,7 @@ pub(crate) enum Protocol {
 /// Routes of an HTTP listener and where they lead.
 #[derive(Debug)]
 pub(crate) struct HttpListener {
-    pub(crate) table: Arc<Table>,
+    pub(crate) table: Arc<RouteTable>,
     /// By virtual host and route.
     routes: Vec<Vec<Arc<RouteState>>>,
 }
@@ -152,7 +152,7 @@ impl HttpListener {
         });
         Self {
             routes: states.collect(),
-            table: Arc::new(Table::new(routes.clone())),
+            table: Arc::new(RouteTable::new(routes.clone())),
         }
     }
 

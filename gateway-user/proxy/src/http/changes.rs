@@ -6,7 +6,7 @@ use http::{
     request::Parts,
 };
 use nodegate_model::gateway::{HeaderChanges, HeaderOperations};
-use nodegate_route::headers::{Direction, Facts, apply};
+use nodegate_route::headers::{Direction, FormatFacts, apply};
 use nodegate_values::format::{Format, Segment, Variable};
 
 use super::{exchange::Exchange, facts::RequestFacts};
@@ -99,7 +99,7 @@ fn change(
     let engaged = exchange.engaged();
     let flags = exchange.flags.to_string();
     let host = nix::unistd::gethostname().ok();
-    let facts = Facts {
+    let facts = FormatFacts {
         client: Some(client.address),
         peer: Some(client.address),
         local: Some(client.local),

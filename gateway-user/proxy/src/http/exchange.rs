@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
-use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags};
+use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, RouteDecision};
 
 use super::{
     authority::authority,
@@ -127,7 +127,7 @@ impl Exchange {
     }
 
     /// Notes what the matcher decided, if a record is kept.
-    pub(crate) fn note_decision(&mut self, decision: impl FnOnce(&mut Decision)) {
+    pub(crate) fn note_decision(&mut self, decision: impl FnOnce(&mut RouteDecision)) {
         self.note(|record| decision(&mut record.decision));
     }
 
@@ -296,7 +296,7 @@ impl Exchange {
             request_id: String::new(),
             forwarded_for: None,
             user_agent: text(parts.headers.get(USER_AGENT)),
-            decision: Decision::default(),
+            decision: RouteDecision::default(),
             attempts: 0,
             upstream_local: None,
             upstream_service_time: None,

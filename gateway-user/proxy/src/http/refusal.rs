@@ -6,7 +6,7 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
-use nodegate_observe::{Decision, Record, RequestRecord, ResponseFlag, ResponseFlags, Tap};
+use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, RouteDecision, Tap};
 
 use crate::{accept::Peers, connections::Rejection, http1::HeadFault};
 
@@ -121,7 +121,7 @@ impl RefusalRecord {
             request_id: String::new(),
             forwarded_for: None,
             user_agent: None,
-            decision: Decision::default(),
+            decision: RouteDecision::default(),
             attempts: 0,
             upstream_local: None,
             upstream_service_time: None,

@@ -3,7 +3,7 @@
 use std::{cell::Cell, io, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
-use nodegate_observe::{ConnectionRecord, ConnectionState, Decision, Record, ResponseFlag};
+use nodegate_observe::{ConnectionRecord, ConnectionState, Record, ResponseFlag, RouteDecision};
 
 use crate::{
     accept::Peers,
@@ -26,7 +26,7 @@ pub(super) struct ConnectionLog<'a> {
     started: Instant,
     peers: Peers,
     listener: u16,
-    decision: Decision,
+    decision: RouteDecision,
     /// Why the connection ended, unless both sides ended it.
     ending: Option<EndCause>,
     /// Which side broke the connection off.
@@ -46,7 +46,7 @@ impl<'a> ConnectionLog<'a> {
             started: Instant::now(),
             peers,
             listener,
-            decision: Decision::default(),
+            decision: RouteDecision::default(),
             ending: None,
             blame: Cell::new(None),
             received: Cell::new(0),
@@ -55,7 +55,7 @@ impl<'a> ConnectionLog<'a> {
     }
 
     /// Notes what was decided.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut Decision)) {
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut RouteDecision)) {
         note(&mut self.decision);
     }
 

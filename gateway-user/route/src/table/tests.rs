@@ -13,8 +13,8 @@ fn exact(path: &str) -> HttpRoute {
     route(RouteMatch::path(PathMatch::Exact(path.into())))
 }
 
-fn table(virtual_hosts: &[(&[&str], Vec<HttpRoute>)]) -> Table {
-    Table::new(HttpRoutes {
+fn table(virtual_hosts: &[(&[&str], Vec<HttpRoute>)]) -> RouteTable {
+    RouteTable::new(HttpRoutes {
         name: "http.8080".into(),
         virtual_hosts: virtual_hosts
             .iter()
@@ -82,7 +82,7 @@ fn no_fall_through_to_another_virtual_host() {
 fn tls_is_required_before_routes_are_looked_at() {
     let mut routes = table(&[(&["a.x"], Vec::new())]).routes().clone();
     routes.virtual_hosts[0].require_tls = true;
-    let table = Table::new(routes);
+    let table = RouteTable::new(routes);
     let clear = query("a.x:81", "/");
     let miss = table.find(&clear).unwrap_err();
     assert_eq!(miss, Miss::TlsRequired { virtual_host: 0 });

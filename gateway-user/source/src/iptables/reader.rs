@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use nodegate_iptables::{
     lint::{Finding, lint},
     parse::parse,
-    ports::{Facts, Ports, ports},
+    ports::{KubeProxyFacts, Ports, ports},
     rules::Ruleset,
-    services::{Key, of_rules},
+    services::{ServicePortKey, of_rules},
 };
 use nodegate_model::service::{IpFamily, ServicePort};
 use nodegate_resources::ResourceKind;
@@ -24,7 +24,7 @@ pub(super) struct Reader {
     /// What was understood last.
     good: Option<Ports>,
     /// kube-proxy's flags when all began.
-    began_with: Facts,
+    began_with: KubeProxyFacts,
 }
 
 // === impl Reader ===
@@ -34,7 +34,7 @@ impl Reader {
         Self {
             node,
             good: None,
-            began_with: Facts::default(),
+            began_with: KubeProxyFacts::default(),
         }
     }
 
@@ -130,8 +130,8 @@ impl Reader {
     }
 
     /// Whether kube-proxy has been started with other flags since.
-    fn flags(&self, now: &Facts) -> Option<Diagnostic> {
-        let Facts {
+    fn flags(&self, now: &KubeProxyFacts) -> Option<Diagnostic> {
+        let KubeProxyFacts {
             pod_networks,
             masquerade_all,
             node_port_networks,
@@ -203,7 +203,7 @@ fn passed_over(program: &Program) -> Diagnostic {
     )
 }
 
-fn not_whole(key: &Key, why: &str, is_kept: bool) -> Diagnostic {
+fn not_whole(key: &ServicePortKey, why: &str, is_kept: bool) -> Diagnostic {
     let object = ResourceKind::Service.key(&key.name.namespace, &key.name.name);
     let consequence = if is_kept {
         "it stays as it was read before"

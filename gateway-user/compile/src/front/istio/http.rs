@@ -100,11 +100,8 @@ fn of_service<'r>(
 ) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
     for (index, route) in service.spec.http.iter().enumerate() {
-        let origin = RouteOrigin {
-            namespace: service.object.key.namespace.clone(),
-            name: service.object.key.name.clone(),
-            index,
-        };
+        let key = &service.object.key;
+        let origin = RouteOrigin::virtual_service(&key.namespace, &key.name, index);
         let delegated = match &route.delegate {
             None => vec![(Cow::Borrowed(route), service.object.key.namespace.as_str())],
             Some(to) => delegate::routes(service.object, index, route, to, context),

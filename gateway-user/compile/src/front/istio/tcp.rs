@@ -36,11 +36,7 @@ pub(super) fn route(
             server_port: server.port,
         };
         return Some(TcpRoute {
-            origin: RouteOrigin {
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                index,
-            },
+            origin: RouteOrigin::virtual_service(&key.namespace, &key.name, index),
             destinations: destinations::of_route(&route.route, named_in, &mut context.clusters)
                 .into_iter()
                 .map(|(_, destination)| destination)

@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::bail;
-
-use super::{Asked, NO_TABLES, Output, complain, dumps, json};
-use crate::iptables::{
+use nodegate_iptables::{
     diff::{Diff, diff},
     rules::Ruleset,
 };
+
+use super::{Asked, NO_TABLES, Output, complain, dumps, json};
 
 const EXAMPLES: &str = "\
 Examples:

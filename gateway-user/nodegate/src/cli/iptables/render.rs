@@ -3,17 +3,15 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::ValueEnum;
+use nodegate_iptables::{
+    normal,
+    render::render,
+    rules::{Dialect, Rule, Ruleset, Table},
+};
+use nodegate_model::service::IpFamily;
 use serde::Serialize;
 
 use super::{Asked, Family, Output, json};
-use crate::{
-    iptables::{
-        normal,
-        render::render,
-        rules::{Dialect, Rule, Ruleset, Table},
-    },
-    model::service::IpFamily,
-};
 
 const EXAMPLES: &str = "\
 Examples:

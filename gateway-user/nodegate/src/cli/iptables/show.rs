@@ -7,17 +7,15 @@ use std::{
     process::ExitCode,
 };
 
+use nodegate_iptables::{
+    lint::{Finding, lint},
+    rules::Ruleset,
+    services::{PortRules, ServicePortKey, Services, of_rules},
+};
+use nodegate_model::service::IpFamily;
 use serde::Serialize;
 
 use super::{NO_TABLES, Output, complain, dumps, join, json};
-use crate::{
-    iptables::{
-        lint::{Finding, lint},
-        rules::Ruleset,
-        services::{Key, Service, Services, of_rules},
-    },
-    model::service::IpFamily,
-};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,9 +53,9 @@ struct Shown {
 
 #[derive(Serialize)]
 struct ShownService {
-    service: Key,
+    service: ServicePortKey,
     #[serde(flatten)]
-    rules: Service,
+    rules: PortRules,
 }
 
 impl Show {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::admin::{
+use nodegate_admin::{
     trace::{Kind, Line},
     wanted::Format,
 };

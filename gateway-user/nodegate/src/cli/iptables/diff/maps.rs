@@ -8,18 +8,17 @@ use std::{
 };
 
 use anyhow::bail;
+use nodegate_compile::ServiceScope;
+use nodegate_datapath::contents::Pins;
+use nodegate_iptables::{
+    diff::{Change, Words, changes},
+    services::{ServicePortKey, Services, of_rules},
+};
+use nodegate_model::service::IpFamily;
 use serde::Serialize;
 
 use super::{Output, json, whole};
-use crate::{
-    cli::attachment::PinDir,
-    datapath::contents::Pins,
-    iptables::{
-        diff::{Change, Words, changes},
-        services::{Key, Services, of_rules},
-    },
-    model::{compile::ServiceScope, service::IpFamily},
-};
+use crate::cli::attachment::PinDir;
 
 /// Which maps, and what should be in them.
 #[derive(Debug, clap::Args)]
@@ -40,7 +39,7 @@ pub(super) struct MapsArgs {
 struct Difference {
     family: IpFamily,
     /// By Service port; `expected` is what the rules do, `found` what the maps do.
-    services: BTreeMap<Key, Vec<Change>>,
+    services: BTreeMap<ServicePortKey, Vec<Change>>,
 }
 
 pub(super) fn run(
@@ -76,7 +75,8 @@ pub(super) fn run(
 
 /// The rules' Services that are in scope, without what maps do not hold.
 fn comparable(services: Services, scope: &ServiceScope) -> Services {
-    let in_scope = |key: &Key| scope.has_name(&key.name.namespace, &key.name.name) == Some(true);
+    let in_scope =
+        |key: &ServicePortKey| scope.has_name(&key.name.namespace, &key.name.name) == Some(true);
     let mut services = services;
     services.retain(|key, service| {
         service.health_check_node_port = None;

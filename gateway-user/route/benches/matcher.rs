@@ -1,28 +1,22 @@
 //! How long finding a route takes, and how that grows with the number of routes and hosts.
 //!
-//! `cargo bench -p nodegate --bench matcher`
+//! `cargo bench -p nodegate-route --bench matcher`
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use nodegate::{
-    model::gateway::{
-        Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, RouteMatch, RouteOrigin,
-        ValueMatch, VirtualHost,
-    },
-    resources::pattern::Pattern,
-    route::{Query, Table},
+use nodegate_model::gateway::{
+    Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, RouteMatch, RouteOrigin,
+    ValueMatch, VirtualHost,
 };
+use nodegate_route::{Query, RouteTable};
+use nodegate_values::pattern::Pattern;
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 
 fn route(matches: RouteMatch) -> HttpRoute {
-    let origin = RouteOrigin {
-        namespace: "default".into(),
-        name: "web".into(),
-        index: 0,
-    };
+    let origin = RouteOrigin::virtual_service("default", "web", 0);
     let destination = Destination::new("outbound|80||web", 1);
     HttpRoute::forwarding(origin, matches, vec![destination])
 }
@@ -36,15 +30,15 @@ fn host(domain: String, routes: Vec<HttpRoute>) -> VirtualHost {
     }
 }
 
-fn table(virtual_hosts: Vec<VirtualHost>) -> Table {
-    Table::new(HttpRoutes {
+fn table(virtual_hosts: Vec<VirtualHost>) -> RouteTable {
+    RouteTable::new(HttpRoutes {
         name: "http.8080".into(),
         virtual_hosts,
     })
 }
 
 /// One virtual host with that many routes, of the kind that is asked for.
-fn routes(count: usize, matches: impl Fn(usize) -> RouteMatch) -> Table {
+fn routes(count: usize, matches: impl Fn(usize) -> RouteMatch) -> RouteTable {
     let routes = (0..count).map(|at| route(matches(at))).collect();
     table(vec![host("*".into(), routes)])
 }
@@ -60,7 +54,11 @@ fn tenant(at: usize) -> RouteMatch {
     }
 }
 
-fn bench(criterion: &mut Criterion, name: &str, make: impl Fn(usize) -> (Table, String, String)) {
+fn bench(
+    criterion: &mut Criterion,
+    name: &str,
+    make: impl Fn(usize) -> (RouteTable, String, String),
+) {
     let mut group = criterion.benchmark_group(name);
     for size in SIZES {
         let (table, host, path) = make(size);

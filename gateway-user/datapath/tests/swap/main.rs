@@ -25,20 +25,19 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use load::{Connection, now};
-use nodegate::{
-    datapath::{Datapath, Options, options::AttachMode},
-    model::{
-        Snapshot,
-        selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        desired::{ExternalIps, Policy},
-        masquerade::MasqueradeMode,
-        node::NodeFacts,
-    },
+use nodegate_datapath::{Datapath, Options, options::AttachMode};
+use nodegate_model::{
+    Snapshot,
+    selection::NodeTopology,
+    service::{Endpoint, Protocol, ServicePort, ServicePortName},
 };
+use nodegate_programming::{
+    desired::{ExternalIps, Policy},
+    masquerade::MasqueradeMode,
+    node::NodeFacts,
+};
+
+use load::{Connection, now};
 use world::{NODE, Service, World};
 
 /// How long, in seconds.

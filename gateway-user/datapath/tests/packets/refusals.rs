@@ -11,7 +11,7 @@ use std::{
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use libtest_mimic::Failed;
-use nodegate::datapath::features::Features;
+use nodegate_datapath::features::Features;
 use nodegate_programs::itself;
 
 use crate::{Addresses, bench::Bench};

@@ -19,7 +19,7 @@ const MOST_WALKED: u64 = 110;
 
 const HEADER: &str = "\
 # What the kernel programs cost when it was last looked at; the test `budget` holds them to it.
-# Written by `NODEGATE_BUDGET=record cargo test -p nodegate --test budget` (as root).
+# Written by `NODEGATE_BUDGET=record cargo test -p nodegate-datapath --test budget` (as root).
 ";
 
 /// All of them.

@@ -6,19 +6,18 @@ mod cpu_time;
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
-use cpu_time::times_as_dear;
-use nodegate::{
-    iptables::{
-        config::Config,
-        diff::diff,
-        lint::lint,
-        parse::{Dump, parse},
-        ports::ports,
-        rules::Dialect,
-        services::of_rules,
-    },
-    model::service::{IpFamily, Protocol},
+use nodegate_iptables::{
+    config::KubeProxyConfig,
+    diff::diff,
+    lint::lint,
+    parse::{Dump, parse},
+    ports::ports,
+    rules::Dialect,
+    services::of_rules,
 };
+use nodegate_model::service::{IpFamily, Protocol};
+
+use cpu_time::times_as_dear;
 
 /// How many times what a good dump of its length costs one may cost: 2.5 is what the worst of them does,
 /// which is nothing but what is dear. Where each line is compared with each other one, it is hundreds.
@@ -58,7 +57,7 @@ fn read(text: &str) -> Dump {
     for ruleset in &dump.rulesets {
         let services = of_rules(ruleset);
         lint(ruleset, &services);
-        diff(&[], &Config::default(), ruleset);
+        diff(&[], &KubeProxyConfig::default(), ruleset);
         ruleset.text(Dialect::Save);
     }
     ports(&dump.rulesets, "node-a");

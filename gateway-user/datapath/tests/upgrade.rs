@@ -16,18 +16,16 @@ use std::{
 use aya::maps::{HashMap, MapData, MapInfo};
 use gateway_common::maps::{MAX_SLOTS, SCHEMA, Settings, SlotKey};
 use libtest_mimic::{Arguments, Failed, Trial};
-use nodegate::{
-    datapath::{contents::Pins, load, maps::Maps},
-    model::{
-        selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        capacity::Capacity,
-        desired::{Desired, Policy},
-        node::NodeFacts,
-        plan::plan,
-    },
+use nodegate_datapath::{contents::Pins, load, maps::Maps};
+use nodegate_model::{
+    selection::NodeTopology,
+    service::{Endpoint, Protocol, ServicePort, ServicePortName},
+};
+use nodegate_programming::{
+    capacity::Capacity,
+    desired::{Desired, Policy},
+    node::NodeFacts,
+    plan::plan,
 };
 
 const BPF: &str = "/sys/fs/bpf";

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use etherparse::{Icmpv4Header, Icmpv4Type, PacketBuilder};
 use libtest_mimic::Failed;
-use nodegate::model::service::Protocol;
+use nodegate_model::service::Protocol;
 
 use crate::{
     Addresses,

@@ -1,6 +1,6 @@
 //! Traffic policies, endpoints that end, and what is masqueraded.
 
-use nodegate::model::service::{Endpoint, ServicePort, ServiceType, TrafficPolicy};
+use nodegate_model::service::{Endpoint, ServicePort, ServiceType, TrafficPolicy};
 
 use super::{EXTERNAL, POD, check, config, endpoint, explained, ip, reachable, service};
 

@@ -253,7 +253,7 @@ fn answer(socket: &UdpSocket, pod: IpAddr) {
 impl Drop for World {
     fn drop(&mut self) {
         // What was not made cannot be removed.
-        let _ = nodegate::datapath::cleanup::cleanup(&self.pins, Duration::ZERO, |_| ());
+        let _ = nodegate_datapath::cleanup::cleanup(&self.pins, Duration::ZERO, |_| ());
         for name in [CLIENT_NETNS, NODE_NETNS, PODS_NETNS] {
             let _ = ip(&format!("netns del {}", self.netns(name)));
         }

@@ -2,10 +2,8 @@
 
 use gateway_common::{decide::Verdict, event::Hook};
 use libtest_mimic::Failed;
-use nodegate::{
-    model::service::Protocol,
-    programming::{address::to_map, filter::Filter},
-};
+use nodegate_model::service::Protocol;
+use nodegate_programming::{address::to_map, filter::Filter};
 
 use crate::{
     Addresses,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use nodegate::model::service::{IpFamily, Protocol, ServicePort, ServiceType, SourceRanges};
+use nodegate_model::service::{IpFamily, Protocol, ServicePort, ServiceType, SourceRanges};
 
 use super::{
     ALTERNATIVE_IP, BLOCKED, EXTERNAL, NODE_IP, POD, both, chain, check, config, explained, ip,

@@ -11,7 +11,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions},
 };
 use aya_obj::{Object, generated::bpf_insn};
-use nodegate::datapath::object::OBJECT;
+use nodegate_datapath::object::OBJECT;
 
 use crate::{
     figures::Work,

@@ -1,7 +1,7 @@
 //! Who is let in, to which backends, and what those see.
 
 use libtest_mimic::Failed;
-use nodegate::model::service::{SourceRanges, TrafficPolicy};
+use nodegate_model::service::{SourceRanges, TrafficPolicy};
 
 use crate::{
     Addresses,

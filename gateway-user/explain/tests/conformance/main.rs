@@ -15,24 +15,22 @@ use std::{
 };
 
 use gateway_common::decide::Verdict;
-use nodegate::{
-    explain::{
-        connection::{Attempt, Client, connection},
-        node::{Choices, Node},
-    },
-    iptables::{
-        config::{Config, FamilyConfig, LocalDetector},
-        render::render,
-        rules::{Dialect, Ruleset},
-    },
-    model::{
-        selection::NodeTopology,
-        service::{
-            Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType, TrafficPolicy,
-        },
-    },
-    programming::{desired::ExternalIps, masquerade::MasqueradeMode},
+use nodegate_explain::{
+    connection::{Attempt, Client, connection},
+    node::{Choices, Node},
 };
+use nodegate_iptables::{
+    config::{FamilyConfig, KubeProxyConfig, LocalDetector},
+    render::render,
+    rules::{Dialect, Ruleset},
+};
+use nodegate_model::{
+    selection::NodeTopology,
+    service::{
+        Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceType, TrafficPolicy,
+    },
+};
+use nodegate_programming::{desired::ExternalIps, masquerade::MasqueradeMode};
 
 const NODE_IP: &str = "192.168.0.2";
 const ALTERNATIVE_IP: &str = "192.168.1.2";
@@ -45,14 +43,14 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn config() -> Config {
+fn config() -> KubeProxyConfig {
     let family = |node: &str, pods: &str, localhost_node_ports| FamilyConfig {
         node_ip: Some(ip(node)),
         local: Some(LocalDetector::Cidr(pods.parse().expect("a network"))),
         node_port_addresses: None,
         localhost_node_ports,
     };
-    Config {
+    KubeProxyConfig {
         node: NodeTopology {
             name: "test-node".into(),
             zone: None,
@@ -99,7 +97,7 @@ fn endpoint(text: &str) -> Endpoint {
     Endpoint::ready(socket.ip(), socket.port(), local)
 }
 
-fn explained(services: &[ServicePort], config: &Config) -> Node {
+fn explained(services: &[ServicePort], config: &KubeProxyConfig) -> Node {
     let detectors = [&config.v4.local, &config.v6.local];
     let networks = detectors.into_iter().flatten();
     let networks = networks.filter_map(|local| match local {
@@ -178,7 +176,7 @@ fn both(node: &Node, who: &str, to: &str) -> (String, String) {
     )
 }
 
-fn rules(services: &[ServicePort], family: IpFamily, config: &Config) -> Ruleset {
+fn rules(services: &[ServicePort], family: IpFamily, config: &KubeProxyConfig) -> Ruleset {
     render(services, family, config)
 }
 

@@ -17,9 +17,10 @@ use std::{
 };
 
 use aya::programs::CgroupSockAddr;
-use bench::{Bench, Segment};
 use libtest_mimic::{Arguments, Failed, Trial};
-use nodegate::model::service::Protocol;
+use nodegate_model::service::Protocol;
+
+use bench::{Bench, Segment};
 
 type Test = fn(&mut Bench, &Addresses) -> Result<(), Failed>;
 
@@ -193,7 +194,7 @@ impl Addresses {
         &self,
         bench: &mut Bench,
         backends: &[(IpAddr, bool)],
-        change: impl FnOnce(&mut nodegate::model::service::ServicePort),
+        change: impl FnOnce(&mut nodegate_model::service::ServicePort),
     ) {
         let mut service = bench::service(Protocol::Tcp, self.cluster_ip, backends);
         change(&mut service);

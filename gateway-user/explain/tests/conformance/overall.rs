@@ -1,9 +1,7 @@
 //! Every kind of Service, whole chains of rules, and how they change.
 
-use nodegate::{
-    iptables::{diff::diff, normal, render::render},
-    model::service::{IpFamily, ServicePort, ServiceType, SourceRanges, TrafficPolicy},
-};
+use nodegate_iptables::{diff::diff, normal, render::render};
+use nodegate_model::service::{IpFamily, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
 
 use super::{chain, config, ip, rules, service};
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How the figures are written down.
-const RECORD: &str = "NODEGATE_BUDGET=record cargo test -p nodegate --test budget";
+const RECORD: &str = "NODEGATE_BUDGET=record cargo test -p nodegate-datapath --test budget";
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();

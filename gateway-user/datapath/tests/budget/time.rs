@@ -12,7 +12,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions},
 };
 use gateway_common::{TCP, UNSPECIFIED, conntrack::Ends, decide::Reason, mapped, maps::Backend};
-use nodegate::programming::address;
+use nodegate_programming::address;
 
 use crate::{
     fresh::{By, Fresh},

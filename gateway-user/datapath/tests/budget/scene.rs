@@ -13,18 +13,16 @@ use aya::{
     programs::{CgroupSockAddr, Program, SchedClassifier, SockOps},
 };
 use gateway_common::{mapped, maps::Settings};
-use nodegate::{
-    datapath::{load, maps::Maps},
-    model::{
-        selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        capacity::Capacity,
-        desired::{Desired, Policy},
-        node::NodeFacts,
-        plan,
-    },
+use nodegate_datapath::{load, maps::Maps};
+use nodegate_model::{
+    selection::NodeTopology,
+    service::{Endpoint, Protocol, ServicePort, ServicePortName},
+};
+use nodegate_programming::{
+    capacity::Capacity,
+    desired::{Desired, Policy},
+    node::NodeFacts,
+    plan,
 };
 
 pub(crate) const NODE: [u8; 4] = [192, 168, 170, 137];

@@ -3,20 +3,19 @@
 #[path = "support/cpu_time.rs"]
 mod cpu_time;
 
-use cpu_time::times_as_dear;
-use nodegate::{
-    iptables::{
-        config::{Config, FamilyConfig, LocalDetector},
-        diff::diff,
-        lint::lint,
-        normal,
-        parse::parse,
-        render::render,
-        rules::{Dialect, Ruleset},
-        services::of_rules,
-    },
-    model::service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName},
+use nodegate_iptables::{
+    config::{FamilyConfig, KubeProxyConfig, LocalDetector},
+    diff::diff,
+    lint::lint,
+    normal,
+    parse::parse,
+    render::render,
+    rules::{Dialect, Ruleset},
+    services::of_rules,
 };
+use nodegate_model::service::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName};
+
+use cpu_time::times_as_dear;
 
 /// With one endpoint each these make 210,000 lines.
 const MANY: u32 = 30_000;
@@ -85,8 +84,8 @@ fn services(count: u32) -> Vec<ServicePort> {
     (0..count).map(service).collect()
 }
 
-fn config() -> Config {
-    Config {
+fn config() -> KubeProxyConfig {
+    KubeProxyConfig {
         masquerade_mark: 0x4000,
         nfacct: true,
         random_fully: true,
@@ -95,7 +94,7 @@ fn config() -> Config {
             localhost_node_ports: true,
             ..FamilyConfig::default()
         },
-        ..Config::default()
+        ..KubeProxyConfig::default()
     }
 }
 

@@ -1,12 +1,10 @@
 //! Single rules.
 
-use nodegate::{
-    iptables::{
-        config::Config,
-        rules::{Dialect, Part, Probability, Rule},
-    },
-    model::service::{IpFamily, ServicePort, TrafficPolicy},
+use nodegate_iptables::{
+    config::KubeProxyConfig,
+    rules::{Dialect, Part, Probability, Rule},
 };
+use nodegate_model::service::{IpFamily, ServicePort, TrafficPolicy};
 
 use super::{chain, config, ip, reachable, rules};
 
@@ -14,7 +12,7 @@ use super::{chain, config, ip, reachable, rules};
 #[test]
 fn masquerade_rule() {
     for (random_fully, last) in [(true, " --random-fully"), (false, "")] {
-        let config = Config {
+        let config = KubeProxyConfig {
             random_fully,
             ..config()
         };
@@ -46,7 +44,7 @@ fn drop_invalid_rule() {
         (false, false, Some("-m conntrack --ctstate INVALID -j DROP")),
         (true, true, None),
     ] {
-        let config = Config {
+        let config = KubeProxyConfig {
             conntrack_liberal,
             nfacct,
             ..config()

@@ -19,19 +19,17 @@ use etherparse::{
 };
 use gateway_common::{event::Event, maps::Settings};
 use libtest_mimic::Failed;
-use nodegate::{
-    datapath::{features::Features, load, maps::Maps},
-    model::{
-        selection::NodeTopology,
-        service::{Endpoint, Protocol, ServicePort, ServicePortName},
-    },
-    programming::{
-        capacity::Capacity,
-        desired::{Desired, Policy},
-        filter::{self, Filter},
-        node::NodeFacts,
-        plan,
-    },
+use nodegate_datapath::{features::Features, load, maps::Maps};
+use nodegate_model::{
+    selection::NodeTopology,
+    service::{Endpoint, Protocol, ServicePort, ServicePortName},
+};
+use nodegate_programming::{
+    capacity::Capacity,
+    desired::{Desired, Policy},
+    filter::{self, Filter},
+    node::NodeFacts,
+    plan,
 };
 
 use crate::refusals;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::{TCP, UDP};
-use nodegate::model::service::{Endpoint, Protocol, ServicePort, SourceRanges};
+use nodegate_model::service::{Endpoint, Protocol, ServicePort, SourceRanges};
 
 use crate::{
     packets::{Bytes, Flag, arp, sctp, socket, tcp, too_big, udp},
