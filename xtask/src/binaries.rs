@@ -2,26 +2,68 @@
 
 use std::{
     ffi::OsStr,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 pub(crate) use nodegate_testbed::Binaries;
 use serde_json::Value;
 
 use crate::setup;
+
+/// What cargo is told to build.
+const NODEGATE: [&str; 4] = ["--package", "nodegate", "--bin", "nodegate"];
+const POD: [&str; 4] = ["--package", "nodegate-testbed", "--bin", "testbed-pod"];
+
+/// A build that goes on beside the set-up, and ends with it.
+#[derive(Debug)]
+pub(crate) struct Ahead(Child);
+
+/// Begins what [`build`] does, on a machine that is not set up yet: most of nodegate needs nothing of
+/// the set-up, whose downloads and whose linking leave the machine with little to do. The kernel
+/// programs can't be built so early, and what fails for that is built later.
+pub(crate) fn ahead() -> anyhow::Result<Option<Ahead>> {
+    if setup::has_linker()? || given()?.is_some() {
+        return Ok(None);
+    }
+    let mut cargo = setup::cargo();
+    cargo
+        .args(["build", "--keep-going", "--quiet"])
+        .args(NODEGATE)
+        .args(POD)
+        .current_dir(workspace())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // So that the compilers end with it.
+        .process_group(0);
+    Ok(Some(Ahead(cargo.spawn().context("starting cargo")?)))
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = killpg(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
+        let _ = self.0.wait();
+    }
+}
 
 /// Builds `nodegate` and the pods' server; cargo says what it does. With `NODEGATE_BIN` in the
 /// environment that binary is taken, and the kernel programs' toolchain isn't needed.
 pub(crate) fn build() -> anyhow::Result<Binaries> {
     let mut cargo = setup::cargo();
     cargo.args(["build", "--message-format", "json-render-diagnostics"]);
-    cargo.args(["--package", "nodegate-testbed", "--bin", "testbed-pod"]);
+    cargo.args(POD);
     let given = given()?;
     if given.is_none() {
         setup::toolchain()?;
-        cargo.args(["--package", "nodegate", "--bin", "nodegate"]);
+        cargo.args(NODEGATE);
         cargo.env("PATH", setup::path_with_linker()?);
     }
     let messages = run(cargo)?;

@@ -32,9 +32,11 @@ pub(crate) struct Demo {
 
 /// Brings the cluster up, shows, and takes it down.
 pub(crate) fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
+    let ahead = binaries::ahead()?;
     setup::toolchain()?;
     setup::tools(&setup::TESTBED)?;
     setup::machine()?;
+    drop(ahead);
     let binaries = binaries::build()?;
     let name = "demo";
     if Testbed::check_free(name).is_err() {

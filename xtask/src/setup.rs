@@ -52,6 +52,11 @@ pub(crate) fn toolchain() -> anyhow::Result<()> {
     bpf_linker::prepare(&places)
 }
 
+/// Whether an earlier set-up has seen to the linker of the kernel programs.
+pub(crate) fn has_linker() -> anyhow::Result<bool> {
+    bpf_linker::is_prepared(&Places::find()?)
+}
+
 /// The cargo that runs us, or the one on PATH.
 pub(crate) fn cargo() -> Command {
     match env::var_os("CARGO") {

@@ -17,21 +17,32 @@ use super::{Places, Rustc, cargo, file_name, say};
 /// The release that is installed.
 const VERSION: &str = "0.13.0";
 
+/// Whether there is one for this rustc, which an earlier set-up has seen to.
+pub(super) fn is_prepared(places: &Places) -> anyhow::Result<bool> {
+    let libllvm = places.libllvm()?;
+    Ok(find(places).is_some() && stamp(&prefix(places, &libllvm)).exists())
+}
+
 /// Builds bpf-linker unless there is one for this rustc.
 pub(super) fn prepare(places: &Places) -> anyhow::Result<()> {
-    let libllvm = places.libllvm()?;
-    let prefix = prefix(places, &libllvm);
-    let stamp = prefix.join(format!("bpf-linker-{VERSION}"));
-    let present = find(places);
-    if present.is_some() && stamp.exists() {
+    if is_prepared(places)? {
         return Ok(());
     }
+    let libllvm = places.libllvm()?;
+    let prefix = prefix(places, &libllvm);
+    let present = find(places);
     link(&prefix, &libllvm).with_context(|| format!("making {}", prefix.display()))?;
     // Somebody else's will do if it fits.
     if !present.is_some_and(|linker| fits(&linker, &libllvm)) {
         install(places, &prefix)?;
     }
+    let stamp = stamp(&prefix);
     fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
+}
+
+/// A file that says that the linker has been seen to.
+fn stamp(prefix: &Path) -> PathBuf {
+    prefix.join(format!("bpf-linker-{VERSION}"))
 }
 
 /// What `LLVM_PREFIX` points at, and the linker's rpath leads to: one for each libLLVM.
