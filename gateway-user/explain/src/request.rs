@@ -15,7 +15,7 @@ use nodegate_model::{
 use nodegate_observe::ResponseFlag;
 use nodegate_resources::Resources;
 use nodegate_route::{
-    Query, Rewrite, explain, path,
+    Query, Rewrite, edge, explain, path,
     redirect::{self, Requested},
 };
 use nodegate_values::spelling::nearest;
@@ -259,6 +259,19 @@ fn http(
     routed
 }
 
+/// Makes a client's headers those by which the gateway looks for a route. Of the client's address nothing
+/// is known here but that there is one.
+fn as_routed(headers: &mut HeaderMap) {
+    edge::leave_connection(headers, None);
+    edge::strip_control(headers, false);
+    for (name, value) in [
+        (edge::X_FORWARDED_PROTO, "http"),
+        (edge::X_REQUEST_ID, "00000000-0000-4000-8000-000000000000"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
 /// A request as the proxy sees it.
 struct Parsed<'r> {
     request: &'r Request,
@@ -287,6 +300,7 @@ impl<'r> Parsed<'r> {
             let value = HeaderValue::try_from(value).map_err(|error| error.to_string())?;
             map.append(name, value);
         }
+        as_routed(&mut map);
         Ok(Self {
             request,
             method: Method::try_from(method.as_str()).map_err(|error| error.to_string())?,

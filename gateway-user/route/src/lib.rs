@@ -3,6 +3,7 @@
 //!
 //! | part | what it decides |
 //! |---|---|
+//! | [`edge`] | which of a client's headers count, before a route is looked for |
 //! | [`RouteTable`] | virtual host and route of a request |
 //! | [`Split`] | whose turn it is among weighted destinations |
 //! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
@@ -12,6 +13,7 @@
 //! | [`fault`], [`retry`], [`timeout`] | when to fail, to try again and to give up |
 
 pub mod cors;
+pub mod edge;
 pub mod fault;
 #[cfg(test)]
 mod fixture;

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use nodegate_model::gateway::{
     self as model, HttpRoute, HttpRoutes, ListenerProtocol, TcpRoute, VirtualHost,
 };
-use nodegate_route::{Match, Rewrite, RouteTable};
+use nodegate_route::{Match, Rewrite, RouteTable, edge};
 use nodegate_values::percentage::Percentage;
 
 use super::{
@@ -37,6 +37,7 @@ pub(crate) struct HttpListener {
     pub(crate) table: Arc<RouteTable>,
     /// By virtual host and route.
     routes: Vec<Vec<Arc<RouteState>>>,
+    matches_own_headers: bool,
 }
 
 /// What a route needs beside its description.
@@ -141,6 +142,12 @@ impl Protocol {
     }
 }
 
+fn matches_own_headers(routes: &HttpRoutes) -> bool {
+    let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
+    let mut headers = routes.flat_map(|route| &route.matches.headers);
+    headers.any(|header| edge::is_own(&header.name))
+}
+
 impl HttpListener {
     fn new<'a>(routes: &'a HttpRoutes, history: &mut History<'a>, clusters: &Clusters) -> Self {
         let hosts = routes.virtual_hosts.iter();
@@ -153,7 +160,13 @@ impl HttpListener {
         Self {
             routes: states.collect(),
             table: Arc::new(RouteTable::new(routes.clone())),
+            matches_own_headers: matches_own_headers(routes),
         }
+    }
+
+    /// Whether a route is chosen by a header that the gateway sets itself.
+    pub(crate) fn matches_own_headers(&self) -> bool {
+        self.matches_own_headers
     }
 
     /// The same with clusters as they are now; none if no route leads to a changed cluster.
@@ -172,6 +185,7 @@ impl HttpListener {
         }
         Some(Self {
             table: Arc::clone(&self.table),
+            matches_own_headers: self.matches_own_headers,
             routes,
         })
     }

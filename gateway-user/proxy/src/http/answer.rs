@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
 use nodegate_model::gateway::{Forward, HttpAction, HttpRoute};
 use nodegate_route::{
     cors::{self, CorsDecision},
-    redirect, timeout,
+    edge, redirect, timeout,
 };
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     forward::{self, Answer},
     hashing, mirror,
     outgoing::Outgoing,
+    own_headers::OwnHeaders,
     prepare::{self, Plan},
     reply::LocalReply,
     response::{self, Extras},
@@ -54,7 +55,11 @@ pub(crate) async fn answer(
         grpc: survey.content && timeout::is_grpc(&parts.headers),
         ..AnswerContext::default()
     };
-    let (upgrade, routed) = match admit(&mut parts, survey, &mut exchange) {
+    let Admitted {
+        upgrade,
+        mut own,
+        routed,
+    } = match admit(&mut parts, survey, &mut exchange) {
         Ok(admitted) => admitted,
         Err(reply) => return reply.into_response(exchange, context),
     };
@@ -65,7 +70,13 @@ pub(crate) async fn answer(
         // before a destination's turn is taken.
         context.destination = Some(routed.state().target.choose().index);
     }
-    keep_facts(&parts, &routed, context.destination, &mut exchange);
+    keep_facts(
+        &mut parts,
+        &mut own,
+        &routed,
+        context.destination,
+        &mut exchange,
+    );
     // Faults come first, and their answers have no headers of CORS (Istio: buildHTTPConnectionManager).
     if let Some(fault) = &route.fault
         && let Some(reply) = Box::pin(fault::inject(fault, context.grpc, &mut exchange)).await
@@ -101,7 +112,7 @@ pub(crate) async fn answer(
                 forward,
                 &routed,
                 request,
-                (upgrade, survey),
+                (upgrade, survey, own),
                 exchange,
                 context,
             )
@@ -110,12 +121,23 @@ pub(crate) async fn answer(
     }
 }
 
-/// What a request wants the connection to become, if anything, and its route.
+/// A request that has a route.
+struct Admitted {
+    /// What it wants the connection to become, if anything.
+    upgrade: Option<HeaderValue>,
+    /// What the gateway says itself of it.
+    own: OwnHeaders,
+    routed: Routed,
+}
+
+/// Receives a request: checks it, takes from it what a client must not say, sets what the gateway says
+/// itself, and only then looks for its route, as Envoy does (ConnectionManagerImpl::ActiveStream::
+/// decodeHeaders: the route comes after ConnectionManagerUtility::mutateRequestHeaders).
 fn admit(
     parts: &mut Parts,
     survey: Survey,
     exchange: &mut Exchange,
-) -> Result<(Option<HeaderValue>, Routed), LocalReply> {
+) -> Result<Admitted, LocalReply> {
     let client = Rc::clone(&exchange.client);
     let valid = validate::validate(parts, survey);
     let normalized = validate::normalize(parts);
@@ -132,15 +154,36 @@ fn admit(
     } else {
         None
     };
-    Ok((upgrade, route(&client, parts, exchange)?))
+    if survey.hop_by_hop {
+        edge::leave_connection(&mut parts.headers, upgrade.as_ref());
+    }
+    if survey.control {
+        let parity = client.worker.options.parity;
+        edge::strip_control(&mut parts.headers, parity.has(Difference::XEnvoyHeaders));
+    }
+    let mut own = OwnHeaders::new(&client.identity);
+    let routed = route(&client, parts, &mut own, exchange)?;
+    Ok(Admitted {
+        upgrade,
+        own,
+        routed,
+    })
 }
 
 /// Finds the route that is in force now.
-fn route(client: &Client, parts: &Parts, exchange: &mut Exchange) -> Result<Routed, LocalReply> {
+fn route(
+    client: &Client,
+    parts: &mut Parts,
+    own: &mut OwnHeaders,
+    exchange: &mut Exchange,
+) -> Result<Routed, LocalReply> {
     let config = client.worker.config();
     let current = config.listener(client.listener.port);
     for listener in current.into_iter().chain([&client.listener]) {
         if let Protocol::Http(http) = &listener.protocol {
+            if http.matches_own_headers() {
+                own.identify(&mut parts.headers);
+            }
             return find(http, parts, exchange);
         }
     }
@@ -169,7 +212,7 @@ async fn pass_on(
     forward: &Forward,
     routed: &Routed,
     request: Request<RequestBody>,
-    (upgrade, survey): (Option<HeaderValue>, Survey),
+    (upgrade, survey, mut own): (Option<HeaderValue>, Survey, OwnHeaders),
     mut exchange: Box<Exchange>,
     mut context: AnswerContext<'_>,
 ) -> Response<ResponseBody> {
@@ -181,7 +224,13 @@ async fn pass_on(
         None => target.choose(),
     };
     context.destination = Some(chosen.index);
-    keep_facts(&parts, routed, context.destination, &mut exchange);
+    keep_facts(
+        &mut parts,
+        &mut own,
+        routed,
+        context.destination,
+        &mut exchange,
+    );
     exchange.note_decision(|decision| decision.cluster = Some(chosen.name.to_owned()));
     let Some(cluster) = chosen.cluster else {
         return LocalReply::no_cluster().into_response(exchange, context);
@@ -199,11 +248,10 @@ async fn pass_on(
         destination: chosen.index,
         timeout,
         try_timeout,
-        upgrade,
         survey,
     };
     let (hash, cookie) = hashing::hash(cluster, &parts, &client);
-    let own = match prepare::prepare(&mut parts, &plan, &client, &mut exchange) {
+    let own = match prepare::prepare(&mut parts, &plan, own, &mut exchange) {
         Ok(own) => own,
         Err(reply) => return reply.into_response(exchange, context),
     };
@@ -223,7 +271,7 @@ async fn pass_on(
             .filter(|_| routed.route().fault.is_none() || parity.has(Difference::TimeoutWithFault)),
         timeout,
         try_timeout,
-        upgrade: plan.upgrade.is_some(),
+        upgrade: upgrade.is_some(),
         keep_body: !mirrors.is_empty(),
         grpc: context.grpc,
         expects: survey.expect,
@@ -237,7 +285,7 @@ async fn pass_on(
                 cookie,
                 upgrade: None,
             };
-            give_back(answer, plan.upgrade, exchange, context, extras)
+            give_back(answer, upgrade, exchange, context, extras)
         }
         // The client isn't there to hear this; the record says that it has left.
         Err(Failure::ClientGone) => {

@@ -9,7 +9,7 @@ use nodegate_model::gateway::{HeaderChanges, HeaderOperations};
 use nodegate_route::headers::{Direction, FormatFacts, apply};
 use nodegate_values::format::{Format, Segment, Variable};
 
-use super::{exchange::Exchange, facts::RequestFacts};
+use super::{exchange::Exchange, facts::RequestFacts, own_headers::OwnHeaders};
 use crate::{cluster::Engaged, config::Routed};
 
 /// Whether a route or its destination makes headers from the request.
@@ -20,14 +20,17 @@ fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
         .any(|change| is_made_from_request(&change.value))
 }
 
-/// Keeps the request if the route or its destination makes headers from it.
+/// Keeps the request, with what the gateway says itself of it, if the route or its destination makes
+/// headers from it.
 pub(crate) fn keep_facts(
-    parts: &Parts,
+    parts: &mut Parts,
+    own: &mut OwnHeaders,
     routed: &Routed,
     destination: Option<usize>,
     exchange: &mut Exchange,
 ) {
     if exchange.request.is_none() && need_request(routed, destination) {
+        own.identify(&mut parts.headers);
         exchange.request = Some(Box::new(RequestFacts::new(parts)));
     }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::headers::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use crate::http1;
+use nodegate_route::edge::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 
 const SCHEME: HeaderValue = HeaderValue::from_static("http");
 

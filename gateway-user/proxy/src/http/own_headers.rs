@@ -1,13 +1,12 @@
 //! The headers that a gateway adds to every request that it passes on.
 
-use std::{rc::Rc, time::Duration};
+use std::{mem, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use nodegate_route::edge::X_REQUEST_ID;
 
 use super::{
-    headers::{
-        X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT, X_REQUEST_ID,
-    },
+    headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_TIMEOUT},
     identity::Identity,
 };
 use crate::http1;
@@ -24,23 +23,43 @@ pub(crate) struct OwnHeaders {
     /// In milliseconds.
     timeout: Option<u64>,
     id: [u8; 36],
+    /// Whether those that no route is needed for are among the request's headers already.
+    identified: bool,
 }
 
 impl OwnHeaders {
-    /// With the client's identity, what the route is called in traces, and how long the endpoint may
-    /// take.
-    pub(crate) fn new(
-        client: &Rc<Identity>,
-        operation: Option<HeaderValue>,
-        timeout: Option<Duration>,
-    ) -> Self {
+    /// Those of a client's new request, which has no route yet.
+    pub(crate) fn new(client: &Rc<Identity>) -> Self {
         Self {
             client: Rc::clone(client),
-            operation,
+            operation: None,
             attempt: 1,
-            timeout: timeout.map(|time| time.as_millis() as u64),
+            timeout: None,
             id: request_id(),
+            identified: false,
         }
+    }
+
+    /// Adds what the route is called in traces, and how long the endpoint may take.
+    pub(crate) fn set_route(&mut self, operation: Option<HeaderValue>, timeout: Option<Duration>) {
+        self.operation = operation;
+        self.timeout = timeout.map(|time| time.as_millis() as u64);
+    }
+
+    /// Puts those that no route is needed for among others, in place of those that are there; once.
+    pub(crate) fn identify(&mut self, headers: &mut HeaderMap) {
+        if mem::replace(&mut self.identified, true) {
+            return;
+        }
+        self.client.insert(headers);
+        if let Ok(id) = HeaderValue::from_bytes(&self.id) {
+            headers.insert(X_REQUEST_ID, id);
+        }
+    }
+
+    /// Whether they are among the request's headers in part, so that they can't be written beside them.
+    pub(crate) fn is_identified(&self) -> bool {
+        self.identified
     }
 
     /// The request's id.
@@ -65,17 +84,14 @@ impl OwnHeaders {
     }
 
     /// Puts the headers among others, in place of those that are there.
-    pub(crate) fn insert(self, headers: &mut HeaderMap) {
-        self.client.insert(headers);
+    pub(crate) fn insert(mut self, headers: &mut HeaderMap) {
+        self.identify(headers);
         if let Some(operation) = self.operation {
             headers.insert(X_ENVOY_DECORATOR_OPERATION, operation);
         }
         headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.attempt));
         if let Some(timeout) = self.timeout {
             headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(timeout));
-        }
-        if let Ok(id) = HeaderValue::from_bytes(&self.id) {
-            headers.insert(X_REQUEST_ID, id);
         }
     }
 
@@ -143,6 +159,7 @@ mod tests {
             attempt: 2,
             timeout: Some(1500),
             id: request_id(),
+            identified: false,
         }
     }
 

@@ -2,29 +2,20 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
-    request::Parts,
-    uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderValue, Uri, header::HOST, request::Parts, uri::PathAndQuery};
 use nodegate_model::gateway::Forward;
-use nodegate_route::timeout;
+use nodegate_route::{edge::X_FORWARDED_FOR, timeout};
 
 use super::{
     authority::authority,
     changes::{change_headers, change_request},
-    client::Client,
     exchange::Exchange,
-    headers::{X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_FOR, strip_hop_by_hop},
+    headers::{X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH},
     own_headers::OwnHeaders,
     reply::LocalReply,
     survey::Survey,
 };
-use crate::{
-    config::Routed,
-    parity::{Difference, Parity},
-};
+use crate::config::Routed;
 
 /// How a request is to be passed on.
 #[derive(Debug)]
@@ -37,7 +28,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) timeout: Option<Duration>,
     /// How long one try may take.
     pub(crate) try_timeout: Option<Duration>,
-    pub(crate) upgrade: Option<HeaderValue>,
     /// What is among the request's headers.
     pub(crate) survey: Survey,
 }
@@ -47,7 +37,7 @@ pub(crate) struct Plan<'a> {
 pub(crate) fn prepare(
     parts: &mut Parts,
     plan: &Plan<'_>,
-    client: &Client,
+    own: OwnHeaders,
     exchange: &mut Exchange,
 ) -> Result<Option<OwnHeaders>, LocalReply> {
     let path = match (plan.routed.rewrite(), parts.uri.path_and_query()) {
@@ -60,7 +50,7 @@ pub(crate) fn prepare(
     };
     // hyper's server side leaves extensions there that its client side would take for its own.
     parts.extensions.clear();
-    let own = own_headers(parts, plan, client, exchange);
+    let own = own_headers(parts, plan, own, exchange);
     set_host(parts);
     let destination = Some(plan.destination);
     change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
@@ -86,47 +76,29 @@ fn rewrite_host(headers: &mut HeaderMap, plan: &Plan<'_>) {
     }
 }
 
-/// Removes and adds the headers that a gateway removes and adds whatever the route says. Those that are
-/// added are returned if nothing reads or changes them on the way to the endpoint.
+/// Adds the headers that a gateway adds whatever the route says. They are returned if nothing reads or
+/// changes them on the way to the endpoint.
 fn own_headers(
     parts: &mut Parts,
     plan: &Plan<'_>,
-    client: &Client,
+    mut own: OwnHeaders,
     exchange: &mut Exchange,
 ) -> Option<OwnHeaders> {
     let headers = &mut parts.headers;
-    let survey = plan.survey;
-    if survey.hop_by_hop {
-        // GET and others are sent without a body unless the head says that there is one.
-        let chunked = headers.contains_key(TRANSFER_ENCODING);
-        let trailers = accepts_trailers(headers);
-        strip_hop_by_hop(headers);
-        if chunked {
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
-    }
-    if let Some(protocol) = &plan.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol.clone());
-    }
-    if survey.control {
-        strip_control(headers, client.worker.options.parity);
-    }
-    if let Some(timeout) = plan.try_timeout.or(plan.timeout)
-        && survey.content
+    // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
+    let timeout = plan.try_timeout.or(plan.timeout);
+    if let Some(timeout) = timeout
+        && plan.survey.content
         && timeout::is_grpc(headers)
     {
         timeout::set_grpc(headers, timeout);
     }
-    let operation = plan.routed.state().operation.clone();
-    // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
-    let timeout = plan.try_timeout.or(plan.timeout);
-    let own = OwnHeaders::new(&client.identity, operation, timeout);
+    own.set_route(plan.routed.state().operation.clone(), timeout);
     let destination = Some(plan.destination);
-    let seen = survey.own || exchange.request.is_some() || change_request(plan.routed, destination);
+    let seen = own.is_identified()
+        || plan.survey.own
+        || exchange.request.is_some()
+        || change_request(plan.routed, destination);
     if !seen {
         exchange.note_identity(own.id(), Some(own.client()));
         return Some(own);
@@ -135,16 +107,6 @@ fn own_headers(
     own.insert(headers);
     exchange.note_identity(&id, headers.get(X_FORWARDED_FOR));
     None
-}
-
-/// Whether the client takes trailers: all that is left of `te`.
-// Envoy: ConnectionManagerUtility::sanitizeTEHeader.
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(TE).iter();
-    codings
-        .filter_map(|codings| codings.to_str().ok())
-        .flat_map(|codings| codings.split(','))
-        .any(|coding| coding.trim() == "trailers")
 }
 
 /// Makes the `Host` header what an absolute target said.
@@ -168,75 +130,5 @@ fn set_target(parts: &mut Parts, rewritten: Option<PathAndQuery>, exchange: &mut
     } else if parts.uri.authority().is_some() {
         let path = parts.uri.path_and_query().cloned();
         parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
-    }
-}
-
-/// Removes headers by which proxies of a mesh steer each other: a client is outside of the mesh and must
-/// not steer this proxy or the next one (Envoy: header sanitizing of edge requests).
-fn strip_control(headers: &mut HeaderMap, parity: Parity) {
-    let only_known = parity.has(Difference::XEnvoyHeaders);
-    let is_control = |name: &HeaderName| {
-        let name = name.as_str().strip_prefix("x-envoy-");
-        name.is_some_and(|name| !only_known || is_sanitized(name))
-    };
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_control(name))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
-    }
-}
-
-/// Whether Envoy takes a header `x-envoy-…` from clients at the edge.
-// Envoy: ConnectionManagerUtility::cleanInternalHeaders and mutateRequestHeaders.
-fn is_sanitized(name: &str) -> bool {
-    matches!(
-        name,
-        "attempt-count"
-            | "decorator-operation"
-            | "downstream-service-cluster"
-            | "downstream-service-node"
-            | "expected-rq-timeout-ms"
-            | "external-address"
-            | "force-trace"
-            | "hedge-on-per-try-timeout"
-            | "internal"
-            | "ip-tags"
-            | "max-retries"
-            | "original-host"
-            | "original-path"
-            | "original-url"
-            | "retriable-header-names"
-            | "retriable-status-codes"
-            | "retry-grpc-on"
-            | "retry-on"
-            | "upstream-alt-stat-name"
-            | "upstream-rq-per-try-timeout-ms"
-            | "upstream-rq-timeout-alt-response"
-            | "upstream-rq-timeout-ms"
-            | "upstream-stream-duration-ms"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_headers_go() {
-        let mut headers = HeaderMap::new();
-        for name in ["x-envoy-retry-on", "x-envoy-original-path", "x-mine"] {
-            headers.insert(name, HeaderValue::from_static("1"));
-        }
-        let mut like_envoy = headers.clone();
-        strip_control(&mut headers, Parity::default());
-        assert_eq!(headers.len(), 1);
-        assert!(headers.contains_key("x-mine"));
-        like_envoy.insert("x-envoy-peer-metadata", HeaderValue::from_static("1"));
-        strip_control(&mut like_envoy, Parity::all());
-        assert_eq!(like_envoy.len(), 2);
-        assert!(like_envoy.contains_key("x-envoy-peer-metadata"));
     }
 }

@@ -6,14 +6,14 @@ use http::{
     HeaderValue, Response, Version,
     header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
-use nodegate_route::cors;
+use nodegate_route::{cors, edge::strip_hop_by_hop};
 
 use super::{
     body::RequestBody,
     changes::change_headers,
     context::AnswerContext,
     exchange::Exchange,
-    headers::{SERVER_NAME, X_ENVOY_UPSTREAM_SERVICE_TIME, strip_hop_by_hop},
+    headers::{SERVER_NAME, X_ENVOY_UPSTREAM_SERVICE_TIME},
     response_body::ResponseBody,
 };
 use crate::{counters::Counted, pool::UpstreamBody};

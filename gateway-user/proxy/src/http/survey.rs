@@ -5,7 +5,7 @@ use http::{
     header::{CONTENT_TYPE, EXPECT},
 };
 
-use super::headers::is_hop_by_hop;
+use nodegate_route::edge::{self, is_hop_by_hop};
 
 /// What is among the headers of a request. One look at all names is cheaper than looking for each of
 /// these.
@@ -21,7 +21,7 @@ pub(crate) struct Survey {
     pub(crate) content: bool,
     /// `expect`
     pub(crate) expect: bool,
-    /// Headers that proxies of a mesh send each other
+    /// Headers that proxies of a mesh send each other, and that clients must not send
     pub(crate) control: bool,
     /// Headers that a gateway sets itself
     pub(crate) own: bool,
@@ -35,11 +35,8 @@ impl Survey {
                 None if *name == CONTENT_TYPE => survey.content = true,
                 None if *name == EXPECT => survey.expect = true,
                 None => survey.hop_by_hop |= is_hop_by_hop(name),
-                Some(rest) if rest.starts_with("envoy-") => survey.control = true,
-                Some(rest) => {
-                    survey.own |=
-                        matches!(rest, "forwarded-for" | "forwarded-proto" | "request-id");
-                }
+                Some(_) if edge::is_control(name) => survey.control = true,
+                Some(_) => survey.own |= edge::is_own(name),
             }
         }
         survey
