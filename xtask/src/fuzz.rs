@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use nodegate_programs::Use;
 
 use crate::{binaries, setup};
 
@@ -38,7 +39,8 @@ pub(crate) struct Fuzz {
 
 /// Builds the targets and runs them one after the other.
 pub(crate) fn run(fuzz: Fuzz) -> anyhow::Result<ExitCode> {
-    setup::toolchain()?;
+    // Not the kernel programs' toolchain: no target is about them.
+    setup::tools(&[Use::Build])?;
     let known = targets()?;
     if let Some(unknown) = fuzz.targets.iter().find(|target| !known.contains(target)) {
         bail!(
@@ -87,7 +89,6 @@ fn build() -> anyhow::Result<()> {
         // With a target named, build scripts are left as they are.
         .args(["build", "--release", "--target", &host()])
         .env("RUSTFLAGS", COVERAGE)
-        .env("PATH", setup::path_with_linker()?)
         .current_dir(binaries::workspace().join("fuzz"))
         .status()
         .context("starting cargo")?;

@@ -30,10 +30,26 @@ const RESERVED: [(&str, &str); 3] = [
     ("clap", "nodegate"),
 ];
 
-/// A crate of the workspace, and what it is built from. What only its tests use does not count.
+/// Crates that build, and whose tests run, where there is no toolchain for kernel programs.
+const WITHOUT_KERNEL_TOOLCHAIN: [&str; 10] = [
+    "nodegate-compile",
+    "nodegate-explain",
+    "nodegate-export",
+    "nodegate-iptables",
+    "nodegate-model",
+    "nodegate-programming",
+    "nodegate-proxy",
+    "nodegate-resources",
+    "nodegate-route",
+    "nodegate-values",
+];
+
+/// A crate of the workspace, and what it is built from.
 struct Crate {
     name: String,
     uses: Vec<String>,
+    /// What only its tests use.
+    tests_use: Vec<String>,
 }
 
 fn crates() -> anyhow::Result<Vec<Crate>> {
@@ -55,13 +71,18 @@ fn crates() -> anyhow::Result<Vec<Crate>> {
 }
 
 fn read(package: &Value) -> Option<Crate> {
-    let uses = package["dependencies"].as_array()?.iter();
-    let uses = uses.filter(|dependency| dependency["kind"] != "dev");
+    let dependencies = package["dependencies"].as_array()?;
+    let names = |tests: bool| {
+        let those = dependencies
+            .iter()
+            .filter(|dependency| (dependency["kind"] == "dev") == tests);
+        let names = those.filter_map(|dependency| dependency["name"].as_str().map(str::to_owned));
+        names.collect()
+    };
     Some(Crate {
         name: package["name"].as_str()?.to_owned(),
-        uses: uses
-            .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
-            .collect(),
+        uses: names(false),
+        tests_use: names(true),
     })
 }
 
@@ -90,6 +111,30 @@ fn crates_use_only_what_is_below_them() {
             let below = floors.get(used.as_str()).is_none_or(|other| other > floor);
             assert!(below, "{} uses {used}, which is not below it", user.name);
         }
+    }
+}
+
+#[test]
+fn kernel_programs_are_built_for_those_alone_that_load_them() {
+    let crates = crates().unwrap();
+    let find = |name: &str| crates.iter().find(|one| one.name == name);
+    for name in WITHOUT_KERNEL_TOOLCHAIN {
+        let tested = find(name).unwrap();
+        let mut reached: Vec<&str> = Vec::new();
+        let mut next: Vec<&str> = tested.uses.iter().map(String::as_str).collect();
+        next.extend(tested.tests_use.iter().map(String::as_str));
+        while let Some(used) = next.pop() {
+            if reached.contains(&used) {
+                continue;
+            }
+            reached.push(used);
+            let used = find(used).map_or(&[][..], |one| &one.uses);
+            next.extend(used.iter().map(String::as_str));
+        }
+        assert!(
+            !reached.contains(&"nodegate-datapath"),
+            "{name} can't be built or tested without the toolchain of kernel programs: {reached:?}"
+        );
     }
 }
 
