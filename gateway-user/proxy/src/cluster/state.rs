@@ -221,10 +221,10 @@ impl ClusterState {
             .iter()
             .filter(|other| other.health.is_ejected(now))
             .count();
-        // A single endpoint may always be avoided (Envoy: DetectorImpl::ejectHost).
+        // Not a single one, if that is more than the share (Envoy: DetectorImpl::ejectHost, where
+        // `always_eject_one_host` is false unless it is set, and Istio does not set it).
         let share = (others + 1) * 100;
-        if others == 0 || share <= usize::from(outliers.max_ejection_percent) * self.endpoints.len()
-        {
+        if share <= usize::from(outliers.max_ejection_percent) * self.endpoints.len() {
             let period = endpoint.health.eject(outliers, now);
             self.ejected.store(others as u32 + 1, Ordering::Relaxed);
             tracing::info!(

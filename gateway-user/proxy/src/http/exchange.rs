@@ -198,6 +198,11 @@ impl Exchange {
         self.permit = None;
     }
 
+    /// Counts as no retry any more: that one is over.
+    pub(crate) fn end_retry(&mut self) {
+        self.retry = None;
+    }
+
     /// Counts as a retry until it is over.
     pub(crate) fn set_retry(&mut self, retry: RetryPermit) {
         self.retry = Some(retry);

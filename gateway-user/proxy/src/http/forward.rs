@@ -90,6 +90,8 @@ async fn tries(
         let Some(pause) = again(&result, state.as_mut(), outgoing, exchange) else {
             return result;
         };
+        // The last one makes room for the next (Envoy: RetryStateImpl::resetRetry).
+        exchange.end_retry();
         let Ok(permit) = errand.cluster.limits().admit_retry() else {
             exchange.flag(ResponseFlag::UpstreamOverflow);
             return result;

@@ -207,6 +207,24 @@ async fn retries_send_the_body_again() {
 }
 
 #[tokio::test]
+async fn one_request_s_retries_follow_each_other_under_a_limit_of_one() {
+    let (endpoint, requests) = answering_in_turn(&[BUSY; 9]).await;
+    let mut limited = cluster("limited", &[&endpoint.address()]);
+    limited.policy.limits.max_retries = Some(1);
+    let (fixture, port) = proxy(&endpoint, vec![limited], |route| {
+        let forward = forward(route);
+        forward.destinations[0].cluster = "limited".into();
+        forward.retry = Some(policy(3, RetryOn::SERVER_ERROR));
+    })
+    .await;
+    let mut records = fixture.proxy.tap().subscribe(4);
+    let (head, _) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(status(&head), "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(requests.load(Ordering::SeqCst), 4);
+    assert_eq!(record(&mut records).await.flags.to_string(), "URX");
+}
+
+#[tokio::test]
 async fn every_try_has_all_headers_of_the_client() {
     const UNAVAILABLE: &str = "HTTP/1.1 200 OK\r\nGRPC-Status: 14\r\ncontent-length: 0\r\n\r\n";
     const HEADERS: &str = "Host: a\r\nAuthorization: Basic eDp5\r\nCookie: a=b\r\n";

@@ -115,6 +115,38 @@ async fn connections_are_closed_after_so_many_requests() {
 }
 
 #[tokio::test]
+async fn no_endpoint_is_avoided_if_one_is_more_than_the_share() {
+    let bad = Endpoint::new(|_, mut peer| async move {
+        while peer.head().await.is_some() {
+            peer.send("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+                .await;
+        }
+    })
+    .await;
+    let (good, other) = (
+        Endpoint::answering("hi").await,
+        Endpoint::answering("hi").await,
+    );
+    let (_fixture, port) = proxy(&[&bad, &good, &other], |cluster| {
+        cluster.policy.balancing = Balancing::RoundRobin;
+        cluster.policy.outliers = Some(OutlierDetection {
+            consecutive_5xx: Some(2),
+            // One of three is more.
+            max_ejection_percent: 20,
+            ..OutlierDetection::default()
+        });
+    })
+    .await;
+    let mut client = Peer::connect(port).await;
+    let mut failures = 0;
+    for _ in 0..30 {
+        let (head, _) = client.get("a", "/").await;
+        failures += usize::from(status(&head).contains(" 500 "));
+    }
+    assert_eq!(failures, 10);
+}
+
+#[tokio::test]
 async fn failing_endpoints_are_avoided_for_a_while() {
     let bad = Endpoint::new(|_, mut peer| async move {
         while peer.head().await.is_some() {
