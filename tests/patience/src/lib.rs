@@ -22,7 +22,7 @@ pub use stopwatch::{Lap, Stopwatch, Untimely};
 pub const VARIABLE: &str = "TESTBED_PATIENCE";
 
 /// Long enough for everything that comes at all.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 /// Less than a second: then TCP sends its SYN again (RFC 6298, 2.1), and gets another answer.
 const SILENCE: Duration = Duration::from_millis(600);
 /// Between two looks at a condition.
@@ -89,7 +89,7 @@ impl fmt::Display for Late {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "not within {:?} ({VARIABLE}=N waits N times 60 s)",
+            "not within {:?} ({VARIABLE}=N waits N times three minutes)",
             limit()
         )
     }
