@@ -10,7 +10,7 @@ use crate::{cluster::ClusterState, dns::Answers};
 
 /// The clusters of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Clusters {
+pub(crate) struct Clusters {
     /// By name, as in the Gateway that they are of.
     all: SharedMap<String, Arc<ClusterState>>,
 }
