@@ -70,15 +70,12 @@ impl Store {
     /// None if it is not the amended documents alone that decide.
     fn effect<'m>(&self, amendments: &[Amendment<'m>]) -> Option<Effect<'m>> {
         let mut effect = Effect::default();
-        for Amendment { before, after } in amendments {
-            let documents = before.iter().chain(after);
-            if !documents
-                .copied()
-                .all(|document| self.exceptions.permit(document))
-            {
+        for &Amendment { before, after } in amendments {
+            let mut documents = before.into_iter().chain(after);
+            if !documents.all(|document| self.exceptions.permit(document)) {
                 return None;
             }
-            let objects = |document: &Option<&'m Manifest>| {
+            let objects = |document: Option<&'m Manifest>| {
                 let objects = document.map_or(&[][..], |document| &document.objects);
                 objects
                     .iter()
@@ -104,7 +101,7 @@ impl Store {
                 }
                 effect.said.extend(findings);
             }
-            let said = |document: &Option<&Manifest>| {
+            let said = |document: Option<&Manifest>| {
                 document.map_or_else(Vec::new, |document| document.diagnostics.clone())
             };
             effect.unsaid.extend(said(before));
