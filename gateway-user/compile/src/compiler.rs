@@ -108,7 +108,7 @@ impl Compiler {
             .and_then(|last| last.touched(resources));
         let next = match (last, touched) {
             (Some(mut last), Some(touched)) => {
-                last.take_on(resources, touched, &mut self.work);
+                last.take_on(resources, &touched, &mut self.work);
                 last
             }
             (last, _) => {
@@ -208,8 +208,8 @@ impl Last {
     }
 
     /// Goes on to the next state.
-    fn take_on(&mut self, resources: &Arc<Resources>, touched: Touched, work: &mut Work) {
-        let services = self.services_of(resources, &touched);
+    fn take_on(&mut self, resources: &Arc<Resources>, touched: &Touched, work: &mut Work) {
+        let services = self.services_of(resources, touched);
         let slices = services.iter().flat_map(|service| {
             let names = self.slices.of_service(service);
             names.filter_map(move |name| slice(resources, &service.0, name))
