@@ -137,6 +137,7 @@ fn gateway(port: u16) -> Change {
 /// The maps, pinned below a directory that goes with them.
 struct Programmed {
     directory: PathBuf,
+    _programs: aya::Ebpf,
     maps: Maps,
     reconciler: Reconciler,
 }
@@ -147,9 +148,10 @@ impl Programmed {
             "/sys/fs/bpf/nodegate-control-{}",
             std::process::id()
         ));
-        let (_, maps) = load::load(&directory).expect("root and a BPF file system");
+        let (programs, maps) = load::load(&directory).expect("root and a BPF file system");
         Self {
             directory,
+            _programs: programs,
             maps,
             reconciler: Reconciler::new(Policy::default(), Capacity::MAPS),
         }
