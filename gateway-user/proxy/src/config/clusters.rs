@@ -53,14 +53,14 @@ impl Clusters {
         };
         for change in gateway.clusters.changes_since(&previous.gateway.clusters) {
             match change.after {
-                Some(model) => next.put(change.key, answers.resolve(model)),
+                Some(model) => next.put(change.key, &answers.resolve(model)),
                 None => next.remove(change.key),
             }
         }
         if !same_answers {
             let named = gateway.clusters.iter();
             for (name, model) in named.filter(|(_, model)| !model.names.is_empty()) {
-                next.put(name, answers.resolve(model));
+                next.put(name, &answers.resolve(model));
             }
         }
         let Next { all, changes } = next;
@@ -86,12 +86,12 @@ struct Next {
 
 impl Next {
     /// Takes a cluster in, if it is not what the one of its name is.
-    fn put(&mut self, name: &str, model: Arc<Cluster>) {
+    fn put(&mut self, name: &str, model: &Arc<Cluster>) {
         let before = self.all.get(name);
-        if before.is_some_and(|before| is_same(&before.model, &model)) {
+        if before.is_some_and(|before| is_same(&before.model, model)) {
             return;
         }
-        let state = Arc::new(ClusterState::new(&model, before.map(|before| &**before)));
+        let state = Arc::new(ClusterState::new(model, before.map(|before| &**before)));
         let before = self.all.insert(name.to_owned(), Arc::clone(&state));
         self.changes.note(name, before.as_ref(), Some(&state));
     }
