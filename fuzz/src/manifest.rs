@@ -40,7 +40,7 @@ pub fn run(input: &[u8]) {
         extended_connect: true,
     };
     let _ = envoy::bootstrap(&compiled.gateway, options);
-    for listener in &compiled.gateway.listeners {
+    for listener in compiled.gateway.listeners.iter() {
         if let nodegate_model::gateway::ListenerProtocol::Http(routes) = &listener.protocol {
             let _ = RouteTable::new(routes.clone());
         }

@@ -1,8 +1,10 @@
 //! Destinations → clusters.
 
+mod behind;
 mod entry;
 mod locality;
 mod members;
+mod placed;
 mod policy;
 mod protocol;
 mod tls;
@@ -12,19 +14,18 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::Service;
-use members::Members;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use nodegate_model::{
-    gateway::{Balancing, Cluster, Endpoint},
+    gateway::{Balancing, Cluster},
     service::Protocol,
 };
 use nodegate_resources::{
     Resources,
-    istio::{ServiceEntry, Subset},
-    lookup::{Destinations, MergedRule, RuleUser, selects, service_of},
+    istio::ServiceEntry,
+    lookup::{Destinations, MergedRule, RuleUser},
 };
 use nodegate_values::diagnostic::Diagnostic;
-use protocol::speaks_http2;
+use placed::Placed;
 
 use crate::{
     endpoints::Endpoints,
@@ -32,6 +33,8 @@ use crate::{
     placement::Placement,
     ports::{ports, protocol as transport},
 };
+
+pub(crate) use behind::Behind;
 
 /// The clusters that routes have asked for.
 pub(crate) struct Clusters<'r> {
@@ -43,6 +46,8 @@ pub(crate) struct Clusters<'r> {
     /// Where it is.
     here: Placement<'r>,
     found: BTreeMap<String, Arc<Cluster>>,
+    /// What is behind those that are of Services.
+    behind: Vec<Behind>,
     /// Names that have been asked for and are not there.
     missing: BTreeSet<String>,
     /// TLS settings whose Secrets are not as they should be.
@@ -65,19 +70,20 @@ impl<'r> Clusters<'r> {
             identity,
             here: endpoints.place_of(resources, identity),
             found: BTreeMap::new(),
+            behind: Vec::new(),
             missing: BTreeSet::new(),
             lacking: Vec::new(),
         }
     }
 
-    /// All clusters; and what is wrong about them.
+    /// All clusters, and what is behind those of Services; and what is wrong about them.
     pub(crate) fn finish(
         self,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> BTreeMap<String, Arc<Cluster>> {
+    ) -> (BTreeMap<String, Arc<Cluster>>, Vec<Behind>) {
         let namespace = &self.identity.namespace;
         tls::report(&self.lacking, self.resources, namespace, diagnostics);
-        self.found
+        (self.found, self.behind)
     }
 
     /// The name of the cluster for a subset (empty: all) of what is behind a port of `host`. The cluster is
@@ -146,8 +152,13 @@ impl<'r> Clusters<'r> {
             Some(_) => None,
             None => Some(self.entry(host)?),
         };
-        let mut members = match (service, entry) {
-            (Some(service), _) => self.behind_service(service, host, port, subset)?,
+        let mut behind = None;
+        let members = match (service, entry) {
+            (Some(service), _) => {
+                let of_service = port_of(service, port)?;
+                let it = behind.insert(Behind::new(&name, host, of_service, subset)?);
+                it.members(self.endpoints, protocol::of_port(of_service))
+            }
             (None, entry) => entry::members(entry?, host, port, subset)?,
         };
         let mut lacking = None;
@@ -168,13 +179,13 @@ impl<'r> Clusters<'r> {
             },
         );
         self.lacking.extend(lacking);
-        let shares = match &policy.locality {
-            Some(near) => locality::apply(near, &self.here, &mut members),
-            None => Vec::new(),
-        };
-        let mut endpoints: Vec<_> = members.endpoints.into_iter().map(|(_, one)| one).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        self.behind.extend(behind);
+        let http2 = members.http2;
+        let Placed {
+            endpoints,
+            names,
+            shares,
+        } = Placed::new(members, &policy, &self.here);
         let rule = rule.map(|rule| {
             let key = &rule.object.key;
             format!("{}.{}", key.name, key.namespace)
@@ -182,47 +193,19 @@ impl<'r> Clusters<'r> {
         Some(Cluster {
             name,
             endpoints,
-            names: members.names.into_iter().map(|(_, one)| one).collect(),
+            names,
             shares,
-            http2: members.http2,
+            http2,
             rule,
             policy,
         })
     }
+}
 
-    fn behind_service(
-        &self,
-        service: &'r Service,
-        host: &str,
-        port: i64,
-        subset: Option<&Subset>,
-    ) -> Option<Members<'r>> {
-        let (namespace, name) = service_of(host)?;
-        let port = ports(service).iter().find(|candidate| {
-            i64::from(candidate.port) == port
-                && transport(candidate.protocol.as_deref()) == Protocol::Tcp
-        })?;
-        let targets = self.endpoints.behind(namespace, name, port);
-        let endpoints = targets.into_iter().filter(|(target, _)| {
-            target.is_ready()
-                && subset.is_none_or(|subset| {
-                    let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
-                    selects(&subset.labels, labels)
-                })
-        });
-        Some(Members {
-            endpoints: endpoints
-                .map(|(target, port)| {
-                    let place = self.endpoints.place(&target);
-                    let endpoint = Endpoint {
-                        locality: place.locality.clone(),
-                        ..Endpoint::new((target.address, port).into())
-                    };
-                    (place, endpoint)
-                })
-                .collect(),
-            names: Vec::new(),
-            http2: speaks_http2(port.app_protocol.as_deref(), port.name.as_deref()),
-        })
-    }
+/// The port of a Service that a cluster may be of.
+fn port_of(service: &Service, port: i64) -> Option<&ServicePort> {
+    ports(service).iter().find(|candidate| {
+        i64::from(candidate.port) == port
+            && transport(candidate.protocol.as_deref()) == Protocol::Tcp
+    })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nodegate_model::{gateway::Gateway, selection::NodeTopology, service::ServicePort};
-use nodegate_values::diagnostic::{self, Diagnostic};
+use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics};
 
 use crate::scope::ServiceScope;
 
@@ -13,11 +13,11 @@ pub struct Compiled {
     /// See [`Snapshot::node`](nodegate_model::Snapshot::node).
     pub node: NodeTopology,
     /// See [`Snapshot::services`](nodegate_model::Snapshot::services).
-    pub services: Vec<ServicePort>,
+    pub services: Vec<Arc<ServicePort>>,
     /// See [`Snapshot::gateway`](nodegate_model::Snapshot::gateway).
     pub gateway: Arc<Gateway>,
     /// Those of the resources, and what showed only now; sorted by place.
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Diagnostics,
 }
 
 // === impl Compiled ===
@@ -36,9 +36,13 @@ impl Compiled {
             let name = &service.name;
             scope.has_name(&name.namespace, &name.name) == Some(true)
         };
-        self.services = services.iter().filter(in_scope).cloned().collect();
-        self.diagnostics.extend_from_slice(diagnostics);
-        diagnostic::sort(&mut self.diagnostics);
+        let services = services.iter().filter(in_scope).cloned();
+        self.services = services.map(Arc::new).collect();
+        if !diagnostics.is_empty() {
+            let mut all = [&*self.diagnostics, diagnostics].concat();
+            diagnostic::sort(&mut all);
+            self.diagnostics = all.into();
+        }
         self
     }
 }

@@ -1,12 +1,15 @@
 //! EndpointSlices → the addresses behind each Service port.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Pod, Service, ServicePort},
+    core::v1::{Pod, Service},
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
-use nodegate_model::{gateway::Locality, service as model};
+use nodegate_model::{
+    gateway::Locality,
+    service::{self as model, Protocol},
+};
 use nodegate_resources::{Resources, object::Object};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
@@ -18,13 +21,15 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The endpoint controller's mark on slices of headless Services.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// The endpoints of all Services.
+/// The endpoints of Services.
 #[derive(Debug)]
 pub(crate) struct Endpoints<'r> {
     slices: BTreeMap<(&'r str, &'r str), Vec<Slice<'r>>>,
-    /// By Node.
-    localities: BTreeMap<&'r str, Locality>,
+    localities: Arc<Localities>,
 }
+
+/// Where Nodes are, by name.
+pub(crate) type Localities = BTreeMap<String, Locality>;
 
 #[derive(Debug)]
 struct Slice<'r> {
@@ -45,21 +50,30 @@ pub(crate) struct SliceTarget<'r> {
 // === impl Endpoints ===
 
 impl<'r> Endpoints<'r> {
+    /// Those of all Services.
     pub(crate) fn of(resources: &'r Resources, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let localities = Arc::new(localities(resources));
+        Self::among(
+            resources,
+            resources.endpoint_slices(),
+            localities,
+            diagnostics,
+        )
+    }
+
+    /// Those in some of the slices, which are in the order of their names.
+    pub(crate) fn among(
+        resources: &'r Resources,
+        all: impl Iterator<Item = (&'r Arc<Object>, &'r EndpointSlice)>,
+        localities: Arc<Localities>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Self {
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (object, slice) in resources.endpoint_slices() {
-            let Some(labels) = slice.metadata.labels.as_ref() else {
+        for (object, slice) in all {
+            let Some(service) = service_of(slice) else {
                 continue;
             };
-            // kube-proxy does not even watch the slices of headless Services. Whether the Service
-            // itself has the label does not count.
-            let Some(service) = labels
-                .get(SERVICE_NAME)
-                .filter(|_| !labels.contains_key(HEADLESS))
-            else {
-                continue;
-            };
-            let key = (object.key.namespace.as_str(), service.as_str());
+            let key = (object.key.namespace.as_str(), service);
             if let Some(service) = resources.service(key.0, key.1) {
                 strange_ports(object, slice, (service, key.1), diagnostics);
             }
@@ -68,10 +82,12 @@ impl<'r> Endpoints<'r> {
                 targets: targets(resources, object, slice, diagnostics),
             });
         }
-        Self {
-            slices,
-            localities: localities(resources),
-        }
+        Self { slices, localities }
+    }
+
+    /// Where Nodes are.
+    pub(crate) fn localities(&self) -> &Arc<Localities> {
+        &self.localities
     }
 
     /// Where an endpoint is: what its Pod's label says, else what its Node's labels say.
@@ -107,16 +123,15 @@ impl<'r> Endpoints<'r> {
         }
     }
 
-    /// The endpoints of a Service's port, ready or not, each with its target port. A slice's port belongs to
-    /// the Service's port of the same name and protocol, as with kube-proxy.
+    /// The endpoints of a Service's port, which has a name or an empty one, ready or not; each with its
+    /// target port. A slice's port belongs to the Service's port of the same name and protocol, as with
+    /// kube-proxy.
     pub(crate) fn behind(
         &self,
         namespace: &str,
         service: &str,
-        port: &ServicePort,
+        (name, wanted): (&str, Protocol),
     ) -> Vec<(SliceTarget<'r>, u16)> {
-        let name = port.name.as_deref().unwrap_or_default();
-        let wanted = protocol(port.protocol.as_deref());
         let mut behind = Vec::new();
         for slice in self.slices.get(&(namespace, service)).into_iter().flatten() {
             let target = slice.ports.iter().find_map(|port| {
@@ -131,6 +146,23 @@ impl<'r> Endpoints<'r> {
         }
         behind
     }
+}
+
+/// The Service that a slice belongs to, if it counts at all.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    let labels = slice.metadata.labels.as_ref()?;
+    // kube-proxy does not even watch the slices of headless Services. Whether the Service itself has the
+    // label does not count.
+    let service = labels.get(SERVICE_NAME)?;
+    (!labels.contains_key(HEADLESS)).then_some(service)
+}
+
+/// Namespace and name of the Pod that has an endpoint of a slice of `namespace`.
+pub(crate) fn pod_of<'e>(endpoint: &'e Endpoint, namespace: &'e str) -> Option<(&'e str, &'e str)> {
+    let target = endpoint.target_ref.as_ref()?;
+    let is_pod = target.kind.as_deref() == Some("Pod");
+    let namespace = target.namespace.as_deref().unwrap_or(namespace);
+    is_pod.then_some((namespace, target.name.as_deref()?))
 }
 
 /// Warns about ports of a slice that are none of the Service's: the endpoints are not behind it by them.
@@ -176,7 +208,7 @@ fn strange_ports(
 }
 
 /// `getLocality` of istio's pilot/pkg/serviceregistry/kube/controller.
-fn localities(resources: &Resources) -> BTreeMap<&str, Locality> {
+fn localities(resources: &Resources) -> Localities {
     let nodes = resources.nodes().filter_map(|(object, node)| {
         let labels = node.metadata.labels.as_ref()?;
         let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
@@ -185,7 +217,7 @@ fn localities(resources: &Resources) -> BTreeMap<&str, Locality> {
             zone: label("topology.kubernetes.io/zone"),
             subzone: label("topology.istio.io/subzone"),
         };
-        Some((object.key.name.as_str(), locality))
+        Some((object.key.name.clone(), locality))
     });
     nodes.collect()
 }
@@ -210,7 +242,8 @@ fn targets<'r>(
                 targets.push(SliceTarget {
                     address,
                     endpoint,
-                    pod: pod(resources, &object.key.namespace, endpoint),
+                    pod: pod_of(endpoint, &object.key.namespace)
+                        .and_then(|(namespace, name)| resources.pod(namespace, name)),
                 });
             }
             _ => {
@@ -234,17 +267,6 @@ fn takes_traffic(address: IpAddr, kind: &str) -> bool {
     };
     let special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     family == kind && !special && !link_local
-}
-
-fn pod<'r>(resources: &'r Resources, namespace: &str, endpoint: &Endpoint) -> Option<&'r Pod> {
-    let target = endpoint.target_ref.as_ref()?;
-    if target.kind.as_deref() != Some("Pod") {
-        return None;
-    }
-    resources.pod(
-        target.namespace.as_deref().unwrap_or(namespace),
-        target.name.as_deref()?,
-    )
 }
 
 // === impl SliceTarget ===

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 pub const INGRESS_GATEWAY: (&str, &str) = ("istio", "ingressgateway");
 
 /// The node that this is for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeIdentity {
     /// Name of the Node object.
     pub name: String,
 }
 
 /// The gateway pod that this is for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayIdentity {
     /// The pod's namespace.
     pub namespace: String,

@@ -6,9 +6,12 @@
 //! | [`front`] | Gateways and routes → the listeners of a gateway pod |
 //! | [`clusters`] | the destinations of routes → clusters |
 //! | [`endpoints`] | EndpointSlices → the addresses behind each Service port |
+//! | [`whole`] | all of that together |
+//! | [`compiler`] | one state of the objects after the other, at the cost of what has changed |
 
 mod clusters;
 mod compiled;
+mod compiler;
 mod endpoints;
 mod front;
 mod identity;
@@ -17,21 +20,25 @@ mod ports;
 mod publisher;
 mod scope;
 mod services;
+mod share;
+mod slices;
 #[cfg(test)]
 mod tests;
 mod topology;
-
-use std::sync::Arc;
+mod whole;
 
 use nodegate_model::{gateway::Gateway, service::ServicePort};
 use nodegate_resources::Resources;
-use nodegate_values::diagnostic::{self, Diagnostic};
+use nodegate_values::diagnostic::Diagnostic;
 
 pub use compiled::Compiled;
+pub use compiler::{Compiler, Work};
 pub use identity::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity};
 pub use publisher::Publisher;
 pub use scope::{Claims, ServiceScope};
 pub use topology::topology;
+
+use whole::{Subject, Whole};
 
 /// Compiles what `node` redirects and what the gateway pod `gateway` (if this process is one) serves.
 pub fn compile(
@@ -40,25 +47,12 @@ pub fn compile(
     gateway: Option<&GatewayIdentity>,
     scope: &ServiceScope,
 ) -> Compiled {
-    let mut diagnostics = resources.diagnostics.clone();
-    let endpoints = endpoints::Endpoints::of(resources, &mut diagnostics);
-    let view = services::ServiceView {
-        scope,
-        claims: Claims::Oldest,
-        node,
+    let subject = Subject {
+        node: node.clone(),
+        gateway: gateway.cloned(),
+        scope: scope.clone(),
     };
-    let services = services::compile(resources, &endpoints, &view, &mut diagnostics);
-    let gateway = gateway.map_or_else(Gateway::default, |identity| {
-        front::istio::compile(resources, &endpoints, identity, &mut diagnostics)
-    });
-    diagnostic::sort(&mut diagnostics);
-    diagnostics.dedup();
-    Compiled {
-        node: topology(resources, node),
-        services,
-        gateway: Arc::new(gateway),
-        diagnostics,
-    }
+    Whole::of(resources, &subject).compiled(resources)
 }
 
 /// What a gateway pod serves.
@@ -68,7 +62,7 @@ pub fn gateway(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Gateway {
     let endpoints = endpoints::Endpoints::of(resources, diagnostics);
-    front::istio::compile(resources, &endpoints, identity, diagnostics)
+    front::istio::compile(resources, &endpoints, identity, diagnostics).0
 }
 
 /// The Services that kube-proxy would translate, sorted by name and protocol.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use nodegate_model::{Snapshot, service::ServicePort};
+use nodegate_model::Snapshot;
 
-use crate::compiled::Compiled;
+use crate::{compiled::Compiled, share};
 
 /// Numbers the Snapshots of a process.
 #[derive(Debug, Default)]
@@ -30,7 +30,11 @@ impl Publisher {
             diagnostics,
         } = compiled;
         let before = self.current.as_deref();
-        let services = shared(before.map_or(&[], |before| &before.services), services);
+        let services = share::services(before.map_or(&[], |before| &before.services), services);
+        let gateway = match before {
+            Some(before) => share::gateway(&before.gateway, gateway),
+            None => gateway,
+        };
         let generation = match &self.current {
             None => 1,
             Some(current)
@@ -55,23 +59,4 @@ impl Publisher {
         self.current = Some(snapshot.clone());
         snapshot
     }
-}
-
-/// Takes the Service ports that have not changed from those before; both are sorted by name and protocol.
-fn shared(before: &[Arc<ServicePort>], services: Vec<ServicePort>) -> Vec<Arc<ServicePort>> {
-    let mut before = before.iter().peekable();
-    let services = services.into_iter();
-    services
-        .map(|service| {
-            while before.next_if(|old| is_before(old, &service)).is_some() {}
-            match before.next_if(|old| ***old == service) {
-                Some(old) => Arc::clone(old),
-                None => Arc::new(service),
-            }
-        })
-        .collect()
-}
-
-fn is_before(a: &ServicePort, b: &ServicePort) -> bool {
-    (&a.name, a.protocol) < (&b.name, b.protocol)
 }

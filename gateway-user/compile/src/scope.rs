@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Which Services the datapath translates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ServiceScope {
     /// Every Service, as kube-proxy does.
     All,

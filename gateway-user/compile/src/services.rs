@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use k8s_openapi::api::core::v1::{self, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
 use nodegate_model::service::{
     Endpoint, Protocol, ServicePort, ServicePortName, ServiceType, SourceRanges, TrafficPolicy,
 };
@@ -27,7 +27,7 @@ const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// (`DefaultClientIPServiceAffinitySeconds`).
 const AFFINITY: u32 = 10800;
 
-type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Which Services are translated, and from which node's point of view.
 #[derive(Debug)]
@@ -71,16 +71,17 @@ pub(crate) fn compile(
                 Claims::Oldest => external.granted(object, spec, number, protocol, diagnostics),
                 Claims::All => addresses(spec.external_ips.iter().flatten()),
             };
+            let name = ServicePortName {
+                port: port.name.clone().unwrap_or_default(),
+                ..common.name.clone()
+            };
             ports.push(ServicePort {
-                name: ServicePortName {
-                    port: port.name.clone().unwrap_or_default(),
-                    ..common.name.clone()
-                },
+                endpoints: behind(endpoints, &name, protocol, wanted.node),
+                name,
                 protocol,
                 port: number,
                 node_port: some_port(port.node_port),
                 external_ips,
-                endpoints: behind(endpoints, object, port, &wanted.node.name),
                 ..common.clone()
             });
         }
@@ -204,15 +205,15 @@ fn report_ranges(object: &Object, spec: &ServiceSpec, diagnostics: &mut Vec<Diag
 ///
 /// Of several entries for one address kube-proxy takes one that is not ending; among equals it takes
 /// whichever it meets last, which is chance. Here it is the best.
-fn behind(
+pub(crate) fn behind(
     endpoints: &Endpoints<'_>,
-    object: &Object,
-    port: &v1::ServicePort,
-    node: &str,
+    name: &ServicePortName,
+    protocol: Protocol,
+    node: &NodeIdentity,
 ) -> Vec<Endpoint> {
     let mut found: BTreeMap<_, Endpoint> = BTreeMap::new();
-    for (target, number) in endpoints.behind(&object.key.namespace, &object.key.name, port) {
-        let endpoint = target.model(number, node);
+    for (target, number) in endpoints.behind(&name.namespace, &name.name, (&name.port, protocol)) {
+        let endpoint = target.model(number, &node.name);
         let rank = |endpoint: &Endpoint| {
             (
                 !endpoint.terminating,
@@ -323,21 +324,31 @@ struct GatewayPods<'r> {
     pods: Vec<(&'r str, &'r Labels)>,
 }
 
-fn gateway_pods(resources: &Resources) -> GatewayPods<'_> {
+/// The selectors of gateway pods.
+pub(crate) fn gateway_selectors(resources: &Resources) -> BTreeSet<Labels> {
     let own = Labels::from([(INGRESS_GATEWAY.0.into(), INGRESS_GATEWAY.1.into())]);
     // An empty selector says which Gateways apply, not which pods are gateways.
-    let selectors: BTreeSet<_> = resources
+    let selectors = resources
         .gateways()
-        .map(|(_, gateway)| gateway.spec.selector.clone())
-        .filter(|selector| !selector.is_empty())
-        .chain([own])
-        .collect();
+        .map(|(_, gateway)| gateway.spec.selector.clone());
+    let selectors = selectors.filter(|selector| !selector.is_empty());
+    selectors.chain([own]).collect()
+}
+
+/// The labels of a gateway pod; none of any other pod.
+pub(crate) fn gateway_labels<'p>(pod: &'p Pod, selectors: &BTreeSet<Labels>) -> Option<&'p Labels> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let mut selectors = selectors.iter();
+    selectors
+        .any(|selector| selects(selector, Some(labels)))
+        .then_some(labels)
+}
+
+fn gateway_pods(resources: &Resources) -> GatewayPods<'_> {
+    let selectors = gateway_selectors(resources);
     let pods = resources.pods().filter_map(|(object, pod)| {
-        let labels = pod.metadata.labels.as_ref()?;
-        let is_gateway = selectors
-            .iter()
-            .any(|selector| selects(selector, Some(labels)));
-        is_gateway.then_some((object.key.namespace.as_str(), labels))
+        let labels = gateway_labels(pod, &selectors)?;
+        Some((object.key.namespace.as_str(), labels))
     });
     GatewayPods {
         pods: pods.collect(),

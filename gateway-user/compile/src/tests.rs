@@ -1,5 +1,6 @@
 mod gateway;
 mod http;
+mod incremental;
 mod policy;
 mod scenarios;
 mod services;

@@ -322,7 +322,7 @@ mod tests {
                 node: nodegate_model::selection::NodeTopology::default(),
                 services: services.into_iter().map(Arc::new).collect(),
                 gateway: Arc::new(Gateway::default()),
-                diagnostics: Vec::new(),
+                diagnostics: Vec::new().into(),
             };
             sender.send_replace(Published {
                 version: 1,

@@ -2,6 +2,7 @@
 //! daemon would write to the maps.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -71,9 +72,9 @@ pub struct Node {
 impl Node {
     /// A node where kube-proxy, configured so, has the Services `by_kube_proxy`, and nodegate the
     /// Services `services`.
-    pub fn new(
+    pub fn new<S: Borrow<ServicePort>>(
         by_kube_proxy: &[ServicePort],
-        services: &[ServicePort],
+        services: &[S],
         config: KubeProxyConfig,
         choices: &Choices,
     ) -> Self {

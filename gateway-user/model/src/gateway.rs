@@ -3,8 +3,9 @@
 //! The nouns are Envoy's: a listener has virtual hosts, a virtual host has routes, a route leads to
 //! clusters, a cluster has endpoints.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
+use nodegate_sharing::SharedMap;
 use serde::Serialize;
 
 mod action;
@@ -28,11 +29,13 @@ pub use nodegate_values::retry::RetryOn;
 /// What one gateway pod serves.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Gateway {
-    /// Sorted by port; at most one per port.
-    pub listeners: Vec<Listener>,
+    /// Sorted by port; at most one per port. As long as no route changes they are shared with the Gateway
+    /// before.
+    pub listeners: Arc<[Listener]>,
     /// By name, such as `outbound|80|v1|simple.simple.svc.cluster.local`. A route may name a cluster
-    /// that is not here: Envoy answers 503 (`cluster_not_found`) then.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// that is not here: Envoy answers 503 (`cluster_not_found`) then. Clusters that have not changed are
+    /// shared with the Gateway before.
+    pub clusters: SharedMap<String, Arc<Cluster>>,
 }
 
 /// A port that the gateway pod listens on, on all its addresses.

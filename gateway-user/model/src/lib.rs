@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodegate_values::diagnostic::Diagnostic;
+use nodegate_values::diagnostic::Diagnostics;
 
 pub mod gateway;
 pub mod selection;
@@ -25,7 +25,7 @@ pub struct Snapshot {
     /// What the proxy serves; empty for a process that is no gateway.
     pub gateway: Arc<Gateway>,
     /// What is wrong with the resources that this was made from.
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Diagnostics,
 }
 
 /// The last Snapshot, and which state of the resources it was made from.

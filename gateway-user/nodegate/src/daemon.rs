@@ -37,7 +37,7 @@ use nodegate_programming::masquerade::MasqueradeMode;
 use nodegate_proxy::{self as proxy, Parity, Proxy};
 use nodegate_source::combined::Sources;
 
-use publisher::Compiler;
+use publisher::Audience;
 
 pub use sources::SourceOptions;
 
@@ -131,13 +131,13 @@ impl Daemon {
         let mut tasks = Vec::new();
 
         let (snapshots, published) = watch::channel(Published::default());
-        let compiler = Compiler {
+        let audience = Audience {
             node: options.node.clone(),
             gateway: options.proxy.as_ref().map(|proxy| proxy.identity.clone()),
             services: options.services.clone(),
         };
         tasks.push(tokio::spawn(publisher::publish(
-            compiler,
+            audience,
             sources.subscribe(),
             snapshots,
         )));

@@ -188,7 +188,7 @@ fn one_endpoint() -> Result<(), Failed> {
             node: NodeTopology::default(),
             services: services.to_vec(),
             gateway: Arc::default(),
-            diagnostics: Vec::new(),
+            diagnostics: Vec::new().into(),
         });
         let start = Instant::now();
         let mut plan = reconciler.plan(maps.mirror(), &snapshot, &node);

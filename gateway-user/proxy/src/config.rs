@@ -11,11 +11,11 @@ mod listener;
 mod operation;
 mod target;
 
-pub(crate) use clusters::{Changes, Endpoints};
+pub(crate) use clusters::{Changes, Clusters, Endpoints};
 pub(crate) use listener::{HttpListener, Listener, MirrorState, Protocol, Routed};
 
-use crate::{cluster::ClusterState, dns::Answers};
-use clusters::{Clusters, Previous};
+use crate::dns::Answers;
+use clusters::Previous;
 use nodegate_model::gateway::{self as model, Gateway};
 
 /// What all workers serve at one moment. It never changes: the next one takes its place.
@@ -75,8 +75,8 @@ impl Config {
     }
 
     /// All clusters, by name.
-    pub(crate) fn clusters(&self) -> &[Arc<ClusterState>] {
-        self.clusters.all()
+    pub(crate) fn clusters(&self) -> &Clusters {
+        &self.clusters
     }
 
     fn made_from(&self) -> Previous<'_> {
@@ -89,7 +89,7 @@ impl Config {
 
     /// Whether this was made from the same description of a listener.
     fn describes(&self, listener: &model::Listener, gateway: &Arc<Gateway>) -> bool {
-        if Arc::ptr_eq(&self.gateway, gateway) {
+        if Arc::ptr_eq(&self.gateway.listeners, &gateway.listeners) {
             return true;
         }
         let mut listeners = self.gateway.listeners.iter();

@@ -9,7 +9,7 @@ use nodegate_model::gateway::{
 
 pub(crate) fn gateway(listeners: Vec<Listener>, clusters: Vec<Cluster>) -> Gateway {
     Gateway {
-        listeners,
+        listeners: listeners.into(),
         clusters: clusters
             .into_iter()
             .map(|cluster| (cluster.name.clone(), Arc::new(cluster)))

@@ -10,7 +10,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use nodegate_model::{Snapshot, gateway::Gateway};
+use nodegate_model::{
+    Snapshot,
+    gateway::{Cluster, Gateway},
+};
 use nodegate_observe::Tap;
 use tokio::{
     sync::{Mutex, mpsc, oneshot, watch},
@@ -190,6 +193,14 @@ impl Proxy {
 
     /// Resolves the names of a Gateway's endpoints from now on.
     async fn resolve(&self, applying: &mut Applying, gateway: &Gateway) {
+        let previous = Arc::clone(self.shared.config.load().gateway());
+        let mut changes = gateway.clusters.changes_since(&previous.clusters);
+        let has_names = |cluster: Option<&Arc<Cluster>>| {
+            cluster.is_some_and(|cluster| !cluster.names.is_empty())
+        };
+        if !changes.any(|change| has_names(change.before) || has_names(change.after)) {
+            return;
+        }
         let names: BTreeSet<String> = gateway
             .clusters
             .values()

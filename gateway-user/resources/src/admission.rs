@@ -3,28 +3,44 @@
 //!
 //! Every reload looks at all candidates at once, so the order of files never matters, and what was
 //! refused is admitted as soon as it is fine. Where a candidate is refused, the version that was
-//! accepted last stays.
+//! accepted last stays. Where only objects have changed that nothing is decided by but themselves, such as
+//! EndpointSlices, [`Store::amend`] comes to the same result without a look at all others.
 
+mod amend;
 mod conflicts;
 mod destinations;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::PathBuf,
     sync::Arc,
 };
 
-use nodegate_values::diagnostic::{self, Diagnostic, ObjectKey, Severity};
+use nodegate_sharing::SharedMap;
+use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics, ObjectKey, Severity};
 
 use super::{Resources, manifest::Manifest, object::Object, validate::validate};
+
+pub use amend::Amendment;
 
 /// The accepted version of every object.
 #[derive(Debug, Default)]
 pub struct Store {
     current: Arc<Resources>,
     /// As in `current`, but with the newest place of each object.
-    accepted: BTreeMap<ObjectKey, Arc<Object>>,
+    accepted: SharedMap<ObjectKey, Arc<Object>>,
+    exceptions: Exceptions,
+}
+
+/// What the manifests say that is not in force just because they say it.
+#[derive(Debug, Default)]
+struct Exceptions {
+    /// Objects that were refused, are defined twice, or cannot be read in one of the places.
+    objects: BTreeSet<ObjectKey>,
+    /// Files that cannot be read as a whole.
+    files: BTreeSet<Arc<PathBuf>>,
 }
 
 /// An object in the course of a reload.
@@ -41,6 +57,7 @@ struct Proposal {
 /// A reload.
 struct Round {
     proposals: BTreeMap<ObjectKey, Proposal>,
+    exceptions: Exceptions,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -63,9 +80,10 @@ impl Store {
         manifests.sort_by(|a, b| a.file.cmp(&b.file));
         let mut round = Round {
             proposals: BTreeMap::new(),
+            exceptions: Exceptions::of(&manifests),
             diagnostics,
         };
-        round.propose(&manifests);
+        round.propose(&manifests, &self.accepted);
         round.keep(&manifests, &self.accepted);
         round.validate();
         round.settle_conflicts();
@@ -76,25 +94,52 @@ impl Store {
     fn accept(&mut self, round: Round) -> Arc<Resources> {
         let Round {
             proposals,
+            exceptions,
             mut diagnostics,
         } = round;
         diagnostic::sort(&mut diagnostics);
+        self.exceptions = exceptions;
         self.accepted = proposals
             .into_iter()
-            .filter_map(|(key, proposal)| Some((key, proposal.chosen?)))
+            .filter_map(|(key, proposal)| {
+                if proposal.refused {
+                    self.exceptions.objects.insert(key.clone());
+                }
+                Some((key, proposal.chosen?))
+            })
             .collect();
         let current = &self.current;
-        if current.version == 0
-            || current.objects != self.accepted
-            || current.diagnostics != diagnostics
-        {
-            self.current = Arc::new(Resources {
-                version: current.version + 1,
-                objects: self.accepted.clone(),
-                diagnostics,
-            });
+        let is_other = self
+            .accepted
+            .changes_since(&current.objects)
+            .any(|change| change.before != change.after);
+        if current.version == 0 || is_other || *current.diagnostics != diagnostics[..] {
+            self.put_in_force(diagnostics.into());
         }
         self.current.clone()
+    }
+
+    /// Makes what is accepted what is in force.
+    fn put_in_force(&mut self, diagnostics: Diagnostics) {
+        self.current = Arc::new(Resources {
+            version: self.current.version + 1,
+            objects: self.accepted.clone(),
+            diagnostics,
+        });
+    }
+}
+
+// === impl Exceptions ===
+
+impl Exceptions {
+    /// Those that manifests tell of themselves.
+    fn of(manifests: &[&Manifest]) -> Self {
+        let unreadable = manifests.iter().flat_map(|manifest| &manifest.unreadable);
+        let broken = manifests.iter().filter(|manifest| manifest.broken);
+        Self {
+            objects: unreadable.cloned().collect(),
+            files: broken.map(|manifest| Arc::clone(&manifest.file)).collect(),
+        }
     }
 }
 
@@ -112,15 +157,17 @@ impl Proposal {
 // === impl Round ===
 
 impl Round {
-    /// Takes the candidates; of two for one object, the first by file and line.
-    fn propose(&mut self, manifests: &[&Manifest]) {
+    /// Takes the candidates; of two for one object, the first by file and line. One that is what was
+    /// accepted is that itself, and not a copy.
+    fn propose(&mut self, manifests: &[&Manifest], accepted: &SharedMap<ObjectKey, Arc<Object>>) {
         for manifest in manifests {
             self.diagnostics
                 .extend(manifest.diagnostics.iter().cloned());
             for object in &manifest.objects {
                 match self.proposals.entry(object.key.clone()) {
                     Entry::Vacant(entry) => {
-                        entry.insert(Proposal::default()).chosen = Some(Arc::new(object.clone()));
+                        let candidate = object.shared(accepted.get(&object.key));
+                        entry.insert(Proposal::default()).chosen = Some(candidate);
                     }
                     Entry::Occupied(entry) => {
                         let Some(first) = &entry.get().chosen else {
@@ -131,6 +178,7 @@ impl Round {
                         let fix = "remove or rename one of them".to_owned();
                         let error = object.report(Severity::Error, "", message, fix);
                         self.diagnostics.push(error);
+                        self.exceptions.objects.insert(object.key.clone());
                     }
                 }
             }
@@ -138,7 +186,7 @@ impl Round {
     }
 
     /// Keeps what was accepted of objects that cannot be read now.
-    fn keep(&mut self, manifests: &[&Manifest], accepted: &BTreeMap<ObjectKey, Arc<Object>>) {
+    fn keep(&mut self, manifests: &[&Manifest], accepted: &SharedMap<ObjectKey, Arc<Object>>) {
         for (key, last) in accepted {
             if let Some(proposal) = self.proposals.get_mut(key) {
                 proposal.last = Some(last.clone());

@@ -16,7 +16,7 @@ pub mod manifest;
 pub mod object;
 pub mod validate;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 pub use kind::ResourceKind;
 
@@ -25,7 +25,8 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use nodegate_values::diagnostic::{Diagnostic, ObjectKey};
+use nodegate_sharing::SharedMap;
+use nodegate_values::diagnostic::{Diagnostics, ObjectKey};
 use object::{Body, Object};
 
 /// The objects in force, at one moment, and what is wrong with those that are not.
@@ -33,10 +34,10 @@ use object::{Body, Object};
 pub struct Resources {
     /// Rises by one with every change that a source reports; the first is 1.
     pub version: u64,
-    /// The accepted version of each object.
-    pub objects: BTreeMap<ObjectKey, Arc<Object>>,
+    /// The accepted version of each object. Those that have not changed are shared with the Resources before.
+    pub objects: SharedMap<ObjectKey, Arc<Object>>,
     /// Sorted by place.
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Diagnostics,
 }
 
 macro_rules! of_kind {

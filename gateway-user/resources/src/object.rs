@@ -29,7 +29,7 @@ pub struct Object {
 }
 
 /// The document that an object was read from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestPlace {
     /// The file, as it was named to us.
     pub file: Arc<PathBuf>,
@@ -72,6 +72,14 @@ impl PartialEq for Object {
 }
 
 impl Object {
+    /// This object: as it is held already, if that says the same in the same place, else a copy.
+    pub(super) fn shared(&self, held: Option<&Arc<Self>>) -> Arc<Self> {
+        match held.filter(|held| self == &***held && self.origin == held.origin) {
+            Some(held) => Arc::clone(held),
+            None => Arc::new(self.clone()),
+        }
+    }
+
     /// The object's metadata.
     pub fn metadata(&self) -> &ObjectMeta {
         match &self.body {

@@ -9,7 +9,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
+use nodegate_resources::{
+    Resources,
+    admission::{Amendment, Store},
+    manifest::Manifest,
+};
 use nodegate_values::diagnostic::Diagnostic;
 use tokio::sync::watch;
 
@@ -53,6 +57,15 @@ struct Held {
     documents: BTreeMap<Arc<PathBuf>, Arc<Manifest>>,
     services: Option<Arc<Rules>>,
     troubles: Vec<Diagnostic>,
+}
+
+/// What changes do to objects.
+#[derive(Debug, Default)]
+struct Effect {
+    /// The documents that were there before, by name; none where there was no such document.
+    replaced: BTreeMap<Arc<PathBuf>, Option<Arc<Manifest>>>,
+    /// Whether something else is wrong with the source than before.
+    has_troubles: bool,
 }
 
 /// One source's way to all others.
@@ -130,12 +143,11 @@ impl Changes for Slot {
 
 impl Combined {
     fn take(&mut self, source: usize, changes: Vec<Change>) {
-        let has_objects = self.held[source].take(changes);
+        let effect = self.held[source].take(changes);
         let current = self.inputs.borrow().clone();
-        let resources = if has_objects {
-            self.admit()
-        } else {
-            Arc::clone(&current.resources)
+        let resources = match effect {
+            None => Arc::clone(&current.resources),
+            Some(effect) => self.amend(source, &effect).unwrap_or_else(|| self.admit()),
         };
         let rules = self.held.iter().find_map(|held| held.services.clone());
         if resources.version != current.resources.version || rules != current.rules {
@@ -145,6 +157,19 @@ impl Combined {
                 rules,
             }));
         }
+    }
+
+    /// Goes on from what is in force, if that does for these changes.
+    fn amend(&mut self, source: usize, effect: &Effect) -> Option<Arc<Resources>> {
+        if effect.has_troubles {
+            return None;
+        }
+        let documents = &self.held[source].documents;
+        let amendments = effect.replaced.iter().map(|(name, before)| Amendment {
+            before: before.as_deref(),
+            after: documents.get(name).map(|document| &**document),
+        });
+        self.store.amend(&amendments.collect::<Vec<_>>())
     }
 
     fn admit(&mut self) -> Arc<Resources> {
@@ -160,20 +185,35 @@ impl Combined {
 // === impl Held ===
 
 impl Held {
-    /// Takes changes, and says whether objects, or what is wrong with them, are among them.
-    fn take(&mut self, changes: Vec<Change>) -> bool {
-        let mut has_objects = false;
+    /// Takes changes, and says what they do to objects; none: nothing.
+    fn take(&mut self, changes: Vec<Change>) -> Option<Effect> {
+        let mut effect = None;
         for change in changes {
-            has_objects |= !matches!(change, Change::Services(_));
-            match change {
-                Change::Document(document) => {
-                    self.documents.insert(document.file.clone(), document);
-                }
-                Change::Gone(name) => drop(self.documents.remove(&name)),
-                Change::Services(services) => self.services = Some(services),
-                Change::Troubles(troubles) => self.troubles = troubles,
+            if let Change::Services(services) = change {
+                self.services = Some(services);
+                continue;
             }
+            let effect = effect.get_or_insert_with(Effect::default);
+            let (name, before) = match change {
+                Change::Document(document) => {
+                    let name = Arc::clone(&document.file);
+                    let before = self.documents.insert(Arc::clone(&name), document);
+                    (name, before)
+                }
+                Change::Gone(name) => {
+                    let before = self.documents.remove(&name);
+                    (name, before)
+                }
+                Change::Troubles(troubles) => {
+                    self.troubles = troubles;
+                    effect.has_troubles = true;
+                    continue;
+                }
+                Change::Services(_) => continue,
+            };
+            // What was there before the first of these changes counts.
+            effect.replaced.entry(name).or_insert(before);
         }
-        has_objects
+        effect
     }
 }

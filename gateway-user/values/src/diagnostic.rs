@@ -1,6 +1,6 @@
 //! What is wrong with a manifest: one message that names the place, the object and the fix.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Deref, path::PathBuf, slice, sync::Arc};
 
 use serde::Serialize;
 
@@ -73,6 +73,48 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub fix: Option<String>,
+}
+
+/// Messages that are shared for as long as they are the same: a copy costs a pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics(Arc<[Diagnostic]>);
+
+// === impl Diagnostics ===
+
+impl Diagnostics {
+    /// Whether both are one in memory, and so the same without a look at any message.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Deref for Diagnostics {
+    type Target = [Diagnostic];
+
+    fn deref(&self) -> &[Diagnostic] {
+        &self.0
+    }
+}
+
+impl From<Vec<Diagnostic>> for Diagnostics {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Self(diagnostics.into())
+    }
+}
+
+impl<'d> IntoIterator for &'d Diagnostics {
+    type Item = &'d Diagnostic;
+    type IntoIter = slice::Iter<'d, Diagnostic>;
+
+    fn into_iter(self) -> slice::Iter<'d, Diagnostic> {
+        self.iter()
+    }
+}
+
+impl<const N: usize> PartialEq<[Diagnostic; N]> for Diagnostics {
+    fn eq(&self, other: &[Diagnostic; N]) -> bool {
+        **self == *other
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -155,7 +197,7 @@ mod tests {
         };
         let (old, moved, new) = (at(3, "old"), at(4, "old"), at(3, "new"));
         assert_eq!(
-            news(std::slice::from_ref(&old), &[moved, new.clone()]),
+            news(slice::from_ref(&old), &[moved, new.clone()]),
             [&new]
         );
         assert_eq!(news(&[old], &[]), Vec::<&Diagnostic>::new());

@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 11] = [
     &["nodegate-export", "nodegate-iptables", "nodegate-observe"],
     &["nodegate-compile"],
     &["nodegate-model", "nodegate-resources"],
-    &["nodegate-values"],
+    &["nodegate-sharing", "nodegate-values"],
     &["gateway-common", "nodegate-programs"],
 ];
 

@@ -1,5 +1,12 @@
 //! Which protocol endpoints speak.
 
+use k8s_openapi::api::core::v1::ServicePort;
+
+/// Whether the endpoints of a Service's port speak HTTP/2.
+pub(super) fn of_port(port: &ServicePort) -> bool {
+    speaks_http2(port.app_protocol.as_deref(), port.name.as_deref())
+}
+
 /// Whether a port's `appProtocol`, or else its name, is up to the first hyphen of a protocol over HTTP/2
 /// (`ConvertProtocol` of istio's pkg/config/kube; `Instance.IsHTTP2` of its pkg/config/protocol).
 pub(super) fn speaks_http2(app_protocol: Option<&str>, name: Option<&str>) -> bool {

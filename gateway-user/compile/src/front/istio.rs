@@ -17,14 +17,19 @@ use binding::BoundService;
 use context::GatewayContext;
 use server::{GatewayServer, ListenerKind};
 
-use crate::{clusters::Clusters, endpoints::Endpoints, identity::GatewayIdentity};
+use crate::{
+    clusters::{Behind, Clusters},
+    endpoints::Endpoints,
+    identity::GatewayIdentity,
+};
 
+/// What the pod serves, and what is behind its clusters.
 pub(crate) fn compile(
     resources: &Resources,
     endpoints: &Endpoints<'_>,
     identity: &GatewayIdentity,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Gateway {
+) -> (Gateway, Vec<Behind>) {
     let known = Destinations::of(resources.objects.values());
     let mut context = GatewayContext {
         resources,
@@ -54,13 +59,14 @@ pub(crate) fn compile(
         };
         listeners.extend(protocol.map(|protocol| Listener { port, protocol }));
     }
-    let clusters = context.clusters.finish(&mut context.diagnostics);
+    let (clusters, behind) = context.clusters.finish(&mut context.diagnostics);
     diagnostics.append(&mut context.diagnostics);
     unreachable_hosts(resources, identity, diagnostics);
-    Gateway {
-        listeners,
-        clusters,
-    }
+    let gateway = Gateway {
+        listeners: listeners.into(),
+        clusters: clusters.into_iter().collect(),
+    };
+    (gateway, behind)
 }
 
 /// Warns about VirtualServices whose hosts no server of their Gateways has.

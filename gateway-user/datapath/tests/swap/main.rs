@@ -142,7 +142,7 @@ fn apply(world: &World, datapath: &mut Datapath, epochs: &mut Vec<Epoch>) -> Res
         node: NodeTopology::default(),
         services,
         gateway: Arc::default(),
-        diagnostics: Vec::new(),
+        diagnostics: Vec::new().into(),
     };
     let facts = NodeFacts {
         addresses: BTreeSet::from(NODE),

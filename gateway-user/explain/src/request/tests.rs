@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::*;
 use nodegate_model::gateway::{
@@ -25,11 +25,11 @@ const V2: &str = "outbound|80|v2|web.default.svc.cluster.local";
 
 fn gateway(protocol: ListenerProtocol, clusters: Vec<(String, Arc<Cluster>)>) -> Gateway {
     Gateway {
-        listeners: vec![Listener {
+        listeners: Arc::new([Listener {
             port: 8080,
             protocol,
-        }],
-        clusters: BTreeMap::from_iter(clusters),
+        }]),
+        clusters: clusters.into_iter().collect(),
     }
 }
 

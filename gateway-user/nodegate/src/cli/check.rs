@@ -107,7 +107,7 @@ fn diagnose(resources: &Resources) -> Vec<Diagnostic> {
     for gateway in gateways(resources) {
         let node = NodeIdentity::default();
         let compiled = compile(resources, &node, Some(&gateway), &ServiceScope::All);
-        all.extend(compiled.diagnostics);
+        all.extend(compiled.diagnostics.iter().cloned());
     }
     all.extend(unserved(resources));
     let mut all: Vec<_> = all.into_iter().collect();

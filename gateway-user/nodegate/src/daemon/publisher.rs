@@ -2,30 +2,37 @@
 
 use std::sync::Arc;
 
-use nodegate_compile::{Compiled, GatewayIdentity, NodeIdentity, Publisher, ServiceScope, compile};
+use nodegate_compile::{
+    Compiled, Compiler, GatewayIdentity, NodeIdentity, Publisher, ServiceScope,
+};
 use nodegate_model::Published;
 use nodegate_resources::Resources;
 use nodegate_source::{combined::Inputs, rules::Rules};
-use nodegate_values::diagnostic::{self, Diagnostic, Severity};
+use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics, Severity};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// For whom Snapshots are made.
 #[derive(Clone, Debug)]
-pub(super) struct Compiler {
+pub(super) struct Audience {
     pub(super) node: NodeIdentity,
     pub(super) gateway: Option<GatewayIdentity>,
     pub(super) services: ServiceScope,
 }
 
-impl Compiler {
+impl Audience {
     /// Services come from the rules if there is such a source.
-    fn compile(&self, resources: &Resources, rules: Option<&Rules>) -> Compiled {
+    fn compile(
+        &self,
+        compiler: &mut Compiler,
+        resources: &Arc<Resources>,
+        rules: Option<&Rules>,
+    ) -> Compiled {
         let gateway = self
             .gateway
             .as_ref()
             .map(|identity| labelled(identity, resources));
-        let compiled = compile(resources, &self.node, gateway.as_ref(), &self.services);
+        let compiled = compiler.compile(resources, &self.node, gateway.as_ref(), &self.services);
         match rules {
             Some(rules) => {
                 compiled.with_services(&rules.services, &rules.diagnostics, &self.services)
@@ -48,27 +55,35 @@ fn labelled(identity: &GatewayIdentity, resources: &Resources) -> GatewayIdentit
 
 /// Makes a Snapshot of every change, until the sources are gone or nobody wants Snapshots any more.
 pub(super) async fn publish(
-    compiler: Compiler,
+    audience: Audience,
     mut inputs: watch::Receiver<Arc<Inputs>>,
     published: watch::Sender<Published>,
 ) {
-    let compiler = Arc::new(compiler);
+    let audience = Arc::new(audience);
+    let mut compiler = Compiler::default();
     let mut publisher = Publisher::default();
-    let mut told = Vec::new();
+    let mut told = Diagnostics::default();
     loop {
         let current = inputs.borrow_and_update().clone();
         let version = current.version;
-        let worker = Arc::clone(&compiler);
+        let audience = Arc::clone(&audience);
+        // After a panic there is a new one, which knows nothing.
+        let mut worker = std::mem::take(&mut compiler);
         // Ten thousands of objects take a while; the control runtime has others to serve.
         match tokio::task::spawn_blocking(move || {
-            worker.compile(&current.resources, current.rules.as_deref())
+            let rules = current.rules.as_deref();
+            let compiled = audience.compile(&mut worker, &current.resources, rules);
+            (worker, compiled)
         })
         .await
         {
-            Ok(compiled) => {
+            Ok((worker, compiled)) => {
+                compiler = worker;
                 let snapshot = publisher.publish(compiled);
-                tell(&told, &snapshot.diagnostics);
-                told.clone_from(&snapshot.diagnostics);
+                if !told.is(&snapshot.diagnostics) {
+                    tell(&told, &snapshot.diagnostics);
+                    told.clone_from(&snapshot.diagnostics);
+                }
                 published.send_replace(Published {
                     version,
                     snapshot: Some(snapshot),

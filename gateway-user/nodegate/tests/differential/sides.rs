@@ -320,7 +320,7 @@ impl Sides {
             node: load.config.node.clone(),
             services: services.into_iter().map(Arc::new).collect(),
             gateway: Arc::new(Gateway::default()),
-            diagnostics: Vec::new(),
+            diagnostics: Vec::new().into(),
         })
     }
 

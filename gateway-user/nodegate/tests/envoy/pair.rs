@@ -304,11 +304,7 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
     let snapshot = Snapshot {
         generation: 1,
         node: compiled.node,
-        services: compiled
-            .services
-            .into_iter()
-            .map(std::sync::Arc::new)
-            .collect(),
+        services: compiled.services,
         gateway: compiled.gateway,
         diagnostics: compiled.diagnostics,
     };

@@ -41,7 +41,7 @@ fn snapshot(services: Vec<Arc<ServicePort>>, topology: NodeTopology) -> Arc<Snap
         node: topology,
         services,
         gateway: Arc::new(Gateway::default()),
-        diagnostics: Vec::new(),
+        diagnostics: Vec::new().into(),
     })
 }
 

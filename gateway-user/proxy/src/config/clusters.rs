@@ -3,15 +3,16 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use nodegate_model::gateway::{Cluster, Gateway};
-use rustc_hash::{FxHashMap, FxHashSet};
+use nodegate_sharing::SharedMap;
+use rustc_hash::FxHashMap;
 
 use crate::{cluster::ClusterState, dns::Answers};
 
 /// The clusters of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Clusters {
-    /// Sorted by name, as in the Gateway that they are of.
-    all: Vec<Arc<ClusterState>>,
+pub(crate) struct Clusters {
+    /// By name, as in the Gateway that they are of.
+    all: SharedMap<String, Arc<ClusterState>>,
 }
 
 /// What has become of clusters in a new configuration. Those that are not mentioned have stayed what they
@@ -20,9 +21,6 @@ pub(super) struct Clusters {
 pub(crate) struct Changes {
     /// By name: the cluster as it is now, if there still is one.
     now: FxHashMap<String, Option<Arc<ClusterState>>>,
-    /// Clusters that are not what they were. They are known by their addresses in memory, which costs less
-    /// than a look at their names; the previous configuration keeps them alive.
-    outdated: FxHashSet<usize>,
     /// Endpoints that changed clusters had, and endpoints that they have now.
     before: Vec<SocketAddr>,
     after: Vec<SocketAddr>,
@@ -49,52 +47,58 @@ impl Clusters {
         previous: Previous<'_>,
     ) -> (Self, Changes) {
         let same_answers = std::ptr::eq(answers, previous.answers) || *answers == *previous.answers;
-        let models = previous.gateway.clusters.values();
-        let mut old = models.zip(&previous.clusters.all).peekable();
-        let mut changes = Changes::default();
-        let mut all = Vec::with_capacity(gateway.clusters.len());
-        for (name, model) in &gateway.clusters {
-            // One look at pointers is enough for most.
-            let same = |(was, _): &(&Arc<Cluster>, _)| {
-                Arc::ptr_eq(was, model) && (same_answers || model.names.is_empty())
-            };
-            if let Some((_, state)) = old.next_if(same) {
-                all.push(Arc::clone(state));
-                continue;
+        let mut next = Next {
+            all: previous.clusters.all.clone(),
+            changes: Changes::default(),
+        };
+        for change in gateway.clusters.changes_since(&previous.gateway.clusters) {
+            match change.after {
+                Some(model) => next.put(change.key, &answers.resolve(model)),
+                None => next.remove(change.key),
             }
-            while let Some((_, gone)) = old.next_if(|(_, state)| state.model.name < *name) {
-                changes.note(Some(gone), None);
+        }
+        if !same_answers {
+            let named = gateway.clusters.iter();
+            for (name, model) in named.filter(|(_, model)| !model.names.is_empty()) {
+                next.put(name, &answers.resolve(model));
             }
-            let before = old.next_if(|(_, state)| state.model.name == *name);
-            let before = before.map(|(_, state)| state);
-            let model = answers.resolve(model);
-            let state = match before {
-                Some(state) if is_same(&state.model, &model) => Arc::clone(state),
-                _ => {
-                    let state = Arc::new(ClusterState::new(&model, before.map(|before| &**before)));
-                    changes.note(before, Some(&state));
-                    state
-                }
-            };
-            all.push(state);
         }
-        for (_, gone) in old {
-            changes.note(Some(gone), None);
-        }
+        let Next { all, changes } = next;
         (Self { all }, changes)
     }
 
     /// The cluster of a name.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<ClusterState>> {
-        let found = self
-            .all
-            .binary_search_by(|cluster| cluster.model.name.as_str().cmp(name));
-        self.all.get(found.ok()?)
+        self.all.get(name)
     }
 
     /// All clusters, by name.
-    pub(super) fn all(&self) -> &[Arc<ClusterState>] {
-        &self.all
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ClusterState>> {
+        self.all.values()
+    }
+}
+
+/// Clusters in the making.
+struct Next {
+    all: SharedMap<String, Arc<ClusterState>>,
+    changes: Changes,
+}
+
+impl Next {
+    /// Takes a cluster in, if it is not what the one of its name is.
+    fn put(&mut self, name: &str, model: &Arc<Cluster>) {
+        let before = self.all.get(name);
+        if before.is_some_and(|before| is_same(&before.model, model)) {
+            return;
+        }
+        let state = Arc::new(ClusterState::new(model, before.map(|before| &**before)));
+        let before = self.all.insert(name.to_owned(), Arc::clone(&state));
+        self.changes.note(name, before.as_ref(), Some(&state));
+    }
+
+    fn remove(&mut self, name: &str) {
+        let before = self.all.remove(name);
+        self.changes.note(name, before.as_ref(), None);
     }
 }
 
@@ -103,29 +107,22 @@ fn is_same(one: &Arc<Cluster>, other: &Arc<Cluster>) -> bool {
     Arc::ptr_eq(one, other) || **one == **other
 }
 
-/// Where a cluster is in memory.
-fn address(cluster: &Arc<ClusterState>) -> usize {
-    Arc::as_ptr(cluster).addr()
-}
-
 impl Changes {
-    fn note(&mut self, before: Option<&Arc<ClusterState>>, after: Option<&Arc<ClusterState>>) {
-        let Some(named) = after.or(before) else {
-            return;
-        };
-        self.now.insert(named.model.name.clone(), after.cloned());
-        self.outdated.extend(before.map(address));
+    fn note(
+        &mut self,
+        name: &str,
+        before: Option<&Arc<ClusterState>>,
+        after: Option<&Arc<ClusterState>>,
+    ) {
+        self.now.insert(name.to_owned(), after.cloned());
         let addresses = |state: &Arc<ClusterState>| state.addresses().collect::<Vec<_>>();
         self.before.extend(before.into_iter().flat_map(addresses));
         self.after.extend(after.into_iter().flat_map(addresses));
     }
 
-    /// Whether what a name leads to, which may be no cluster, has changed.
-    pub(super) fn concern(&self, name: &str, before: Option<&Arc<ClusterState>>) -> bool {
-        match before {
-            Some(cluster) => self.outdated.contains(&address(cluster)),
-            None => self.now.contains_key(name),
-        }
+    /// The names of what has changed.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.now.keys().map(String::as_str)
     }
 
     /// What has become of a cluster, if it has changed.

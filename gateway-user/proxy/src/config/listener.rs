@@ -1,13 +1,15 @@
 //! What is done with the connections of a port.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use http::HeaderValue;
 use nodegate_model::gateway::{
-    self as model, HttpRoute, HttpRoutes, ListenerProtocol, TcpRoute, VirtualHost,
+    self as model, HttpRoute, HttpRoutes, ListenerProtocol, Mirror, TcpRoute, VirtualHost,
 };
 use nodegate_route::{Match, Rewrite, RouteTable, edge};
+use nodegate_sharing::SharedList;
 use nodegate_values::percentage::Percentage;
+use rustc_hash::FxHashMap;
 
 use super::{
     clusters::{Changes, Clusters},
@@ -35,8 +37,11 @@ pub(crate) enum Protocol {
 #[derive(Debug)]
 pub(crate) struct HttpListener {
     pub(crate) table: Arc<RouteTable>,
-    /// By virtual host and route.
-    routes: Vec<Vec<Arc<RouteState>>>,
+    /// The places of each virtual host's routes in `states` begin here.
+    first: Arc<[usize]>,
+    /// The places in `states` of the routes that lead to a cluster, which need not exist.
+    leading_to: Arc<FxHashMap<String, Vec<usize>>>,
+    states: SharedList<Arc<RouteState>>,
     matches_own_headers: bool,
 }
 
@@ -150,15 +155,29 @@ fn matches_own_headers(routes: &HttpRoutes) -> bool {
 
 impl HttpListener {
     fn new<'a>(routes: &'a HttpRoutes, history: &mut History<'a>, clusters: &Clusters) -> Self {
-        let hosts = routes.virtual_hosts.iter();
-        let states = hosts.map(|host| {
-            let routes = host.routes.iter();
-            let states =
-                routes.map(|route| Arc::new(RouteState::new(host, route, history, clusters)));
-            states.collect()
+        let hosts = &routes.virtual_hosts;
+        let mut next = 0;
+        let first = hosts.iter().map(|host| {
+            let first = next;
+            next += host.routes.len();
+            first
         });
+        let first = first.collect();
+        let mut leading_to: FxHashMap<_, Vec<_>> = FxHashMap::default();
+        for (place, (_, route)) in all(hosts).enumerate() {
+            for cluster in clusters_of(route) {
+                let places = leading_to.entry(cluster.to_owned()).or_default();
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        let states = all(hosts)
+            .map(|(host, route)| Arc::new(RouteState::new(host, route, history, clusters)));
         Self {
-            routes: states.collect(),
+            first,
+            leading_to: Arc::new(leading_to),
+            states: states.collect(),
             table: Arc::new(RouteTable::new(routes.clone())),
             matches_own_headers: matches_own_headers(routes),
         }
@@ -171,43 +190,41 @@ impl HttpListener {
 
     /// The same with clusters as they are now; none if no route leads to a changed cluster.
     fn with(&self, changes: &Changes) -> Option<Self> {
-        let hosts = self.routes.iter().enumerate();
-        let concerned = hosts.flat_map(|(host, routes)| {
-            let routes = routes.iter().enumerate();
-            let concerned = routes.filter(|(_, route)| route.is_concerned(changes));
-            concerned.map(move |(at, route)| (host, at, Arc::new(route.with(changes))))
-        });
-        let mut concerned = concerned.peekable();
-        concerned.peek()?;
-        let mut routes = self.routes.clone();
-        for (host, at, route) in concerned {
-            routes[host][at] = route;
+        let places = changes.names().filter_map(|name| self.leading_to.get(name));
+        // A route may lead to several of them.
+        let places: BTreeSet<usize> = places.flatten().copied().collect();
+        if places.is_empty() {
+            return None;
+        }
+        let mut states = self.states.clone();
+        for place in places {
+            states.replace(place, Arc::new(self.states[place].with(changes)));
         }
         Some(Self {
             table: Arc::clone(&self.table),
             matches_own_headers: self.matches_own_headers,
-            routes,
+            first: Arc::clone(&self.first),
+            leading_to: Arc::clone(&self.leading_to),
+            states,
         })
     }
 
     /// Says what its routes have counted.
     fn tell<'a>(&'a self, history: &mut History<'a>) {
-        for (host, states) in self.table.routes().virtual_hosts.iter().zip(&self.routes) {
-            for (route, state) in host.routes.iter().zip(states) {
-                let (position, counters) = (state.target.position(), &state.counters);
-                let name = RouteName::of_http(host, route);
-                history.note(name, route.destinations(), position, counters);
-            }
+        for (host, route, state) in self.routes() {
+            let (position, counters) = (state.target.position(), &state.counters);
+            let name = RouteName::of_http(host, route);
+            history.note(name, route.destinations(), position, counters);
         }
     }
 
     /// The routes with their virtual hosts and states, in order.
     pub(crate) fn routes(&self) -> impl Iterator<Item = (&VirtualHost, &HttpRoute, &RouteState)> {
-        let hosts = self.table.routes().virtual_hosts.iter().zip(&self.routes);
-        hosts.flat_map(|(host, states)| {
-            let routes = host.routes.iter().zip(states);
-            routes.map(move |(route, state)| (host, route, &**state))
-        })
+        let routes = all(&self.table.routes().virtual_hosts);
+        let states = self.states.iter();
+        routes
+            .zip(states)
+            .map(|((host, route), state)| (host, route, &**state))
     }
 
     /// The found route, kept for a request.
@@ -219,6 +236,25 @@ impl HttpListener {
     }
 }
 
+/// All routes with their virtual hosts, in order.
+fn all(hosts: &[VirtualHost]) -> impl Iterator<Item = (&VirtualHost, &HttpRoute)> {
+    hosts
+        .iter()
+        .flat_map(|host| host.routes.iter().map(move |route| (host, route)))
+}
+
+/// The names of the clusters that a route leads to, mirrors too.
+fn clusters_of(route: &HttpRoute) -> impl Iterator<Item = &str> {
+    let destinations = route.destinations().iter();
+    let destinations = destinations.map(|destination| destination.cluster.as_str());
+    destinations.chain(mirrors(route).iter().map(|mirror| mirror.cluster.as_str()))
+}
+
+fn mirrors(route: &HttpRoute) -> &[Mirror] {
+    let forward = route.action.forward();
+    forward.map_or(&[], |forward| &forward.mirrors)
+}
+
 impl RouteState {
     fn new<'a>(
         virtual_host: &'a VirtualHost,
@@ -228,11 +264,10 @@ impl RouteState {
     ) -> Self {
         let name = RouteName::of_http(virtual_host, route);
         let position = history.position(name, route.destinations());
-        let mirrors = route.action.forward().map_or(&[][..], |it| &it.mirrors);
         Self {
             target: Target::new(route.destinations(), position, clusters),
             operation: HeaderValue::try_from(operation(virtual_host, route)).ok(),
-            mirrors: mirrors
+            mirrors: mirrors(route)
                 .iter()
                 .map(|mirror| MirrorState {
                     percentage: mirror.percentage,
@@ -241,13 +276,6 @@ impl RouteState {
                 .collect(),
             counters: history.counters(name),
         }
-    }
-
-    /// Whether it leads to a cluster that has changed.
-    fn is_concerned(&self, changes: &Changes) -> bool {
-        let mut mirrors = self.mirrors.iter();
-        self.target.is_concerned(changes)
-            || mirrors.any(|mirror| mirror.mirror.is_concerned(changes))
     }
 
     /// The same with clusters as they are now.
@@ -304,6 +332,7 @@ impl Routed {
 
     /// What the route needs beside its description.
     pub(crate) fn state(&self) -> &RouteState {
-        &self.http.routes[self.found.virtual_host][self.found.route]
+        let first = self.http.first[self.found.virtual_host];
+        &self.http.states[first + self.found.route]
     }
 }

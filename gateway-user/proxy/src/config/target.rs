@@ -60,7 +60,7 @@ impl Target {
     /// Whether it leads to a cluster that has changed.
     pub(super) fn is_concerned(&self, changes: &Changes) -> bool {
         let mut destinations = self.destinations.iter();
-        destinations.any(|destination| destination.is_concerned(changes))
+        destinations.any(|destination| changes.of(&destination.name).is_some())
     }
 
     /// The same with clusters as they are now.
@@ -115,11 +115,6 @@ impl ClusterRef {
             name: name.to_owned(),
             cluster: clusters.get(name).cloned(),
         }
-    }
-
-    /// Whether the cluster has changed.
-    pub(super) fn is_concerned(&self, changes: &Changes) -> bool {
-        changes.concern(&self.name, self.cluster.as_ref())
     }
 
     /// The cluster as it is now.

@@ -72,7 +72,7 @@ impl Fixture {
                 node: nodegate_model::selection::NodeTopology::default(),
                 services: Vec::new(),
                 gateway: Arc::new(gateway),
-                diagnostics: Vec::new(),
+                diagnostics: Vec::new().into(),
             })
             .await;
         assert_eq!(applied.generation, generation);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, mem};
 use saphyr_parser::{Event, Parser};
 
 /// Line of each field, by its path (`spec.ports[0].port`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     /// Where the document or list item begins.
     first: usize,

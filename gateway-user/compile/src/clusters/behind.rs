@@ -1,0 +1,94 @@
+//! What is behind a cluster of a Service: all that is to be known to look for it again when endpoints have
+//! changed, and nothing else has.
+
+use k8s_openapi::api::core::v1::ServicePort;
+use nodegate_model::{
+    gateway::{Cluster, Endpoint},
+    service::Protocol,
+};
+use nodegate_resources::{
+    istio::Subset,
+    lookup::{selects, service_of},
+};
+
+use super::{members::Members, placed::Placed};
+use crate::{endpoints::Endpoints, placement::Placement, services::Labels};
+
+/// What is behind a cluster.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    /// The cluster's name.
+    pub(crate) cluster: String,
+    /// Namespace and name of the Service.
+    pub(crate) service: (String, String),
+    /// Name of its port; empty if it has none.
+    port: String,
+    /// Which endpoints it is; none: all.
+    subset: Option<Labels>,
+}
+
+impl Behind {
+    /// None if the host is none of a Service.
+    pub(super) fn new(
+        cluster: &str,
+        host: &str,
+        port: &ServicePort,
+        subset: Option<&Subset>,
+    ) -> Option<Self> {
+        let (namespace, name) = service_of(host)?;
+        Some(Self {
+            cluster: cluster.to_owned(),
+            service: (namespace.to_owned(), name.to_owned()),
+            port: port.name.clone().unwrap_or_default(),
+            subset: subset.map(|subset| subset.labels.clone()),
+        })
+    }
+
+    /// The cluster's endpoints.
+    pub(super) fn members<'r>(&self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
+        let (namespace, name) = &self.service;
+        let targets = endpoints.behind(namespace, name, (&self.port, Protocol::Tcp));
+        let chosen = targets.into_iter().filter(|(target, _)| {
+            let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
+            let subset = self.subset.as_ref();
+            target.is_ready() && subset.is_none_or(|subset| selects(subset, labels))
+        });
+        let placed = chosen.map(|(target, port)| {
+            let place = endpoints.place(&target);
+            let endpoint = Endpoint {
+                locality: place.locality.clone(),
+                ..Endpoint::new((target.address, port).into())
+            };
+            (place, endpoint)
+        });
+        Members {
+            endpoints: placed.collect(),
+            names: Vec::new(),
+            http2,
+        }
+    }
+
+    /// The cluster with its endpoints as they are now, for a gateway that is `here`.
+    pub(crate) fn renewed(
+        &self,
+        cluster: &Cluster,
+        endpoints: &Endpoints<'_>,
+        here: &Placement<'_>,
+    ) -> Cluster {
+        let members = self.members(endpoints, cluster.http2);
+        let Placed {
+            endpoints,
+            names,
+            shares,
+        } = Placed::new(members, &cluster.policy, here);
+        Cluster {
+            endpoints,
+            names,
+            shares,
+            name: cluster.name.clone(),
+            http2: cluster.http2,
+            rule: cluster.rule.clone(),
+            policy: cluster.policy.clone(),
+        }
+    }
+}
