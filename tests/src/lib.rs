@@ -87,6 +87,7 @@ pub mod names;
 pub mod object;
 pub mod pod;
 pub mod ps;
+pub mod rootfs;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod traffic;
