@@ -80,8 +80,12 @@
 )]
 
 pub mod admission;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod config;
 pub mod environment;
+#[cfg(feature = "cluster")]
+pub mod image;
 pub mod measure;
 pub mod names;
 pub mod object;
