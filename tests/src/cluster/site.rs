@@ -5,6 +5,7 @@ use std::{ffi::OsString, fs, path::PathBuf, process::Command, thread, time::Dura
 use anyhow::{Context as _, bail, ensure};
 use nix::{sys::signal::kill, unistd::Pid};
 use nodegate_programs::{Program, search_path};
+use patience::{Deadline, Late};
 use serde_json::Value;
 
 use super::{
@@ -155,21 +156,26 @@ impl Site {
 }
 
 impl Running {
-    /// Asks again and again until there is an answer; an error when it has ended.
+    /// Asks again and again until there is an answer; an error when it has ended. All of a cluster begins
+    /// at the same time, on few CPUs: it may take twice as long as other things.
     pub(super) fn until<T>(
         &self,
         what: &str,
         mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
-        let answer: anyhow::Result<T> = patience::try_until(|| {
-            if let Some(answer) = ask()? {
-                return Ok(Some(answer));
+        let context = || format!("{what}; {}", process::tail(&self.log));
+        let deadline = Deadline::outer();
+        loop {
+            let last = deadline.passed();
+            if let Some(answer) = ask().with_context(context)? {
+                return Ok(answer);
             }
-            self.check()?;
+            self.check().with_context(context)?;
+            if last {
+                return Err(anyhow::Error::new(Late).context(context()));
+            }
             thread::sleep(PAUSE);
-            Ok(None)
-        });
-        answer.with_context(|| format!("{what}; {}", process::tail(&self.log)))
+        }
     }
 
     /// An error if it has ended.
