@@ -31,6 +31,9 @@ pub enum Unmet {
     /// The kernel was booted without IPv6.
     #[error("the kernel has no IPv6: boot it without ipv6.disable=1")]
     Ipv6,
+    /// Kubernetes' programs have not been built.
+    #[error("the cluster's parts are not built: cargo xtask cluster parts")]
+    Parts,
     /// A program is not on PATH.
     #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
     Program(Program),
@@ -106,6 +109,15 @@ pub fn check() -> Result<(), Unmet> {
 pub fn check_for_tests() -> Result<(), Unmet> {
     check()?;
     programs(&[Use::Tests])
+}
+
+/// The first thing that a cluster lacks here, beside its [parts](Unmet::Parts).
+pub fn check_for_cluster() -> Result<(), Unmet> {
+    root()?;
+    programs(&[Use::Testbed, Use::Cluster])?;
+    cgroup2()?;
+    bpffs()?;
+    ipv6()
 }
 
 fn mounts() -> String {

@@ -8,12 +8,51 @@ use sha2::{Digest as _, Sha256};
 
 use crate::environment;
 
-/// Where the testbeds keep their state.
-pub const STATE_ROOT: &str = "/run/nodegate-testbed";
-/// Directory of all testbeds below the cgroup2 mount.
-const CGROUP_ROOT: &str = "nodegate-testbed";
 /// Where the kernel looks up named network namespaces (ip-netns(8)).
 pub const NETNS_ROOT: &str = "/run/netns";
+
+/// Whose names they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a testbed, which plays Kubernetes.
+    Testbed,
+    /// Of a cluster, which is Kubernetes.
+    Cluster,
+}
+
+impl Kind {
+    /// As users name it: also the `cargo xtask` command's name.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Testbed => "testbed",
+            Self::Cluster => "cluster",
+        }
+    }
+
+    /// Where all of the kind keep their state. A cluster's has images and containers in it, which would
+    /// fill the memory that `/run` often is.
+    pub const fn state_root(self) -> &'static str {
+        match self {
+            Self::Testbed => "/run/nodegate-testbed",
+            Self::Cluster => "/var/lib/nodegate-cluster",
+        }
+    }
+
+    /// The directory of all of the kind below the cgroup2 mount.
+    const fn cgroup_root(self) -> &'static str {
+        match self {
+            Self::Testbed => "nodegate-testbed",
+            Self::Cluster => "nodegate-cluster",
+        }
+    }
+
+    const fn netns_root(self) -> &'static str {
+        match self {
+            Self::Testbed => "ngt",
+            Self::Cluster => "ngc",
+        }
+    }
+}
 
 /// A machine of the testbed, as users name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,25 +116,33 @@ impl FromStr for Host {
     }
 }
 
-/// The names and places of one testbed.
+/// The names and places of one testbed or cluster.
 #[derive(Clone, Debug)]
 pub struct Names {
+    kind: Kind,
     testbed: String,
     cgroup2: PathBuf,
 }
 
 impl Names {
-    /// Checks the testbed's name and finds the cgroup mount.
-    pub fn new(testbed: &str) -> anyhow::Result<Self> {
+    /// Checks the name and finds the cgroup mount.
+    pub fn new(kind: Kind, name: &str) -> anyhow::Result<Self> {
         ensure!(
-            is_label(testbed) && testbed.len() <= 32,
-            "`{testbed}` is not a testbed's name: at most 32 of a-z, 0-9 and -, not - at an end"
+            is_label(name) && name.len() <= 32,
+            "`{name}` is not a {}'s name: at most 32 of a-z, 0-9 and -, not - at an end",
+            kind.word()
         );
         let cgroup2 = environment::cgroup2()?;
         Ok(Self {
-            testbed: testbed.into(),
+            kind,
+            testbed: name.into(),
             cgroup2,
         })
+    }
+
+    /// Whose they are.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The testbed's own name.
@@ -105,7 +152,7 @@ impl Names {
 
     /// What every namespace of this testbed begins with.
     pub(crate) fn netns_prefix(&self) -> String {
-        format!("ngt-{}-", self.testbed)
+        format!("{}-{}-", self.kind.netns_root(), self.testbed)
     }
 
     /// The namespace of a host.
@@ -120,7 +167,8 @@ impl Names {
 
     /// The cgroup that holds the testbed.
     pub(crate) fn cgroup(&self) -> PathBuf {
-        self.cgroup2.join(CGROUP_ROOT).join(&self.testbed)
+        let all = self.cgroup2.join(self.kind.cgroup_root());
+        all.join(&self.testbed)
     }
 
     /// The cgroup of the commands that we run to change the testbed: when we are killed, `down` finds
@@ -145,12 +193,12 @@ impl Names {
 
     /// Where the testbed keeps its state.
     pub fn state(&self) -> PathBuf {
-        PathBuf::from(STATE_ROOT).join(&self.testbed)
+        PathBuf::from(self.kind.state_root()).join(&self.testbed)
     }
 
     /// What is locked while a command changes the testbed. Beside the state, which comes and goes.
     pub(crate) fn lock(&self) -> PathBuf {
-        PathBuf::from(STATE_ROOT).join(format!("{}.lock", self.testbed))
+        PathBuf::from(self.kind.state_root()).join(format!("{}.lock", self.testbed))
     }
 
     /// The directory that nodegate watches.

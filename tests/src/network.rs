@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Layout, NODE_PREFIX, NODE_PREFIX_V6, Node},
-    names::{self, Host, NETNS_ROOT, Names, STATE_ROOT},
+    names::{self, Host, NETNS_ROOT, Names},
     process,
     workload::Pod,
 };
@@ -317,7 +317,7 @@ pub fn inside<T: Send>(
 }
 
 /// Runs lines of `ip -batch` in a namespace.
-fn ip(names: &Names, netns: &str, lines: &[String]) -> anyhow::Result<()> {
+pub(crate) fn ip(names: &Names, netns: &str, lines: &[String]) -> anyhow::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
@@ -352,7 +352,8 @@ fn ip(names: &Names, netns: &str, lines: &[String]) -> anyhow::Result<()> {
 /// both have made `ngt-a-b-c`, so what another testbed has claimed is left alone.
 pub(crate) fn namespaces(names: &Names) -> Vec<String> {
     let prefix = names.netns_prefix();
-    let others = fs::read_dir(STATE_ROOT).into_iter().flatten().flatten();
+    let others = fs::read_dir(names.kind().state_root());
+    let others = others.into_iter().flatten().flatten();
     let claimed: BTreeSet<String> = others
         .filter(|other| other.file_name() != names.testbed())
         .filter_map(|other| fs::read_to_string(other.path().join(CLAIMS)).ok())

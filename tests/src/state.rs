@@ -147,7 +147,7 @@ pub(crate) fn mirror(
 
 /// Writes a file at once, by renaming: from the state directory, so that who watches `file`'s
 /// directory sees one event.
-fn replace(names: &Names, file: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn replace(names: &Names, file: &Path, text: &str) -> anyhow::Result<()> {
     let temporary = names.state().join(format!(".new-{}", std::process::id()));
     let write = || -> io::Result<()> {
         File::create(&temporary)?.write_all(text.as_bytes())?;
@@ -198,7 +198,8 @@ impl Lock {
             }
             if deadline.passed() {
                 bail!(
-                    "another command has been working on testbed `{}` for {:?}: end it first",
+                    "another command has been working on {} `{}` for {:?}: end it first",
+                    names.kind().word(),
                     names.testbed(),
                     patience::limit()
                 );

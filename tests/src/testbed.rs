@@ -17,7 +17,7 @@ use crate::{
     cgroup,
     config::{self, Config, Node},
     environment,
-    names::{Host, Names},
+    names::{Host, Kind, Names},
     network, nodegate,
     object::{self, ObjectKey},
     process,
@@ -93,7 +93,7 @@ impl Testbed {
     /// Builds a testbed, and returns when all of it is ready.
     pub fn up(options: &Options) -> anyhow::Result<Self> {
         environment::check()?;
-        let names = Names::new(&options.name)?;
+        let names = Names::new(Kind::Testbed, &options.name)?;
         let lock = Lock::take(&names)?;
         Self::check_free(&options.name)?;
         // What a `down` that was killed, too, has left.
@@ -117,7 +117,7 @@ impl Testbed {
     /// An error that says what to do when there is a testbed of that name.
     pub fn check_free(name: &str) -> anyhow::Result<()> {
         ensure!(
-            !Names::new(name)?.state().exists(),
+            !Names::new(Kind::Testbed, name)?.state().exists(),
             "testbed `{name}` exists already: cargo xtask testbed down --name {name}"
         );
         Ok(())
@@ -125,7 +125,7 @@ impl Testbed {
 
     /// A testbed that is up already; dropping it leaves it so.
     pub fn open(name: &str) -> anyhow::Result<Self> {
-        let names = Names::new(name)?;
+        let names = Names::new(Kind::Testbed, name)?;
         State::load(&names)?;
         Ok(Self {
             names,
@@ -137,7 +137,7 @@ impl Testbed {
     /// Takes a testbed down, whatever is there of it; nothing of it being there is fine.
     pub fn down_named(name: &str) -> anyhow::Result<()> {
         environment::root()?;
-        let names = Names::new(name)?;
+        let names = Names::new(Kind::Testbed, name)?;
         let lock = Lock::take(&names)?;
         destroy(&names)?;
         lock.remove()

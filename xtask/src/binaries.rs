@@ -73,6 +73,17 @@ pub(crate) fn build() -> anyhow::Result<Binaries> {
     })
 }
 
+/// Builds what makes namespaces a cluster's node.
+pub(crate) fn node() -> anyhow::Result<PathBuf> {
+    let mut cargo = setup::cargo();
+    cargo
+        .args(["build", "--message-format", "json-render-diagnostics"])
+        .args(["--package", "nodegate-testbed", "--bin", "testbed-node"])
+        // As for this program, so that nothing is built for it alone.
+        .args(["--no-default-features", "--features", "cluster"]);
+    executable(&run(cargo)?, "testbed-node")
+}
+
 /// The binary that the environment names.
 fn given() -> anyhow::Result<Option<PathBuf>> {
     std::env::var_os("NODEGATE_BIN")

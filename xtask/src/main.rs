@@ -7,6 +7,7 @@ use nodegate_testbed::environment::Unmet;
 
 mod bench;
 mod binaries;
+mod cluster;
 mod demo;
 mod dist;
 mod fresh;
@@ -66,6 +67,9 @@ enum Command {
     /// A cluster in network namespaces, on this machine, from plain manifests.
     #[command(subcommand, after_help = testbed::EXAMPLES)]
     Testbed(testbed::Command),
+    /// A real Kubernetes in namespaces, on this machine.
+    #[command(subcommand, after_help = cluster::EXAMPLES)]
+    Cluster(cluster::Command),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz::run(fuzz),
         Command::Kernels(kernels) => kernels::run(&kernels),
         Command::Testbed(command) => testbed::run(command),
+        Command::Cluster(command) => cluster::run(command),
     };
     match result {
         Ok(code) => code,

@@ -37,6 +37,9 @@ pub(crate) const TESTBED: [Use; 2] = [Use::Product, Use::Testbed];
 /// What tests in it need, and those beside it.
 pub(crate) const TESTS: [Use; 3] = [Use::Product, Use::Testbed, Use::Tests];
 
+/// What a cluster needs beside Go.
+pub(crate) const CLUSTER: [Use; 2] = [Use::Testbed, Use::Cluster];
+
 /// Everything.
 pub(crate) fn all() -> anyhow::Result<()> {
     toolchain()?;

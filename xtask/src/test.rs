@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use nodegate_testbed::cluster::parts::Parts;
 
 use crate::{
     binaries::{self, Binaries},
@@ -64,6 +65,12 @@ fn prepare() -> anyhow::Result<Option<std::path::PathBuf>> {
     setup::toolchain()?;
     if let Err(unmet) = setup::tools(&setup::TESTS).and_then(|()| setup::machine()) {
         eprintln!("warning: {unmet:#}; the tests that need it are skipped");
+    }
+    // Where nobody has built it, its tests are skipped all the same.
+    if Parts::find().is_ok()
+        && let Err(unmet) = setup::tools(&setup::CLUSTER)
+    {
+        eprintln!("warning: {unmet:#}; the tests of a real Kubernetes are skipped");
     }
     let envoy = setup::envoy();
     if let Err(error) = &envoy {

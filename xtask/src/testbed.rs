@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind, Write as _},
     net::IpAddr,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     thread,
     time::Duration,
@@ -211,7 +211,12 @@ fn exec(testbed: &Testbed, host: &str, words: &[OsString]) -> anyhow::Result<Exi
 fn logs(testbed: &Testbed, host: &str, follow: bool) -> anyhow::Result<ExitCode> {
     let log = testbed.log(&testbed.host(host)?);
     ensure!(log.exists(), "{host} has no log: name a node or a pod");
-    let mut file = File::open(&log).with_context(|| format!("reading {}", log.display()))?;
+    show_log(&log, follow)
+}
+
+/// Shows a log, and what comes.
+pub(crate) fn show_log(log: &Path, follow: bool) -> anyhow::Result<ExitCode> {
+    let mut file = File::open(log).with_context(|| format!("reading {}", log.display()))?;
     let mut out = io::stdout().lock();
     loop {
         match io::copy(&mut file, &mut out).and_then(|_| out.flush()) {

@@ -36,6 +36,8 @@ pub enum Use {
     Kernels,
     /// `cargo xtask fresh`, which gets them when it runs.
     Fresh,
+    /// `cargo xtask cluster`, which gets them when it runs.
+    Cluster,
 }
 
 /// Where a program comes from.
@@ -49,6 +51,10 @@ pub enum Origin {
     Crate,
     /// A package of Python's, by set-up.
     Python(&'static str),
+    /// Go itself: it is given.
+    Go,
+    /// A Go module, built by `cargo xtask cluster parts`.
+    Module,
     /// This project.
     Here,
 }
@@ -102,6 +108,8 @@ impl Program {
             Origin::Debian(package) => format!("apt-get install {package}"),
             Origin::Rustup => "install Rust with rustup, from https://rustup.rs".into(),
             Origin::Crate | Origin::Python(_) => "cargo xtask setup".into(),
+            Origin::Go => "install Go 1.26 or newer, as https://go.dev/doc/install says".into(),
+            Origin::Module => "cargo xtask cluster parts".into(),
             Origin::Here => "cargo build".into(),
         }
     }

@@ -1,8 +1,8 @@
 //! The table.
 
 use crate::{
-    Origin::{Crate, Debian, Here, Python, Rustup},
-    Use::{Bench, Build, Fresh, Kernels, Product, Setup, Testbed, Tests},
+    Origin::{Crate, Debian, Go, Here, Module, Python, Rustup},
+    Use::{Bench, Build, Cluster, Fresh, Kernels, Product, Setup, Testbed, Tests},
 };
 
 /// What the table says of a program.
@@ -57,8 +57,8 @@ programs! {
     Rustup: "rustup", Rustup, [Build],
         "chooses the toolchain that compiles the kernel programs";
     // gcc, with libc's headers and start files, which gcc alone doesn't bring.
-    Cc: "cc", Debian("build-essential"), [Build],
-        "links what rustc compiles, and compiles the C of ring";
+    Cc: "cc", Debian("build-essential"), [Build, Cluster],
+        "links what rustc compiles, and compiles the C of ring and of pods' pause";
     BpfLinker: "bpf-linker", Crate, [Build],
         "links the kernel programs";
     LlvmProfdata: "llvm-profdata", Debian("llvm"), [Bench],
@@ -129,7 +129,7 @@ programs! {
         "makes namespaces, links, addresses and routes";
     Curl: "curl", Debian("curl"), [Testbed, Bench],
         "is the client of the demo and of trials";
-    Nc: "nc", Debian("netcat-openbsd"), [Tests],
+    Nc: "nc", Debian("netcat-openbsd"), [Tests, Cluster],
         "is the client and the server that speaks no HTTP";
     Bpftool: "bpftool", Debian("bpftool"), [Tests],
         "shows maps, links and programs";
@@ -143,11 +143,11 @@ programs! {
         "takes capabilities away from what it starts";
     Setsid: "setsid", Debian("util-linux"), [Tests],
         "leaves what it starts behind";
-    Sh: "sh", Debian("dash"), [Tests],
+    Sh: "sh", Debian("dash"), [Tests, Cluster],
         "reads the scripts that stand in for nodegate, which start nothing";
-    Cat: "cat", Debian("coreutils"), [Tests],
+    Cat: "cat", Debian("coreutils"), [Tests, Cluster],
         "shows a process's own files in /proc";
-    Sleep: "sleep", Debian("coreutils"), [Tests],
+    Sleep: "sleep", Debian("coreutils"), [Tests, Cluster],
         "takes its time";
 
     // Measuring.
@@ -167,7 +167,7 @@ programs! {
         "loads modules there";
     Depmod: "depmod", Debian("kmod"), [Kernels],
         "lists the modules";
-    Ldd: "ldd", Debian("libc-bin"), [Kernels],
+    Ldd: "ldd", Debian("libc-bin"), [Kernels, Cluster],
         "says which libraries programs take along";
     Strip: "strip", Debian("binutils"), [Kernels],
         "makes programs small";
@@ -183,4 +183,36 @@ programs! {
         "makes a clone there";
     Bash: "bash", Debian("bash"), [Fresh],
         "runs `.ci/run`";
+
+    // A real Kubernetes.
+    GoTool: "go", Go, [Cluster],
+        "builds Kubernetes and what it runs on";
+    Etcd: "etcd", Module, [Cluster],
+        "is what the API server keeps everything in";
+    KubeApiserver: "kube-apiserver", Module, [Cluster],
+        "is the API server";
+    KubeControllerManager: "kube-controller-manager", Module, [Cluster],
+        "makes pods of Deployments, and EndpointSlices of Services";
+    KubeScheduler: "kube-scheduler", Module, [Cluster],
+        "chooses pods' nodes";
+    Kubectl: "kubectl", Module, [Cluster],
+        "asks and changes the cluster";
+    Coredns: "coredns", Module, [Cluster],
+        "answers for the cluster's names";
+    Kubelet: "kubelet", Module, [Cluster],
+        "runs a node's pods";
+    KubeProxy: "kube-proxy", Module, [Cluster],
+        "writes a node's rules for Services";
+    Containerd: "containerd", Module, [Cluster],
+        "runs a node's containers";
+    Ctr: "ctr", Module, [Cluster],
+        "brings images to containerd";
+    Runc: "runc", Debian("runc"), [Cluster],
+        "makes containers";
+    Nsenter: "nsenter", Debian("util-linux"), [Cluster],
+        "enters a node's namespaces";
+    Nft: "nft", Debian("nftables"), [Cluster],
+        "is what kube-proxy writes nftables' rules with";
+    Dig: "dig", Debian("bind9-dnsutils"), [Cluster],
+        "asks for names, in pods";
 }

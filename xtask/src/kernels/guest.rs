@@ -4,13 +4,14 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use anyhow::{Context as _, ensure};
 use nodegate_programs::Program;
+use nodegate_testbed::rootfs::{Rootfs, libraries};
 
 use super::packages::{run, text};
 use crate::setup;
@@ -30,7 +31,7 @@ const MODULES: &[&str] = &[
 /// A root directory in the making.
 pub(super) struct Guest {
     directory: PathBuf,
-    root: PathBuf,
+    root: Rootfs,
 }
 
 /// One thing to do there.
@@ -50,33 +51,24 @@ impl Guest {
         if directory.exists() {
             fs::remove_dir_all(directory).with_context(|| directory.display().to_string())?;
         }
-        for part in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "root", "etc"] {
-            fs::create_dir_all(root.join(part)).with_context(|| root.display().to_string())?;
-        }
-        for name in ["bin", "sbin", "lib", "lib64"] {
-            symlink(Path::new("usr").join(name), root.join(name))?;
-        }
-        fs::write(
-            root.join("etc/hosts"),
-            "127.0.0.1 localhost\n::1 localhost\n",
-        )?;
-        fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
+        // What programs are linked with is asked of it.
+        setup::program(Program::Ldd)?;
         Ok(Self {
             directory: directory.to_owned(),
-            root,
+            root: Rootfs::new(root)?,
         })
     }
 
     /// Unpacks a kernel's modules, and gives the kernel itself.
     pub(super) fn kernel(&self, archive: &Path) -> anyhow::Result<PathBuf> {
-        setup::unpack(archive, &self.root, MODULES)?;
-        let modules = self.root.join("usr/lib/modules");
+        setup::unpack(archive, self.root.path(), MODULES)?;
+        let modules = self.root.path().join("usr/lib/modules");
         let version = only(&modules)?;
         run(setup::command(Program::Depmod)?
             .arg("-b")
-            .arg(&self.root)
+            .arg(self.root.path())
             .arg(version.file_name().unwrap_or_default()))?;
-        let kernel = only(&self.root.join("boot"))?;
+        let kernel = only(&self.root.path().join("boot"))?;
         let beside = self.directory.join("vmlinuz");
         fs::rename(&kernel, &beside).with_context(|| kernel.display().to_string())?;
         Ok(beside)
@@ -84,64 +76,26 @@ impl Guest {
 
     /// A program of this machine's, under the name that it has here, and what it is linked with.
     pub(super) fn program(&self, path: &Path) -> anyhow::Result<()> {
-        for library in libraries(path)? {
-            self.file(&library)?;
-        }
-        self.file(path)
+        self.root.program(path)
     }
 
     /// A program without what only debuggers read: it is held in memory.
     pub(super) fn stripped(&self, path: &Path) -> anyhow::Result<()> {
         for library in libraries(path)? {
-            self.file(&library)?;
+            self.root.file(&library)?;
         }
-        let to = self.place(path)?;
+        let to = self.root.place(path)?;
         run(setup::command(Program::Strip)?.arg("-o").arg(to).arg(path)).map(drop)
     }
 
-    /// A file under the name that it has here; where that is a link, also what it leads to.
-    pub(super) fn file(&self, path: &Path) -> anyhow::Result<()> {
-        let target = path
-            .canonicalize()
-            .with_context(|| path.display().to_string())?;
-        let to = self.place(&target)?;
-        if !to.exists() {
-            fs::copy(&target, &to).with_context(|| to.display().to_string())?;
-        }
-        let name = self.place(path)?;
-        if !name.exists() {
-            symlink(&target, &name).with_context(|| name.display().to_string())?;
-        }
-        Ok(())
-    }
-
-    /// All files below a directory.
+    /// All files below a directory, under the names that they have here.
     pub(super) fn tree(&self, directory: &Path) -> anyhow::Result<()> {
-        for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-            let path = entry?.path();
-            if path.is_dir() {
-                self.tree(&path)?;
-            } else {
-                self.file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn place(&self, path: &Path) -> anyhow::Result<PathBuf> {
-        let place = self.root.join(path.strip_prefix("/")?);
-        let directory = place.parent().context("a file is in a directory")?;
-        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-        Ok(place)
+        self.root.tree(directory)
     }
 
     /// Another name for something, unless it has that name already.
     pub(super) fn link(&self, name: &str, target: &Path) -> anyhow::Result<()> {
-        let place = self.place(Path::new(name))?;
-        if place.exists() {
-            return Ok(());
-        }
-        symlink(target, &place).with_context(|| place.display().to_string())
+        self.root.link(name, target)
     }
 
     /// Packs it, with what is to be done and how many seconds the machine may live.
@@ -156,15 +110,16 @@ impl Guest {
             // Writing to a String cannot fail.
             let _ = writeln!(lines, "{name} {seconds} {line}");
         }
-        fs::write(self.root.join("steps"), lines)?;
-        fs::write(self.root.join("limit"), format!("{limit}\n"))?;
-        let init = self.root.join("init");
+        let root = self.root.path();
+        fs::write(root.join("steps"), lines)?;
+        fs::write(root.join("limit"), format!("{limit}\n"))?;
+        let init = root.join("init");
         fs::write(&init, include_str!("init.sh"))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let image = self.directory.join("initramfs");
-        archive(&self.root, &image)?;
+        archive(root, &image)?;
         // It is in the image now, and takes as much room.
-        fs::remove_dir_all(&self.root)?;
+        fs::remove_dir_all(root)?;
         Ok(image)
     }
 }
@@ -207,30 +162,6 @@ fn list(root: &Path, below: &Path, names: &mut String) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a program is linked with, and the loader that it wants; nothing for static ones.
-fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    // It fails for static ones.
-    let output = setup::command(Program::Ldd)?
-        .arg(program)
-        .output()
-        .context("starting ldd")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        !said.contains("not found"),
-        "{} lacks a library: {said}",
-        program.display()
-    );
-    Ok(linked(&said))
-}
-
-/// The paths in what `ldd` prints.
-fn linked(said: &str) -> Vec<PathBuf> {
-    said.lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .map(PathBuf::from)
-        .collect()
 }
 
 /// iptables and everything around it: what it can do is in files that it loads.
@@ -276,19 +207,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_found_in_what_ldd_says() {
-        let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\
-                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        let expected = [
-            "/lib/x86_64-linux-gnu/libc.so.6",
-            "/lib64/ld-linux-x86-64.so.2",
-        ];
-        assert_eq!(linked(said), expected.map(PathBuf::from));
-        assert_eq!(linked("\tstatically linked\n"), [""; 0].map(PathBuf::from));
-    }
-
-    #[test]
     fn directories_are_packed_before_what_is_in_them() {
         if Program::Busybox.find().is_none() {
             eprintln!("skipped: no busybox");
@@ -309,27 +227,6 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&listed),
             ".\nusr\nusr/bin\nusr/bin/x\n"
-        );
-    }
-
-    #[test]
-    fn files_keep_their_names_and_links_what_they_lead_to() {
-        let here = tempfile::tempdir().unwrap();
-        let (target, link) = (here.path().join("a-1.0"), here.path().join("a"));
-        fs::write(&target, "x").unwrap();
-        symlink(&target, &link).unwrap();
-        let there = tempfile::tempdir().unwrap();
-        let guest = Guest::new(&there.path().join("guest")).unwrap();
-        guest.file(&link).unwrap();
-        guest.file(&link).unwrap();
-        let place = guest.place(&link).unwrap();
-        assert_eq!(
-            fs::read_link(place).unwrap(),
-            target.canonicalize().unwrap()
-        );
-        assert_eq!(
-            fs::read_to_string(guest.place(&target).unwrap()).unwrap(),
-            "x"
         );
     }
 }

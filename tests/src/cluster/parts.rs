@@ -1,0 +1,296 @@
+//! The programs that a cluster is made of: which Go modules they are, and where they are once built.
+//!
+//! Each group of them is a `go.mod` in `tests/parts`: what they require contradicts each other. They are
+//! built once, into a directory of the user's cache whose name says of what; another checkout with the
+//! same `go.mod` finds them there.
+
+use std::{
+    env,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context as _;
+use data_encoding::HEXLOWER;
+use nodegate_programs::Program;
+use sha2::{Digest as _, Sha256};
+
+use crate::environment::Unmet;
+
+mod build;
+
+pub use build::{Progress, build};
+
+/// Names the directory that the parts are built into, in place of the user's cache.
+pub const VARIABLE: &str = "NODEGATE_PARTS";
+
+/// What is built together.
+#[derive(Debug)]
+struct Group {
+    name: &'static str,
+    /// `go.mod`, `go.sum`, and what else stands beside them.
+    sources: &'static [(&'static str, &'static str)],
+    /// What go is told to build: `tool` is all that `go.mod` calls so.
+    target: &'static str,
+    /// The module whose version is the group's.
+    module: &'static str,
+    /// The programs, by go's names for them, and what they are called here.
+    programs: &'static [(&'static str, &'static str)],
+    /// Minutes that one CPU takes when nothing of it is cached.
+    minutes: u32,
+}
+
+/// A group whose sources are in a directory of `tests/parts`.
+macro_rules! sources {
+    ($($directory:literal: $($file:literal),+);+) => {
+        &[$($((
+            $file,
+            include_str!(concat!("../../parts/", $directory, "/", $file)),
+        )),+),+]
+    };
+}
+
+const GROUPS: [Group; 5] = [
+    Group {
+        name: "kubernetes",
+        sources: sources!("kubernetes": "go.mod", "go.sum"),
+        target: "tool",
+        module: KUBERNETES,
+        programs: &[
+            ("kube-apiserver", "kube-apiserver"),
+            ("kube-controller-manager", "kube-controller-manager"),
+            ("kube-proxy", "kube-proxy"),
+            ("kube-scheduler", "kube-scheduler"),
+            ("kubectl", "kubectl"),
+            ("kubelet", "kubelet"),
+            ("agnhost", AGNHOST),
+        ],
+        minutes: 17,
+    },
+    Group {
+        name: "etcd",
+        sources: sources!("etcd": "go.mod", "go.sum"),
+        target: "tool",
+        module: "go.etcd.io/etcd/server/v3",
+        // A module's main package at its root is called after the last part of the path.
+        programs: &[("server", "etcd")],
+        minutes: 2,
+    },
+    Group {
+        name: "containerd",
+        sources: sources!("containerd": "go.mod", "go.sum"),
+        target: "tool",
+        module: "github.com/containerd/containerd/v2",
+        programs: &[
+            ("containerd", "containerd"),
+            ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
+            ("ctr", "ctr"),
+        ],
+        minutes: 3,
+    },
+    Group {
+        name: "cni",
+        sources: sources!("cni": "go.mod", "go.sum"),
+        target: "tool",
+        module: "github.com/containernetworking/plugins",
+        programs: &[
+            ("host-local", "host-local"),
+            ("loopback", "loopback"),
+            ("portmap", "portmap"),
+            ("ptp", "ptp"),
+        ],
+        minutes: 1,
+    },
+    Group {
+        name: "coredns",
+        sources: sources!("coredns": "go.mod", "go.sum", "main.go"),
+        target: ".",
+        module: "github.com/coredns/coredns",
+        programs: &[("coredns", "coredns")],
+        minutes: 3,
+    },
+];
+
+/// The module that most of it is.
+const KUBERNETES: &str = "k8s.io/kubernetes";
+/// The server and client of Kubernetes' own tests.
+pub(super) const AGNHOST: &str = "agnhost";
+/// What holds a pod's namespaces: Kubernetes' own, compiled from its C.
+pub(super) const PAUSE: &str = "pause";
+/// The file that says which version agnhost is of.
+const AGNHOST_VERSION: &str = "agnhost.version";
+
+/// All parts, built.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    cache: PathBuf,
+}
+
+impl Parts {
+    /// The parts, if all of them have been built.
+    ///
+    /// # Errors
+    ///
+    /// If one has not.
+    pub fn find() -> Result<Self, Unmet> {
+        let cache = cache().map_err(|_| Unmet::Parts)?;
+        let parts = Self { cache };
+        if parts.complete() {
+            Ok(parts)
+        } else {
+            Err(Unmet::Parts)
+        }
+    }
+
+    /// The parts that are in a cache.
+    pub(super) fn at(cache: PathBuf) -> Self {
+        Self { cache }
+    }
+
+    /// Whether all of them are there.
+    pub(super) fn complete(&self) -> bool {
+        GROUPS.iter().all(|group| group.place(&self.cache).is_dir())
+    }
+
+    /// Where all of them are.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// A command that starts one of them.
+    pub fn command(&self, program: Program) -> Command {
+        program.at(self.program(program))
+    }
+
+    /// Where a program is.
+    pub fn program(&self, program: Program) -> PathBuf {
+        self.file(program.name())
+    }
+
+    /// Where a part is that nothing here starts itself.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        let has = |group: &&Group| {
+            let kubernetes = group.module == KUBERNETES;
+            let beside = kubernetes && [PAUSE, AGNHOST_VERSION].contains(&name);
+            beside || group.programs.iter().any(|(_, ours)| *ours == name)
+        };
+        match GROUPS.iter().find(has) {
+            Some(group) => group.place(&self.cache).join(name),
+            // The program is none of the parts: its start will say that it is missing.
+            None => self.cache.join(name),
+        }
+    }
+
+    /// The directories of them all.
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        GROUPS.iter().map(|group| group.place(&self.cache))
+    }
+
+    /// The version of agnhost, which is not Kubernetes'.
+    pub(super) fn agnhost_version(&self) -> anyhow::Result<String> {
+        let file = self.file(AGNHOST_VERSION);
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+impl Group {
+    /// `v1.36.3`, as `go.mod` says.
+    fn version(&self) -> &'static str {
+        let module = format!("{} v", self.module);
+        let lines = self.sources.iter().flat_map(|(_, text)| text.lines());
+        let lines = lines.map(|line| line.trim().trim_start_matches("require "));
+        let mut required = lines.filter(|line| line.starts_with(&module));
+        let version = required.next().and_then(|line| line.split(' ').nth(1));
+        version.unwrap_or("unknown")
+    }
+
+    /// `kubernetes-v1.36.3-0123456789ab`: another one for every other way to build it.
+    fn place(&self, cache: &Path) -> PathBuf {
+        let mut digest = Sha256::new();
+        for (name, text) in self.sources {
+            digest.update(format!("{name}\0{text}\0"));
+        }
+        digest.update(self.flags().join("\0"));
+        digest.update(env::consts::ARCH);
+        let hash = HEXLOWER.encode(&digest.finalize()[..6]);
+        cache.join(format!("{}-{}-{hash}", self.name, self.version()))
+    }
+
+    /// What go build is told beside the target: nothing for debuggers, no paths of this machine.
+    fn flags(&self) -> Vec<String> {
+        let mut linker = "-s -w".to_owned();
+        if self.module == KUBERNETES {
+            // Without them it says that it is v0.0.0, and clients behave otherwise.
+            let version = self.version();
+            let mut numbers = version.trim_start_matches('v').split('.');
+            let values = [
+                ("gitVersion", version),
+                ("gitMajor", numbers.next().unwrap_or_default()),
+                ("gitMinor", numbers.next().unwrap_or_default()),
+            ];
+            for (name, value) in values {
+                // Writing to a String cannot fail.
+                let _ = write!(
+                    linker,
+                    " -X k8s.io/component-base/version.{name}={value} -X k8s.io/client-go/pkg/version.{name}={value}"
+                );
+            }
+        }
+        vec!["-trimpath".into(), format!("-ldflags={linker}")]
+    }
+}
+
+/// The directory of the user's cache that the parts are in.
+fn cache() -> anyhow::Result<PathBuf> {
+    if let Some(directory) = env::var_os(VARIABLE) {
+        return Ok(std::path::absolute(directory)?);
+    }
+    let cache = match env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
+        Some(directory) => PathBuf::from(directory),
+        None => env::home_dir()
+            .with_context(|| format!("HOME is not set: set it, or {VARIABLE}"))?
+            .join(".cache"),
+    };
+    Ok(cache.join("nodegate/cluster"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_has_the_version_that_its_go_mod_requires() {
+        for group in &GROUPS {
+            let version = group.version();
+            let digits = version.trim_start_matches('v').split('.');
+            assert_eq!(digits.count(), 3, "{}: {version}", group.name);
+        }
+        assert!(GROUPS[0].flags()[1].contains("gitMinor=36"), "{GROUPS:?}");
+    }
+
+    #[test]
+    fn every_program_of_the_table_that_is_a_module_is_built() {
+        let parts = Parts { cache: "/".into() };
+        let modules = Program::ALL.iter().copied();
+        let modules =
+            modules.filter(|program| program.origin() == nodegate_programs::Origin::Module);
+        for program in modules {
+            let place = parts.program(program);
+            assert_eq!(place.components().count(), 3, "{}", place.display());
+        }
+    }
+
+    #[test]
+    fn what_go_is_to_build_are_the_programs() {
+        for group in GROUPS.iter().filter(|group| group.target == "tool") {
+            let (_, text) = group.sources[0];
+            let tools = text.lines().map(str::trim).filter(|line| {
+                line.starts_with("tool ") && !line.ends_with('(')
+                    || line.starts_with(group.module) && !line.contains(" v")
+            });
+            assert_eq!(tools.count(), group.programs.len(), "{}", group.name);
+        }
+    }
+}
