@@ -196,10 +196,7 @@ mod tests {
             fix: None,
         };
         let (old, moved, new) = (at(3, "old"), at(4, "old"), at(3, "new"));
-        assert_eq!(
-            news(slice::from_ref(&old), &[moved, new.clone()]),
-            [&new]
-        );
+        assert_eq!(news(slice::from_ref(&old), &[moved, new.clone()]), [&new]);
         assert_eq!(news(&[old], &[]), Vec::<&Diagnostic>::new());
     }
 }
