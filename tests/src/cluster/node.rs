@@ -1,4 +1,4 @@
-//! A node: containerd, kubelet, and kube-proxy where there is one, on what [`init`] makes a machine.
+//! A node: containerd, kubelet, and kube-proxy where there is one, in the namespaces that process 1 makes ([`super::init`]).
 
 use std::{
     fs,
