@@ -94,11 +94,7 @@ impl Compiler {
         gateway: Option<&GatewayIdentity>,
         scope: &ServiceScope,
     ) -> Compiled {
-        let subject = Subject {
-            node: node.clone(),
-            gateway: gateway.cloned(),
-            scope: scope.clone(),
-        };
+        let subject = Subject::new(node, gateway, scope);
         self.work = Work::default();
         // Until it is done there is no last state: one that is half done would be wrong for ever.
         let last = self.last.take();

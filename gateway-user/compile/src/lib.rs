@@ -47,11 +47,7 @@ pub fn compile(
     gateway: Option<&GatewayIdentity>,
     scope: &ServiceScope,
 ) -> Compiled {
-    let subject = Subject {
-        node: node.clone(),
-        gateway: gateway.cloned(),
-        scope: scope.clone(),
-    };
+    let subject = Subject::new(node, gateway, scope);
     Whole::of(resources, &subject).compiled(resources)
 }
 

@@ -25,6 +25,20 @@ pub(crate) struct Subject {
     pub(crate) scope: ServiceScope,
 }
 
+impl Subject {
+    pub(crate) fn new(
+        node: &NodeIdentity,
+        gateway: Option<&GatewayIdentity>,
+        scope: &ServiceScope,
+    ) -> Self {
+        Self {
+            node: node.clone(),
+            gateway: gateway.cloned(),
+            scope: scope.clone(),
+        }
+    }
+}
+
 /// What is made of all objects, and what is to be known to go on from there.
 #[derive(Debug)]
 pub(crate) struct Whole {
