@@ -90,6 +90,8 @@ pub mod measure;
 pub mod names;
 pub mod object;
 pub mod pod;
+#[cfg(feature = "cluster")]
+pub mod product;
 pub mod ps;
 pub mod rootfs;
 #[cfg(feature = "server")]

@@ -12,6 +12,7 @@ mod demo;
 mod dist;
 mod fresh;
 mod fuzz;
+mod image;
 mod kernels;
 mod phases;
 mod results;
@@ -50,6 +51,9 @@ enum Command {
     /// Build nodegate for nodes, with a profile of what it does there.
     #[command(after_help = dist::ABOUT)]
     Dist,
+    /// Make the container image that deploy/ runs, without a container daemon.
+    #[command(after_help = image::EXAMPLES)]
+    Image(image::Image),
     /// Try all that on a bare Debian: whether set-up misses nothing, and how long it takes.
     #[command(after_help = fresh::EXAMPLES)]
     Fresh(fresh::Fresh),
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test::run(test),
         Command::Bench(bench) => bench::run(&bench),
         Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
+        Command::Image(image) => image::run(&image),
         Command::Fresh(fresh) => fresh::run(&fresh),
         Command::FreshInside(inside) => fresh::inside::run(&inside),
         Command::Fuzz(fuzz) => fuzz::run(fuzz),

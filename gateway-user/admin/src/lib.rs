@@ -10,8 +10,12 @@
 //! | `POST /explain` | what becomes of an [`Ask`](nodegate_explain::ask::Ask) as JSON; `?output=json` for JSON |
 //! | `POST /kube-proxy` | with [`KubeProxyArgs`](nodegate_iptables::config::KubeProxyArgs) as JSON: the [`KubeProxyNode`](nodegate_iptables::node::KubeProxyNode) |
 
+//!
+//! What probes and Prometheus need of it is also on a TCP port: [`probe`].
+
 pub mod client;
 pub mod metrics;
+pub mod probe;
 pub mod server;
 pub mod status;
 pub mod trace;

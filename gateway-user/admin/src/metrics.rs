@@ -139,6 +139,7 @@ mod tests {
             pid: 1,
             ready: true,
             source: SourceStatus {
+                kubernetes: None,
                 directory: None,
                 rules: None,
             },

@@ -48,6 +48,9 @@ type Body = BoxBody<Bytes, Infallible>;
 pub trait Subject: Send + Sync + 'static {
     /// Its state now.
     fn status(&self) -> Status;
+    /// Whether connections may be sent here: the first Snapshot is applied, and the process was not told to
+    /// end.
+    fn is_ready(&self) -> bool;
     /// Reads the source again and waits until all of it is applied.
     fn sync(&self) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>>;
     /// Its decisions.
@@ -126,7 +129,7 @@ async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
 async fn answer(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/ready") => {
-            if subject.status().ready {
+            if subject.is_ready() {
                 text(StatusCode::OK, "ready\n")
             } else {
                 text(

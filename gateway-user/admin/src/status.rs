@@ -32,10 +32,42 @@ pub struct Status {
 /// The sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceStatus {
+    /// The API server, if objects come from there.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesStatus>,
     /// The directory of manifests, if there is one.
     pub directory: Option<PathBuf>,
     /// kube-proxy's rules, if Services come from there.
     pub rules: Option<RulesStatus>,
+}
+
+/// Objects from the API server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// Who we are to it: a kubeconfig, or the pod's ServiceAccount.
+    pub identity: String,
+    /// The server that was reached last, as host and port; none was.
+    pub server: Option<String>,
+    /// Whether what is in force is what it says.
+    pub heard: bool,
+    /// How many seconds old what is in force is, where it was read from disk and the API server has not been
+    /// heard since.
+    pub remembered: Option<u64>,
+    /// The kinds that are watched.
+    pub kinds: Vec<KindStatus>,
+    /// What is wrong, one line each.
+    pub troubles: Vec<String>,
+}
+
+/// A kind that is watched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KindStatus {
+    /// Its name, in plural; with the name of the object where it is one.
+    pub kind: String,
+    /// How many objects of it are known.
+    pub objects: usize,
+    /// Whether all of them have been heard of.
+    pub known: bool,
 }
 
 /// Services from kube-proxy's rules.
@@ -99,6 +131,10 @@ impl Status {
             .diagnostics
             .iter()
             .filter(|line| !line.starts_with("info:"));
-        datapath.chain(proxy).chain(diagnostics).map(String::as_str)
+        // Before anything is in force, there are no diagnostics that would name them.
+        let unheard = self.source.kubernetes.iter().filter(|_| !self.ready);
+        let unheard = unheard.flat_map(|kubernetes| &kubernetes.troubles);
+        let all = datapath.chain(proxy).chain(diagnostics).chain(unheard);
+        all.map(String::as_str)
     }
 }

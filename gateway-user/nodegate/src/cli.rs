@@ -12,6 +12,7 @@ pub mod check;
 mod choices;
 pub mod cleanup;
 pub mod completions;
+pub mod crds;
 pub mod explain;
 pub mod export;
 pub mod iptables;
@@ -57,6 +58,7 @@ pub enum Command {
     Iptables(iptables::Iptables),
     Export(export::Export),
     Cleanup(cleanup::Cleanup),
+    Crds(crds::Crds),
     Completions(completions::Completions),
 }
 
@@ -102,6 +104,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Iptables(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Cleanup(command) => command.run(),
+        Command::Crds(command) => Ok(command.run()),
         Command::Completions(command) => command.run(),
     }
 }

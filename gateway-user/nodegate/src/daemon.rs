@@ -7,7 +7,12 @@ use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
-use tokio::{net::UnixListener, signal::unix::SignalKind, sync::watch, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::SignalKind,
+    sync::watch,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -35,11 +40,14 @@ use nodegate_model::Published;
 use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
 use nodegate_programming::masquerade::MasqueradeMode;
 use nodegate_proxy::{self as proxy, Parity, Proxy};
-use nodegate_source::combined::Sources;
+use nodegate_source::{
+    combined::Sources,
+    kubernetes::interest::{Interest, RedirectorInterest},
+};
 
 use publisher::Audience;
 
-pub use sources::SourceOptions;
+pub use sources::{KubernetesOptions, SourceOptions};
 
 /// How long [`admin::server::Subject::sync`] waits; clients may give up sooner.
 const SYNC_PATIENCE: Duration = Duration::from_mins(1);
@@ -75,6 +83,8 @@ pub struct Options {
     pub sources: SourceOptions,
     /// The admin socket.
     pub admin: PathBuf,
+    /// Where probes and Prometheus ask; none: nowhere.
+    pub probes: Option<SocketAddr>,
     /// This node.
     pub node: NodeIdentity,
     /// Which Services are redirected.
@@ -92,7 +102,9 @@ pub struct ProxyOptions {
     pub identity: GatewayIdentity,
     /// Worker threads; one per core if not given.
     pub workers: Option<NonZero<usize>>,
-    /// How long requests may go on after the signal to end.
+    /// How long new connections are taken after the signal to end: others learn of it with some delay.
+    pub linger: Duration,
+    /// How long requests may go on after that.
     pub drain: Duration,
     /// Who is asked for the names of ServiceEntries; none: whom the system asks.
     pub dns: Option<SocketAddr>,
@@ -104,12 +116,32 @@ pub struct ProxyOptions {
     pub access_log: Option<AccessLogOptions>,
 }
 
+// === impl Options ===
+
+impl Options {
+    /// What is to be read for what is to run.
+    fn interest(&self) -> Interest {
+        Interest {
+            redirector: self.datapath.as_ref().map(|_| RedirectorInterest {
+                node: self.node.name.clone(),
+                gateways: matches!(self.services, ServiceScope::Gateway),
+            }),
+            gateway: self
+                .proxy
+                .as_ref()
+                .map(|proxy| proxy.identity.namespace.clone()),
+        }
+    }
+}
+
 /// A running nodegate.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Daemon {
     speaker: Arc<Speaker>,
     admin: UnixListener,
     socket: PathBuf,
+    probes: Option<TcpListener>,
+    linger: Duration,
     stop: CancellationToken,
     /// The proxy has requests to finish.
     gateway: Option<JoinHandle<()>>,
@@ -123,7 +155,15 @@ impl Daemon {
     pub fn start(mut options: Options) -> anyhow::Result<Self> {
         let admin = admin::server::bind(&options.admin)
             .with_context(|| format!("admin socket {}", options.admin.display()))?;
-        let sources = sources::start(options.sources, &options.node.name)?;
+        let probes = match options.probes {
+            Some(address) => Some(
+                admin::probe::bind(address)
+                    .with_context(|| format!("port for probes {address} (--status-address)"))?,
+            ),
+            None => None,
+        };
+        let interest = options.interest();
+        let sources = sources::start(options.sources, interest, &options.node.name)?;
         if let (Some(rules), Some(datapath)) = (&sources.current().rules, &mut options.datapath) {
             datapath.go_by(&rules.facts);
         }
@@ -172,9 +212,15 @@ impl Daemon {
                 },
                 datapath: redirector.zip(options.datapath),
                 gateway: gateway_progress,
+                leaving: CancellationToken::new(),
             }),
             admin,
             socket: options.admin,
+            probes,
+            linger: options
+                .proxy
+                .as_ref()
+                .map_or(Duration::ZERO, |proxy| proxy.linger),
             stop,
             gateway: gateway_task,
             tasks,
@@ -185,17 +231,29 @@ impl Daemon {
     pub async fn run(self) -> anyhow::Result<()> {
         let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
-        let admin = admin::server::serve(self.admin, self.speaker);
+        let speaker = Arc::clone(&self.speaker);
+        let admin = tokio::spawn(admin::server::serve(self.admin, Arc::clone(&speaker)));
+        let probes = self
+            .probes
+            .map(|listener| tokio::spawn(admin::probe::serve(listener, Arc::clone(&speaker))));
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!("{signal}: finishing");
+        speaker.leaving.cancel();
+        // With a second signal it is over at once.
         tokio::select! {
-            () = admin => {}
-            _ = terminate.recv() => info!("SIGTERM: finishing"),
-            _ = interrupt.recv() => info!("SIGINT: finishing"),
+            () = tokio::time::sleep(self.linger) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         self.stop.cancel();
         if let Some(gateway) = self.gateway {
             gateway.await.context("finishing requests")?;
         }
-        self.tasks.iter().for_each(JoinHandle::abort);
+        let servers = [admin].into_iter().chain(probes);
+        servers.chain(self.tasks).for_each(|task| task.abort());
         // A socket without a process looks like one that does not answer.
         let _ = std::fs::remove_file(self.socket);
         Ok(())
@@ -285,6 +343,8 @@ struct Speaker {
     traces: Traces,
     datapath: Option<(Arc<Redirector>, datapath::Options)>,
     gateway: Option<watch::Receiver<gateway::Progress>>,
+    /// The process was told to end.
+    leaving: CancellationToken,
 }
 
 impl admin::server::Subject for Speaker {
@@ -303,14 +363,12 @@ impl admin::server::Subject for Speaker {
                 failures: progress.failures.clone(),
             }
         });
-        let applied = |generation: Option<u64>| generation.is_none_or(|applied| applied > 0);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: self.role.to_string(),
             node: self.node.clone(),
             pid: std::process::id(),
-            ready: applied(datapath.as_ref().map(|d| d.applied))
-                && applied(proxy.as_ref().map(|p| p.applied)),
+            ready: self.is_ready(),
             source: sources::status(&self.sources),
             snapshot: SnapshotStatus {
                 generation: snapshot.map_or(0, |snapshot| snapshot.generation),
@@ -330,6 +388,14 @@ impl admin::server::Subject for Speaker {
                 })
                 .unwrap_or_default(),
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        let redirects = self.datapath.as_ref();
+        let serves = self.gateway.as_ref();
+        !self.leaving.is_cancelled()
+            && redirects.is_none_or(|(redirector, _)| redirector.progress().borrow().applied > 0)
+            && serves.is_none_or(|progress| progress.borrow().applied > 0)
     }
 
     fn sync(&self) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>> {

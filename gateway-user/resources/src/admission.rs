@@ -77,7 +77,8 @@ impl Store {
         diagnostics: Vec<Diagnostic>,
     ) -> Arc<Resources> {
         let mut manifests: Vec<_> = manifests.into_iter().collect();
-        manifests.sort_by(|a, b| a.file.cmp(&b.file));
+        // The API server's objects come first: of two for one object, theirs counts.
+        manifests.sort_by_key(|manifest| (manifest.provenance, &manifest.file));
         let mut round = Round {
             proposals: BTreeMap::new(),
             exceptions: Exceptions::of(&manifests),
@@ -173,8 +174,10 @@ impl Round {
                         let Some(first) = &entry.get().chosen else {
                             continue;
                         };
-                        let message =
-                            format!("is defined twice; the one at {} counts", first.location());
+                        let message = match first.location() {
+                            Some(place) => format!("is defined twice; the one at {place} counts"),
+                            None => "is defined twice; the API server's counts".into(),
+                        };
                         let fix = "remove or rename one of them".to_owned();
                         let error = object.report(Severity::Error, "", message, fix);
                         self.diagnostics.push(error);

@@ -10,6 +10,7 @@ mod entry;
 mod http;
 mod policy;
 pub mod reading;
+mod secrets;
 pub mod words;
 
 pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
@@ -23,6 +24,8 @@ pub use policy::{
     LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RingHash, TcpPool, Tls,
     TrafficPolicy, Warmup,
 };
+
+pub use secrets::secret_names;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;

@@ -6,9 +6,11 @@
 //! | [`manifest`] | text → typed objects, each of whose fields knows its line |
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
+//! | [`definition`] | the custom resource definitions of Istio's kinds, made of the types here |
 //! | [`lookup`] | what names refer to: hosts, destinations, subsets, Gateways |
 
 pub mod admission;
+pub mod definition;
 pub mod istio;
 mod kind;
 pub mod lookup;

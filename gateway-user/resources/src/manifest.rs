@@ -1,12 +1,13 @@
 //! Manifests: a file's text → objects whose fields know their line.
 
+mod api;
 mod decode;
-mod fields;
+pub(crate) mod fields;
 mod foreign;
 pub mod lines;
 mod mismatch;
 mod split;
-mod steps;
+pub(crate) mod steps;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,10 +21,21 @@ use mismatch::Mismatch;
 use crate::kind::ResourceKind;
 use crate::object::{Body, ManifestPlace, Object};
 
-/// What a file holds.
+/// Where a document was read. The order is that of their weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Provenance {
+    /// The API server gave it: an object, and no text.
+    ApiServer,
+    /// A file.
+    File,
+}
+
+/// What a file holds, or an object of the API server.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// The file, as it was named to us.
+    /// Where it was read.
+    pub provenance: Provenance,
+    /// The file, as it was named to us; of an object of the API server, a name of our own.
     pub file: Arc<PathBuf>,
     /// In the order of the file.
     pub objects: Vec<Object>,
@@ -44,7 +56,7 @@ const SYNTAX_FIX: &str = "correct the syntax there or just above; until then wha
 impl Manifest {
     /// Reads the text of `file`: YAML documents or JSON.
     pub fn parse(file: PathBuf, text: &str) -> Self {
-        let mut manifest = Self::empty(file);
+        let mut manifest = Self::empty(Provenance::File, file);
         for document in split::documents(text) {
             manifest.document(document);
         }
@@ -53,14 +65,11 @@ impl Manifest {
 
     /// A file that could not be read: what it held before is unknown now, not gone.
     pub fn unreadable(file: PathBuf, error: &std::io::Error) -> Self {
-        let mut manifest = Self::empty(file);
+        let mut manifest = Self::empty(Provenance::File, file);
         manifest.broken = true;
         manifest.diagnostics.push(Diagnostic {
             severity: Severity::Error,
-            location: Some(Location {
-                file: manifest.file.clone(),
-                line: 1,
-            }),
+            location: manifest.location(1),
             object: None,
             field: None,
             message: format!("cannot read the file: {error}"),
@@ -69,8 +78,9 @@ impl Manifest {
         manifest
     }
 
-    fn empty(file: PathBuf) -> Self {
+    fn empty(provenance: Provenance, file: PathBuf) -> Self {
         Self {
+            provenance,
             file: Arc::new(file),
             objects: Vec::new(),
             unreadable: Vec::new(),
@@ -176,7 +186,7 @@ impl Manifest {
         if let Some((severity, message, fix)) = foreign::left_out(group, kind) {
             return self.diagnostics.push(Diagnostic {
                 severity,
-                location: Some(self.location(lines.line("kind"))),
+                location: self.location(lines.line("kind")),
                 object: Some(ObjectKey {
                     kind: kind.to_owned().into(),
                     group: group.to_owned().into(),
@@ -201,7 +211,7 @@ impl Manifest {
         };
         self.diagnostics.push(Diagnostic {
             severity: Severity::Warning,
-            location: Some(self.location(lines.line(field))),
+            location: self.location(lines.line(field)),
             object: None,
             field: Some(field.into()),
             message: format!(
@@ -269,7 +279,7 @@ impl Manifest {
         self.unreadable.push(key.clone());
         self.diagnostics.push(Diagnostic {
             severity: Severity::Error,
-            location: Some(self.location(line)),
+            location: self.location(line),
             object: Some(key),
             field: (!field.is_empty()).then(|| field.to_owned()),
             message,
@@ -282,7 +292,7 @@ impl Manifest {
         self.broken = true;
         self.diagnostics.push(Diagnostic {
             severity: Severity::Error,
-            location: Some(self.location(line)),
+            location: self.location(line),
             object: None,
             field: (!field.is_empty()).then_some(field),
             message,
@@ -290,11 +300,12 @@ impl Manifest {
         });
     }
 
-    fn location(&self, line: usize) -> Location {
-        Location {
+    /// None where there is no text.
+    fn location(&self, line: usize) -> Option<Location> {
+        (line > 0).then(|| Location {
             file: self.file.clone(),
             line,
-        }
+        })
     }
 }
 

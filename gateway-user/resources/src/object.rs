@@ -13,6 +13,7 @@ use k8s_openapi::{
 use nodegate_values::diagnostic::{Diagnostic, Location, ObjectKey, Severity};
 
 use super::{
+    ResourceKind,
     istio::{DestinationRule, Gateway, ServiceEntry, VirtualService},
     manifest::lines::Lines,
 };
@@ -31,7 +32,7 @@ pub struct Object {
 /// The document that an object was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestPlace {
-    /// The file, as it was named to us.
+    /// The file, as it was named to us; of an object of the API server, a name of our own.
     pub file: Arc<PathBuf>,
     /// Line of each field.
     pub lines: Lines,
@@ -82,18 +83,7 @@ impl Object {
 
     /// The object's metadata.
     pub fn metadata(&self) -> &ObjectMeta {
-        match &self.body {
-            Body::Service(body) => &body.metadata,
-            Body::Pod(body) => &body.metadata,
-            Body::Node(body) => &body.metadata,
-            Body::Namespace(body) => &body.metadata,
-            Body::Secret(body) => &body.metadata,
-            Body::EndpointSlice(body) => &body.metadata,
-            Body::Gateway(body) => &body.metadata,
-            Body::VirtualService(body) => &body.metadata,
-            Body::DestinationRule(body) => &body.metadata,
-            Body::ServiceEntry(body) => &body.metadata,
-        }
+        self.body.metadata()
     }
 
     /// `metadata.creationTimestamp`. A manifest that was never in a cluster has none; that counts
@@ -108,8 +98,8 @@ impl Object {
         (self.created(), &self.key.name, &self.key.namespace)
     }
 
-    /// Where the object begins.
-    pub fn location(&self) -> Location {
+    /// Where the object begins; none of an object of the API server.
+    pub fn location(&self) -> Option<Location> {
         self.origin.location("")
     }
 
@@ -124,7 +114,7 @@ impl Object {
         let path = path.into();
         Diagnostic {
             severity,
-            location: Some(self.origin.location(&path)),
+            location: self.origin.location(&path),
             object: Some(self.key.clone()),
             field: (!path.is_empty()).then_some(path),
             message: message.into(),
@@ -133,14 +123,52 @@ impl Object {
     }
 }
 
+// === impl Body ===
+
+impl Body {
+    /// Its kind.
+    pub fn kind(&self) -> ResourceKind {
+        match self {
+            Self::Service(_) => ResourceKind::Service,
+            Self::Pod(_) => ResourceKind::Pod,
+            Self::Node(_) => ResourceKind::Node,
+            Self::Namespace(_) => ResourceKind::Namespace,
+            Self::Secret(_) => ResourceKind::Secret,
+            Self::EndpointSlice(_) => ResourceKind::EndpointSlice,
+            Self::Gateway(_) => ResourceKind::Gateway,
+            Self::VirtualService(_) => ResourceKind::VirtualService,
+            Self::DestinationRule(_) => ResourceKind::DestinationRule,
+            Self::ServiceEntry(_) => ResourceKind::ServiceEntry,
+        }
+    }
+
+    /// The object's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Service(body) => &body.metadata,
+            Self::Pod(body) => &body.metadata,
+            Self::Node(body) => &body.metadata,
+            Self::Namespace(body) => &body.metadata,
+            Self::Secret(body) => &body.metadata,
+            Self::EndpointSlice(body) => &body.metadata,
+            Self::Gateway(body) => &body.metadata,
+            Self::VirtualService(body) => &body.metadata,
+            Self::DestinationRule(body) => &body.metadata,
+            Self::ServiceEntry(body) => &body.metadata,
+        }
+    }
+}
+
 // === impl ManifestPlace ===
 
 impl ManifestPlace {
-    /// The place of the field at `path`, or of its nearest parent that is written out.
-    pub fn location(&self, path: &str) -> Location {
-        Location {
+    /// The place of the field at `path`, or of its nearest parent that is written out; none of an object of
+    /// the API server.
+    pub fn location(&self, path: &str) -> Option<Location> {
+        let line = self.lines.line(path);
+        (line > 0).then(|| Location {
             file: self.file.clone(),
-            line: self.lines.line(path),
-        }
+            line,
+        })
     }
 }

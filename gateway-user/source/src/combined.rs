@@ -26,7 +26,7 @@ use crate::{
 /// What is in force, of all sources.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// Rises by one with every change; 0 if there is no source.
+    /// Rises by one with every change; 0 before all sources have told what there is.
     pub version: u64,
     /// The objects.
     pub resources: Arc<Resources>,
@@ -57,6 +57,8 @@ struct Held {
     documents: BTreeMap<Arc<PathBuf>, Arc<Manifest>>,
     services: Option<Arc<Rules>>,
     troubles: Vec<Diagnostic>,
+    /// Whether the source has told what there is.
+    has_told: bool,
 }
 
 /// What changes do to objects.
@@ -144,6 +146,11 @@ impl Changes for Slot {
 impl Combined {
     fn take(&mut self, source: usize, changes: Vec<Change>) {
         let effect = self.held[source].take(changes);
+        self.held[source].has_told = true;
+        if !self.held.iter().all(|held| held.has_told) {
+            // What only some of them say is no state to act on.
+            return;
+        }
         let current = self.inputs.borrow().clone();
         let resources = match effect {
             None => Arc::clone(&current.resources),

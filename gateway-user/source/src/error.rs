@@ -46,6 +46,16 @@ pub enum SourceError {
     /// The rules make no sense.
     #[error("kube-proxy's rules cannot be used: {0}")]
     Rules(String),
+    /// It is not known how to reach the API server.
+    #[error(
+        "cannot use {what} to reach the API server: {told} (fix: --kubeconfig FILE, or a pod with a ServiceAccount)"
+    )]
+    Access {
+        /// The kubeconfig, or the pod's ServiceAccount.
+        what: String,
+        /// What is wrong with it.
+        told: String,
+    },
     /// The thread that watches cannot be started.
     #[error("cannot start watching for changes: {0}")]
     Thread(#[source] io::Error),

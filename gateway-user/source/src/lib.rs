@@ -7,12 +7,14 @@
 //! | [`directory`] | a directory of manifests, or files |
 //! | [`watch`] | that as a source |
 //! | [`rules`] | Services that are read from rules |
+//! | [`kubernetes`] | a cluster's API server |
 //! | [`iptables`] | for Services alone, the rules that kube-proxy writes on this node |
 
 pub mod combined;
 pub mod directory;
 mod error;
 pub mod iptables;
+pub mod kubernetes;
 pub mod rules;
 pub mod source;
 #[cfg(test)]

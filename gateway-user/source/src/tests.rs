@@ -310,6 +310,7 @@ impl Followed for Once {
             kind: "rules",
             read: Vec::new(),
             services: Some(self.0.services.len()),
+            api_server: None,
         }
     }
 }

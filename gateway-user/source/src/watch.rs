@@ -126,6 +126,7 @@ impl Followed for Watcher {
             kind: "manifests",
             read: paths.map(|path| path.display().to_string()).collect(),
             services: None,
+            api_server: None,
         }
     }
 }

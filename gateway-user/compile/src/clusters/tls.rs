@@ -5,7 +5,7 @@ use nodegate_model::gateway::{TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
 use nodegate_resources::{
     Resources,
     istio::{
-        Tls, TrafficPolicy,
+        Tls, TrafficPolicy, secret_names,
         words::{self, Word as _},
     },
 };
@@ -85,7 +85,7 @@ pub(super) fn report(
             let Some((_, lack)) = it else {
                 continue;
             };
-            let name = tls.credential_name.trim_start_matches("kubernetes://");
+            let [name, _] = secret_names(&tls.credential_name);
             let message = format!(
                 "Secret {namespace}/{name} {lack}: there will be no connections to {}",
                 rule.spec.host
@@ -140,10 +140,10 @@ fn credentials(tls: &Tls, mode: TlsMode, subject: &TlsSubject<'_>) -> TlsCredent
 /// What the Secret `name` holds, and the one beside it that may hold the authorities.
 // Istio: `extractCertInfo` and `GetCaCert` of pilot/pkg/credentials/kube.
 fn content(subject: &TlsSubject<'_>, name: &str, mode: TlsMode) -> Option<TlsSecret> {
-    let name = name.trim_start_matches("kubernetes://");
+    let [name, beside] = secret_names(name);
     let find = |name: &str| subject.resources.secret(subject.namespace, name);
-    let secret = find(name)?;
-    let beside = find(&format!("{name}-cacert"));
+    let secret = find(&name)?;
+    let beside = find(&beside);
     let pair = |certificate, key| Some((value(secret, certificate)?, value(secret, key)?));
     let authorities = |secret| value(secret, "cacert").or_else(|| value(secret, "ca.crt"));
     Some(TlsSecret {

@@ -5,6 +5,7 @@ use std::{ffi::OsStr, fs, path::Path, process::ExitCode, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use nodegate_datapath::{cleanup::cleanup, contents::Pins};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Plural, attachment::PinDir};
 
@@ -21,6 +22,7 @@ Examples:
   nodegate cleanup                  wait for connections, at most 30 seconds
   nodegate cleanup --drain 10m      give them longer
   nodegate cleanup --drain 0s       break them
+  nodegate cleanup --stay           in a DaemonSet, which starts again what ends
 
 Exit status: 0 nothing of nodegate is left, 2 nodegate still runs, or something
 could not be removed.")]
@@ -30,11 +32,25 @@ pub struct Cleanup {
     /// How long connections may go on. It is over as soon as they are
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
+    /// Then do nothing until SIGTERM or SIGINT
+    #[arg(long)]
+    stay: bool,
 }
 
 impl Cleanup {
     /// Removes the pins and says which.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let code = self.remove()?;
+        if self.stay {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(told_to_end())?;
+        }
+        Ok(code)
+    }
+
+    fn remove(&self) -> anyhow::Result<ExitCode> {
         if let Some(pid) = running(&self.pins.path) {
             bail!(
                 "nodegate (pid {pid}) still runs here, and would not notice that its maps are gone \
@@ -84,4 +100,14 @@ fn running(pin_dir: &Path) -> Option<u32> {
         .and_then(OsStr::to_str)?
         .starts_with("nodegate");
     (daemon.idle < ALIVE && is_ours).then_some(daemon.pid)
+}
+
+async fn told_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

@@ -10,12 +10,13 @@ use nodegate_datapath as datapath;
 use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
 use nodegate_programming::desired::Policy;
 use nodegate_proxy::Parity;
+use nodegate_source::kubernetes::access::{Access, Server};
 
 use super::{
     attachment::Attachment,
     choices::{AttachArg, ExternalIpsArg, MasqueradeArg},
 };
-use crate::daemon::{self, Daemon, Role, SourceOptions};
+use crate::daemon::{self, Daemon, KubernetesOptions, Role, SourceOptions};
 
 /// Labels of gateway pods, unless it is said otherwise.
 pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressgateway";
@@ -30,6 +31,8 @@ pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressg
 Examples:
   nodegate run --manifests ./manifests --services all --uplink eth0
   nodegate run --role proxy --manifests ./manifests --pod-name gw-1
+  nodegate run --role redirector --kubeconfig /etc/kubernetes/admin.conf --services all
+                                       in place of kube-proxy, by the API server
   nodegate run --role redirector --source iptables --services all
                                        beside kube-proxy, by its rules
 
@@ -41,12 +44,15 @@ pub struct Run {
     /// Which half to run
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ROLE")]
     role: Role,
-    /// Where Services come from: the manifests, or the rules that kube-proxy writes on this node, followed
-    /// as they change
-    #[arg(long, value_enum, default_value_t, env = "NODEGATE_SOURCE")]
-    source: Source,
+    /// Where Services come from: the cluster's API server, the manifests, or the rules that kube-proxy writes
+    /// on this node; followed as they change [default: `kubernetes` in a pod and with --kubeconfig, else
+    /// `manifests`]
+    #[arg(long, value_enum, env = "NODEGATE_SOURCE")]
+    source: Option<Source>,
+    #[command(flatten)]
+    api_server: ApiServerArgs,
     /// Directory of manifests: Services, EndpointSlices, Pods, Gateways, VirtualServices, DestinationRules.
-    /// Changes take effect within a second
+    /// Changes take effect within a second. With `--source kubernetes`, in addition to the API server's objects
     #[arg(long, env = "NODEGATE_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// Socket to answer at: status, trace, explain, metrics
@@ -57,6 +63,10 @@ pub struct Run {
         value_name = "SOCKET"
     )]
     admin: PathBuf,
+    /// Address and port for probes and Prometheus: `/healthz/ready` and `/metrics`, and nothing else
+    /// [default: none]
+    #[arg(long, env = "NODEGATE_STATUS_ADDRESS", value_name = "ADDRESS:PORT")]
+    status_address: Option<std::net::SocketAddr>,
     /// Name of this node, as endpoints name it [default: the host's name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -64,6 +74,27 @@ pub struct Run {
     redirector: RedirectorArgs,
     #[command(flatten)]
     proxy: ProxyArgs,
+}
+
+#[derive(Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "API server")]
+struct ApiServerArgs {
+    /// Reach the API server as the current context of this file says [default: by the pod's ServiceAccount]
+    #[arg(long, env = "NODEGATE_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Connect to these servers instead, in turn. Without kube-proxy the API server's cluster IP leads nowhere
+    /// before nodegate runs: name the servers' own addresses, or a load balancer's
+    #[arg(
+        long = "api-server",
+        env = "NODEGATE_API_SERVER",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    servers: Vec<Server>,
+    /// Keep what the API server said last in this directory, for a start while it does not answer. Secrets
+    /// are not kept [default: not kept]
+    #[arg(long, env = "NODEGATE_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -151,7 +182,11 @@ struct ProxyArgs {
     /// Worker threads [default: one per core]
     #[arg(long, env = "NODEGATE_WORKERS", value_name = "N")]
     workers: Option<std::num::NonZeroUsize>,
-    /// How long requests may go on after the signal to end
+    /// How long new connections are taken after the signal to end, while `/healthz/ready` says that it is
+    /// over: the rest of the cluster learns of it with some delay
+    #[arg(long, env = "NODEGATE_LINGER", default_value = "0s", value_name = "TIME", value_parser = super::duration)]
+    linger: Duration,
+    /// How long requests may go on after that
     #[arg(long, env = "NODEGATE_DRAIN", default_value = "5s", value_name = "TIME", value_parser = super::duration)]
     drain: Duration,
     /// Ask this server for the names of ServiceEntries [default: those of /etc/resolv.conf]
@@ -201,10 +236,11 @@ enum LogEncoding {
 }
 
 /// Where Services come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Source {
+    /// The cluster's API server
+    Kubernetes,
     /// The directory of manifests
-    #[default]
     Manifests,
     /// kube-proxy's rules, of iptables-save and ip6tables-save
     Iptables,
@@ -286,6 +322,7 @@ impl Run {
             role: self.role,
             sources,
             admin: self.admin,
+            probes: self.status_address,
             node: NodeIdentity { name: node },
             services: self.redirector.services,
             datapath,
@@ -297,20 +334,27 @@ impl Run {
 impl Run {
     /// Which sources there are; fails where they are not enough for what is to run.
     fn sources(&self) -> anyhow::Result<SourceOptions> {
-        let needs_manifests = self.source == Source::Manifests || self.role != Role::Redirector;
+        let source = self.source();
+        let rules = source == Source::Iptables;
+        let needs_manifests = match source {
+            Source::Kubernetes => false,
+            Source::Manifests => true,
+            Source::Iptables => self.role != Role::Redirector,
+        };
         if needs_manifests && self.manifests.is_none() {
             bail!(
-                "there are no manifests to go by (fix: --manifests DIR{})",
-                match self.source {
-                    Source::Manifests => ", or --role redirector --source iptables",
+                "there are no objects to go by (fix: --manifests DIR{})",
+                match source {
                     Source::Iptables => " for the proxy, or --role redirector",
+                    _ =>
+                        ", or --source kubernetes --kubeconfig FILE, or --role redirector --source iptables",
                 }
             );
         }
-        if self.source == Source::Iptables {
+        if rules {
             if self.role == Role::Proxy {
                 bail!(
-                    "the proxy reads no rules: Gateways and endpoints come from manifests (fix: leave \
+                    "the proxy reads no rules: Gateways and endpoints come from objects (fix: leave \
                      --source out)"
                 );
             }
@@ -322,10 +366,40 @@ impl Run {
                 );
             }
         }
+        if source != Source::Kubernetes && self.api_server != ApiServerArgs::default() {
+            bail!(
+                "--kubeconfig, --api-server and --state are for the API server, which is not read (fix: \
+                 --source kubernetes, or leave them out)"
+            );
+        }
+        let adds_manifests = needs_manifests || source == Source::Kubernetes;
         Ok(SourceOptions {
-            manifests: self.manifests.clone().filter(|_| needs_manifests),
-            rules: self.source == Source::Iptables,
+            kubernetes: (source == Source::Kubernetes).then(|| self.kubernetes()),
+            manifests: self.manifests.clone().filter(|_| adds_manifests),
+            rules,
         })
+    }
+
+    fn source(&self) -> Source {
+        self.source.unwrap_or_else(|| {
+            if Access::is_in_pod() || self.api_server.kubeconfig.is_some() {
+                Source::Kubernetes
+            } else {
+                Source::Manifests
+            }
+        })
+    }
+
+    fn kubernetes(&self) -> KubernetesOptions {
+        let args = &self.api_server;
+        let file = format!("{}.journal", self.role);
+        KubernetesOptions {
+            access: Access {
+                kubeconfig: args.kubeconfig.clone(),
+                servers: args.servers.clone(),
+            },
+            state: args.state.as_ref().map(|directory| directory.join(file)),
+        }
     }
 }
 
@@ -358,6 +432,7 @@ impl ProxyArgs {
                 labels: self.gateway_labels.clone(),
             },
             workers: self.workers,
+            linger: self.linger,
             drain: self.drain,
             dns: self.dns_server,
             parity: self.envoy_parity,

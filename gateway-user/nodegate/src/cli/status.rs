@@ -10,7 +10,10 @@ use anyhow::anyhow;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
-use nodegate_admin::{client, status::Status};
+use nodegate_admin::{
+    client,
+    status::{KindStatus, KubernetesStatus, Status},
+};
 use nodegate_datapath::{Error, contents::Pins};
 
 use super::{Admin, Output, Plural};
@@ -135,6 +138,10 @@ fn print(status: &Status) {
             format!("kube-proxy's rules, by {programs}: {count}"),
         );
     }
+    if let Some(kubernetes) = &status.source.kubernetes {
+        row("source", source(kubernetes));
+        row("objects", objects(&kubernetes.kinds));
+    }
     if let Some(directory) = &status.source.directory {
         row("source", directory.display().to_string());
     }
@@ -205,6 +212,26 @@ fn print(status: &Status) {
     }
 }
 
+/// The API server, and whether it is heard.
+fn source(kubernetes: &KubernetesStatus) -> String {
+    let server = kubernetes.server.as_deref().unwrap_or("not reached yet");
+    let state = match kubernetes.remembered {
+        Some(age) => format!("not heard; going by what was heard {age} s ago"),
+        None if kubernetes.heard => "heard".to_owned(),
+        None => "not heard".to_owned(),
+    };
+    let identity = &kubernetes.identity;
+    format!("the API server ({server}), by {identity}: {state}")
+}
+
+fn objects(kinds: &[KindStatus]) -> String {
+    let kinds = kinds.iter().map(|kind| {
+        let unknown = if kind.known { "" } else { " (not all heard)" };
+        format!("{} {}{unknown}", kind.objects, kind.kind)
+    });
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -243,12 +270,12 @@ mod tests {
     #[test]
     fn probes_of_the_daemon_sets_do_not_ask_what_is_wrong_with_manifests() {
         for file in [
-            include_str!("../../../../deploy/gateway.yaml"),
-            include_str!("../../../../deploy/redirector.yaml"),
+            include_str!("../../../../deploy/base/gateway.yaml"),
+            include_str!("../../../../deploy/base/redirector.yaml"),
         ] {
-            let probe = "readinessProbe:\n            exec:\n              command: [\"nodegate\", \"status\", \"--ready\"]";
+            let probe =
+                "readinessProbe:\n            httpGet:\n              path: /healthz/ready\n";
             assert!(file.contains(probe), "{file}");
-            assert_eq!(file.matches("\"status\"").count(), 1, "{file}");
         }
     }
 }

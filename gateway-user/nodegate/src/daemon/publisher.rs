@@ -63,6 +63,11 @@ pub(super) async fn publish(
     let mut compiler = Compiler::default();
     let mut publisher = Publisher::default();
     let mut told = Diagnostics::default();
+    // Until all sources have told what there is, what the kernel holds stays as it is.
+    let whole = |inputs: &Arc<Inputs>| inputs.version > 0;
+    if inputs.wait_for(whole).await.is_err() {
+        return;
+    }
     loop {
         let current = inputs.borrow_and_update().clone();
         let version = current.version;

@@ -92,7 +92,7 @@ impl Round {
 
     fn lose(&mut self, loser: &ObjectKey, winner: &ObjectKey, claim: &Claim) {
         let fix = self.way_out(claim);
-        let other = self.proposals[winner].chosen.as_ref().map(|object| {
+        let other = self.proposals[winner].chosen.as_ref().and_then(|object| {
             let path = claims(object).remove(claim).unwrap_or_default();
             object.origin.location(&path)
         });

@@ -1,5 +1,5 @@
-//! Which fields a type has at a place, asked of its `Deserialize` implementation: each struct names
-//! its fields to the deserializer before it reads any.
+//! What a type has at a place, asked of its `Deserialize` implementation: it says what it expects to the
+//! deserializer before it reads any, and each struct names its fields.
 
 use std::fmt;
 
@@ -13,9 +13,39 @@ use serde::{
 
 use super::steps::Step;
 
+/// What a type expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A struct with these fields.
+    Struct(&'static [&'static str]),
+    /// A list.
+    List,
+    /// A map whose keys are texts.
+    Map,
+    /// A text.
+    Text,
+    /// True or false.
+    Flag,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// Anything.
+    Anything,
+}
+
 /// The names of the fields of the struct at `path` in a `T`; empty if there is no struct.
 pub(super) fn of<T: DeserializeOwned>(path: &[Step]) -> &'static [&'static str] {
-    let mut found: &'static [&'static str] = &[];
+    match shape::<T>(path) {
+        Some(Shape::Struct(fields)) => fields,
+        _ => &[],
+    }
+}
+
+/// What `T` expects at `path`; none where it expects nothing. An element of a list is at any index, a value
+/// of a map at any key.
+pub(crate) fn shape<T: DeserializeOwned>(path: &[Step]) -> Option<Shape> {
+    let mut found = None;
     let probe = Probe {
         path,
         found: &mut found,
@@ -28,7 +58,7 @@ pub(super) fn of<T: DeserializeOwned>(path: &[Step]) -> &'static [&'static str] 
 /// A deserializer that holds exactly the one path, and nothing at its end.
 struct Probe<'p> {
     path: &'p [Step],
-    found: &'p mut &'static [&'static str],
+    found: &'p mut Option<Shape>,
 }
 
 /// The probe is where it wanted to be, or cannot get there.
@@ -49,15 +79,48 @@ impl serde::de::Error for Done {
     }
 }
 
-impl<'de> Deserializer<'de> for Probe<'_> {
-    type Error = Done;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+impl Probe<'_> {
+    /// At the end of the path: notes what is expected there; before: goes on.
+    fn expected<'de, V: Visitor<'de>>(self, shape: Shape, visitor: V) -> Result<V::Value, Done> {
         match self.path.first() {
             Some(Step::Key(_)) => visitor.visit_map(self),
             Some(Step::Index(_)) => visitor.visit_seq(self),
-            None => Err(Done),
+            None => {
+                *self.found = Some(shape);
+                Err(Done)
+            }
         }
+    }
+}
+
+macro_rules! expect {
+    ($($method:ident: $shape:ident,)+) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+            self.expected(Shape::$shape, visitor)
+        }
+    )+};
+}
+
+impl<'de> Deserializer<'de> for Probe<'_> {
+    type Error = Done;
+
+    expect! {
+        deserialize_any: Anything,
+        deserialize_bool: Flag,
+        deserialize_i8: Integer,
+        deserialize_i16: Integer,
+        deserialize_i32: Integer,
+        deserialize_i64: Integer,
+        deserialize_u8: Integer,
+        deserialize_u16: Integer,
+        deserialize_u32: Integer,
+        deserialize_u64: Integer,
+        deserialize_f32: Number,
+        deserialize_f64: Number,
+        deserialize_str: Text,
+        deserialize_string: Text,
+        deserialize_seq: List,
+        deserialize_map: Map,
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -66,11 +129,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Done> {
-        if self.path.is_empty() {
-            *self.found = fields;
-            return Err(Done);
-        }
-        self.deserialize_any(visitor)
+        self.expected(Shape::Struct(fields), visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
@@ -86,8 +145,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map enum identifier ignored_any
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct enum identifier ignored_any
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem};
 
 use saphyr_parser::{Event, Parser};
 
-/// Line of each field, by its path (`spec.ports[0].port`).
+/// Line of each field, by its path (`spec.ports[0].port`). Of an object without a text, all are 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     /// Where the document or list item begins.

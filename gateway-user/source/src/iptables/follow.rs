@@ -165,6 +165,7 @@ impl Followed for RulesWatcher {
             kind: "rules",
             read: programs.map(|name| (*name).to_owned()).collect(),
             services: Some(rules.services.len()),
+            api_server: None,
         }
     }
 }

@@ -70,12 +70,13 @@ impl GatewayServer<'_> {
         first_kind: ListenerKind,
     ) -> Diagnostic {
         let path = format!("spec.servers[{}].port.number", first.index);
+        let place = first.gateway.origin.location(&path);
         let message = format!(
-            "port {} is taken by the {} server of {} ({}); this {} server is left out",
+            "port {} is taken by the {} server of {}{}; this {} server is left out",
             self.port,
             first_kind.name(),
             first.gateway.key,
-            first.gateway.origin.location(&path),
+            place.map(|place| format!(" ({place})")).unwrap_or_default(),
             kind.name(),
         );
         self.report(Severity::Error, message, "use another port".to_owned())

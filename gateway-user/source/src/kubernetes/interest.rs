@@ -1,0 +1,206 @@
+//! Which kinds a role watches, and which objects of them.
+//!
+//! A role that does not need a kind does not ask for it, so that its ServiceAccount needs no right to it:
+//! the redirector never sees a Secret.
+
+use std::fmt;
+
+use nodegate_resources::ResourceKind;
+use serde::{Deserialize, Serialize};
+
+/// For what objects are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// To redirect connections; none: they are not redirected here.
+    pub redirector: Option<RedirectorInterest>,
+    /// To be a gateway: the namespace of its pod, whose Secrets it may use; none: this is no gateway.
+    pub gateway: Option<String>,
+}
+
+/// What a redirector wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectorInterest {
+    /// The name of its node.
+    pub node: String,
+    /// Whether it has to tell Services in front of gateway pods from others.
+    pub gateways: bool,
+}
+
+/// A kind that is watched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted {
+    pub(super) kind: WantedKind,
+    pub(super) objects: Objects,
+}
+
+/// A kind, in the order in which people look at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum WantedKind {
+    Service,
+    EndpointSlice,
+    Node,
+    Pod,
+    Secret,
+    Gateway,
+    VirtualService,
+    DestinationRule,
+    ServiceEntry,
+}
+
+/// Which objects of a kind are watched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Objects {
+    /// All, whole.
+    All,
+    /// All, of each its metadata alone.
+    Metadata,
+    /// One, in a namespace or, with an empty one, in none.
+    One { namespace: String, name: String },
+}
+
+// === impl Interest ===
+
+impl Interest {
+    /// What is watched whatever the objects say; Secrets come as objects name them.
+    pub(super) fn wanted(&self) -> Vec<Wanted> {
+        use WantedKind as Kind;
+        let serves = self.gateway.is_some();
+        let redirector = self.redirector.as_ref();
+        let tells_gateways = redirector.is_some_and(|redirector| redirector.gateways);
+        let node = match redirector {
+            // The zones of all nodes with a gateway, beside the addresses and networks of this one.
+            Some(_) if serves => Objects::All,
+            Some(redirector) => Objects::One {
+                namespace: String::new(),
+                name: redirector.node.clone(),
+            },
+            None => Objects::Metadata,
+        };
+        let all = [
+            (true, Kind::Service, Objects::All),
+            (true, Kind::EndpointSlice, Objects::All),
+            (true, Kind::Node, node),
+            (serves || tells_gateways, Kind::Pod, Objects::Metadata),
+            (serves || tells_gateways, Kind::Gateway, Objects::All),
+            (serves, Kind::VirtualService, Objects::All),
+            (serves, Kind::DestinationRule, Objects::All),
+            (serves, Kind::ServiceEntry, Objects::All),
+        ];
+        let wanted = all.into_iter().filter(|(is_wanted, ..)| *is_wanted);
+        wanted
+            .map(|(_, kind, objects)| Wanted { kind, objects })
+            .collect()
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    pub(super) fn secret(namespace: &str, name: &str) -> Self {
+        Self {
+            kind: WantedKind::Secret,
+            objects: Objects::One {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            },
+        }
+    }
+
+    /// What a Role or ClusterRole must allow, as a rule of it.
+    pub(super) fn rule(&self) -> String {
+        let (group, plural) = (self.kind.group(), self.kind.plural());
+        let names = match &self.objects {
+            Objects::One { name, .. } => format!(", resourceNames: [{name}]"),
+            Objects::All | Objects::Metadata => String::new(),
+        };
+        format!("{{apiGroups: [{group:?}], resources: [{plural}]{names}, verbs: [list, watch]}}")
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = self.kind.plural();
+        match &self.objects {
+            Objects::All | Objects::Metadata => f.write_str(plural),
+            Objects::One { namespace, name } if namespace.is_empty() => {
+                write!(f, "{plural} {name}")
+            }
+            Objects::One { namespace, name } => write!(f, "{plural} {namespace}/{name}"),
+        }
+    }
+}
+
+// === impl WantedKind ===
+
+impl WantedKind {
+    pub(super) const fn resource(self) -> ResourceKind {
+        match self {
+            Self::Service => ResourceKind::Service,
+            Self::EndpointSlice => ResourceKind::EndpointSlice,
+            Self::Node => ResourceKind::Node,
+            Self::Pod => ResourceKind::Pod,
+            Self::Secret => ResourceKind::Secret,
+            Self::Gateway => ResourceKind::Gateway,
+            Self::VirtualService => ResourceKind::VirtualService,
+            Self::DestinationRule => ResourceKind::DestinationRule,
+            Self::ServiceEntry => ResourceKind::ServiceEntry,
+        }
+    }
+
+    pub(super) const fn group(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node | Self::Pod | Self::Secret => "",
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
+                "networking.istio.io"
+            }
+        }
+    }
+
+    pub(super) const fn plural(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::Node => "nodes",
+            Self::Pod => "pods",
+            Self::Secret => "secrets",
+            Self::Gateway => "gateways",
+            Self::VirtualService => "virtualservices",
+            Self::DestinationRule => "destinationrules",
+            Self::ServiceEntry => "serviceentries",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plurals(interest: &Interest) -> Vec<String> {
+        interest.wanted().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_redirector_wants_little_and_no_secrets() {
+        let node = "node1".to_owned();
+        let redirector = |gateways| Interest {
+            redirector: Some(RedirectorInterest {
+                node: node.clone(),
+                gateways,
+            }),
+            gateway: None,
+        };
+        let least = ["services", "endpointslices", "nodes node1"];
+        assert_eq!(plurals(&redirector(false)), least);
+        let more = plurals(&redirector(true));
+        assert_eq!(more, [&least[..], &["pods", "gateways"]].concat());
+    }
+
+    #[test]
+    fn a_rule_says_what_is_to_be_allowed() {
+        assert_eq!(
+            Wanted::secret("istio-system", "cert").rule(),
+            r#"{apiGroups: [""], resources: [secrets], resourceNames: [cert], verbs: [list, watch]}"#
+        );
+    }
+}
