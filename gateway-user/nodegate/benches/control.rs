@@ -72,6 +72,7 @@ impl Followed for Following {
             kind: "made here",
             read: Vec::new(),
             services: None,
+            api_server: None,
         }
     }
 }

@@ -20,7 +20,6 @@ pub struct Crds {}
 
 impl Crds {
     /// Prints them.
-    #[expect(clippy::unused_self, reason = "as the other subcommands")]
     pub fn run(self) -> ExitCode {
         print!("{}", definition::all());
         ExitCode::SUCCESS

@@ -91,19 +91,15 @@ impl Access {
             what: self.to_string(),
             told: told(error),
         };
-        match &self.kubeconfig {
-            Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
-                let options = KubeConfigOptions::default();
-                let config = Config::from_custom_kubeconfig(kubeconfig, &options);
-                config.await.map_err(|error| failed(&error))
-            }
-            None => {
-                let mut config = Config::incluster_env().map_err(|error| failed(&error))?;
-                config.tls_server_name = Some(SERVER_NAME.to_owned());
-                Ok(config)
-            }
-        }
+        let Some(path) = &self.kubeconfig else {
+            let mut config = Config::incluster_env().map_err(|error| failed(&error))?;
+            config.tls_server_name = Some(SERVER_NAME.to_owned());
+            return Ok(config);
+        };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options);
+        config.await.map_err(|error| failed(&error))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nodegate_resources::{manifest::Manifest, object::Body};
+use nodegate_resources::{istio::DestinationRuleSpec, manifest::Manifest, object::Body};
 use nodegate_values::diagnostic::Diagnostic;
 
 use super::{
@@ -281,5 +281,5 @@ fn mentions(manifest: &Manifest) -> Mentions {
             Body::DestinationRule(rule) => Some(&rule.spec),
             _ => None,
         });
-    rules.flat_map(|spec| spec.secret_names()).collect()
+    rules.flat_map(DestinationRuleSpec::secret_names).collect()
 }
