@@ -168,7 +168,10 @@ mod tests {
             let name = entry.path().unwrap().into_owned();
             let text = io::read_to_string(&mut entry).unwrap();
             assert_eq!(files[&name], text);
-            assert_eq!(fs::read_to_string(directory.path().join(name)).unwrap(), text);
+            assert_eq!(
+                fs::read_to_string(directory.path().join(name)).unwrap(),
+                text
+            );
         }
     }
 }

@@ -71,10 +71,8 @@ pub async fn collect(
             Err(error) => {
                 let trouble = Trouble::of_client(&error);
                 if trouble.is_outage() {
-                    return Err(SourceError::Access {
-                        what: access.to_string(),
-                        told: told(&error),
-                    });
+                    let told = told(&error);
+                    return Err(SourceError::Unreachable { told });
                 }
                 let objects = Objects::All;
                 collected

@@ -5,9 +5,7 @@
 
 use k8s_openapi::{
     api::{
-        core::v1::{
-            Container, Node, NodeStatus, Pod, PodSpec, PodStatus, Secret, Service,
-        },
+        core::v1::{Container, Node, NodeStatus, Pod, PodSpec, PodStatus, Secret, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
