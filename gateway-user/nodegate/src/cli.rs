@@ -22,6 +22,7 @@ pub mod maps;
 pub mod preflight;
 pub mod run;
 pub mod status;
+mod table;
 pub mod trace;
 
 /// kube-proxy's Services in eBPF, and Istio's ingress gateway, on one node in one program.

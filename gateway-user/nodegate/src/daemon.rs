@@ -18,6 +18,7 @@ use tracing::info;
 
 mod gateway;
 mod publisher;
+mod report;
 mod sources;
 
 use nodegate_admin::{
@@ -42,7 +43,11 @@ use nodegate_programming::masquerade::MasqueradeMode;
 use nodegate_proxy::{self as proxy, Parity, Proxy};
 use nodegate_source::{
     combined::Sources,
-    kubernetes::interest::{Interest, RedirectorInterest},
+    kubernetes::{
+        access::Access,
+        interest::{Interest, RedirectorInterest},
+        report::Report,
+    },
 };
 
 use publisher::Audience;
@@ -85,6 +90,8 @@ pub struct Options {
     pub admin: PathBuf,
     /// Where probes and Prometheus ask; none: nowhere.
     pub probes: Option<SocketAddr>,
+    /// The namespace of the Lease in which the cluster is told how this nodegate stands; none: it is not.
+    pub report_to: Option<String>,
     /// This node.
     pub node: NodeIdentity,
     /// Which Services are redirected.
@@ -141,6 +148,7 @@ pub struct Daemon {
     admin: UnixListener,
     socket: PathBuf,
     probes: Option<TcpListener>,
+    reports: Option<(Access, String)>,
     linger: Duration,
     stop: CancellationToken,
     /// The proxy has requests to finish.
@@ -163,6 +171,9 @@ impl Daemon {
             None => None,
         };
         let interest = options.interest();
+        let reports = options.sources.kubernetes.as_ref();
+        let reports = reports.map(|kubernetes| kubernetes.access.clone());
+        let reports = reports.zip(options.report_to.clone());
         let sources = sources::start(options.sources, interest, &options.node.name)?;
         if let (Some(rules), Some(datapath)) = (&sources.current().rules, &mut options.datapath) {
             datapath.go_by(&rules.facts);
@@ -217,6 +228,7 @@ impl Daemon {
             admin,
             socket: options.admin,
             probes,
+            reports,
             linger: options
                 .proxy
                 .as_ref()
@@ -236,6 +248,9 @@ impl Daemon {
         let probes = self
             .probes
             .map(|listener| tokio::spawn(admin::probe::serve(listener, Arc::clone(&speaker))));
+        if let Some((access, namespace)) = self.reports {
+            speaker.tell_cluster(access, namespace);
+        }
         let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
@@ -479,6 +494,24 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
 }
 
 impl Speaker {
+    /// Keeps the cluster told how this nodegate stands, for as long as the process runs.
+    fn tell_cluster(self: &Arc<Self>, access: Access, namespace: String) {
+        let (sender, reports) = watch::channel(Report::default());
+        tokio::spawn(report::report(Arc::clone(self), sender));
+        let speaker = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut reports = reports;
+            // The Node's object is known by then, with which the Lease is to go.
+            if reports.wait_for(|report| report.ready).await.is_err() {
+                return;
+            }
+            let inputs = speaker.sources.current();
+            let node = inputs.resources.node(&speaker.node);
+            let uid = node.and_then(|node| node.metadata.uid.clone());
+            nodegate_source::kubernetes::report::keep(access, namespace, uid, reports).await;
+        });
+    }
+
     /// The redirector, which alone knows `what`.
     fn redirector(
         &self,

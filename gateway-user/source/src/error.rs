@@ -64,6 +64,12 @@ pub enum SourceError {
         /// What was said instead.
         told: String,
     },
+    /// An object that somebody asked for is not to be found.
+    #[error("{told}")]
+    NoObject {
+        /// Which, and what there is instead.
+        told: String,
+    },
     /// The thread that watches cannot be started.
     #[error("cannot start watching for changes: {0}")]
     Thread(#[source] io::Error),

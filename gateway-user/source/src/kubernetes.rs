@@ -12,6 +12,7 @@
 //! | [`ledger`] | what is known of all kinds; what is new for the other rooms |
 //! | [`journal`] | the last state on disk, for a start without the API server |
 //! | [`follow`] | all of it as a source, in a thread of its own |
+//! | [`report`] | what the cluster is told of each nodegate, and by it everybody who asks |
 //! | [`collect`] | once, and no more: what a source would read, as manifests |
 //!
 //! What was seen once is in force until the API server says otherwise: where it does not answer, is
@@ -25,6 +26,7 @@ mod follow;
 pub mod interest;
 mod journal;
 mod ledger;
+pub mod report;
 #[cfg(test)]
 mod tests;
 mod trim;

@@ -84,6 +84,8 @@ pub struct KindStatus {
     pub kind: String,
     /// How many objects of it are known.
     pub objects: usize,
+    /// The highest resourceVersion among them and those that are gone; none where it is no number.
+    pub resource_version: Option<u64>,
     /// Whether all of them have been heard of.
     pub is_known: bool,
 }

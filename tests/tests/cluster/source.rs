@@ -72,6 +72,20 @@ impl<'c> Nodegate<'c> {
         self.directory.path().join("admin.sock")
     }
 
+    fn kubeconfig(&self) -> PathBuf {
+        self.cluster.names().state().join("pki/admin.conf")
+    }
+
+    /// What `nodegate status` says of all nodegates of the cluster; an error if it is not good.
+    fn ask_cluster(&self, words: &[&str]) -> anyhow::Result<String> {
+        let mut status = self.command(&["status"])?;
+        status.args(words).arg("--kubeconfig").arg(self.kubeconfig());
+        let output = status.output().context("nodegate status")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{words:?}: {said}");
+        Ok(said)
+    }
+
     fn command(&self, words: &[&str]) -> anyhow::Result<Command> {
         let mut command = own(&self.program);
         command.args(words).arg("--admin").arg(self.socket());
@@ -79,10 +93,10 @@ impl<'c> Nodegate<'c> {
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
-        let kubeconfig = self.cluster.names().state().join("pki/admin.conf");
         let mut run = self.command(&["run", "--role", "proxy", "--node-name", "client"])?;
-        run.arg("--kubeconfig")
-            .arg(kubeconfig)
+        run.args(["--report-to", "default"])
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
             .arg("--state")
             .arg(self.directory.path().join("state"))
             .stdout(Stdio::null())
@@ -177,6 +191,14 @@ fn changes_come(cluster: &Cluster, nodegate: &Nodegate) -> anyhow::Result<()> {
     nodegate.until("a Service more", |status| {
         known(status, "services") == before + 1
     })?;
+    let limit = format!("{}s", patience::limit().as_secs());
+    nodegate.ask_cluster(&["--wait", "svc/default/two", "--timeout", &limit])?;
+    let table = nodegate.ask_cluster(&["--cluster"])?;
+    let row = table.lines().nth(1).unwrap_or_default();
+    ensure!(
+        row.starts_with("client") && row.contains("ready"),
+        "{table}"
+    );
     cluster.ask(&["delete", "service", "two"])?;
     nodegate.until("the Service is gone", |status| {
         known(status, "services") == before

@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use nodegate_datapath::{
     clock,
     contents::{
@@ -149,21 +148,7 @@ impl Shown {
 }
 
 fn table<R: Row>(rows: &[R]) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(R::HEADER)
-        .add_rows(rows.iter().map(Row::cells));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
-    let mut text = String::new();
-    for line in table.lines() {
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    super::table::table(R::HEADER, rows.iter().map(Row::cells))
 }
 
 /// What is empty shows as a dash.

@@ -67,6 +67,10 @@ pub struct Run {
     /// [default: none]
     #[arg(long, env = "NODEGATE_STATUS_ADDRESS", value_name = "ADDRESS:PORT")]
     status_address: Option<std::net::SocketAddr>,
+    /// Tell the cluster how this nodegate stands, in a Lease in this namespace, for `nodegate status
+    /// --cluster` [default: it is not told]
+    #[arg(long, env = "NODEGATE_REPORT_TO", value_name = "NAMESPACE")]
+    report_to: Option<String>,
     /// Name of this node, as endpoints name it [default: the host's name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -323,6 +327,7 @@ impl Run {
             sources,
             admin: self.admin,
             probes: self.status_address,
+            report_to: self.report_to,
             node: NodeIdentity { name: node },
             services: self.redirector.services,
             datapath,
@@ -366,9 +371,10 @@ impl Run {
                 );
             }
         }
-        if source != Source::Kubernetes && self.api_server != ApiServerArgs::default() {
+        let has_options = self.api_server != ApiServerArgs::default() || self.report_to.is_some();
+        if source != Source::Kubernetes && has_options {
             bail!(
-                "--kubeconfig, --api-server and --state are for the API server, which is not read (fix: \
+                "--kubeconfig, --api-server, --state and --report-to are for the API server, which is not read (fix: \
                  --source kubernetes, or leave them out)"
             );
         }

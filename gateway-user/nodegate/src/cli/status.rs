@@ -15,8 +15,12 @@ use nodegate_admin::{
     status::{KindStatus, KubernetesStatus, Status},
 };
 use nodegate_datapath::{Error, contents::Pins};
+use nodegate_source::kubernetes::access::Access;
 
 use super::{Admin, Output, Plural};
+use cluster::Object;
+
+mod cluster;
 
 /// Show what a running nodegate serves, and whether it is up to date.
 ///
@@ -28,6 +32,9 @@ Examples:
   nodegate status --sync               after a change: wait until it is in force
   nodegate status --ready              as a readiness probe
   nodegate status -o json | jq .datapath.decisions
+  nodegate status --cluster            all nodes, by what they report to the API server
+  nodegate status --wait virtualservice/shop/web --timeout 30s
+                                       until all nodes have it as it is now
 
 Exit status: 0 it is up to date, or all is in force with --sync, or it serves
 with --ready; 1 something could not be applied, or there are errors or warnings;
@@ -54,6 +61,20 @@ pub struct StatusCommand {
         value_name = "DIR"
     )]
     pin_dir: PathBuf,
+    /// Show how all nodegates of the cluster stand, by their own reports, rather than the one that runs here
+    #[arg(long, conflicts_with_all = ["sync", "ready"])]
+    cluster: bool,
+    /// Wait until an object, as it is now, is in force wherever a nodegate of the cluster watches its kind
+    #[arg(
+        long,
+        value_name = "KIND/NAMESPACE/NAME",
+        conflicts_with_all = ["sync", "ready", "cluster"]
+    )]
+    wait: Option<Object>,
+    /// With --cluster and --wait: reach the API server as the current context of this file says [default: by
+    /// the pod's ServiceAccount]
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -62,6 +83,16 @@ pub struct StatusCommand {
 impl StatusCommand {
     /// Asks and prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let access = Access {
+            kubeconfig: self.kubeconfig.clone(),
+            servers: Vec::new(),
+        };
+        if let Some(object) = &self.wait {
+            return cluster::wait(&access, object, self.timeout);
+        }
+        if self.cluster {
+            return cluster::show(&access, self.output);
+        }
         let json = super::block_on(async {
             let (method, path) = if self.sync {
                 (Method::POST, "/sync")

@@ -402,6 +402,7 @@ impl Worker {
         let kinds = kinds.map(|kind| KindStatus {
             kind: kind.what,
             objects: kind.objects,
+            resource_version: kind.version,
             is_known: kind.is_complete,
         });
         let server = self.connected.dialer.server();

@@ -133,6 +133,41 @@ impl fmt::Display for Wanted {
 // === impl WantedKind ===
 
 impl WantedKind {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Node,
+        Self::Pod,
+        Self::Secret,
+        Self::Gateway,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+    ];
+
+    /// The kind of this name, in singular or plural or as kubectl shortens it, in any case.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let singular = |kind: &Self| format!("{kind:?}").to_ascii_lowercase();
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| {
+            kind.plural() == name || singular(kind) == name || kind.short() == Some(&*name)
+        })
+    }
+
+    const fn short(self) -> Option<&'static str> {
+        match self {
+            Self::Service => Some("svc"),
+            Self::Node => Some("no"),
+            Self::Pod => Some("po"),
+            Self::Gateway => Some("gw"),
+            Self::VirtualService => Some("vs"),
+            Self::DestinationRule => Some("dr"),
+            Self::ServiceEntry => Some("se"),
+            Self::EndpointSlice | Self::Secret => None,
+        }
+    }
+
     pub(super) const fn resource(self) -> ResourceKind {
         match self {
             Self::Service => ResourceKind::Service,
@@ -194,6 +229,14 @@ mod tests {
         assert_eq!(plurals(&redirector(false)), least);
         let more = plurals(&redirector(true));
         assert_eq!(more, [&least[..], &["pods", "gateways"]].concat());
+    }
+
+    #[test]
+    fn kinds_have_the_names_that_kubectl_knows() {
+        for name in ["VirtualService", "virtualservices", "vs"] {
+            assert_eq!(WantedKind::named(name), Some(WantedKind::VirtualService));
+        }
+        assert_eq!(WantedKind::named("deployment"), None);
     }
 
     #[test]

@@ -389,6 +389,7 @@ fn found(kind: WantedKind, namespace: String, name: String, object: Value) -> Op
                 namespace,
                 name,
                 manifest,
+                version: None,
                 json: Some(object),
             });
         }
@@ -398,6 +399,7 @@ fn found(kind: WantedKind, namespace: String, name: String, object: Value) -> Op
         namespace,
         name,
         manifest: Manifest::of_body(body),
+        version: None,
         json: None,
     })
 }
@@ -417,6 +419,7 @@ mod tests {
             namespace: "shop".into(),
             name: name.into(),
             manifest: Manifest::of_body(Body::Service(Box::new(service))),
+            version: None,
             json: None,
         }
     }

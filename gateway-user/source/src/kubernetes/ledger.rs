@@ -44,6 +44,8 @@ struct Known {
     /// Whether a list has been complete since somebody asked.
     is_complete: bool,
     trouble: Option<Told>,
+    /// The highest of the objects' versions.
+    version: Option<u64>,
 }
 
 /// Namespace and name.
@@ -64,6 +66,7 @@ struct Told {
 pub(super) struct Standing {
     pub(super) what: String,
     pub(super) objects: usize,
+    pub(super) version: Option<u64>,
     pub(super) is_complete: bool,
 }
 
@@ -107,8 +110,13 @@ impl Ledger {
                 let manifest = known.put(*found);
                 self.say(manifest);
             }
-            News::Gone { namespace, name } => {
+            News::Gone {
+                namespace,
+                name,
+                version,
+            } => {
                 known.trouble = None;
+                known.version = known.version.max(version);
                 let name = (namespace, name);
                 if known.objects.remove(&name).is_some() {
                     gone.push(name);
@@ -210,6 +218,7 @@ impl Ledger {
             .map(|(wanted, known)| Standing {
                 what: wanted.to_string(),
                 objects: known.objects.len(),
+                version: known.version,
                 is_complete: known.is_complete,
             })
             .collect()
@@ -245,8 +254,10 @@ impl Known {
             namespace,
             name,
             manifest,
+            version,
             ..
         } = found;
+        self.version = self.version.max(version);
         let name = (namespace, name);
         if let Some(listed) = &mut self.listed {
             listed.insert(name.clone());

@@ -40,6 +40,7 @@ fn service(name: &str) -> Found {
         namespace: "shop".into(),
         name: name.into(),
         manifest: Manifest::of_body(Body::Service(Box::new(service))),
+        version: None,
         json: None,
     }
 }
@@ -162,6 +163,7 @@ fn secrets_are_watched_as_long_as_they_are_named() {
             namespace: "shop".into(),
             name: "r".into(),
             manifest: Manifest::of_value(kind, "shop", "r", value),
+            version: None,
             json: None,
         };
         report(

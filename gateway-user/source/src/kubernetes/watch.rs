@@ -43,7 +43,11 @@ pub(super) enum News {
     /// All have been told since [`News::Begins`].
     Complete,
     /// An object is gone.
-    Gone { namespace: String, name: String },
+    Gone {
+        namespace: String,
+        name: String,
+        version: Option<u64>,
+    },
     /// Nothing is heard for now.
     Trouble(Trouble),
 }
@@ -55,6 +59,8 @@ pub(super) struct Found {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) manifest: Manifest,
+    /// Of its kind, later ones are higher; none where it is no number, or from disk.
+    pub(super) version: Option<u64>,
     /// What the API server said, of objects that say more than what their type holds.
     pub(super) json: Option<serde_json::Value>,
 }
@@ -82,6 +88,11 @@ pub(super) async fn follow(client: Client, wanted: Wanted, reports: mpsc::Sender
         strategy: InitialListStrategy::StreamingList,
     };
     while watch.round().await.is_ok() {}
+}
+
+/// Numbers by the API server's promise since 1.35 (KEP-5504), and since ever in fact.
+fn version(object: &impl kube::ResourceExt) -> Option<u64> {
+    object.resource_version()?.parse().ok()
 }
 
 // === impl Watch ===
@@ -146,6 +157,7 @@ impl Watch {
     {
         let kind = self.wanted.kind;
         let found = move |object: K| {
+            let version = version(&object);
             let body = body(object);
             let metadata = body.metadata();
             Some(Found {
@@ -153,6 +165,7 @@ impl Watch {
                 namespace: metadata.namespace.clone().unwrap_or_default(),
                 name: metadata.name.clone().unwrap_or_default(),
                 manifest: Manifest::of_body(body),
+                version,
                 json: None,
             })
         };
@@ -175,6 +188,7 @@ impl Watch {
         let found = move |mut object: DynamicObject| {
             let namespace = object.namespace().unwrap_or_default();
             let name = object.name_any();
+            let version = version(&object);
             object.metadata = trim::metadata(object.metadata);
             object.types = Some(types.clone());
             if let Some(fields) = object.data.as_object_mut() {
@@ -188,6 +202,7 @@ impl Watch {
                 namespace,
                 name,
                 manifest,
+                version,
                 json: Some(json),
             })
         };
@@ -218,6 +233,7 @@ impl Watch {
                 Ok(Event::Delete(object)) => News::Gone {
                     namespace: object.namespace().unwrap_or_default(),
                     name: object.name_any(),
+                    version: version(&object),
                 },
                 // The version that we know is too old; a new list follows.
                 Err(watcher::Error::WatchError(status)) if status.code == 410 => continue,
