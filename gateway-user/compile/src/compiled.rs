@@ -38,6 +38,12 @@ impl Compiled {
         };
         let services = services.iter().filter(in_scope).cloned();
         self.services = services.map(Arc::new).collect();
+        self.with_diagnostics(diagnostics)
+    }
+
+    /// Adds what else is wrong.
+    #[must_use]
+    pub fn with_diagnostics(mut self, diagnostics: &[Diagnostic]) -> Self {
         if !diagnostics.is_empty() {
             let mut all = [&*self.diagnostics, diagnostics].concat();
             diagnostic::sort(&mut all);

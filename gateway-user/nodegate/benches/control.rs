@@ -199,7 +199,7 @@ impl Control {
             receiver: Arc::clone(&receiver),
         };
         Self {
-            sources: Sources::start(vec![Box::new(objects)]).expect("it follows at once"),
+            sources: Sources::start(vec![Box::new(objects)], None).expect("it follows at once"),
             receiver,
             compiler: Compiler::default(),
             publisher: Publisher::default(),

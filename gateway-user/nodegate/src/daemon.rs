@@ -186,6 +186,7 @@ impl Daemon {
             node: options.node.clone(),
             gateway: options.proxy.as_ref().map(|proxy| proxy.identity.clone()),
             services: options.services.clone(),
+            redirects: options.datapath.is_some(),
         };
         tasks.push(tokio::spawn(publisher::publish(
             audience,

@@ -9,6 +9,7 @@
 mod amend;
 mod conflicts;
 mod destinations;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics, ObjectKey, Seve
 use super::{Resources, manifest::Manifest, object::Object, validate::validate};
 
 pub use amend::Amendment;
+pub use kept::{Kept, KeptError};
 
 /// The accepted version of every object.
 #[derive(Debug, Default)]

@@ -28,13 +28,13 @@ pub use policy::{
 pub use secrets::secret_names;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The content of a field that this version does not look into.
 pub type Opaque = serde_yaml::Value;
 
 /// An object of a kind that Kubernetes knows from a CustomResourceDefinition.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Custom<Spec> {
     /// Group and version.
@@ -61,7 +61,7 @@ pub type DestinationRule = Custom<DestinationRuleSpec>;
 pub type ServiceEntry = Custom<ServiceEntrySpec>;
 
 /// `Gateway.spec`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// Labels of the gateway pods, in any namespace. Empty: all gateway pods.
@@ -71,7 +71,7 @@ pub struct GatewaySpec {
 }
 
 /// `Gateway.spec.servers[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Server {
     /// The port.
@@ -89,7 +89,7 @@ pub struct Server {
 }
 
 /// `Gateway.spec.servers[].tls`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerTls {
     /// Whether requests in the clear are sent to `https`.
@@ -127,7 +127,7 @@ pub struct ServerTls {
 }
 
 /// `Gateway.spec.servers[].port`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Port {
     /// A port of the *Service* in front of the gateway pods.
@@ -141,7 +141,7 @@ pub struct Port {
 }
 
 /// `VirtualService.spec`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VirtualServiceSpec {
     /// The hosts of which this is about.
@@ -159,7 +159,7 @@ pub struct VirtualServiceSpec {
 }
 
 /// A share of a route's traffic, of HTTP and TCP routes.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteDestination {
     /// Where to.
@@ -171,7 +171,7 @@ pub struct RouteDestination {
 }
 
 /// `Destination`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Destination {
     /// A Service: a full name, or a short one (without dots) in the same namespace.
@@ -183,7 +183,7 @@ pub struct Destination {
 }
 
 /// `Destination.port`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortSelector {
     /// The port's number.
@@ -191,7 +191,7 @@ pub struct PortSelector {
 }
 
 /// `VirtualService.spec.tcp[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpRoute {
     /// Conditions, of which one must be met; empty: none.
@@ -202,7 +202,7 @@ pub struct TcpRoute {
 }
 
 /// `VirtualService.spec.tcp[].match[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct L4Match {
     /// The port of the Gateway's server; 0: any.
@@ -228,7 +228,7 @@ impl TcpRoute {
 }
 
 /// `DestinationRule.spec`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DestinationRuleSpec {
     /// The destination: a full name, or a short one (without dots) in the same namespace.
@@ -244,7 +244,7 @@ pub struct DestinationRuleSpec {
 }
 
 /// `DestinationRule.spec.subsets[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Subset {
     /// Name of the subset.
@@ -256,7 +256,7 @@ pub struct Subset {
 }
 
 /// `DestinationRule.spec.workloadSelector`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkloadSelector {
     /// Labels of the pods.

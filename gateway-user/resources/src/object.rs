@@ -11,6 +11,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use nodegate_values::diagnostic::{Diagnostic, Location, ObjectKey, Severity};
+use serde::Serialize;
 
 use super::{
     ResourceKind,
@@ -39,7 +40,8 @@ pub struct ManifestPlace {
 }
 
 /// The kinds that nodegate reads.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Body {
     /// `v1` Service
     Service(Box<Service>),

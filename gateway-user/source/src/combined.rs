@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::SourceError,
+    kept::KeptFile,
     rules::Rules,
     source::{Change, Changes, Followed, Source, Status},
 };
@@ -48,6 +49,7 @@ pub struct Sources {
 struct Combined {
     held: Vec<Held>,
     store: Store,
+    kept: KeptFile,
     inputs: watch::Sender<Arc<Inputs>>,
 }
 
@@ -80,15 +82,22 @@ struct Slot {
 // === impl Sources ===
 
 impl Sources {
-    /// Reads what there is in all of them, and follows them from then on.
+    /// Reads what there is in all of them, and follows them from then on. Versions that stay in force although
+    /// newer ones are refused are kept in the file `kept`, if there is to be one, for the next process.
     ///
     /// # Errors
     /// Fails if there is nothing to read from in one of them.
-    pub fn start(sources: Vec<Box<dyn Source>>) -> Result<Self, SourceError> {
+    pub fn start(
+        sources: Vec<Box<dyn Source>>,
+        kept: Option<PathBuf>,
+    ) -> Result<Self, SourceError> {
         let (sender, inputs) = watch::channel(Arc::default());
+        let mut store = Store::default();
+        let kept = KeptFile::open(kept, &mut store);
         let combined = Arc::new(Mutex::new(Combined {
             held: sources.iter().map(|_| Held::default()).collect(),
-            store: Store::default(),
+            store,
+            kept,
             inputs: sender,
         }));
         let followed = sources.into_iter().enumerate().map(|(number, source)| {
@@ -182,10 +191,12 @@ impl Combined {
     fn admit(&mut self) -> Arc<Resources> {
         let documents = self.held.iter().flat_map(|held| held.documents.values());
         let troubles = self.held.iter().flat_map(|held| held.troubles.iter());
-        self.store.admit(
+        let admitted = self.store.admit(
             documents.map(|document| &**document),
             troubles.cloned().collect(),
-        )
+        );
+        self.kept.write(&self.store);
+        admitted
     }
 }
 

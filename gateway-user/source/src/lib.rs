@@ -14,6 +14,7 @@ pub mod combined;
 pub mod directory;
 mod error;
 pub mod iptables;
+mod kept;
 pub mod kubernetes;
 pub mod rules;
 pub mod source;

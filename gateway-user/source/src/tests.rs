@@ -49,7 +49,7 @@ async fn until(updates: &mut Receiver<Arc<Inputs>>, expected: &[&str]) -> Lap {
 }
 
 fn follow(paths: Vec<PathBuf>) -> Result<Sources, SourceError> {
-    Sources::start(vec![Box::new(Manifests::new(paths))])
+    Sources::start(vec![Box::new(Manifests::new(paths))], None)
 }
 
 fn start(directory: &Path) -> Sources {
@@ -258,7 +258,7 @@ async fn where_the_system_tells_nothing_changes_are_found_by_looking() {
     let file = directory.path().join("a.yaml");
     fs::write(&file, service("a", 80)).unwrap();
     let paths = vec![directory.path().to_owned()];
-    let watcher = Sources::start(vec![Box::new(Manifests::unnotified(paths))]).unwrap();
+    let watcher = Sources::start(vec![Box::new(Manifests::unnotified(paths))], None).unwrap();
     fs::write(&file, service("a", 81)).unwrap();
     let lap = until(&mut watcher.subscribe(), &["a 81"]).await;
     lap.below(Duration::from_secs(3)).unwrap();
@@ -272,7 +272,7 @@ async fn directories_are_sources_of_one_set_of_objects() {
     let source = |directory: &TempDir| -> Box<dyn Source> {
         Box::new(Manifests::new(vec![directory.path().to_owned()]))
     };
-    let sources = Sources::start(vec![source(&one), source(&other)]).unwrap();
+    let sources = Sources::start(vec![source(&one), source(&other)], None).unwrap();
     assert_eq!(services(&sources.current()), ["a 80", "b 80"]);
     assert_eq!(sources.status().len(), 2);
 
@@ -322,7 +322,8 @@ async fn rules_and_manifests_are_there_side_by_side() {
     fs::write(&file, service("a", 80)).unwrap();
     let manifests = Box::new(Manifests::new(vec![directory.path().to_owned()]));
     let rules = Arc::new(Rules::default());
-    let sources = Sources::start(vec![Box::new(Once(Arc::clone(&rules))), manifests]).unwrap();
+    let sources =
+        Sources::start(vec![Box::new(Once(Arc::clone(&rules))), manifests], None).unwrap();
     let before = sources.current();
     assert_eq!(before.rules.as_ref(), Some(&rules));
     assert_eq!(services(&before), ["a 80"]);
@@ -332,4 +333,36 @@ async fn rules_and_manifests_are_there_side_by_side() {
     assert_eq!(services(&after), ["a 81"]);
     assert!(Arc::ptr_eq(after.rules.as_ref().unwrap(), &rules));
     assert_eq!(after.version, before.version + 1);
+}
+
+#[test]
+fn what_a_mistake_left_in_force_is_known_to_the_next_process() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("a.yaml");
+    let kept = directory.path().join("state/kept.yaml");
+    let start = || {
+        let manifests = Manifests::new(vec![file.clone()]);
+        Sources::start(vec![Box::new(manifests)], Some(kept.clone())).unwrap()
+    };
+    let service =
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}";
+    fs::write(&file, service).unwrap();
+    let good = start().current();
+    assert_eq!(good.resources.services().count(), 1);
+    assert!(!kept.exists());
+    // Without the file there is nothing that would be in force.
+    fs::write(&file, service.replace("80", "70000")).unwrap();
+    assert_eq!(start().current().resources.services().count(), 0);
+
+    fs::write(&file, service).unwrap();
+    let sources = start();
+    fs::write(&file, service.replace("80", "70000")).unwrap();
+    let refused = || sources.current().resources.diagnostics.len() == 1;
+    patience::until(|| refused().then_some(())).unwrap();
+    drop(sources);
+    let after = start().current();
+    assert_eq!(after.resources.objects, good.resources.objects);
+    fs::write(&file, service.replace("80", "81")).unwrap();
+    drop(start());
+    assert!(!kept.exists());
 }

@@ -2,12 +2,12 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A duration, such as `2s`, `0.5s`, `1h30m` or `100ms`: numbers with units, in Go's syntax
 /// (`time.ParseDuration`), of which the API's own (`google.protobuf.Duration`) is a part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Interval(pub Duration);
 
 /// A text is no duration.
@@ -41,6 +41,12 @@ impl TryFrom<String> for Interval {
 
     fn try_from(text: String) -> Result<Self, NoDuration> {
         text.parse()
+    }
+}
+
+impl From<Interval> for String {
+    fn from(interval: Interval) -> Self {
+        interval.to_string()
     }
 }
 

@@ -79,7 +79,10 @@ impl<'c> Nodegate<'c> {
     /// What `nodegate status` says of all nodegates of the cluster; an error if it is not good.
     fn ask_cluster(&self, words: &[&str]) -> anyhow::Result<String> {
         let mut status = self.command(&["status"])?;
-        status.args(words).arg("--kubeconfig").arg(self.kubeconfig());
+        status
+            .args(words)
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig());
         let output = status.output().context("nodegate status")?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{words:?}: {said}");

@@ -51,6 +51,11 @@ pub struct Run {
     source: Option<Source>,
     #[command(flatten)]
     api_server: ApiServerArgs,
+    /// Keep in this directory what the next start needs: what the API server said last, for a start while it
+    /// does not answer, and versions in force of objects that were refused since. Secrets are not kept
+    /// [default: nothing is kept]
+    #[arg(long, env = "NODEGATE_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Directory of manifests: Services, EndpointSlices, Pods, Gateways, VirtualServices, DestinationRules.
     /// Changes take effect within a second. With `--source kubernetes`, in addition to the API server's objects
     #[arg(long, env = "NODEGATE_MANIFESTS", value_name = "DIR")]
@@ -95,10 +100,6 @@ struct ApiServerArgs {
         value_delimiter = ','
     )]
     servers: Vec<Server>,
-    /// Keep what the API server said last in this directory, for a start while it does not answer. Secrets
-    /// are not kept [default: not kept]
-    #[arg(long, env = "NODEGATE_STATE", value_name = "DIR")]
-    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -374,12 +375,13 @@ impl Run {
         let has_options = self.api_server != ApiServerArgs::default() || self.report_to.is_some();
         if source != Source::Kubernetes && has_options {
             bail!(
-                "--kubeconfig, --api-server, --state and --report-to are for the API server, which is not read (fix: \
+                "--kubeconfig, --api-server and --report-to are for the API server, which is not read (fix: \
                  --source kubernetes, or leave them out)"
             );
         }
         let adds_manifests = needs_manifests || source == Source::Kubernetes;
         Ok(SourceOptions {
+            kept: self.kept("kept.yaml"),
             kubernetes: (source == Source::Kubernetes).then(|| self.kubernetes()),
             manifests: self.manifests.clone().filter(|_| adds_manifests),
             rules,
@@ -396,15 +398,20 @@ impl Run {
         })
     }
 
+    /// A file of this role's in the directory of what is kept.
+    fn kept(&self, extension: &str) -> Option<PathBuf> {
+        let file = format!("{}.{extension}", self.role);
+        self.state.as_ref().map(|directory| directory.join(file))
+    }
+
     fn kubernetes(&self) -> KubernetesOptions {
         let args = &self.api_server;
-        let file = format!("{}.journal", self.role);
         KubernetesOptions {
             access: Access {
                 kubeconfig: args.kubeconfig.clone(),
                 servers: args.servers.clone(),
             },
-            state: args.state.as_ref().map(|directory| directory.join(file)),
+            state: self.kept("journal"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nodegate_compile::{
     Compiled, Compiler, GatewayIdentity, NodeIdentity, Publisher, ServiceScope,
 };
-use nodegate_model::Published;
+use nodegate_model::{Published, service::ServicePort};
 use nodegate_resources::Resources;
 use nodegate_source::{combined::Inputs, rules::Rules};
 use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics, Severity};
@@ -18,6 +18,8 @@ pub(super) struct Audience {
     pub(super) node: NodeIdentity,
     pub(super) gateway: Option<GatewayIdentity>,
     pub(super) services: ServiceScope,
+    /// Whether connections are redirected here.
+    pub(super) redirects: bool,
 }
 
 impl Audience {
@@ -33,13 +35,52 @@ impl Audience {
             .as_ref()
             .map(|identity| labelled(identity, resources));
         let compiled = compiler.compile(resources, &self.node, gateway.as_ref(), &self.services);
-        match rules {
+        let compiled = match rules {
             Some(rules) => {
                 compiled.with_services(&rules.services, &rules.diagnostics, &self.services)
             }
             None => compiled,
+        };
+        match idleness(&compiled.services).filter(|_| self.redirects) {
+            Some(idle) => compiled.with_diagnostics(&[idle]),
+            None => compiled,
         }
     }
+}
+
+/// Why a redirector has nothing to do: who sees that it is ready would think that it serves.
+fn idleness(services: &[Arc<ServicePort>]) -> Option<Diagnostic> {
+    let message = |severity, message: String, fix: Option<&str>| Diagnostic {
+        severity,
+        location: None,
+        object: None,
+        field: None,
+        message,
+        fix: fix.map(str::to_owned),
+    };
+    if services.is_empty() {
+        let text = "no Service is in scope (--services): nothing is redirected".to_owned();
+        return Some(message(Severity::Info, text, None));
+    }
+    let is_reachable = |service: &Arc<ServicePort>| {
+        let addresses = [
+            &service.cluster_ips,
+            &service.external_ips,
+            &service.load_balancer_ips,
+        ];
+        service.node_port.is_some() || addresses.iter().any(|addresses| !addresses.is_empty())
+    };
+    if services.iter().any(is_reachable) {
+        return None;
+    }
+    let name = &services[0].name;
+    let text = format!(
+        "none of the Services in scope, such as {}/{}, has an address: nothing is redirected. It is the API \
+         server that gives them cluster IPs; manifests as people write them have none",
+        name.namespace, name.name
+    );
+    let fix = "--source kubernetes, manifests that `nodegate collect` wrote, or write clusterIP or nodePort";
+    Some(message(Severity::Warning, text, Some(fix)))
 }
 
 /// The identity with the labels of the gateway's own Pod, once that is known.

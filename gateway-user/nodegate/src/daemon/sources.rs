@@ -19,6 +19,8 @@ pub struct SourceOptions {
     pub kubernetes: Option<KubernetesOptions>,
     /// The directory of manifests, if there is one.
     pub manifests: Option<PathBuf>,
+    /// Where versions are kept that are in force although newer ones were refused; none: nowhere.
+    pub kept: Option<PathBuf>,
     /// Take Services from this node's iptables rules; manifests are for the proxy then.
     pub rules: bool,
 }
@@ -52,7 +54,7 @@ pub(super) fn start(
     if options.rules {
         sources.push(Box::new(KubeProxyRules::of_node(node)));
     }
-    Sources::start(sources)
+    Sources::start(sources, options.kept)
 }
 
 /// How the sources stand, in the words of the admin socket.

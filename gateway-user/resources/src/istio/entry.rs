@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Opaque;
 
 /// `ServiceEntry.spec`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceEntrySpec {
     /// The hosts.
@@ -31,7 +31,7 @@ pub struct ServiceEntrySpec {
 }
 
 /// `ServiceEntry.spec.ports[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EntryPort {
     /// Number.
@@ -45,7 +45,7 @@ pub struct EntryPort {
 }
 
 /// `WorkloadEntry`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkloadEntry {
     /// An address, or for `DNS` a name.
@@ -65,7 +65,7 @@ pub struct WorkloadEntry {
 }
 
 /// `ServiceEntry.spec.workloadSelector`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EntrySelector {
     /// Labels of the pods.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use nodegate_values::duration::Interval;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Destination, Opaque, RouteDestination};
 
 /// `VirtualService.spec.http[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     /// Name, for logs.
@@ -47,7 +47,7 @@ pub struct HttpRoute {
 }
 
 /// `VirtualService.spec.http[].match[]`: all that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpMatch {
     /// Name, for logs.
@@ -82,7 +82,7 @@ pub struct HttpMatch {
 
 /// `StringMatch`: one of these. None at all stands for any value of what is there, where that can be
 /// absent.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StringMatch {
     /// Equals.
@@ -94,7 +94,7 @@ pub struct StringMatch {
 }
 
 /// `VirtualService.spec.http[].rewrite`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rewrite {
     /// Replaces what `match.uri` matched.
@@ -106,7 +106,7 @@ pub struct Rewrite {
 }
 
 /// `VirtualService.spec.http[].rewrite.uriRegexRewrite`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RegexRewrite {
     /// The pattern.
@@ -117,7 +117,7 @@ pub struct RegexRewrite {
 }
 
 /// `VirtualService.spec.http[].redirect`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Redirect {
     /// Replaces the path.
@@ -135,7 +135,7 @@ pub struct Redirect {
 }
 
 /// `VirtualService.spec.http[].directResponse`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DirectResponse {
     /// The status.
@@ -145,7 +145,7 @@ pub struct DirectResponse {
 }
 
 /// `VirtualService.spec.http[].directResponse.body`: one of these.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpBody {
     /// Text.
@@ -155,7 +155,7 @@ pub struct HttpBody {
 }
 
 /// `VirtualService.spec.http[].delegate`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Delegate {
     /// Name of a VirtualService without hosts.
@@ -165,7 +165,7 @@ pub struct Delegate {
 }
 
 /// `VirtualService.spec.http[].retries`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retries {
     /// How often to try again; 0: never.
@@ -183,7 +183,7 @@ pub struct Retries {
 }
 
 /// `VirtualService.spec.http[].fault`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Fault {
     /// Waiting.
@@ -193,7 +193,7 @@ pub struct Fault {
 }
 
 /// `VirtualService.spec.http[].fault.delay`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Delay {
     /// Deprecated: in whole percent.
@@ -207,7 +207,7 @@ pub struct Delay {
 }
 
 /// `VirtualService.spec.http[].fault.abort`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Abort {
     /// The status.
@@ -221,7 +221,7 @@ pub struct Abort {
 }
 
 /// `Percent`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Percent {
     /// 0 to 100.
@@ -229,7 +229,7 @@ pub struct Percent {
 }
 
 /// `VirtualService.spec.http[].mirrors[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MirrorPolicy {
     /// Who gets a copy.
@@ -239,7 +239,7 @@ pub struct MirrorPolicy {
 }
 
 /// `VirtualService.spec.http[].corsPolicy`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CorsPolicy {
     /// Deprecated: origins, as they are.
@@ -261,7 +261,7 @@ pub struct CorsPolicy {
 }
 
 /// `Headers`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Headers {
     /// Of requests.
@@ -271,7 +271,7 @@ pub struct Headers {
 }
 
 /// `Headers.HeaderOperations`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderChanges {
     /// Replaces.

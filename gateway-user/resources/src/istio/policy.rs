@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use nodegate_values::duration::Interval;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Opaque, PortSelector};
 
 macro_rules! plain {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
         #[serde(rename_all = "camelCase", default)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
     )*};

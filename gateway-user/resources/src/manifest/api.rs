@@ -36,6 +36,13 @@ impl Manifest {
         manifest
     }
 
+    /// The document `file` as it was when it held this object, whose text is not known any more.
+    pub(crate) fn of_entry(file: PathBuf, value: Value) -> Self {
+        let mut manifest = Self::empty(Provenance::File, file);
+        manifest.object(value, Lines::default());
+        manifest
+    }
+
     /// The name of the document of an object that the API server gives.
     pub fn name_of(kind: ResourceKind, namespace: &str, name: &str) -> PathBuf {
         name_of(&kind.key(namespace, name))

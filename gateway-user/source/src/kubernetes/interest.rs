@@ -81,7 +81,8 @@ impl Interest {
             (true, Kind::EndpointSlice, Objects::All),
             (true, Kind::Node, node),
             (serves || tells_gateways, Kind::Pod, Objects::Metadata),
-            (serves || tells_gateways, Kind::Gateway, Objects::All),
+            // By them a redirector knows the Services that must not be left out when its maps are full.
+            (true, Kind::Gateway, Objects::All),
             (serves, Kind::VirtualService, Objects::All),
             (serves, Kind::DestinationRule, Objects::All),
             (serves, Kind::ServiceEntry, Objects::All),
@@ -226,7 +227,8 @@ mod tests {
             gateway: None,
         };
         let least = ["services", "endpointslices", "nodes node1"];
-        assert_eq!(plurals(&redirector(false)), least);
+        let less = plurals(&redirector(false));
+        assert_eq!(less, [&least[..], &["gateways"]].concat());
         let more = plurals(&redirector(true));
         assert_eq!(more, [&least[..], &["pods", "gateways"]].concat());
     }
