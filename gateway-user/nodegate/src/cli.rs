@@ -13,6 +13,7 @@ mod choices;
 pub mod cleanup;
 pub mod collect;
 pub mod completions;
+pub mod controller;
 pub mod crds;
 pub mod explain;
 pub mod export;
@@ -59,6 +60,7 @@ pub enum Command {
     Preflight(preflight::Preflight),
     Iptables(iptables::Iptables),
     Export(export::Export),
+    Controller(controller::Controller),
     Collect(collect::Collect),
     Cleanup(cleanup::Cleanup),
     Crds(crds::Crds),
@@ -106,6 +108,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),
         Command::Export(command) => command.run(),
+        Command::Controller(command) => command.run(),
         Command::Collect(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Crds(command) => Ok(command.run()),

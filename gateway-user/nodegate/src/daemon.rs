@@ -133,7 +133,8 @@ impl Options {
                 node: self.node.name.clone(),
                 gateways: matches!(self.services, ServiceScope::Gateway),
             }),
-            gateway: self
+            routes: self.proxy.is_some(),
+            secrets: self
                 .proxy
                 .as_ref()
                 .map(|proxy| proxy.identity.namespace.clone()),

@@ -13,6 +13,8 @@
 //! | [`journal`] | the last state on disk, for a start without the API server |
 //! | [`follow`] | all of it as a source, in a thread of its own |
 //! | [`report`] | what the cluster is told of each nodegate, and by it everybody who asks |
+//! | [`complain`] | faults of objects as Events on them |
+//! | [`leader`] | which of several processes writes those |
 //! | [`collect`] | once, and no more: what a source would read, as manifests |
 //!
 //! What was seen once is in force until the API server says otherwise: where it does not answer, is
@@ -20,11 +22,13 @@
 
 pub mod access;
 pub mod collect;
+pub mod complain;
 mod custom;
 mod dial;
 mod follow;
 pub mod interest;
 mod journal;
+mod leader;
 mod ledger;
 pub mod report;
 #[cfg(test)]

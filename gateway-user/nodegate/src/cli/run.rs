@@ -310,10 +310,7 @@ impl Run {
         let sources = self.sources()?;
         let node = match self.node_name {
             Some(name) => name,
-            None => nix::unistd::gethostname()?
-                .into_string()
-                .ok()
-                .context("the host's name is no text (fix: --node-name)")?,
+            None => host_name()?,
         };
         let datapath = match self.role {
             Role::Proxy => None,
@@ -485,8 +482,16 @@ fn raise_file_limit() {
     }
 }
 
+/// The name of this host, or of the pod that this is.
+pub(super) fn host_name() -> anyhow::Result<String> {
+    nix::unistd::gethostname()?
+        .into_string()
+        .ok()
+        .context("the host's name is no text (fix: give one)")
+}
+
 /// Logs go to standard error; `RUST_LOG` chooses (`info` if unset).
-fn init_log() {
+pub(super) fn init_log() {
     use std::io::IsTerminal as _;
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

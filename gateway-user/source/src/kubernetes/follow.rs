@@ -90,6 +90,8 @@ struct Worker {
     has_complained: bool,
     /// The answers to reloads that are waited for.
     waiting: Vec<oneshot::Sender<()>>,
+    /// Rises when everything is listed anew: what watches before that say does not count any more.
+    epoch: u64,
     began: Instant,
     ticks: u32,
 }
@@ -180,6 +182,7 @@ impl Worker {
             has_told: false,
             has_complained: false,
             waiting: Vec::new(),
+            epoch: 0,
             began: Instant::now(),
             ticks: 0,
         }
@@ -232,7 +235,7 @@ impl Worker {
 
     fn watch(&mut self, wanted: Wanted) {
         let client = self.connected.client.clone();
-        let task = watch::follow(client, wanted.clone(), self.sender.clone());
+        let task = watch::follow(client, wanted.clone(), self.epoch, self.sender.clone());
         let before = self.watches.insert(wanted, tokio::spawn(task));
         if let Some(before) = before {
             before.abort();
@@ -241,7 +244,7 @@ impl Worker {
 
     /// Watches the Secrets that objects name now, and no others.
     fn want_secrets(&mut self) {
-        let Some(namespace) = &self.interest.gateway else {
+        let Some(namespace) = &self.interest.secrets else {
             return;
         };
         let (new, old) = self.ledger.want_secrets(namespace);
@@ -257,6 +260,9 @@ impl Worker {
 
     fn take(&mut self, batch: &mut Vec<Report>) {
         for report in batch.drain(..) {
+            if report.epoch < self.epoch {
+                continue;
+            }
             let kind = report.wanted.kind;
             if let News::Object(found) = &report.news {
                 self.note(found);
@@ -390,6 +396,7 @@ impl Worker {
     }
 
     fn list_anew(&mut self) {
+        self.epoch += 1;
         self.ledger.unsettle();
         let all: Vec<_> = self.watches.keys().cloned().collect();
         for wanted in all {

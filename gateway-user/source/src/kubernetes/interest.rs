@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 pub struct Interest {
     /// To redirect connections; none: they are not redirected here.
     pub redirector: Option<RedirectorInterest>,
-    /// To be a gateway: the namespace of its pod, whose Secrets it may use; none: this is no gateway.
-    pub gateway: Option<String>,
+    /// Whether requests are routed, or routes judged.
+    pub routes: bool,
+    /// The namespace whose Secrets are read if an object names them: that of the gateway's pod.
+    pub secrets: Option<String>,
 }
 
 /// What a redirector wants to know.
@@ -64,7 +66,7 @@ impl Interest {
     /// What is watched whatever the objects say; Secrets come as objects name them.
     pub(super) fn wanted(&self) -> Vec<Wanted> {
         use WantedKind as Kind;
-        let serves = self.gateway.is_some();
+        let serves = self.routes;
         let redirector = self.redirector.as_ref();
         let tells_gateways = redirector.is_some_and(|redirector| redirector.gateways);
         let node = match redirector {
@@ -224,7 +226,8 @@ mod tests {
                 node: node.clone(),
                 gateways,
             }),
-            gateway: None,
+            routes: false,
+            secrets: None,
         };
         let least = ["services", "endpointslices", "nodes node1"];
         let less = plurals(&redirector(false));

@@ -97,7 +97,7 @@ impl Ledger {
 
     /// Takes what a watch tells; gives the objects that are gone by it.
     pub(super) fn take(&mut self, report: Report) -> Vec<Name> {
-        let Report { wanted, news } = report;
+        let Report { wanted, news, .. } = report;
         let Some(known) = self.kinds.get_mut(&wanted) else {
             // A Secret that nothing names any more.
             return Vec::new();

@@ -28,7 +28,11 @@ fn slices() -> Wanted {
 }
 
 fn report(wanted: Wanted, news: News) -> Report {
-    Report { wanted, news }
+    Report {
+        wanted,
+        epoch: 0,
+        news,
+    }
 }
 
 fn service(name: &str) -> Found {
@@ -149,7 +153,8 @@ fn secrets_are_watched_as_long_as_they_are_named() {
             node: "node1".into(),
             gateways: true,
         }),
-        gateway: Some("istio-system".into()),
+        routes: true,
+        secrets: Some("istio-system".into()),
     };
     let mut ledger = Ledger::new(interest.wanted());
     let rule = |credential: &str| {

@@ -30,6 +30,8 @@ const LATEST: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) wanted: Wanted,
+    /// That of the watch.
+    pub(super) epoch: u64,
     pub(super) news: News,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Found {
 struct Watch {
     client: Client,
     wanted: Wanted,
+    epoch: u64,
     reports: mpsc::Sender<Report>,
     /// Failures in a row.
     failures: u32,
@@ -79,10 +82,16 @@ struct Watch {
 struct Over;
 
 /// Tells of everything that is wanted, until nobody listens.
-pub(super) async fn follow(client: Client, wanted: Wanted, reports: mpsc::Sender<Report>) {
+pub(super) async fn follow(
+    client: Client,
+    wanted: Wanted,
+    epoch: u64,
+    reports: mpsc::Sender<Report>,
+) {
     let mut watch = Watch {
         client,
         wanted,
+        epoch,
         reports,
         failures: 0,
         strategy: InitialListStrategy::StreamingList,
@@ -294,7 +303,11 @@ impl Watch {
 
     async fn tell(&self, news: News) -> Result<(), Over> {
         let wanted = self.wanted.clone();
-        let report = Report { wanted, news };
+        let report = Report {
+            wanted,
+            epoch: self.epoch,
+            news,
+        };
         self.reports.send(report).await.map_err(|_| Over)
     }
 }
