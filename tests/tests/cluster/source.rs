@@ -154,7 +154,70 @@ pub(crate) fn outage(name: &str, parts: &Parts) -> anyhow::Result<()> {
     changes_come(&cluster, &nodegate)?;
     what_was_seen_stays(&cluster, &mut nodegate)?;
     drop(nodegate);
+    authors_are_told(&cluster)?;
     cluster.down()
+}
+
+/// Of two controllers one writes, and `kubectl describe` shows it.
+fn authors_are_told(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.apply(&service("one"))?;
+    let mut controllers = Vec::new();
+    for identity in ["one", "two"] {
+        controllers.push(Controller::start(cluster, identity)?);
+    }
+    let described = || cluster.ask(&["describe", "virtualservice", "web"]);
+    let shows = |what: &str| {
+        let shown = patience::try_until(|| -> anyhow::Result<_> {
+            Ok(Some(described()?).filter(|text| text.contains(what)))
+        });
+        shown.with_context(|| format!("{what}: {}", described().unwrap_or_default()))
+    };
+    cluster.apply(&ROUTES.replace("number: 80}}}", "number: 99999}}}"))?;
+    shows("99999 is not a port")?;
+    cluster.apply(ROUTES)?;
+    shows("nothing is wrong with it any more")?;
+    let reasons = "jsonpath={.items[?(@.regarding.kind=='VirtualService')].reason}";
+    let reasons = cluster.ask(&["get", "events.events.k8s.io", "-o", reasons])?;
+    ensure!(
+        reasons
+            .split(' ')
+            .filter(|reason| *reason == "Refused")
+            .count()
+            == 1,
+        "two wrote: {reasons}"
+    );
+    Ok(())
+}
+
+/// A controller that runs, until this is dropped.
+struct Controller(Child);
+
+impl Controller {
+    fn start(cluster: &Cluster, identity: &str) -> anyhow::Result<Self> {
+        let program = env::var_os(NODEGATE).context("NODEGATE_BIN is not set")?;
+        let mut command = own(program);
+        command
+            .args([
+                "controller",
+                "--namespace",
+                "default",
+                "--identity",
+                identity,
+            ])
+            .arg("--kubeconfig")
+            .arg(cluster.names().state().join("pki/admin.conf"));
+        let mut command = cluster.enter(HOST, command)?;
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn().context("starting a controller")?))
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn kinds_come_when_they_are_defined(cluster: &Cluster, nodegate: &Nodegate) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use nodegate_values::diagnostic::Diagnostic;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    access::{Access, told},
+    access::Access,
     custom,
     interest::{Objects, Wanted, WantedKind},
     trim,
@@ -71,7 +71,7 @@ pub async fn collect(
             Err(error) => {
                 let trouble = Trouble::of_client(&error);
                 if trouble.is_outage() {
-                    let told = told(&error);
+                    let told = trouble.told().to_owned();
                     return Err(SourceError::Unreachable { told });
                 }
                 let objects = Objects::All;

@@ -18,11 +18,7 @@ use nodegate_resources::{Resources, object::Object};
 use nodegate_values::diagnostic::{Diagnostic, ObjectKey, Severity};
 use tokio::sync::watch;
 
-use super::{
-    access::{Access, told},
-    leader::Candidate,
-    trouble::Trouble,
-};
+use super::{access::Access, leader::Candidate, trouble::Trouble};
 use crate::{combined::Inputs, error::SourceError};
 
 /// Who says it.
@@ -124,7 +120,7 @@ impl Complainer {
         };
         Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", key.name)),
+                name: Some(event_name(&key.name)),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -146,6 +142,13 @@ impl Complainer {
             ..Event::default()
         }
     }
+}
+
+/// A name that no other Event of the object has, as client-go makes them.
+fn event_name(object: &str) -> String {
+    // Names have 253 bytes at most, and letters of one byte.
+    let object = object.get(..230).unwrap_or(object);
+    format!("{object}.{:x}", Timestamp::now().as_nanosecond())
 }
 
 fn api_version(key: &ObjectKey) -> String {
@@ -191,13 +194,14 @@ fn note(wrong: &[Diagnostic]) -> String {
 }
 
 fn complain(key: &ObjectKey, error: &kube::Error) {
-    let fix = match Trouble::of_client(error) {
+    let trouble = Trouble::of_client(error);
+    let fix = match trouble {
         Trouble::Forbidden(_) => {
             " (fix: add the rule {apiGroups: [events.k8s.io], resources: [events], verbs: [create]} to its role)"
         }
         _ => "",
     };
-    tracing::warn!("no Event for {key}: {}{fix}", told(error));
+    tracing::warn!("no Event for {key}: {}{fix}", trouble.told());
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::access::told;
+use super::trouble::Trouble;
 
 /// client-go's defaults.
 const DURATION: Duration = Duration::from_secs(15);
@@ -56,7 +56,8 @@ impl Candidate {
                     leads.send_if_modified(|leads| std::mem::replace(leads, holds) != holds);
                 }
                 Err(error) => {
-                    tracing::debug!("the Lease {}: {}", self.lease, told(&error));
+                    let trouble = Trouble::of_client(&error);
+                    tracing::debug!("the Lease {}: {}", self.lease, trouble.told());
                     // Nobody else takes it sooner.
                     if renewed.elapsed() >= DURATION {
                         leads.send_if_modified(|leads| std::mem::replace(leads, false));

@@ -20,12 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{
-    access::{Access, told},
-    custom,
-    interest::WantedKind,
-    trouble::Trouble,
-};
+use super::{access::Access, custom, interest::WantedKind, trouble::Trouble};
 use crate::error::SourceError;
 
 /// On every such Lease: `redirector`, `proxy` or `all`.
@@ -114,7 +109,8 @@ pub async fn keep(
 }
 
 fn complaint(namespace: &str, error: &kube::Error) -> String {
-    let fix = match Trouble::of_client(error) {
+    let trouble = Trouble::of_client(error);
+    let fix = match trouble {
         Trouble::Forbidden(_) => format!(
             " (fix: add the rule {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, patch]}} to its role in namespace {namespace})"
         ),
@@ -122,7 +118,7 @@ fn complaint(namespace: &str, error: &kube::Error) -> String {
     };
     format!(
         "the cluster is not told how this node stands: {}{fix}",
-        told(error)
+        trouble.told()
     )
 }
 
@@ -170,7 +166,10 @@ pub async fn received(access: &Access) -> Result<Vec<Received>, SourceError> {
     let client = access.client().await?.client;
     let leases = Api::<Lease>::all(client);
     let parameters = ListParams::default().labels(ROLE);
-    let list = leases.list(&parameters).await.map_err(refused)?;
+    let list = leases
+        .list(&parameters)
+        .await
+        .map_err(|error| refused(&error))?;
     let now = Timestamp::now();
     let mut received: Vec<_> = list
         .items
@@ -193,8 +192,9 @@ fn read(lease: &Lease, now: Timestamp) -> Option<Received> {
     })
 }
 
-fn refused(error: kube::Error) -> SourceError {
-    SourceError::Unreachable { told: told(&error) }
+fn refused(error: &kube::Error) -> SourceError {
+    let told = Trouble::of_client(error).told().to_owned();
+    SourceError::Unreachable { told }
 }
 
 /// An object that somebody has changed.
@@ -222,7 +222,9 @@ pub async fn changed(
         told(format!("nodegate watches no `{kind}`, but {all}"))
     })?;
     let client = access.client().await?.client;
-    let resource = resource(&client, wanted).await.map_err(refused)?;
+    let resource = resource(&client, wanted)
+        .await
+        .map_err(|error| refused(&error))?;
     let resource =
         resource.ok_or_else(|| told(format!("the cluster has no {}", wanted.plural())))?;
     let api = if wanted == WantedKind::Node {
@@ -230,7 +232,10 @@ pub async fn changed(
     } else {
         Api::<DynamicObject>::namespaced_with(client, namespace, &resource)
     };
-    let found = api.get_metadata_opt(name).await.map_err(refused)?;
+    let found = api
+        .get_metadata_opt(name)
+        .await
+        .map_err(|error| refused(&error))?;
     let found = found.ok_or_else(|| told(format!("there is no {kind} {namespace}/{name}")))?;
     let version = found.metadata.resource_version.unwrap_or_default();
     Ok(Changed {

@@ -55,6 +55,17 @@ impl Trouble {
         }
     }
 
+    /// What the API server, or the system, says.
+    pub(super) fn told(&self) -> &str {
+        match self {
+            Self::Unreachable(told)
+            | Self::Unknown(told)
+            | Self::Forbidden(told)
+            | Self::Refused(told) => told,
+            Self::NoSuchKind => "there is no such thing",
+        }
+    }
+
     /// Whether it is over as soon as the API server answers again.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable(_))
