@@ -11,6 +11,7 @@ mod attachment;
 pub mod check;
 mod choices;
 pub mod cleanup;
+pub mod collect;
 pub mod completions;
 pub mod crds;
 pub mod explain;
@@ -57,6 +58,7 @@ pub enum Command {
     Preflight(preflight::Preflight),
     Iptables(iptables::Iptables),
     Export(export::Export),
+    Collect(collect::Collect),
     Cleanup(cleanup::Cleanup),
     Crds(crds::Crds),
     Completions(completions::Completions),
@@ -103,6 +105,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Preflight(command) => command.run(),
         Command::Iptables(command) => command.run(),
         Command::Export(command) => command.run(),
+        Command::Collect(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Crds(command) => Ok(command.run()),
         Command::Completions(command) => command.run(),

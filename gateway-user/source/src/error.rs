@@ -56,6 +56,14 @@ pub enum SourceError {
         /// What is wrong with it.
         told: String,
     },
+    /// The API server does not answer.
+    #[error(
+        "the API server does not answer: {told} (fix: see that it runs, or name another with --api-server)"
+    )]
+    Unreachable {
+        /// What was said instead.
+        told: String,
+    },
     /// The thread that watches cannot be started.
     #[error("cannot start watching for changes: {0}")]
     Thread(#[source] io::Error),

@@ -10,6 +10,7 @@ use nodegate_testbed::{cluster::parts::Parts, environment};
 mod left;
 mod life;
 mod services;
+mod source;
 
 /// Makes this program a process that builds a cluster and waits, to be killed in the middle.
 const VICTIM: &str = "CLUSTER_TEST_VICTIM";
@@ -26,6 +27,10 @@ const TESTS: &[(&str, Test)] = &[
         services::side_by_side,
     ),
     ("images_are_loaded_from_archives", life::images),
+    (
+        "the_api_server_is_followed_and_done_without",
+        source::outage,
+    ),
     ("an_existing_name_is_refused", life::existing_name),
     ("what_a_killed_up_leaves_goes_down", life::killed_up),
     ("what_a_killed_node_leaves_goes_down", life::killed_node),

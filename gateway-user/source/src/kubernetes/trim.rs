@@ -5,7 +5,7 @@
 
 use k8s_openapi::{
     api::{
-        core::v1::{Node, NodeStatus, Secret, Service},
+        core::v1::{Container, Node, NodeStatus, Pod, PodSpec, PodStatus, Secret, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -59,6 +59,40 @@ pub(super) fn node(mut node: Node) -> Node {
         ..NodeStatus::default()
     });
     node
+}
+
+/// What is of use of a pod for those who look at a cluster from outside: neither its environment nor its
+/// volumes, which may hold what nobody else should see.
+pub(super) fn pod(pod: Pod) -> Pod {
+    let spec = pod.spec.map(|spec| PodSpec {
+        containers: spec.containers.into_iter().map(container).collect(),
+        host_network: spec.host_network,
+        node_name: spec.node_name,
+        ..PodSpec::default()
+    });
+    let status = pod.status.map(|status| PodStatus {
+        conditions: status.conditions,
+        host_ip: status.host_ip,
+        host_ips: status.host_ips,
+        phase: status.phase,
+        pod_ip: status.pod_ip,
+        pod_ips: status.pod_ips,
+        ..PodStatus::default()
+    });
+    Pod {
+        metadata: metadata(pod.metadata),
+        spec,
+        status,
+    }
+}
+
+fn container(container: Container) -> Container {
+    Container {
+        image: container.image,
+        name: container.name,
+        ports: container.ports,
+        ..Container::default()
+    }
 }
 
 pub(super) fn secret(mut secret: Secret) -> Secret {

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{ApiResource, DynamicObject, PartialObjectMeta},
+    api::{DynamicObject, PartialObjectMeta},
     runtime::watcher::{self, Event, InitialListStrategy},
 };
 use nodegate_resources::{manifest::Manifest, object::Body};
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time};
 
 use super::{
+    custom,
     interest::{Objects, Wanted, WantedKind},
     trim,
     trouble::Trouble,
@@ -24,9 +25,6 @@ const SOONEST: Duration = Duration::from_millis(200);
 
 /// How long an attempt waits at most.
 const LATEST: Duration = Duration::from_secs(10);
-
-/// The versions of Istio's API, the newest first.
-const ISTIO_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
 /// What a watch tells the ledger.
 #[derive(Debug)]
@@ -163,7 +161,7 @@ impl Watch {
 
     /// Objects of a custom resource's definition, in the newest version that the cluster has.
     async fn custom(&mut self) -> Result<(), Over> {
-        let resource = match self.version().await {
+        let resource = match custom::served(&self.client, self.wanted.kind).await {
             Ok(Some(resource)) => resource,
             Ok(None) => return self.trouble(Trouble::NoSuchKind).await,
             Err(error) => return self.trouble(Trouble::of_client(&error)).await,
@@ -194,30 +192,6 @@ impl Watch {
             })
         };
         self.watch(api, found).await
-    }
-
-    async fn version(&self) -> Result<Option<ApiResource>, kube::Error> {
-        let group = self.wanted.kind.group();
-        for version in ISTIO_VERSIONS {
-            let api_version = format!("{group}/{version}");
-            let known = match self.client.list_api_group_resources(&api_version).await {
-                Ok(known) => known,
-                Err(kube::Error::Api(status)) if status.code == 404 => continue,
-                Err(error) => return Err(error),
-            };
-            let plural = self.wanted.kind.plural();
-            let mut resources = known.resources.into_iter();
-            if let Some(resource) = resources.find(|resource| resource.name == plural) {
-                return Ok(Some(ApiResource {
-                    group: group.to_owned(),
-                    version: version.to_owned(),
-                    api_version,
-                    kind: resource.kind,
-                    plural: plural.to_owned(),
-                }));
-            }
-        }
-        Ok(None)
     }
 
     async fn watch<K>(
