@@ -38,10 +38,7 @@ pub(crate) fn means_the_same(parts: &Parts) -> anyhow::Result<()> {
             overlays.join("instead-of-kube-proxy"),
             &["services=all", &servers],
         ),
-        (
-            overlays.join("host-network"),
-            &["gateway.hostNetwork=true"],
-        ),
+        (overlays.join("host-network"), &["gateway.hostNetwork=true"]),
         (
             overlays.join("beside-istio"),
             &["namespaces.gateway.create=false", "service.enabled=false"],
@@ -90,7 +87,10 @@ fn same(one: &Objects, other: &Objects) -> anyhow::Result<()> {
     );
     for (name, object) in one {
         let (kustomize, helm) = (object, &other[name]);
-        ensure!(kustomize == helm, "{name}:\n{kustomize:#}\nby helm:\n{helm:#}");
+        ensure!(
+            kustomize == helm,
+            "{name}:\n{kustomize:#}\nby helm:\n{helm:#}"
+        );
     }
     Ok(())
 }

@@ -96,8 +96,9 @@ fn perform(task: &Task) -> Summary {
     let (over, good) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {
+        let (over, good, failures) = (&over, &good, &failures);
         for to in &task.to {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let at = begun.elapsed();
                     match request(*to, task) {
