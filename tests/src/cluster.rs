@@ -61,6 +61,9 @@ pub struct Options {
     pub nodes: usize,
     /// The kube-proxy on each node; none for a cluster that leaves Services to others.
     pub kube_proxy: Option<KubeProxy>,
+    /// Whether the API server begins a watch with all that there is, as it does since Kubernetes 1.34, or
+    /// clients have to list that before.
+    pub streams_lists: bool,
     /// Kubernetes' programs.
     pub parts: Parts,
     /// The program `testbed-node`.
@@ -78,6 +81,7 @@ impl Options {
             name: name.into(),
             nodes: 2,
             kube_proxy: Some(KubeProxy::Iptables),
+            streams_lists: true,
             parts,
             init,
             keep_failed: false,
@@ -300,7 +304,7 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     hosts(site)?;
     site.pki().create(&site.plan)?;
     say("the API server, and machines for the nodes");
-    let server = control::start_server(site)?;
+    let server = control::start_server(site, options.streams_lists)?;
     let images = node::images(site)?;
     let nodes = 0..options.nodes;
     let machines = nodes
