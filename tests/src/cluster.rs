@@ -346,6 +346,12 @@ fn hosts(site: &Site) -> anyhow::Result<()> {
     network::create(names, &site.plan.layout)?;
     for host in &all {
         network::ip(names, &names.netns(host), &site.plan.routes(host))?;
+        // Pods' links have an address of their own again: from it a node asks for the pod that a packet from
+        // elsewhere is for (`ndisc_solicit` in net/ipv6/ndisc.c).
+        network::inside(&names.netns(host), || {
+            fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "0")
+                .context("link-local addresses for pods' links")
+        })?;
     }
     Ok(())
 }

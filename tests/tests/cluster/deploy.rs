@@ -305,31 +305,28 @@ fn preflight<S: serde::Serialize>(template: &Value, capabilities: &[S]) -> Value
     json!({"apiVersion": "v1", "kind": "Pod", "spec": spec})
 }
 
-/// Upgrade and rollback.
+/// Upgrade and rollback, one side after the other.
 fn new_versions_come_and_go(cluster: &Cluster) -> anyhow::Result<()> {
     let (old, new) = (product::name(), "docker.io/library/nodegate:next");
     for node in NODES {
         let tagged = cluster.exec(node, Program::Ctr, ["images", "tag", &old, new])?;
         ensure!(tagged.status.success(), "{tagged:?}");
     }
-    for words in [&["set", "image"][..], &["rollout", "undo"]] {
-        let sets = words[0] == "set";
-        for side in [REDIRECTOR, GATEWAY] {
-            let image = format!("{}={new}", side.container);
-            let image = sets.then_some(&*image);
-            let of_side = ["-n", side.namespace, side.daemon_set];
-            cluster.ask(&[words, &of_side, image.as_slice()].concat())?;
-        }
-        for side in [REDIRECTOR, GATEWAY] {
+    for side in [REDIRECTOR, GATEWAY] {
+        let image = format!("{}={new}", side.container);
+        let of_side = ["-n", side.namespace, side.daemon_set];
+        for (words, is_new) in [
+            ([&["set", "image"], &of_side[..], &[&image]].concat(), true),
+            ([&["rollout", "undo"], &of_side[..]].concat(), false),
+        ] {
+            cluster.ask(&words)?;
             rolled_out(cluster, side.namespace, side.daemon_set)
                 .with_context(|| words.join(" "))?;
             let images = "jsonpath={.items[*].spec.containers[0].image}";
             let pods = ["get", "pods", "-n", side.namespace, "-l", side.labels];
             let images = cluster.ask(&[&pods[..], &["-o", images]].concat())?;
-            ensure!(
-                images.split(' ').all(|image| (image == new) == sets),
-                "{images}"
-            );
+            let mut images = images.split(' ');
+            ensure!(images.all(|image| (image == new) == is_new), "{images:?}");
         }
     }
     Ok(())
