@@ -102,7 +102,7 @@ pub(crate) fn from_nothing_to_nothing(name: &str, parts: &Parts) -> anyhow::Resu
         .context("upgrade, rollback, kill and clean-up")?;
     // kube-proxy's are the Services now.
     answers(&cluster, "client", &url(&cluster, "node1", ports)?)?;
-    kubectl_on(&cluster, &["delete", "-k"], "")?;
+    kubectl_on(&cluster, &["delete", "--ignore-not-found", "-k"], "")?;
     cluster.down()
 }
 
