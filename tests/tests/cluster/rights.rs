@@ -81,7 +81,7 @@ pub(crate) fn all_are_needed(name: &str, parts: &Parts) -> anyhow::Result<()> {
     fs::copy(deploy::nodegate()?, shared(&cluster).join("nodegate"))?;
     for account in [REDIRECTOR, GATEWAY] {
         let nodegate = Nodegate::start(&cluster, &account)?;
-        nodegate.until(|complaints| complaints.is_empty())?;
+        nodegate.until(<[String]>::is_empty)?;
         let mut count = 0;
         for role in roles.iter().filter(|role| belongs(role, &account)) {
             count += nodegate.each_right_is_missed(role)?;
@@ -213,7 +213,7 @@ impl<'c> Nodegate<'c> {
             count += 1;
         }
         self.cluster.apply(&role.to_string())?;
-        self.until(|complaints| complaints.is_empty())?;
+        self.until(<[String]>::is_empty)?;
         Ok(count)
     }
 
