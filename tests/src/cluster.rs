@@ -61,6 +61,9 @@ pub struct Options {
     pub nodes: usize,
     /// The kube-proxy on each node; none for a cluster that leaves Services to others.
     pub kube_proxy: Option<KubeProxy>,
+    /// Whether the API server begins a watch with all that there is, as it does since Kubernetes 1.34, or
+    /// clients have to list that before.
+    pub streams_lists: bool,
     /// Kubernetes' programs.
     pub parts: Parts,
     /// The program `testbed-node`.
@@ -78,6 +81,7 @@ impl Options {
             name: name.into(),
             nodes: 2,
             kube_proxy: Some(KubeProxy::Iptables),
+            streams_lists: true,
             parts,
             init,
             keep_failed: false,
@@ -300,7 +304,7 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     hosts(site)?;
     site.pki().create(&site.plan)?;
     say("the API server, and machines for the nodes");
-    let server = control::start_server(site)?;
+    let server = control::start_server(site, options.streams_lists)?;
     let images = node::images(site)?;
     let nodes = 0..options.nodes;
     let machines = nodes
@@ -342,6 +346,12 @@ fn hosts(site: &Site) -> anyhow::Result<()> {
     network::create(names, &site.plan.layout)?;
     for host in &all {
         network::ip(names, &names.netns(host), &site.plan.routes(host))?;
+        // Pods' links have an address of their own again: from it a node asks for the pod that a packet from
+        // elsewhere is for (`ndisc_solicit` in net/ipv6/ndisc.c).
+        network::inside(&names.netns(host), || {
+            fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "0")
+                .context("link-local addresses for pods' links")
+        })?;
     }
     Ok(())
 }

@@ -34,6 +34,9 @@ pub enum Unmet {
     /// Kubernetes' programs have not been built.
     #[error("the cluster's parts are not built: cargo xtask cluster parts")]
     Parts,
+    /// A part that only some trials need has not been built.
+    #[error("the part `{0}` is not built: cargo xtask cluster parts --with {0}")]
+    OptionalPart(&'static str),
     /// A program is not on PATH.
     #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
     Program(Program),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use nodegate_programs::{Program, of_user};
 use nodegate_testbed::cluster::{
     Cluster, KubeProxy, Options,
@@ -41,7 +41,11 @@ pub(crate) enum Command {
     /// Build the programs that a cluster is made of, once.
     ///
     /// They are kept in the user's cache, or in the directory that NODEGATE_PARTS names.
-    Parts,
+    Parts {
+        /// Also those that no cluster needs, but some tests.
+        #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = PossibleValuesParser::new(parts::optional()))]
+        with: Vec<String>,
+    },
     /// Build a cluster, wait until all of it is ready, and show it.
     Up {
         /// How many nodes.
@@ -119,10 +123,10 @@ pub(crate) enum Proxy {
 /// Runs a subcommand.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Parts => {
+        Command::Parts { with } => {
             // Of programs it needs Go, which no package has, and this one.
             setup::program(Program::Cc)?;
-            let parts = build()?;
+            let parts = build(&with)?;
             println!("{}", parts.cache().display());
         }
         Command::Up {
@@ -144,7 +148,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 },
                 keep_failed,
                 say: |text| eprintln!("cluster: {text}"),
-                ..Options::new(&name.name, build()?, binaries::node()?)
+                ..Options::new(&name.name, build(&[])?, binaries::node()?)
             };
             show(&Cluster::up(&options)?.keep());
         }
@@ -210,9 +214,9 @@ fn logs(cluster: &Cluster, name: Option<&str>, follow: bool) -> anyhow::Result<E
 }
 
 /// The parts; builds those that are missing, and says how far it is.
-fn build() -> anyhow::Result<Parts> {
+fn build(optional: &[String]) -> anyhow::Result<Parts> {
     let mut display = Display::default();
-    parts::build(&mut |progress| display.show(progress))
+    parts::build(optional, &mut |progress| display.show(progress))
 }
 
 /// How far a build is: a line that changes, or on what is no terminal a line now and then.

@@ -333,13 +333,19 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
 /// Connected datagram sockets can only be ended when their endpoint goes.
 fn datagrams() -> Check {
     let name = "datagrams";
-    match sockets::check() {
+    let stay = |error: io::Error, fix| {
+        let found = format!("connected sockets stay with endpoints that are gone: {error}");
+        Check::bad(name, CheckOutcome::Warning, found, fix)
+    };
+    if let Err(error) = sockets::check() {
+        let fix = "a kernel with CONFIG_INET_DIAG_DESTROY=y and CONFIG_INET_UDP_DIAG";
+        return stay(error, fix);
+    }
+    match sockets::reach() {
         Ok(()) => Check::ok(name, "connected sockets are ended when their endpoint goes"),
-        Err(error) => Check::bad(
-            name,
-            CheckOutcome::Warning,
-            format!("connected sockets stay with endpoints that are gone: {error}"),
-            "a kernel with CONFIG_INET_DIAG_DESTROY=y and CONFIG_INET_UDP_DIAG",
+        Err(error) => stay(
+            io::Error::other(format!("pods' network namespaces: {error}")),
+            "CAP_SYS_ADMIN and CAP_SYS_PTRACE",
         ),
     }
 }

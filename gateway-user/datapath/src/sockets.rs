@@ -19,7 +19,7 @@ use std::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -56,6 +56,20 @@ pub(crate) fn check() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether all network namespaces can be entered in which sockets may be: enters this one, and looks at the
+/// others.
+///
+/// # Errors
+/// Fails where one cannot.
+pub(crate) fn reach() -> io::Result<()> {
+    if let Some(error) = Namespaces::of_processes().refused {
+        return Err(error);
+    }
+    // As another thread would, whose namespace may be changed.
+    let own = thread::scope(|scope| scope.spawn(|| enter(Path::new("/proc/self/ns/net"))).join());
+    own.unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
+}
+
 /// Ends those datagram sockets, in whatever network namespace they are. Those that are gone or connected
 /// to somebody else by now are left alone.
 ///
@@ -76,10 +90,9 @@ pub(crate) fn end(connected: &Connected) -> io::Result<Ended> {
 
 fn end_everywhere(connected: &Connected) -> io::Result<Ended> {
     let mut ended = Ended::default();
-    for path in namespaces().into_values() {
-        let entered = File::open(path)
-            .and_then(|file| setns(file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from));
-        match entered {
+    let namespaces = Namespaces::of_processes();
+    for path in namespaces.ways.into_values() {
+        match enter(&path) {
             Ok(()) => end_here(connected, &mut ended.sockets)?,
             // Its last process has ended meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -89,22 +102,51 @@ fn end_everywhere(connected: &Connected) -> io::Result<Ended> {
             }
         }
         if ended.sockets.len() == connected.len() {
-            break;
+            return Ok(ended);
         }
+    }
+    if let Some(error) = namespaces.refused {
+        ended.closed.0 += 1;
+        ended.closed.1.get_or_insert_with(|| error.to_string());
     }
     Ok(ended)
 }
 
-/// The network namespaces that processes are in: a way to each, by its number.
-fn namespaces() -> BTreeMap<u64, PathBuf> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
-        .filter_map(|entry| {
+/// Moves this thread to a network namespace.
+fn enter(namespace: &Path) -> io::Result<()> {
+    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+}
+
+/// The network namespaces that processes are in.
+struct Namespaces {
+    /// A way to each, by its number.
+    ways: BTreeMap<u64, PathBuf>,
+    /// Why a process's could not be looked at; which one it is, is not known then.
+    refused: Option<io::Error>,
+}
+
+impl Namespaces {
+    fn of_processes() -> Self {
+        let mut found = Self {
+            ways: BTreeMap::new(),
+            refused: None,
+        };
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+                continue;
+            }
             let path = entry.path().join("ns/net");
-            Some((fs::metadata(&path).ok()?.ino(), path))
-        })
-        .collect()
+            match fs::metadata(&path) {
+                Ok(metadata) => drop(found.ways.insert(metadata.ino(), path)),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    found.refused = Some(error);
+                }
+                // The process has ended meanwhile.
+                Err(_) => {}
+            }
+        }
+        found
+    }
 }
 
 /// Ends those sockets that are in this thread's network namespace.
@@ -325,6 +367,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(peer.local_addr().unwrap()).unwrap();
         check().unwrap();
+        reach().unwrap();
         for socket in [&peer, &socket] {
             assert!(socket.take_error().unwrap().is_none());
         }

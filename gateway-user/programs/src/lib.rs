@@ -272,6 +272,8 @@ mod tests {
             let package = program.package().unwrap();
             assert!(words.contains(&package), "{program:?}: {package}");
         }
+        // The authorities of the public Internet, for ServiceEntries with TLS.
+        assert!(words.contains(&"ca-certificates"), "{words:?}");
     }
 
     /// Where apt has lists: without, nothing is known of any package.

@@ -197,6 +197,8 @@ programs! {
         "chooses pods' nodes";
     Kubectl: "kubectl", Module, [Cluster],
         "asks and changes the cluster";
+    Helm: "helm", Module, [Cluster],
+        "renders the chart, which must say what the kustomizations say";
     Coredns: "coredns", Module, [Cluster],
         "answers for the cluster's names";
     Kubelet: "kubelet", Module, [Cluster],

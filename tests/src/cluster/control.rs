@@ -18,10 +18,15 @@ const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 const DNS_READY: &str = "127.0.0.1:8181";
 
 /// Starts etcd and the API server, which waits for it.
-pub(super) fn start_server(site: &Site) -> anyhow::Result<Running> {
+pub(super) fn start_server(site: &Site, streams_lists: bool) -> anyhow::Result<Running> {
     let host = control_plane();
     site.start(&host, Program::Etcd, &etcd(site))?;
-    site.start(&host, Program::KubeApiserver, &apiserver(site))
+    let mut arguments = apiserver(site);
+    arguments.extend(options(&[(
+        "feature-gates",
+        format!("WatchList={streams_lists}"),
+    )]));
+    site.start(&host, Program::KubeApiserver, &arguments)
 }
 
 /// Waits until the API server serves.

@@ -39,6 +39,8 @@ struct Group {
     programs: &'static [(&'static str, &'static str)],
     /// Minutes that one CPU takes when nothing of it is cached.
     minutes: u32,
+    /// Whether a cluster goes without it: it is built when somebody asks for it.
+    optional: bool,
 }
 
 /// A group whose sources are in a directory of `tests/parts`.
@@ -51,7 +53,7 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     Group {
         name: "kubernetes",
         sources: sources!("kubernetes": "go.mod", "go.sum"),
@@ -67,6 +69,7 @@ const GROUPS: [Group; 5] = [
             ("agnhost", AGNHOST),
         ],
         minutes: 17,
+        optional: false,
     },
     Group {
         name: "etcd",
@@ -76,6 +79,7 @@ const GROUPS: [Group; 5] = [
         // A module's main package at its root is called after the last part of the path.
         programs: &[("server", "etcd")],
         minutes: 2,
+        optional: false,
     },
     Group {
         name: "containerd",
@@ -88,6 +92,7 @@ const GROUPS: [Group; 5] = [
             ("ctr", "ctr"),
         ],
         minutes: 3,
+        optional: false,
     },
     Group {
         name: "cni",
@@ -101,6 +106,7 @@ const GROUPS: [Group; 5] = [
             ("ptp", "ptp"),
         ],
         minutes: 1,
+        optional: false,
     },
     Group {
         name: "coredns",
@@ -109,8 +115,24 @@ const GROUPS: [Group; 5] = [
         module: "github.com/coredns/coredns",
         programs: &[("coredns", "coredns")],
         minutes: 3,
+        optional: false,
+    },
+    Group {
+        name: "helm",
+        sources: sources!("helm": "go.mod", "go.sum"),
+        target: "tool",
+        module: "helm.sh/helm/v3",
+        programs: &[("helm", "helm")],
+        minutes: 4,
+        optional: true,
     },
 ];
+
+/// The groups that are built when somebody asks for them.
+pub fn optional() -> impl Iterator<Item = &'static str> {
+    let groups = GROUPS.iter().filter(|group| group.optional);
+    groups.map(|group| group.name)
+}
 
 /// The module that most of it is.
 const KUBERNETES: &str = "k8s.io/kubernetes";
@@ -121,7 +143,7 @@ pub(super) const PAUSE: &str = "pause";
 /// The file that says which version agnhost is of.
 const AGNHOST_VERSION: &str = "agnhost.version";
 
-/// All parts, built.
+/// All parts that a cluster needs, built.
 #[derive(Clone, Debug)]
 pub struct Parts {
     cache: PathBuf,
@@ -143,6 +165,21 @@ impl Parts {
         }
     }
 
+    /// The parts, if all of them have been built and an optional group too.
+    ///
+    /// # Errors
+    ///
+    /// If one has not.
+    pub fn find_with(group: &'static str) -> Result<Self, Unmet> {
+        let parts = Self::find()?;
+        let mut groups = GROUPS.iter().filter(|known| known.name == group);
+        if groups.any(|group| group.place(&parts.cache).is_dir()) {
+            Ok(parts)
+        } else {
+            Err(Unmet::OptionalPart(group))
+        }
+    }
+
     /// The parts that are in a cache.
     pub(super) fn at(cache: PathBuf) -> Self {
         Self { cache }
@@ -150,7 +187,7 @@ impl Parts {
 
     /// Whether all of them are there.
     pub(super) fn complete(&self) -> bool {
-        GROUPS.iter().all(|group| group.place(&self.cache).is_dir())
+        self.directories().all(|place| place.is_dir())
     }
 
     /// Where all of them are.
@@ -184,7 +221,8 @@ impl Parts {
 
     /// The directories of them all.
     pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        GROUPS.iter().map(|group| group.place(&self.cache))
+        let needed = GROUPS.iter().filter(|group| !group.optional);
+        needed.map(|group| group.place(&self.cache))
     }
 
     /// The version of agnhost, which is not Kubernetes'.

@@ -5,10 +5,17 @@
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use nodegate_testbed::{cluster::parts::Parts, environment};
+use nodegate_testbed::{
+    cluster::parts::Parts,
+    environment::{self, Unmet},
+};
 
+mod chart;
+mod deploy;
 mod left;
 mod life;
+mod load;
+mod rights;
 mod services;
 mod source;
 
@@ -36,7 +43,22 @@ const TESTS: &[(&str, Test)] = &[
     ("what_a_killed_node_leaves_goes_down", life::killed_node),
 ];
 
+/// Trials of what `deploy/` has, with nodegate.
+const DEPLOY: &[(&str, Test)] = &[
+    (
+        "deploy_goes_from_nothing_to_ready_through_upgrades_to_nothing",
+        deploy::from_nothing_to_nothing,
+    ),
+    (
+        "deploy_gives_every_right_that_is_needed_and_no_other",
+        rights::all_are_needed,
+    ),
+];
+
 fn main() -> ExitCode {
+    if let Some(code) = load::run() {
+        return code;
+    }
     if let Some(name) = std::env::var_os(VICTIM) {
         return life::victim(&name.to_string_lossy());
     }
@@ -47,21 +69,40 @@ fn main() -> ExitCode {
     if let Err(lacks) = &parts {
         eprintln!("skipped: {lacks}");
     }
+    let nodegate = deploy::nodegate();
+    if let (Ok(_), Err(lacks)) = (&parts, &nodegate) {
+        eprintln!("skipped: {lacks:#}");
+    }
     let before = left::on_the_machine();
-    let trials = TESTS
-        .iter()
+    let alone = TESTS.iter().map(|test| (test, false));
+    let all = alone.chain(DEPLOY.iter().map(|test| (test, true)));
+    let mut trials: Vec<_> = all
         .enumerate()
-        .map(|(index, (name, test))| {
+        .map(|(index, ((name, test), with_nodegate))| {
             // Short and its own: several runs may go on at the same time.
             let cluster = format!("c{}-{index}", std::process::id());
             let (parts, before) = (parts.clone(), before.clone());
-            let missing = parts.is_err();
+            let missing = parts.is_err() || with_nodegate && nodegate.is_err();
             Trial::test(*name, move || {
-                test(&cluster, &parts?)?;
+                test(&cluster, &parts?).map_err(|error| Failed::from(format!("{error:#}")))?;
                 left::nothing_of(&cluster, &before).map_err(Failed::from)
             })
             .with_ignored_flag(missing)
         })
         .collect();
+    trials.push(chart());
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// It needs no cluster, but a part that is built for it alone.
+fn chart() -> Trial {
+    let parts = Parts::find_with("helm");
+    if let Err(lacks @ Unmet::OptionalPart(_)) = &parts {
+        eprintln!("skipped: {lacks}");
+    }
+    let missing = parts.is_err();
+    Trial::test("the_chart_means_what_the_kustomizations_mean", move || {
+        Ok(chart::means_the_same(&parts?)?)
+    })
+    .with_ignored_flag(missing)
 }

@@ -48,13 +48,15 @@ pub enum Progress {
     Ends,
 }
 
-/// Builds what has not been built yet.
-pub fn build(report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
-    if let Ok(parts) = Parts::find() {
-        return Ok(parts);
+/// Builds what has not been built yet, of the optional groups those that are named.
+pub fn build(optional: &[String], report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
+    let cache = cache()?;
+    let wanted = |group: &&Group| !group.optional || optional.iter().any(|name| name == group.name);
+    let groups: Vec<_> = GROUPS.iter().filter(wanted).collect();
+    if groups.iter().all(|group| group.place(&cache).is_dir()) {
+        return Ok(Parts::find()?);
     }
     check_go()?;
-    let cache = cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     // Two commands at the same time would do the same work twice.
     let lock = cache.join("lock");
@@ -62,7 +64,7 @@ pub fn build(report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .context("waiting for another build")?;
-    for group in &GROUPS {
+    for group in groups {
         let place = group.place(&cache);
         if !place.is_dir() {
             report(&Progress::Begins {
