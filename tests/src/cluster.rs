@@ -47,7 +47,7 @@ pub mod runc;
 mod site;
 
 pub use node::KubeProxy;
-use parts::Parts;
+use parts::{Parts, Purpose};
 pub use plan::CONTROL_PLANE;
 use plan::Plan;
 use site::{Site, control_plane};
@@ -216,6 +216,18 @@ impl Cluster {
         self.site.enter(&control_plane(), kubectl)
     }
 
+    /// Kubernetes' own tests of networks as the one who may do everything, for the caller to complete and
+    /// start.
+    pub fn suite(&self) -> anyhow::Result<Command> {
+        self.site
+            .enter(&control_plane(), self.site.parts.command(Program::E2e))
+    }
+
+    /// Host and port of the API server, for whoever has no rules for Services.
+    pub fn api_server(&self) -> String {
+        Plan::server_address()
+    }
+
     /// What kubectl says; an error with its complaint when it fails.
     pub fn ask<S: AsRef<OsStr>>(&self, arguments: &[S]) -> anyhow::Result<String> {
         let mut kubectl = self.kubectl()?;
@@ -280,7 +292,7 @@ impl Drop for Cluster {
 
 /// Everything but the lock: on error the caller cleans up.
 fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
-    if !options.parts.complete() {
+    if !options.parts.complete(Purpose::Cluster) {
         return Err(Unmet::Parts.into());
     }
     let say = options.say;

@@ -34,6 +34,9 @@ pub enum Unmet {
     /// Kubernetes' programs have not been built.
     #[error("the cluster's parts are not built: cargo xtask cluster parts")]
     Parts,
+    /// Kubernetes' own tests have not been built.
+    #[error("Kubernetes' own tests are not built: cargo xtask conformance services --list")]
+    Suite,
     /// A program is not on PATH.
     #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
     Program(Program),

@@ -15,7 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use nodegate_programs::{Program, of_user};
 use nodegate_testbed::cluster::{
     Cluster, KubeProxy, Options,
-    parts::{self, Parts, Progress},
+    parts::{self, Parts, Progress, Purpose},
 };
 
 use crate::{binaries, phases::Clock, setup, table, testbed};
@@ -122,7 +122,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Parts => {
             // Of programs it needs Go, which no package has, and this one.
             setup::program(Program::Cc)?;
-            let parts = build()?;
+            let parts = build(Purpose::Cluster)?;
             println!("{}", parts.cache().display());
         }
         Command::Up {
@@ -144,7 +144,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 },
                 keep_failed,
                 say: |text| eprintln!("cluster: {text}"),
-                ..Options::new(&name.name, build()?, binaries::node()?)
+                ..Options::new(&name.name, build(Purpose::Cluster)?, binaries::node()?)
             };
             show(&Cluster::up(&options)?.keep());
         }
@@ -209,10 +209,10 @@ fn logs(cluster: &Cluster, name: Option<&str>, follow: bool) -> anyhow::Result<E
     testbed::show_log(log, follow)
 }
 
-/// The parts; builds those that are missing, and says how far it is.
-fn build() -> anyhow::Result<Parts> {
+/// The parts that a purpose needs; builds those that are missing, and says how far it is.
+pub(crate) fn build(purpose: Purpose) -> anyhow::Result<Parts> {
     let mut display = Display::default();
-    parts::build(&mut |progress| display.show(progress))
+    parts::build(purpose, &mut |progress| display.show(progress))
 }
 
 /// How far a build is: a line that changes, or on what is no terminal a line now and then.

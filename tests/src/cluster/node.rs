@@ -24,7 +24,7 @@ use crate::{
     config::Node,
     environment::Unmet,
     image::{self, Process},
-    names::Host,
+    names::{self, Host},
     process,
 };
 
@@ -310,14 +310,21 @@ impl KubeProxy {
 }
 
 /// What the image of Kubernetes' own tests has beside agnhost: what they, and people, call in pods.
-const TOOLS: [Program; 7] = [
+const TOOLS: [Program; 14] = [
     Program::Sh,
     Program::Cat,
+    Program::Date,
+    Program::Grep,
+    Program::Seq,
     Program::Sleep,
+    Program::Tail,
     Program::Curl,
+    Program::Wget,
     Program::Nc,
     Program::Dig,
+    Program::Nslookup,
     Program::Ip,
+    Program::Ss,
 ];
 
 /// The images that every node has. They are made once for all clusters.
@@ -328,7 +335,10 @@ pub(super) fn images(site: &Site) -> anyhow::Result<Vec<PathBuf>> {
         Ok(Process::new(&["/pause"], &[]))
     })?;
     let name = agnhost_image(site)?;
-    let agnhost_image = image::once(&agnhost.with_extension("tar"), &name, |root| {
+    // Another one for other programs in it.
+    let tools = TOOLS.map(Program::name).join(" ");
+    let archive = format!("{AGNHOST}-{}.tar", names::hash(&tools, 6));
+    let agnhost_image = image::once(&agnhost.with_file_name(archive), &name, |root| {
         root.copy(&agnhost, "/agnhost")?;
         for tool in TOOLS {
             root.program(&tool.find().ok_or(Unmet::Program(tool))?)?;

@@ -25,10 +25,21 @@ pub use build::{Progress, build};
 /// Names the directory that the parts are built into, in place of the user's cache.
 pub const VARIABLE: &str = "NODEGATE_PARTS";
 
+/// For what parts are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// A cluster.
+    Cluster,
+    /// A cluster, and [Kubernetes' own tests](crate::conformance) in it.
+    Conformance,
+}
+
 /// What is built together.
 #[derive(Debug)]
 struct Group {
     name: &'static str,
+    /// The least for which it is built.
+    purpose: Purpose,
     /// `go.mod`, `go.sum`, and what else stands beside them.
     sources: &'static [(&'static str, &'static str)],
     /// What go is told to build: `tool` is all that `go.mod` calls so.
@@ -51,9 +62,10 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     Group {
         name: "kubernetes",
+        purpose: Purpose::Cluster,
         sources: sources!("kubernetes": "go.mod", "go.sum"),
         target: "tool",
         module: KUBERNETES,
@@ -70,6 +82,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         name: "etcd",
+        purpose: Purpose::Cluster,
         sources: sources!("etcd": "go.mod", "go.sum"),
         target: "tool",
         module: "go.etcd.io/etcd/server/v3",
@@ -79,6 +92,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         name: "containerd",
+        purpose: Purpose::Cluster,
         sources: sources!("containerd": "go.mod", "go.sum"),
         target: "tool",
         module: "github.com/containerd/containerd/v2",
@@ -91,6 +105,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         name: "cni",
+        purpose: Purpose::Cluster,
         sources: sources!("cni": "go.mod", "go.sum"),
         target: "tool",
         module: "github.com/containernetworking/plugins",
@@ -104,11 +119,22 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         name: "coredns",
+        purpose: Purpose::Cluster,
         sources: sources!("coredns": "go.mod", "go.sum", "main.go"),
         target: ".",
         module: "github.com/coredns/coredns",
         programs: &[("coredns", "coredns")],
         minutes: 3,
+    },
+    Group {
+        name: "e2e",
+        purpose: Purpose::Conformance,
+        sources: sources!("e2e": "go.mod", "go.sum", "main.go"),
+        target: ".",
+        module: KUBERNETES,
+        programs: &[("e2e", "e2e")],
+        // Beside the libraries that it shares with Kubernetes.
+        minutes: 7,
     },
 ];
 
@@ -128,18 +154,29 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The parts, if all of them have been built.
+    /// The parts of a cluster, if all of them have been built.
     ///
     /// # Errors
     ///
     /// If one has not.
     pub fn find() -> Result<Self, Unmet> {
+        Self::find_for(Purpose::Cluster)
+    }
+
+    /// The parts, if all of them have been built that a purpose needs.
+    ///
+    /// # Errors
+    ///
+    /// If one has not.
+    pub fn find_for(purpose: Purpose) -> Result<Self, Unmet> {
         let cache = cache().map_err(|_| Unmet::Parts)?;
         let parts = Self { cache };
-        if parts.complete() {
-            Ok(parts)
-        } else {
+        if !parts.complete(Purpose::Cluster) {
             Err(Unmet::Parts)
+        } else if !parts.complete(purpose) {
+            Err(Unmet::Suite)
+        } else {
+            Ok(parts)
         }
     }
 
@@ -148,9 +185,9 @@ impl Parts {
         Self { cache }
     }
 
-    /// Whether all of them are there.
-    pub(super) fn complete(&self) -> bool {
-        GROUPS.iter().all(|group| group.place(&self.cache).is_dir())
+    /// Whether all of them are there that a purpose needs.
+    pub(super) fn complete(&self, purpose: Purpose) -> bool {
+        groups(purpose).all(|group| group.place(&self.cache).is_dir())
     }
 
     /// Where all of them are.
@@ -171,8 +208,7 @@ impl Parts {
     /// Where a part is that nothing here starts itself.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         let has = |group: &&Group| {
-            let kubernetes = group.module == KUBERNETES;
-            let beside = kubernetes && [PAUSE, AGNHOST_VERSION].contains(&name);
+            let beside = group.has_beside() && [PAUSE, AGNHOST_VERSION].contains(&name);
             beside || group.programs.iter().any(|(_, ours)| *ours == name)
         };
         match GROUPS.iter().find(has) {
@@ -182,9 +218,9 @@ impl Parts {
         }
     }
 
-    /// The directories of them all.
+    /// The directories of all that a cluster is made of.
     pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        GROUPS.iter().map(|group| group.place(&self.cache))
+        groups(Purpose::Cluster).map(|group| group.place(&self.cache))
     }
 
     /// The version of agnhost, which is not Kubernetes'.
@@ -195,7 +231,17 @@ impl Parts {
     }
 }
 
+/// The groups that a purpose needs.
+fn groups(purpose: Purpose) -> impl Iterator<Item = &'static Group> {
+    GROUPS.iter().filter(move |group| group.purpose <= purpose)
+}
+
 impl Group {
+    /// Whether it has what Kubernetes' module has beside Go.
+    fn has_beside(&self) -> bool {
+        self.programs.iter().any(|(_, ours)| *ours == AGNHOST)
+    }
+
     /// `v1.36.3`, as `go.mod` says.
     fn version(&self) -> &'static str {
         let module = format!("{} v", self.module);
@@ -268,6 +314,23 @@ mod tests {
             assert_eq!(digits.count(), 3, "{}: {version}", group.name);
         }
         assert!(GROUPS[0].flags()[1].contains("gitMinor=36"), "{GROUPS:?}");
+    }
+
+    #[test]
+    fn kubernetes_own_tests_are_of_the_same_version_and_no_part_of_a_cluster() {
+        let of = |name: &str| GROUPS.iter().find(|group| group.name == name).unwrap();
+        assert_eq!(of("e2e").version(), of("kubernetes").version());
+        assert!(groups(Purpose::Cluster).all(|group| group.name != "e2e"));
+        assert_eq!(groups(Purpose::Conformance).count(), GROUPS.len());
+        // The libraries that both are made of come from the same release.
+        let replaced = |name: &str| {
+            let (_, text) = of(name).sources[0];
+            let lines = text.lines().map(str::trim);
+            lines
+                .filter(|line| line.contains(" => "))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(replaced("e2e"), replaced("kubernetes"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nodegate_programs::Program;
 
-use super::{AGNHOST_VERSION, GROUPS, Group, KUBERNETES, PAUSE, Parts, cache};
+use super::{AGNHOST_VERSION, Group, KUBERNETES, PAUSE, Parts, Purpose, cache, groups};
 use crate::environment::Unmet;
 
 /// The first Go that knows the directive `tool`; from there on go gets the one that `go.mod` asks for.
@@ -48,9 +48,9 @@ pub enum Progress {
     Ends,
 }
 
-/// Builds what has not been built yet.
-pub fn build(report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
-    if let Ok(parts) = Parts::find() {
+/// Builds what a purpose needs and what has not been built yet.
+pub fn build(purpose: Purpose, report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
+    if let Ok(parts) = Parts::find_for(purpose) {
         return Ok(parts);
     }
     check_go()?;
@@ -62,7 +62,7 @@ pub fn build(report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .context("waiting for another build")?;
-    for group in &GROUPS {
+    for group in groups(purpose) {
         let place = group.place(&cache);
         if !place.is_dir() {
             report(&Progress::Begins {
@@ -74,7 +74,7 @@ pub fn build(report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
             report(&Progress::Ends);
         }
     }
-    Ok(Parts::find()?)
+    Ok(Parts::find_for(purpose)?)
 }
 
 /// Builds a group; its directory is there when all of it is.
@@ -96,7 +96,7 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
         fs::rename(&from, programs.join(ours))
             .with_context(|| format!("go has built no {}", from.display()))?;
     }
-    if group.module == KUBERNETES {
+    if group.has_beside() {
         beside(&sources, &programs)?;
     }
     fs::rename(&programs, place).with_context(|| format!("making {}", place.display()))?;
