@@ -64,8 +64,8 @@ pub(crate) struct Services {
     /// The cluster's name.
     #[arg(long, default_value = "conformance")]
     name: String,
-    /// How many tests run at a time; those that would disturb others run alone.
-    #[arg(long, default_value_t = 2)]
+    /// How many tests run at a time: they wait more than they work. Those that would disturb others run alone.
+    #[arg(long, default_value_t = 4)]
     jobs: usize,
     /// Write a report for CI servers, too
     #[arg(long, value_name = "FILE")]
@@ -99,9 +99,8 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     // Before builds that may take minutes.
     Cluster::check_free(&services.name)?;
     let began = Instant::now();
-    let logs = binaries::workspace()
-        .join("target/conformance")
-        .join(&services.name);
+    let workspace = binaries::workspace().canonicalize()?;
+    let logs = workspace.join("target/conformance").join(&services.name);
     let cluster = services.cluster(parts, &logs)?;
     eprintln!(
         "conformance: {} tests, {} at a time; logs: {}",
