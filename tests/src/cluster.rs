@@ -46,7 +46,7 @@ mod plan;
 pub mod runc;
 mod site;
 
-pub use node::KubeProxy;
+pub use node::{KubeProxy, PAUSE_IMAGE};
 use parts::{Parts, Purpose};
 pub use plan::CONTROL_PLANE;
 use plan::Plan;
@@ -268,6 +268,26 @@ impl Cluster {
         Ok(said)
     }
 
+    /// The archive of the image with the server of Kubernetes' own test of invalid packets, under this name.
+    pub fn server_image(&self, name: &str) -> anyhow::Result<PathBuf> {
+        node::server_image(&self.site, name)
+    }
+
+    /// Gives an image that every node has another name, too.
+    pub fn name_image(&self, image: &str, name: &str) -> anyhow::Result<()> {
+        for node in self.site.plan.nodes() {
+            let arguments = ["images", "tag", "--force", image, name];
+            let output = self.exec(&node.name, Program::Ctr, arguments)?;
+            ensure!(
+                output.status.success(),
+                "{image} can't be called {name} on {}: {}",
+                node.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// The logs, by the names of what writes them.
     pub fn logs(&self) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         let directory = self.site.names.state().join("logs");
@@ -353,9 +373,19 @@ fn hosts(site: &Site) -> anyhow::Result<()> {
     }
     network::create(names, &site.plan.layout)?;
     for host in &all {
-        network::ip(names, &names.netns(host), &site.plan.routes(host))?;
+        let netns = names.netns(host);
+        network::ip(names, &netns, &site.plan.routes(host))?;
+        network::inside(&netns, link_local)?;
     }
     Ok(())
+}
+
+/// Lets links to pods have link-local addresses, by which a node asks for the neighbours that it forwards to:
+/// without one it asks nobody, and a pod is out of reach for other nodes until it speaks itself
+/// (`ndisc_send_ns` in net/ipv6/ndisc.c).
+fn link_local() -> anyhow::Result<()> {
+    let file = "/proc/sys/net/ipv6/conf/default/addr_gen_mode";
+    fs::write(file, "0").with_context(|| format!("setting {file} to 0"))
 }
 
 /// Takes away all that a cluster may have left, in any state.

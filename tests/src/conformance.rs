@@ -14,7 +14,7 @@ pub use junit::write as write_junit;
 pub use known::{Known, parse as parse_known};
 pub use product::{install, save_logs, spread};
 pub use report::{Report, Result, Verdict};
-pub use suite::{ALL, Choice, Ended, Event, SERVICES, list, run};
+pub use suite::{ALL, Choice, Ended, Event, SCTP, SERVICES, images, list, run};
 
 /// The tests that can't pass here, each with its reason.
 pub const KNOWN: &str = include_str!("../conformance/known.txt");

@@ -18,7 +18,8 @@ use nodegate_testbed::{
         parts::{Parts, Purpose},
     },
     conformance::{
-        self as suite, ALL, Choice, Event, KNOWN, Known, Report, Result as Test, SERVICES, Verdict,
+        self as suite, ALL, Choice, Event, KNOWN, Known, Report, Result as Test, SCTP, SERVICES,
+        Verdict,
     },
     product,
 };
@@ -58,7 +59,7 @@ pub(crate) struct Services {
     /// But not those
     #[arg(long, value_name = "REGEX")]
     skip: Option<String>,
-    /// How many nodes, each in a zone of its own; the tests of traffic distribution want three.
+    /// How many nodes, spread over three zones; some tests of traffic distribution want two in each.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
     /// The cluster's name.
@@ -135,14 +136,19 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 impl Services {
     /// The tests that are chosen.
     fn tests(&self, parts: &Parts) -> anyhow::Result<Vec<String>> {
-        let focus = match &self.focus {
-            // All of them are tests of networks, and all else would look for what the cluster does not have.
-            Some(focus) => format!("{ALL}.*({focus})"),
-            None => SERVICES.into(),
-        };
-        let choice = Choice {
-            focus,
-            skip: self.skip.clone(),
+        let choice = match &self.focus {
+            Some(focus) => Choice {
+                focus: format!("{ALL}.*({focus})"),
+                skip: self.skip.clone(),
+            },
+            None => Choice {
+                focus: SERVICES.into(),
+                skip: Some(
+                    self.skip
+                        .as_ref()
+                        .map_or(SCTP.into(), |skip| format!("{SCTP}|{skip}")),
+                ),
+            },
         };
         let tests = suite::list(parts, &choice)?;
         ensure!(
@@ -171,8 +177,9 @@ impl Services {
         let cluster = Cluster::up(&options)?;
         say("nodegate in place of kube-proxy");
         let deploy = binaries::workspace().join("deploy");
-        let installed =
-            suite::spread(&cluster).and_then(|()| suite::install(&cluster, &image, &deploy));
+        let installed = suite::spread(&cluster)
+            .and_then(|()| suite::images(&cluster))
+            .and_then(|()| suite::install(&cluster, &image, &deploy));
         match installed {
             Ok(()) => Ok(cluster),
             Err(error) => {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     init::Spec,
-    parts::{AGNHOST, PAUSE},
+    parts::{AGNHOST, PAUSE, SERVER},
     pki::PROXY,
     plan::{CONTROL, DOMAIN},
     runc,
@@ -33,7 +33,7 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The log of the process that makes the machine.
 const INIT: &str = "init";
 /// The image of what holds a pod's namespaces.
-pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
+pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 
 /// How kube-proxy writes its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -346,6 +346,15 @@ pub(super) fn images(site: &Site) -> anyhow::Result<Vec<PathBuf>> {
         Ok(Process::new(&["/agnhost"], &["pause"]))
     })?;
     Ok(vec![pause_image, agnhost_image])
+}
+
+/// The image with nothing but the server that sends invalid packets.
+pub(super) fn server_image(site: &Site, name: &str) -> anyhow::Result<PathBuf> {
+    let server = site.parts.file(SERVER);
+    image::once(&server.with_extension("tar"), name, |root| {
+        root.copy(&server, "/server")?;
+        Ok(Process::new(&["/server"], &[]))
+    })
 }
 
 /// What Kubernetes' own manifests call agnhost's image (test/utils/image/manifest.go).

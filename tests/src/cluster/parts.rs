@@ -43,7 +43,7 @@ struct Group {
     /// `go.mod`, `go.sum`, and what else stands beside them.
     sources: &'static [(&'static str, &'static str)],
     /// What go is told to build: `tool` is all that `go.mod` calls so.
-    target: &'static str,
+    targets: &'static [&'static str],
     /// The module whose version is the group's.
     module: &'static str,
     /// The programs, by go's names for them, and what they are called here.
@@ -67,7 +67,7 @@ const GROUPS: [Group; 6] = [
         name: "kubernetes",
         purpose: Purpose::Cluster,
         sources: sources!("kubernetes": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: KUBERNETES,
         programs: &[
             ("kube-apiserver", "kube-apiserver"),
@@ -84,7 +84,7 @@ const GROUPS: [Group; 6] = [
         name: "etcd",
         purpose: Purpose::Cluster,
         sources: sources!("etcd": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "go.etcd.io/etcd/server/v3",
         // A module's main package at its root is called after the last part of the path.
         programs: &[("server", "etcd")],
@@ -94,7 +94,7 @@ const GROUPS: [Group; 6] = [
         name: "containerd",
         purpose: Purpose::Cluster,
         sources: sources!("containerd": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "github.com/containerd/containerd/v2",
         programs: &[
             ("containerd", "containerd"),
@@ -107,7 +107,7 @@ const GROUPS: [Group; 6] = [
         name: "cni",
         purpose: Purpose::Cluster,
         sources: sources!("cni": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "github.com/containernetworking/plugins",
         programs: &[
             ("host-local", "host-local"),
@@ -121,7 +121,7 @@ const GROUPS: [Group; 6] = [
         name: "coredns",
         purpose: Purpose::Cluster,
         sources: sources!("coredns": "go.mod", "go.sum", "main.go"),
-        target: ".",
+        targets: &["."],
         module: "github.com/coredns/coredns",
         programs: &[("coredns", "coredns")],
         minutes: 3,
@@ -130,9 +130,9 @@ const GROUPS: [Group; 6] = [
         name: "e2e",
         purpose: Purpose::Conformance,
         sources: sources!("e2e": "go.mod", "go.sum", "main.go"),
-        target: ".",
+        targets: &[".", "k8s.io/kubernetes/test/images/regression-issue-74839"],
         module: KUBERNETES,
-        programs: &[("e2e", "e2e")],
+        programs: &[("e2e", "e2e"), (SERVER, SERVER)],
         // Beside the libraries that it shares with Kubernetes.
         minutes: 7,
     },
@@ -142,6 +142,8 @@ const GROUPS: [Group; 6] = [
 const KUBERNETES: &str = "k8s.io/kubernetes";
 /// The server and client of Kubernetes' own tests.
 pub(super) const AGNHOST: &str = "agnhost";
+/// The server of one of Kubernetes' own tests, which sends packets that belong to no connection.
+pub(super) const SERVER: &str = "regression-issue-74839";
 /// What holds a pod's namespaces: Kubernetes' own, compiled from its C.
 pub(super) const PAUSE: &str = "pause";
 /// The file that says which version agnhost is of.
@@ -259,6 +261,8 @@ impl Group {
             digest.update(format!("{name}\0{text}\0"));
         }
         digest.update(self.flags().join("\0"));
+        // Those that are not in go.mod.
+        digest.update(self.targets.get(1..).unwrap_or_default().join("\0"));
         digest.update(env::consts::ARCH);
         let hash = HEXLOWER.encode(&digest.finalize()[..6]);
         cache.join(format!("{}-{}-{hash}", self.name, self.version()))
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_go_is_to_build_are_the_programs() {
-        for group in GROUPS.iter().filter(|group| group.target == "tool") {
+        for group in GROUPS.iter().filter(|group| group.targets == ["tool"]) {
             let (_, text) = group.sources[0];
             let tools = text.lines().map(str::trim).filter(|line| {
                 line.starts_with("tool ") && !line.ends_with('(')

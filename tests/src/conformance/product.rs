@@ -15,14 +15,17 @@ const HALVES: [(&str, &str); 2] = [
     ("istio-system", "nodegate-gateway"),
 ];
 
-/// Puts each node into a zone of its own, as clouds label them: without zones nobody prefers one.
+/// How many zones the nodes are spread over: what tests of traffic distribution want.
+const ZONES: usize = 3;
+
+/// Spreads the nodes over zones, labelled as clouds do it: without zones nobody prefers one.
 ///
 /// # Errors
 /// If the API server does not take it.
 pub fn spread(cluster: &Cluster) -> anyhow::Result<()> {
     let nodes = cluster.ask(&["get", "nodes", "-o", "name"])?;
     for (index, node) in nodes.lines().enumerate() {
-        let label = format!("topology.kubernetes.io/zone=zone-{}", index + 1);
+        let label = format!("topology.kubernetes.io/zone=zone-{}", index % ZONES + 1);
         cluster.ask(&["label", "--overwrite", node, &label])?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use nodegate_programs::Program;
 use serde::Deserialize;
 
 use crate::{
-    cluster::{Cluster, parts::Parts},
+    cluster::{Cluster, PAUSE_IMAGE, parts::Parts},
     process,
 };
 
@@ -21,6 +21,8 @@ use crate::{
 const MARK: &str = "@test ";
 /// More than all tests together take on a slow machine; each has limits of its own.
 const LIMIT: &str = "--ginkgo.timeout=12h";
+/// The API server where none is asked: without one the program looks for it.
+const NOBODY: &str = "--host=localhost";
 /// Tests that have to be the only ones.
 const ALONE: [&str; 2] = ["[Serial]", "[Disruptive]"];
 
@@ -38,6 +40,9 @@ pub const ALL: &str = r"\[sig-network\]";
 
 /// The tests of what a replacement of kube-proxy does, or what its users notice of it.
 pub const SERVICES: &str = r"\[sig-network\] (Services|Service CIDRs|Service endpoints latency|API Server|EndpointSlice|Endpoints|Conntrack|Traffic Distribution|Topology Hints|Connectivity Pod Lifecycle|Networking Granular Checks: Services|\[Feature:IPv6DualStack\])";
+
+/// Of these, the ones that need a kernel with SCTP, which few have.
+pub const SCTP: &str = r"\[Feature:SCTPConnectivity\]";
 
 /// What becomes of a test.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,15 +109,34 @@ impl Choice {
 /// If the expressions are none.
 pub fn list(parts: &Parts, choice: &Choice) -> anyhow::Result<Vec<String>> {
     let mut suite = parts.command(Program::E2e);
-    // Nobody is asked, but without one it looks for an API server.
-    suite
-        .args(["--list", "--host=localhost"])
-        .args(choice.arguments());
+    suite.args(["--list", NOBODY]).args(choice.arguments());
     let said = process::run(suite).with_context(|| format!("`{}`", choice.focus))?;
     let lines = said.lines().filter_map(read);
     let mut names: Vec<_> = lines.map(|line| line.name).collect();
     names.sort();
     Ok(names)
+}
+
+/// Lets all nodes have the images that these tests use, made of what is here. The image with agnhost has
+/// all that they call in the one with busybox.
+///
+/// # Errors
+/// If a node does not take one.
+pub fn images(cluster: &Cluster) -> anyhow::Result<()> {
+    let mut suite = cluster.suite()?;
+    suite.args(["--list-images", NOBODY]);
+    let said = process::run(suite)?;
+    let agnhost = cluster.agnhost()?;
+    for name in said.lines() {
+        if name.contains("/busybox:") {
+            cluster.name_image(&agnhost, name)?;
+        } else if name.contains("/pause:") {
+            cluster.name_image(PAUSE_IMAGE, name)?;
+        } else if name.contains("/regression-issue-74839:") {
+            cluster.load(&cluster.server_image(name)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs tests to their end, so many at a time, and tells what becomes of each. What the suite says goes into

@@ -110,14 +110,15 @@ fn compile(
     report: &mut dyn FnMut(&Progress),
 ) -> anyhow::Result<()> {
     report(&Progress::Modules);
-    let listed = output(go(sources, ["list", "-deps", group.target]))?;
+    let list = ["list", "-deps"].iter().chain(group.targets);
+    let listed = output(go(sources, list))?;
     let all = listed.lines().count();
     let mut command = go(sources, ["build", "-v"]);
     command
         .args(group.flags())
         .arg("-o")
         .arg(programs)
-        .arg(group.target)
+        .args(group.targets)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
