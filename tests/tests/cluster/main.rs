@@ -84,8 +84,10 @@ fn main() -> ExitCode {
             let before = before.clone();
             let missing = parts.is_none();
             Trial::test(*name, move || {
-                test(&cluster, &parts.ok_or("the parts are missing")?)?;
-                left::nothing_of(&cluster, &before).map_err(Failed::from)
+                let parts = parts.ok_or("the parts are missing")?;
+                test(&cluster, &parts)
+                    .and_then(|()| left::nothing_of(&cluster, &before))
+                    .map_err(|error| Failed::from(format!("{error:#}")))
             })
             .with_ignored_flag(missing)
         })
