@@ -46,8 +46,8 @@ mod plan;
 pub mod runc;
 mod site;
 
-pub use node::KubeProxy;
-use parts::Parts;
+pub use node::{KubeProxy, PAUSE_IMAGE};
+use parts::{Parts, Purpose};
 pub use plan::CONTROL_PLANE;
 use plan::Plan;
 use site::{Site, control_plane};
@@ -220,6 +220,18 @@ impl Cluster {
         self.site.enter(&control_plane(), kubectl)
     }
 
+    /// Kubernetes' own tests of networks as the one who may do everything, for the caller to complete and
+    /// start.
+    pub fn suite(&self) -> anyhow::Result<Command> {
+        self.site
+            .enter(&control_plane(), self.site.parts.command(Program::E2e))
+    }
+
+    /// Host and port of the API server, for whoever has no rules for Services.
+    pub fn api_server(&self) -> String {
+        Plan::server_address()
+    }
+
     /// What kubectl says; an error with its complaint when it fails.
     pub fn ask<S: AsRef<OsStr>>(&self, arguments: &[S]) -> anyhow::Result<String> {
         let mut kubectl = self.kubectl()?;
@@ -260,6 +272,26 @@ impl Cluster {
         Ok(said)
     }
 
+    /// The archive of the image with the server of Kubernetes' own test of invalid packets, under this name.
+    pub fn server_image(&self, name: &str) -> anyhow::Result<PathBuf> {
+        node::server_image(&self.site, name)
+    }
+
+    /// Gives an image that every node has another name, too.
+    pub fn name_image(&self, image: &str, name: &str) -> anyhow::Result<()> {
+        for node in self.site.plan.nodes() {
+            let arguments = ["images", "tag", "--force", image, name];
+            let output = self.exec(&node.name, Program::Ctr, arguments)?;
+            ensure!(
+                output.status.success(),
+                "{image} can't be called {name} on {}: {}",
+                node.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// The logs, by the names of what writes them.
     pub fn logs(&self) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         let directory = self.site.names.state().join("logs");
@@ -284,7 +316,7 @@ impl Drop for Cluster {
 
 /// Everything but the lock: on error the caller cleans up.
 fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
-    if !options.parts.complete() {
+    if !options.parts.complete(Purpose::Cluster) {
         return Err(Unmet::Parts.into());
     }
     let say = options.say;
@@ -345,15 +377,19 @@ fn hosts(site: &Site) -> anyhow::Result<()> {
     }
     network::create(names, &site.plan.layout)?;
     for host in &all {
-        network::ip(names, &names.netns(host), &site.plan.routes(host))?;
-        // Pods' links have an address of their own again: from it a node asks for the pod that a packet from
-        // elsewhere is for (`ndisc_solicit` in net/ipv6/ndisc.c).
-        network::inside(&names.netns(host), || {
-            fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "0")
-                .context("link-local addresses for pods' links")
-        })?;
+        let netns = names.netns(host);
+        network::ip(names, &netns, &site.plan.routes(host))?;
+        network::inside(&netns, link_local)?;
     }
     Ok(())
+}
+
+/// Lets links to pods have link-local addresses, by which a node asks for the neighbours that it forwards to:
+/// without one it asks nobody, and a pod is out of reach for other nodes until it speaks itself
+/// (`ndisc_send_ns` in net/ipv6/ndisc.c).
+fn link_local() -> anyhow::Result<()> {
+    let file = "/proc/sys/net/ipv6/conf/default/addr_gen_mode";
+    fs::write(file, "0").with_context(|| format!("setting {file} to 0"))
 }
 
 /// Takes away all that a cluster may have left, in any state.

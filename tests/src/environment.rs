@@ -34,9 +34,12 @@ pub enum Unmet {
     /// Kubernetes' programs have not been built.
     #[error("the cluster's parts are not built: cargo xtask cluster parts")]
     Parts,
-    /// A part that only some trials need has not been built.
-    #[error("the part `{0}` is not built: cargo xtask cluster parts --with {0}")]
-    OptionalPart(&'static str),
+    /// Helm, which only the test of the chart needs, has not been built.
+    #[error("Helm is not built: cargo xtask cluster parts --for chart")]
+    Helm,
+    /// Kubernetes' own tests have not been built.
+    #[error("Kubernetes' own tests are not built: cargo xtask conformance services --list")]
+    Suite,
     /// A program is not on PATH.
     #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
     Program(Program),

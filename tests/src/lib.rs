@@ -83,6 +83,8 @@ pub mod admission;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod config;
+#[cfg(feature = "cluster")]
+pub mod conformance;
 pub mod environment;
 #[cfg(feature = "cluster")]
 pub mod image;

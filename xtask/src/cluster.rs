@@ -11,11 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use clap::{Args, Subcommand, ValueEnum};
 use nodegate_programs::{Program, of_user};
 use nodegate_testbed::cluster::{
     Cluster, KubeProxy, Options,
-    parts::{self, Parts, Progress},
+    parts::{self, Parts, Progress, Purpose},
 };
 
 use crate::{binaries, phases::Clock, setup, table, testbed};
@@ -42,9 +42,9 @@ pub(crate) enum Command {
     ///
     /// They are kept in the user's cache, or in the directory that NODEGATE_PARTS names.
     Parts {
-        /// Also those that no cluster needs, but some tests.
-        #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = PossibleValuesParser::new(parts::optional()))]
-        with: Vec<String>,
+        /// For what; some tests need more than a cluster.
+        #[arg(long = "for", value_enum, default_value_t)]
+        purpose: For,
     },
     /// Build a cluster, wait until all of it is ready, and show it.
     Up {
@@ -109,6 +109,28 @@ pub(crate) struct Name {
     name: String,
 }
 
+/// [`Purpose`]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum For {
+    /// A cluster.
+    #[default]
+    Cluster,
+    /// Also Kubernetes' own tests.
+    Conformance,
+    /// Also the test of the chart.
+    Chart,
+}
+
+impl From<For> for Purpose {
+    fn from(word: For) -> Self {
+        match word {
+            For::Cluster => Self::Cluster,
+            For::Conformance => Self::Conformance,
+            For::Chart => Self::Chart,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Proxy {
     /// Nothing: for nodegate.
@@ -123,10 +145,10 @@ pub(crate) enum Proxy {
 /// Runs a subcommand.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Parts { with } => {
+        Command::Parts { purpose } => {
             // Of programs it needs Go, which no package has, and this one.
             setup::program(Program::Cc)?;
-            let parts = build(&with)?;
+            let parts = build(purpose.into())?;
             println!("{}", parts.cache().display());
         }
         Command::Up {
@@ -148,7 +170,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 },
                 keep_failed,
                 say: |text| eprintln!("cluster: {text}"),
-                ..Options::new(&name.name, build(&[])?, binaries::node()?)
+                ..Options::new(&name.name, build(Purpose::Cluster)?, binaries::node()?)
             };
             show(&Cluster::up(&options)?.keep());
         }
@@ -213,10 +235,10 @@ fn logs(cluster: &Cluster, name: Option<&str>, follow: bool) -> anyhow::Result<E
     testbed::show_log(log, follow)
 }
 
-/// The parts; builds those that are missing, and says how far it is.
-fn build(optional: &[String]) -> anyhow::Result<Parts> {
+/// The parts that a purpose needs; builds those that are missing, and says how far it is.
+pub(crate) fn build(purpose: Purpose) -> anyhow::Result<Parts> {
     let mut display = Display::default();
-    parts::build(optional, &mut |progress| display.show(progress))
+    parts::build(purpose, &mut |progress| display.show(progress))
 }
 
 /// How far a build is: a line that changes, or on what is no terminal a line now and then.

@@ -8,6 +8,7 @@ use nodegate_testbed::environment::Unmet;
 mod bench;
 mod binaries;
 mod cluster;
+mod conformance;
 mod demo;
 mod dist;
 mod fresh;
@@ -74,6 +75,9 @@ enum Command {
     /// A real Kubernetes in namespaces, on this machine.
     #[command(subcommand, after_help = cluster::EXAMPLES)]
     Cluster(cluster::Command),
+    /// Run Kubernetes' own tests against nodegate, in a real Kubernetes.
+    #[command(subcommand, after_help = conformance::EXAMPLES)]
+    Conformance(conformance::Command),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Command::Kernels(kernels) => kernels::run(&kernels),
         Command::Testbed(command) => testbed::run(command),
         Command::Cluster(command) => cluster::run(command),
+        Command::Conformance(command) => conformance::run(&command),
     };
     match result {
         Ok(code) => code,

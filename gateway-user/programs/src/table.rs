@@ -133,7 +133,7 @@ programs! {
         "is the client and the server that speaks no HTTP";
     Bpftool: "bpftool", Debian("bpftool"), [Tests],
         "shows maps, links and programs";
-    Ss: "ss", Debian("iproute2"), [Tests],
+    Ss: "ss", Debian("iproute2"), [Tests, Cluster],
         "shows sockets";
     Tc: "tc", Debian("iproute2"), [Tests],
         "shows filters";
@@ -201,6 +201,8 @@ programs! {
         "renders the chart, which must say what the kustomizations say";
     Coredns: "coredns", Module, [Cluster],
         "answers for the cluster's names";
+    E2e: "e2e", Module, [Cluster],
+        "is Kubernetes' own tests of networks";
     Kubelet: "kubelet", Module, [Cluster],
         "runs a node's pods";
     KubeProxy: "kube-proxy", Module, [Cluster],
@@ -216,5 +218,17 @@ programs! {
     Nft: "nft", Debian("nftables"), [Cluster],
         "is what kube-proxy writes nftables' rules with";
     Dig: "dig", Debian("bind9-dnsutils"), [Cluster],
+        "asks for names, in pods";
+    Date: "date", Debian("coreutils"), [Cluster],
+        "tells the time, in pods";
+    Seq: "seq", Debian("coreutils"), [Cluster],
+        "counts, in pods";
+    Tail: "tail", Debian("coreutils"), [Cluster],
+        "shows the end of something, in pods";
+    Grep: "grep", Debian("grep"), [Cluster],
+        "searches in what others say, in pods";
+    Wget: "wget", Debian("wget"), [Cluster],
+        "is a client, in pods";
+    Nslookup: "nslookup", Debian("bind9-dnsutils"), [Cluster],
         "asks for names, in pods";
 }

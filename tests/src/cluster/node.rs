@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     init::Spec,
-    parts::{AGNHOST, PAUSE},
+    parts::{AGNHOST, PAUSE, SERVER},
     pki::PROXY,
     plan::{CONTROL, DOMAIN},
     runc,
@@ -24,7 +24,7 @@ use crate::{
     config::Node,
     environment::Unmet,
     image::{self, Process},
-    names::Host,
+    names::{self, Host},
     process,
 };
 
@@ -33,7 +33,7 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The log of the process that makes the machine.
 const INIT: &str = "init";
 /// The image of what holds a pod's namespaces.
-pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
+pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 
 /// How kube-proxy writes its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,14 +310,21 @@ impl KubeProxy {
 }
 
 /// What the image of Kubernetes' own tests has beside agnhost: what they, and people, call in pods.
-const TOOLS: [Program; 7] = [
+const TOOLS: [Program; 14] = [
     Program::Sh,
     Program::Cat,
+    Program::Date,
+    Program::Grep,
+    Program::Seq,
     Program::Sleep,
+    Program::Tail,
     Program::Curl,
+    Program::Wget,
     Program::Nc,
     Program::Dig,
+    Program::Nslookup,
     Program::Ip,
+    Program::Ss,
 ];
 
 /// The images that every node has. They are made once for all clusters.
@@ -328,7 +335,10 @@ pub(super) fn images(site: &Site) -> anyhow::Result<Vec<PathBuf>> {
         Ok(Process::new(&["/pause"], &[]))
     })?;
     let name = agnhost_image(site)?;
-    let agnhost_image = image::once(&agnhost.with_extension("tar"), &name, |root| {
+    // Another one for other programs in it.
+    let tools = TOOLS.map(Program::name).join(" ");
+    let archive = format!("{AGNHOST}-{}.tar", names::hash(&tools, 6));
+    let agnhost_image = image::once(&agnhost.with_file_name(archive), &name, |root| {
         root.copy(&agnhost, "/agnhost")?;
         for tool in TOOLS {
             root.program(&tool.find().ok_or(Unmet::Program(tool))?)?;
@@ -336,6 +346,15 @@ pub(super) fn images(site: &Site) -> anyhow::Result<Vec<PathBuf>> {
         Ok(Process::new(&["/agnhost"], &["pause"]))
     })?;
     Ok(vec![pause_image, agnhost_image])
+}
+
+/// The image with nothing but the server that sends invalid packets.
+pub(super) fn server_image(site: &Site, name: &str) -> anyhow::Result<PathBuf> {
+    let server = site.parts.file(SERVER);
+    image::once(&server.with_extension("tar"), name, |root| {
+        root.copy(&server, "/server")?;
+        Ok(Process::new(&["/server"], &[]))
+    })
 }
 
 /// What Kubernetes' own manifests call agnhost's image (test/utils/image/manifest.go).

@@ -25,22 +25,33 @@ pub use build::{Progress, build};
 /// Names the directory that the parts are built into, in place of the user's cache.
 pub const VARIABLE: &str = "NODEGATE_PARTS";
 
+/// For what parts are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A cluster.
+    Cluster,
+    /// A cluster, and [Kubernetes' own tests](crate::conformance) in it.
+    Conformance,
+    /// A cluster, and the test of the chart, which wants Helm.
+    Chart,
+}
+
 /// What is built together.
 #[derive(Debug)]
 struct Group {
     name: &'static str,
+    /// For what it is built; what a cluster is made of is there for all.
+    purpose: Purpose,
     /// `go.mod`, `go.sum`, and what else stands beside them.
     sources: &'static [(&'static str, &'static str)],
     /// What go is told to build: `tool` is all that `go.mod` calls so.
-    target: &'static str,
+    targets: &'static [&'static str],
     /// The module whose version is the group's.
     module: &'static str,
     /// The programs, by go's names for them, and what they are called here.
     programs: &'static [(&'static str, &'static str)],
     /// Minutes that one CPU takes when nothing of it is cached.
     minutes: u32,
-    /// Whether a cluster goes without it: it is built when somebody asks for it.
-    optional: bool,
 }
 
 /// A group whose sources are in a directory of `tests/parts`.
@@ -53,11 +64,12 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     Group {
         name: "kubernetes",
+        purpose: Purpose::Cluster,
         sources: sources!("kubernetes": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: KUBERNETES,
         programs: &[
             ("kube-apiserver", "kube-apiserver"),
@@ -69,22 +81,22 @@ const GROUPS: [Group; 6] = [
             ("agnhost", AGNHOST),
         ],
         minutes: 17,
-        optional: false,
     },
     Group {
         name: "etcd",
+        purpose: Purpose::Cluster,
         sources: sources!("etcd": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "go.etcd.io/etcd/server/v3",
         // A module's main package at its root is called after the last part of the path.
         programs: &[("server", "etcd")],
         minutes: 2,
-        optional: false,
     },
     Group {
         name: "containerd",
+        purpose: Purpose::Cluster,
         sources: sources!("containerd": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "github.com/containerd/containerd/v2",
         programs: &[
             ("containerd", "containerd"),
@@ -92,12 +104,12 @@ const GROUPS: [Group; 6] = [
             ("ctr", "ctr"),
         ],
         minutes: 3,
-        optional: false,
     },
     Group {
         name: "cni",
+        purpose: Purpose::Cluster,
         sources: sources!("cni": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "github.com/containernetworking/plugins",
         programs: &[
             ("host-local", "host-local"),
@@ -106,77 +118,79 @@ const GROUPS: [Group; 6] = [
             ("ptp", "ptp"),
         ],
         minutes: 1,
-        optional: false,
     },
     Group {
         name: "coredns",
+        purpose: Purpose::Cluster,
         sources: sources!("coredns": "go.mod", "go.sum", "main.go"),
-        target: ".",
+        targets: &["."],
         module: "github.com/coredns/coredns",
         programs: &[("coredns", "coredns")],
         minutes: 3,
-        optional: false,
     },
     Group {
         name: "helm",
+        purpose: Purpose::Chart,
         sources: sources!("helm": "go.mod", "go.sum"),
-        target: "tool",
+        targets: &["tool"],
         module: "helm.sh/helm/v3",
         programs: &[("helm", "helm")],
         minutes: 4,
-        optional: true,
+    },
+    Group {
+        name: "e2e",
+        purpose: Purpose::Conformance,
+        sources: sources!("e2e": "go.mod", "go.sum", "main.go"),
+        targets: &[".", "k8s.io/kubernetes/test/images/regression-issue-74839"],
+        module: KUBERNETES,
+        programs: &[("e2e", "e2e"), (SERVER, SERVER)],
+        // Beside the libraries that it shares with Kubernetes.
+        minutes: 7,
     },
 ];
-
-/// The groups that are built when somebody asks for them.
-pub fn optional() -> impl Iterator<Item = &'static str> {
-    let groups = GROUPS.iter().filter(|group| group.optional);
-    groups.map(|group| group.name)
-}
 
 /// The module that most of it is.
 const KUBERNETES: &str = "k8s.io/kubernetes";
 /// The server and client of Kubernetes' own tests.
 pub(super) const AGNHOST: &str = "agnhost";
+/// The server of one of Kubernetes' own tests, which sends packets that belong to no connection.
+pub(super) const SERVER: &str = "regression-issue-74839";
 /// What holds a pod's namespaces: Kubernetes' own, compiled from its C.
 pub(super) const PAUSE: &str = "pause";
 /// The file that says which version agnhost is of.
 const AGNHOST_VERSION: &str = "agnhost.version";
 
-/// All parts that a cluster needs, built.
+/// All parts, built.
 #[derive(Clone, Debug)]
 pub struct Parts {
     cache: PathBuf,
 }
 
 impl Parts {
-    /// The parts, if all of them have been built.
+    /// The parts of a cluster, if all of them have been built.
     ///
     /// # Errors
     ///
     /// If one has not.
     pub fn find() -> Result<Self, Unmet> {
-        let cache = cache().map_err(|_| Unmet::Parts)?;
-        let parts = Self { cache };
-        if parts.complete() {
-            Ok(parts)
-        } else {
-            Err(Unmet::Parts)
-        }
+        Self::find_for(Purpose::Cluster)
     }
 
-    /// The parts, if all of them have been built and an optional group too.
+    /// The parts, if all of them have been built that a purpose needs.
     ///
     /// # Errors
     ///
     /// If one has not.
-    pub fn find_with(group: &'static str) -> Result<Self, Unmet> {
-        let parts = Self::find()?;
-        let mut groups = GROUPS.iter().filter(|known| known.name == group);
-        if groups.any(|group| group.place(&parts.cache).is_dir()) {
-            Ok(parts)
-        } else {
-            Err(Unmet::OptionalPart(group))
+    pub fn find_for(purpose: Purpose) -> Result<Self, Unmet> {
+        let cache = cache().map_err(|_| Unmet::Parts)?;
+        let parts = Self { cache };
+        if !parts.complete(Purpose::Cluster) {
+            return Err(Unmet::Parts);
+        }
+        match purpose {
+            _ if parts.complete(purpose) => Ok(parts),
+            Purpose::Chart => Err(Unmet::Helm),
+            Purpose::Cluster | Purpose::Conformance => Err(Unmet::Suite),
         }
     }
 
@@ -185,9 +199,9 @@ impl Parts {
         Self { cache }
     }
 
-    /// Whether all of them are there.
-    pub(super) fn complete(&self) -> bool {
-        self.directories().all(|place| place.is_dir())
+    /// Whether all of them are there that a purpose needs.
+    pub(super) fn complete(&self, purpose: Purpose) -> bool {
+        groups(purpose).all(|group| group.place(&self.cache).is_dir())
     }
 
     /// Where all of them are.
@@ -208,8 +222,7 @@ impl Parts {
     /// Where a part is that nothing here starts itself.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         let has = |group: &&Group| {
-            let kubernetes = group.module == KUBERNETES;
-            let beside = kubernetes && [PAUSE, AGNHOST_VERSION].contains(&name);
+            let beside = group.has_beside() && [PAUSE, AGNHOST_VERSION].contains(&name);
             beside || group.programs.iter().any(|(_, ours)| *ours == name)
         };
         match GROUPS.iter().find(has) {
@@ -219,10 +232,9 @@ impl Parts {
         }
     }
 
-    /// The directories of them all.
+    /// The directories of all that a cluster is made of.
     pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        let needed = GROUPS.iter().filter(|group| !group.optional);
-        needed.map(|group| group.place(&self.cache))
+        groups(Purpose::Cluster).map(|group| group.place(&self.cache))
     }
 
     /// The version of agnhost, which is not Kubernetes'.
@@ -233,7 +245,18 @@ impl Parts {
     }
 }
 
+/// The groups that a purpose needs.
+fn groups(purpose: Purpose) -> impl Iterator<Item = &'static Group> {
+    let is_needed = move |group: &&Group| [Purpose::Cluster, purpose].contains(&group.purpose);
+    GROUPS.iter().filter(is_needed)
+}
+
 impl Group {
+    /// Whether it has what Kubernetes' module has beside Go.
+    fn has_beside(&self) -> bool {
+        self.programs.iter().any(|(_, ours)| *ours == AGNHOST)
+    }
+
     /// `v1.36.3`, as `go.mod` says.
     fn version(&self) -> &'static str {
         let module = format!("{} v", self.module);
@@ -251,6 +274,8 @@ impl Group {
             digest.update(format!("{name}\0{text}\0"));
         }
         digest.update(self.flags().join("\0"));
+        // Those that are not in go.mod.
+        digest.update(self.targets.get(1..).unwrap_or_default().join("\0"));
         digest.update(env::consts::ARCH);
         let hash = HEXLOWER.encode(&digest.finalize()[..6]);
         cache.join(format!("{}-{}-{hash}", self.name, self.version()))
@@ -309,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_own_tests_are_of_the_same_version_and_no_part_of_a_cluster() {
+        let of = |name: &str| GROUPS.iter().find(|group| group.name == name).unwrap();
+        assert_eq!(of("e2e").version(), of("kubernetes").version());
+        assert!(groups(Purpose::Cluster).all(|group| group.name != "e2e"));
+        assert_eq!(groups(Purpose::Conformance).count(), GROUPS.len());
+        // The libraries that both are made of come from the same release.
+        let replaced = |name: &str| {
+            let (_, text) = of(name).sources[0];
+            let lines = text.lines().map(str::trim);
+            lines
+                .filter(|line| line.contains(" => "))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(replaced("e2e"), replaced("kubernetes"));
+    }
+
+    #[test]
     fn every_program_of_the_table_that_is_a_module_is_built() {
         let parts = Parts { cache: "/".into() };
         let modules = Program::ALL.iter().copied();
@@ -322,7 +364,7 @@ mod tests {
 
     #[test]
     fn what_go_is_to_build_are_the_programs() {
-        for group in GROUPS.iter().filter(|group| group.target == "tool") {
+        for group in GROUPS.iter().filter(|group| group.targets == ["tool"]) {
             let (_, text) = group.sources[0];
             let tools = text.lines().map(str::trim).filter(|line| {
                 line.starts_with("tool ") && !line.ends_with('(')

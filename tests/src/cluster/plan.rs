@@ -88,7 +88,12 @@ impl Plan {
 
     /// The API server's address, for whoever has no rules for Services.
     pub(super) fn server() -> String {
-        format!("https://{CONTROL}:6443")
+        format!("https://{}", Self::server_address())
+    }
+
+    /// Host and port of the API server.
+    pub(super) fn server_address() -> String {
+        format!("{CONTROL}:6443")
     }
 
     /// Routes that a host needs beside those to its neighbours: to pods, and for all else to where it

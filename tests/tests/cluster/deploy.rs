@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate_programs::{Program, Use};
+use nodegate_programs::Program;
 use nodegate_testbed::{
     cluster::{Cluster, parts::Parts},
-    environment, product,
+    product,
 };
 use serde_json::{Value, json};
 
@@ -52,19 +52,6 @@ pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// The nodegate that is to be deployed: of `NODEGATE_BIN`, or from beside the tests' own programs.
-pub(crate) fn nodegate() -> anyhow::Result<PathBuf> {
-    environment::programs(&[Use::Product])?;
-    let beside = Path::new(env!("CARGO_BIN_EXE_testbed-node")).with_file_name("nodegate");
-    let nodegate = env::var_os("NODEGATE_BIN").map_or(beside, PathBuf::from);
-    ensure!(
-        nodegate.is_file(),
-        "{} is not built (fix: cargo xtask test)",
-        nodegate.display()
-    );
-    Ok(nodegate)
-}
-
 /// What a command says; an error with its complaint when it fails.
 pub(crate) fn output(mut command: Command) -> anyhow::Result<String> {
     let output = command.output();
@@ -78,7 +65,7 @@ pub(crate) fn from_nothing_to_nothing(name: &str, parts: &Parts) -> anyhow::Resu
     let cluster = Cluster::up(&options(name, parts))?;
     let files = tempfile::tempdir()?;
     let archive = files.path().join("nodegate.tar");
-    cluster.load(&product::image(&nodegate()?, &archive)?)?;
+    cluster.load(&product::image(&crate::nodegate()?, &archive)?)?;
     install(&cluster)?;
     let ports = routes_are_served(&cluster)?;
     kubectl_shows(&cluster)?;

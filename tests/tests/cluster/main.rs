@@ -1,16 +1,19 @@
-//! A real Kubernetes: that it is one, and that nothing is left of it.
+//! A real Kubernetes: that it is one, that nothing is left of it, and nodegate in it.
 //!
 //! The trials want what `cargo xtask cluster parts` builds, which takes long: without it they are ignored.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
+use anyhow::ensure;
 use libtest_mimic::{Arguments, Failed, Trial};
+use nodegate_programs::Use;
 use nodegate_testbed::{
-    cluster::parts::Parts,
-    environment::{self, Unmet},
+    cluster::parts::{Parts, Purpose},
+    environment,
 };
 
 mod chart;
+mod conformance;
 mod deploy;
 mod left;
 mod life;
@@ -22,36 +25,77 @@ mod source;
 /// Makes this program a process that builds a cluster and waits, to be killed in the middle.
 const VICTIM: &str = "CLUSTER_TEST_VICTIM";
 
+/// Gets the name of its cluster.
 type Test = fn(&str, &Parts) -> anyhow::Result<()>;
 
-const TESTS: &[(&str, Test)] = &[
+/// What a trial needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    /// A cluster.
+    Cluster,
+    /// A cluster, and nodegate.
+    Nodegate,
+    /// These, and Kubernetes' own tests.
+    Conformance,
+    /// Helm, and the part of a cluster that reads kustomizations.
+    Chart,
+}
+
+const TESTS: &[(&str, Needs, Test)] = &[
     (
         "services_are_reached_from_pods_by_name_and_from_outside",
+        Needs::Cluster,
         services::with_iptables,
     ),
     (
         "clusters_stand_side_by_side_with_nftables_and_without_kube_proxy",
+        Needs::Cluster,
         services::side_by_side,
     ),
-    ("images_are_loaded_from_archives", life::images),
+    (
+        "images_are_loaded_from_archives",
+        Needs::Cluster,
+        life::images,
+    ),
+    (
+        "an_existing_name_is_refused",
+        Needs::Cluster,
+        life::existing_name,
+    ),
+    (
+        "what_a_killed_up_leaves_goes_down",
+        Needs::Cluster,
+        life::killed_up,
+    ),
+    (
+        "what_a_killed_node_leaves_goes_down",
+        Needs::Cluster,
+        life::killed_node,
+    ),
     (
         "the_api_server_is_followed_and_done_without",
+        Needs::Nodegate,
         source::outage,
     ),
-    ("an_existing_name_is_refused", life::existing_name),
-    ("what_a_killed_up_leaves_goes_down", life::killed_up),
-    ("what_a_killed_node_leaves_goes_down", life::killed_node),
-];
-
-/// Trials of what `deploy/` has, with nodegate.
-const DEPLOY: &[(&str, Test)] = &[
     (
         "deploy_goes_from_nothing_to_ready_through_upgrades_to_nothing",
+        Needs::Nodegate,
         deploy::from_nothing_to_nothing,
     ),
     (
         "deploy_gives_every_right_that_is_needed_and_no_other",
+        Needs::Nodegate,
         rights::all_are_needed,
+    ),
+    (
+        "nodegate_passes_kubernetes_own_tests_of_services",
+        Needs::Conformance,
+        conformance::services,
+    ),
+    (
+        "the_chart_means_what_the_kustomizations_mean",
+        Needs::Chart,
+        |_, parts| chart::means_the_same(parts),
     ),
 ];
 
@@ -65,44 +109,66 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each is a gigabyte and more.
     arguments.test_threads.get_or_insert(1);
-    let parts = Parts::find().and_then(|parts| environment::check_for_cluster().map(|()| parts));
-    if let Err(lacks) = &parts {
-        eprintln!("skipped: {lacks}");
-    }
-    let nodegate = deploy::nodegate();
-    if let (Ok(_), Err(lacks)) = (&parts, &nodegate) {
-        eprintln!("skipped: {lacks:#}");
-    }
     let before = left::on_the_machine();
-    let alone = TESTS.iter().map(|test| (test, false));
-    let all = alone.chain(DEPLOY.iter().map(|test| (test, true)));
-    let mut trials: Vec<_> = all
+    let mut lacking = BTreeSet::new();
+    let trials = TESTS
+        .iter()
         .enumerate()
-        .map(|(index, ((name, test), with_nodegate))| {
+        .map(|(index, (name, needs, test))| {
             // Short and its own: several runs may go on at the same time.
             let cluster = format!("c{}-{index}", std::process::id());
-            let (parts, before) = (parts.clone(), before.clone());
-            let missing = parts.is_err() || with_nodegate && nodegate.is_err();
+            let parts = needs.parts();
+            if let Err(lacks) = &parts {
+                lacking.insert(format!("{lacks:#}"));
+            }
+            let before = before.clone();
+            let missing = parts.is_err();
             Trial::test(*name, move || {
-                test(&cluster, &parts?).map_err(|error| Failed::from(format!("{error:#}")))?;
-                left::nothing_of(&cluster, &before).map_err(Failed::from)
+                test(&cluster, &parts?)
+                    .and_then(|()| left::nothing_of(&cluster, &before))
+                    .map_err(|error| Failed::from(format!("{error:#}")))
             })
             .with_ignored_flag(missing)
         })
         .collect();
-    trials.push(chart());
+    for lacks in lacking {
+        eprintln!("skipped: {lacks}");
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// It needs no cluster, but a part that is built for it alone.
-fn chart() -> Trial {
-    let parts = Parts::find_with("helm");
-    if let Err(lacks @ Unmet::OptionalPart(_)) = &parts {
-        eprintln!("skipped: {lacks}");
+impl Needs {
+    /// The parts, if all that is needed is here.
+    fn parts(self) -> anyhow::Result<Parts> {
+        let purpose = match self {
+            Self::Cluster | Self::Nodegate => Purpose::Cluster,
+            Self::Conformance => Purpose::Conformance,
+            Self::Chart => Purpose::Chart,
+        };
+        let parts = Parts::find_for(purpose)?;
+        if self == Self::Chart {
+            return Ok(parts);
+        }
+        environment::check_for_cluster()?;
+        if self != Self::Cluster {
+            environment::btf()?;
+            nodegate()?;
+        }
+        Ok(parts)
     }
-    let missing = parts.is_err();
-    Trial::test("the_chart_means_what_the_kustomizations_mean", move || {
-        Ok(chart::means_the_same(&parts?)?)
-    })
-    .with_ignored_flag(missing)
+}
+
+/// The nodegate that is tried: of `NODEGATE_BIN`, or from beside the tests' own programs.
+fn nodegate() -> anyhow::Result<PathBuf> {
+    environment::programs(&[Use::Product])?;
+    let nodegate = match std::env::var_os("NODEGATE_BIN") {
+        Some(path) => path.into(),
+        None => PathBuf::from(env!("CARGO_BIN_EXE_testbed-node")).with_file_name("nodegate"),
+    };
+    ensure!(
+        nodegate.is_file(),
+        "{} is not built (fix: cargo xtask test)",
+        nodegate.display()
+    );
+    Ok(nodegate)
 }

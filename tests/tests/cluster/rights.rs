@@ -78,7 +78,7 @@ pub(crate) fn all_are_needed(name: &str, parts: &Parts) -> anyhow::Result<()> {
         ..options(name, parts)
     })?;
     let roles = install(&cluster)?;
-    fs::copy(deploy::nodegate()?, shared(&cluster).join("nodegate"))?;
+    fs::copy(crate::nodegate()?, shared(&cluster).join("nodegate"))?;
     for account in [REDIRECTOR, GATEWAY] {
         let nodegate = Nodegate::start(&cluster, &account)?;
         nodegate.until(<[String]>::is_empty)?;

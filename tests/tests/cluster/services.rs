@@ -18,6 +18,7 @@ pub(crate) fn options(name: &str, parts: &Parts) -> Options {
 pub(crate) fn with_iptables(name: &str, parts: &Parts) -> anyhow::Result<()> {
     let cluster = Cluster::up(&options(name, parts))?;
     served(&cluster, 2)?;
+    pods_are_reached_from_all_nodes(&cluster)?;
     // What kube-proxy has written is in the nodes' own tables.
     let rules = cluster.exec("node1", Program::IptablesSave, ["-t", "nat"])?;
     let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
@@ -91,6 +92,34 @@ fn served(cluster: &Cluster, nodes: usize) -> anyhow::Result<IpAddr> {
         ensure!(pods.contains(&answer), "{url}: {answer}: {pods:?}");
     }
     Ok(address)
+}
+
+/// Whether the nodes forward to pods, in both families.
+fn pods_are_reached_from_all_nodes(cluster: &Cluster) -> anyhow::Result<()> {
+    let addresses = "jsonpath={.items[*].status.podIPs[*].ip}";
+    let addresses = cluster.ask(&["get", "pods", "-l", "app=web", "-o", addresses])?;
+    let addresses: Vec<IpAddr> = addresses
+        .split(' ')
+        .map(|address| address.parse().with_context(|| address.to_owned()))
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(addresses.iter().any(IpAddr::is_ipv6), "{addresses:?}");
+    let limit = patience::limit().as_secs().to_string();
+    for (host, _) in cluster.hosts() {
+        if !host.starts_with("node") {
+            continue;
+        }
+        for address in &addresses {
+            let address = std::net::SocketAddr::new(*address, 8080);
+            let url = format!("http://{address}/hostname");
+            let answer = cluster.exec(&host, Program::Curl, ["-gsSfm", &limit, &url])?;
+            ensure!(
+                answer.status.success(),
+                "{url}, from {host}: {}",
+                String::from_utf8_lossy(&answer.stderr)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A Deployment with a Service, one pod for each node, and a pod to ask from; gives the Deployment's pods.

@@ -4,7 +4,6 @@
 //! nodegate runs as a process outside of the cluster, as a proxy, which needs no privilege.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -16,9 +15,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::services::options;
-
-/// Set by `cargo xtask test`: the nodegate that it has built.
-const NODEGATE: &str = "NODEGATE_BIN";
 
 /// Where nodegate runs.
 const HOST: &str = "client";
@@ -57,11 +53,11 @@ struct Nodegate<'c> {
 
 impl<'c> Nodegate<'c> {
     fn new(cluster: &'c Cluster) -> anyhow::Result<Self> {
-        let program = env::var_os(NODEGATE).context("NODEGATE_BIN is not set")?;
+        let program = crate::nodegate()?;
         let mut nodegate = Self {
             cluster,
             directory: tempfile::tempdir()?,
-            program: program.into(),
+            program,
             child: None,
         };
         nodegate.start()?;
@@ -194,7 +190,7 @@ struct Controller(Child);
 
 impl Controller {
     fn start(cluster: &Cluster, identity: &str) -> anyhow::Result<Self> {
-        let program = env::var_os(NODEGATE).context("NODEGATE_BIN is not set")?;
+        let program = crate::nodegate()?;
         let mut command = own(program);
         command
             .args([

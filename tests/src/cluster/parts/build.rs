@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nodegate_programs::Program;
 
-use super::{AGNHOST_VERSION, GROUPS, Group, KUBERNETES, PAUSE, Parts, cache};
+use super::{AGNHOST_VERSION, Group, KUBERNETES, PAUSE, Parts, Purpose, cache, groups};
 use crate::environment::Unmet;
 
 /// The first Go that knows the directive `tool`; from there on go gets the one that `go.mod` asks for.
@@ -48,15 +48,13 @@ pub enum Progress {
     Ends,
 }
 
-/// Builds what has not been built yet, of the optional groups those that are named.
-pub fn build(optional: &[String], report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
-    let cache = cache()?;
-    let wanted = |group: &&Group| !group.optional || optional.iter().any(|name| name == group.name);
-    let groups: Vec<_> = GROUPS.iter().filter(wanted).collect();
-    if groups.iter().all(|group| group.place(&cache).is_dir()) {
-        return Ok(Parts::find()?);
+/// Builds what a purpose needs and what has not been built yet.
+pub fn build(purpose: Purpose, report: &mut dyn FnMut(&Progress)) -> anyhow::Result<Parts> {
+    if let Ok(parts) = Parts::find_for(purpose) {
+        return Ok(parts);
     }
     check_go()?;
+    let cache = cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     // Two commands at the same time would do the same work twice.
     let lock = cache.join("lock");
@@ -64,7 +62,7 @@ pub fn build(optional: &[String], report: &mut dyn FnMut(&Progress)) -> anyhow::
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .context("waiting for another build")?;
-    for group in groups {
+    for group in groups(purpose) {
         let place = group.place(&cache);
         if !place.is_dir() {
             report(&Progress::Begins {
@@ -76,7 +74,7 @@ pub fn build(optional: &[String], report: &mut dyn FnMut(&Progress)) -> anyhow::
             report(&Progress::Ends);
         }
     }
-    Ok(Parts::find()?)
+    Ok(Parts::find_for(purpose)?)
 }
 
 /// Builds a group; its directory is there when all of it is.
@@ -98,7 +96,7 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
         fs::rename(&from, programs.join(ours))
             .with_context(|| format!("go has built no {}", from.display()))?;
     }
-    if group.module == KUBERNETES {
+    if group.has_beside() {
         beside(&sources, &programs)?;
     }
     fs::rename(&programs, place).with_context(|| format!("making {}", place.display()))?;
@@ -112,14 +110,15 @@ fn compile(
     report: &mut dyn FnMut(&Progress),
 ) -> anyhow::Result<()> {
     report(&Progress::Modules);
-    let listed = output(go(sources, ["list", "-deps", group.target]))?;
+    let list = ["list", "-deps"].iter().chain(group.targets);
+    let listed = output(go(sources, list))?;
     let all = listed.lines().count();
     let mut command = go(sources, ["build", "-v"]);
     command
         .args(group.flags())
         .arg("-o")
         .arg(programs)
-        .arg(group.target)
+        .args(group.targets)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
