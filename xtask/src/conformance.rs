@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
-use nodegate_programs::Use;
+use nodegate_programs::{Program, Use};
 use nodegate_testbed::{
     cluster::{
         Cluster, Options,
@@ -66,7 +66,7 @@ pub(crate) struct Services {
     #[arg(long, default_value = "conformance")]
     name: String,
     /// How many tests run at a time: they wait more than they work. Those that would disturb others run alone.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     jobs: usize,
     /// Write a report for CI servers, too
     #[arg(long, value_name = "FILE")]
@@ -88,6 +88,8 @@ pub(crate) struct Services {
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let Command::Services(services) = command;
+    // Of programs a build needs Go, which no package has, and this one.
+    setup::program(Program::Cc)?;
     let parts = cluster::build(Purpose::Conformance)?;
     let tests = services.tests(&parts)?;
     let known = known(&parts)?;
