@@ -3,6 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`access`] | who we are to the API server, and how it is reached: kubeconfig, or a pod's ServiceAccount |
+//! | [`server`] | where an API server is: a host and a port |
 //! | [`dial`] | connections to one of several servers, in turn |
 //! | [`interest`] | which kinds a role watches, and which objects of them |
 //! | [`watch`] | one kind: a list, then every change, again and again |
@@ -31,6 +32,7 @@ mod journal;
 mod leader;
 mod ledger;
 pub mod report;
+pub mod server;
 #[cfg(test)]
 mod tests;
 mod trim;

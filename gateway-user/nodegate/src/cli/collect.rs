@@ -12,8 +12,9 @@ use anyhow::Context as _;
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
 use nodegate_source::kubernetes::{
-    access::{Access, Server},
+    access::Access,
     collect::{CollectedObject, collect},
+    server::Server,
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
@@ -108,7 +109,8 @@ fn write(path: &Path, files: &Files) -> anyhow::Result<()> {
     let name = path.to_string_lossy();
     if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
         let encoder = GzEncoder::new(File::create(path)?, Compression::default());
-        return Ok(drop(archive(encoder, files)?.finish()?));
+        archive(encoder, files)?.finish()?;
+        return Ok(());
     }
     if name.ends_with(".tar") {
         return Ok(archive(File::create(path)?, files)?.sync_all()?);

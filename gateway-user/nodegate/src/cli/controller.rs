@@ -7,9 +7,10 @@ use nodegate_source::{
     combined::Sources,
     kubernetes::{
         ApiServer,
-        access::{Access, Server},
+        access::Access,
         complain::Complainer,
         interest::{Interest, RedirectorInterest},
+        server::Server,
     },
 };
 use tokio::signal::unix::{SignalKind, signal};

@@ -10,7 +10,7 @@ use nodegate_datapath as datapath;
 use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
 use nodegate_programming::desired::Policy;
 use nodegate_proxy::Parity;
-use nodegate_source::kubernetes::access::{Access, Server};
+use nodegate_source::kubernetes::{access::Access, server::Server};
 
 use super::{
     attachment::Attachment,

@@ -19,7 +19,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tower::Service;
 
-use super::access::Server;
+use super::server::Server;
 
 /// How long one server has for an answer to a SYN.
 const PATIENCE: Duration = Duration::from_secs(3);
