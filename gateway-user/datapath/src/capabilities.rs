@@ -11,6 +11,8 @@ const CAPABILITIES: [(&str, u32); 3] = [
 const CAP_NET_ADMIN: u32 = 12;
 /// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone.
 const CAP_SYS_ADMIN: u32 = 21;
+/// For looking at processes of other users, or with other capabilities.
+const CAP_SYS_PTRACE: u32 = 19;
 
 /// The capabilities that the redirector needs and this process lacks.
 pub(crate) fn missing() -> Vec<&'static str> {
@@ -18,12 +20,22 @@ pub(crate) fn missing() -> Vec<&'static str> {
     missing_capabilities(&status)
 }
 
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
-    let effective = status
+/// Whether this process may look at others.
+pub(crate) fn sees_processes() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status) & (1 << CAP_SYS_PTRACE) != 0
+}
+
+fn effective(status: &str) -> u64 {
+    status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
+        .unwrap_or(0)
+}
+
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = effective(status);
     let has = |bit: u32| effective & (1 << bit) != 0;
     CAPABILITIES
         .iter()

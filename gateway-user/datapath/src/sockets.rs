@@ -25,6 +25,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
+use super::capabilities;
+
 /// Cookies of sockets, and the peer that each is connected to.
 pub(crate) type Connected = HashMap<u64, (IpAddr, u16)>;
 
@@ -121,7 +123,8 @@ fn enter(namespace: &Path) -> io::Result<()> {
 struct Namespaces {
     /// A way to each, by its number.
     ways: BTreeMap<u64, PathBuf>,
-    /// Why a process's could not be looked at; which one it is, is not known then.
+    /// Why a process's could not be looked at for want of a capability; which one it is, is not known then.
+    /// What a security module hides stays hidden.
     refused: Option<io::Error>,
 }
 
@@ -131,6 +134,7 @@ impl Namespaces {
             ways: BTreeMap::new(),
             refused: None,
         };
+        let sees_all = capabilities::sees_processes();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             if !entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
                 continue;
@@ -138,7 +142,7 @@ impl Namespaces {
             let path = entry.path().join("ns/net");
             match fs::metadata(&path) {
                 Ok(metadata) => drop(found.ways.insert(metadata.ino(), path)),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(error) if !sees_all && error.kind() == io::ErrorKind::PermissionDenied => {
                     found.refused = Some(error);
                 }
                 // The process has ended meanwhile.
