@@ -37,7 +37,7 @@ use nodegate_iptables::{
     config::{KubeProxyArgs, NodePortAddresses},
     node::KubeProxyNode,
 };
-use nodegate_model::Published;
+use nodegate_model::{Published, Snapshot};
 use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
 use nodegate_programming::masquerade::MasqueradeMode;
 use nodegate_proxy::{self as proxy, Parity, Proxy};
@@ -226,6 +226,7 @@ impl Daemon {
                 datapath: redirector.zip(options.datapath),
                 gateway: gateway_progress,
                 leaving: CancellationToken::new(),
+                report_trouble: watch::Sender::new(None),
             }),
             admin,
             socket: options.admin,
@@ -362,6 +363,8 @@ struct Speaker {
     gateway: Option<watch::Receiver<gateway::Progress>>,
     /// The process was told to end.
     leaving: CancellationToken,
+    /// Why the cluster cannot be told how this nodegate stands.
+    report_trouble: watch::Sender<Option<String>>,
 }
 
 impl admin::server::Subject for Speaker {
@@ -395,15 +398,7 @@ impl admin::server::Subject for Speaker {
             },
             datapath,
             proxy,
-            diagnostics: snapshot
-                .map(|snapshot| {
-                    snapshot
-                        .diagnostics
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect()
-                })
-                .unwrap_or_default(),
+            diagnostics: self.diagnostics(snapshot),
         }
     }
 
@@ -496,6 +491,16 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
 }
 
 impl Speaker {
+    /// What is wrong, one line each.
+    fn diagnostics(&self, snapshot: Option<&Snapshot>) -> Vec<String> {
+        let of_objects = snapshot
+            .into_iter()
+            .flat_map(|snapshot| &snapshot.diagnostics);
+        let trouble = self.report_trouble.borrow().clone();
+        let trouble = trouble.map(|text| format!("warning: {text}"));
+        of_objects.map(ToString::to_string).chain(trouble).collect()
+    }
+
     /// Keeps the cluster told how this nodegate stands, for as long as the process runs.
     fn tell_cluster(self: &Arc<Self>, access: Access, namespace: String) {
         let (sender, reports) = watch::channel(Report::default());
@@ -510,7 +515,9 @@ impl Speaker {
             let inputs = speaker.sources.current();
             let node = inputs.resources.node(&speaker.node);
             let uid = node.and_then(|node| node.metadata.uid.clone());
-            nodegate_source::kubernetes::report::keep(access, namespace, uid, reports).await;
+            let trouble = speaker.report_trouble.clone();
+            nodegate_source::kubernetes::report::keep(access, namespace, uid, reports, trouble)
+                .await;
         });
     }
 

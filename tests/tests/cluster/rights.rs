@@ -105,7 +105,7 @@ fn install(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
         |object: &Value, kinds: &[&str]| kinds.iter().any(|kind| object["kind"] == **kind);
     let objects = objects
         .into_iter()
-        .filter(|object| !is_kind(object, &["DaemonSet", "Service"]))
+        .filter(|object| !is_kind(object, &["DaemonSet", "Deployment", "Service"]))
         .collect::<Vec<_>>();
     let list = |items: &[Value]| json!({"apiVersion": "v1", "kind": "List", "items": items});
     cluster.apply(&list(&objects).to_string())?;
@@ -187,6 +187,7 @@ impl<'c> Nodegate<'c> {
         run.arg("--kubeconfig")
             .arg(format!("{SHARED}/{file}"))
             .args(["--pod-namespace", namespace])
+            .args(["--report-to", namespace])
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = run.spawn().context("starting nodegate")?;
@@ -202,6 +203,12 @@ impl<'c> Nodegate<'c> {
         let mut count = 0;
         for right in rights(role) {
             self.cluster.apply(&without(role, right).to_string())?;
+            if (right.resource, right.verb) == ("leases", "create") {
+                // Only what is not there has to be created.
+                let lease = format!("lease/nodegate-{}-{NODE}", self.account.role);
+                self.cluster
+                    .ask(&["delete", "-n", self.account.namespace, &lease])?;
+            }
             let rule = format!("resources: [{}", right.resource);
             // Of Secrets several are wanted, by name.
             self.until(|complaints| {

@@ -74,32 +74,32 @@ pub struct Received {
 }
 
 /// Renews a Lease in `namespace` with what `reports` says, until nobody reports any more. `node_uid` is the
-/// uid of the Node object, with which the Lease goes.
+/// uid of the Node object, with which the Lease goes. `trouble` hears why it cannot be renewed.
 pub async fn keep(
     access: Access,
     namespace: String,
     node_uid: Option<String>,
     mut reports: watch::Receiver<Report>,
+    trouble: watch::Sender<Option<String>>,
 ) {
     let client = match access.client().await {
         Ok(connected) => connected.client,
         Err(error) => return tracing::warn!("the cluster is told nothing of this node: {error}"),
     };
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
-    let mut complained = None;
     loop {
         let began = Instant::now();
         let report = reports.borrow_and_update().clone();
-        match renew(&leases, &report, node_uid.as_deref()).await {
-            Ok(()) => complained = None,
-            Err(error) => {
-                let text = complaint(&namespace, &error);
-                if complained.as_ref() != Some(&text) {
-                    tracing::warn!("{text}");
-                    complained = Some(text);
-                }
+        let renewed = renew(&leases, &report, node_uid.as_deref()).await;
+        let complaint = renewed.err().map(|error| complaint(&namespace, &error));
+        trouble.send_if_modified(|told| {
+            let is_new = *told != complaint;
+            if let Some(text) = complaint.as_ref().filter(|_| is_new) {
+                tracing::warn!("{text}");
             }
-        }
+            *told = complaint;
+            is_new
+        });
         time::sleep_until(began + PAUSE).await;
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return },
