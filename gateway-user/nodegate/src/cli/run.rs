@@ -23,8 +23,8 @@ pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressg
 
 /// Serve: redirect connections to Services (redirector), proxy requests (proxy), or both.
 ///
-/// The redirector needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and the node's own network
-/// namespace. What it loads stays in force when it ends; `nodegate cleanup` removes it. The proxy needs
+/// The redirector needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (and CAP_SYS_ADMIN to take over from
+/// one before it), and the node's own network namespace. What it loads stays in force when it ends; `nodegate cleanup` removes it. The proxy needs
 /// no privilege.
 #[derive(Debug, Args)]
 #[command(after_help = "\
