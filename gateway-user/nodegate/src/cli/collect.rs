@@ -29,11 +29,10 @@ Examples:
   nodegate collect -o cluster && nodegate check cluster
   nodegate collect -o cluster.tar.gz
   nodegate collect | nodegate check -
-  kubectl exec -n nodegate-system ds/nodegate-redirector -- nodegate collect > cluster.yaml
-                                       what the redirector may read
+  nodegate collect --kubeconfig admin.conf > cluster.yaml
 
-Exit status: 0 all kinds were read, 1 some were not (standard error says which, and
-why), 2 the API server could not be asked.")]
+Exit status: 0 all kinds were read, 1 some were not (standard error says which,
+and why), 2 the API server could not be asked.")]
 pub struct Collect {
     /// Reach the API server as the current context of this file says [default: by the pod's ServiceAccount]
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]

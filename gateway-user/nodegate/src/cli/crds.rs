@@ -15,7 +15,9 @@ Examples:
   nodegate crds | kubectl apply -f -
   kubectl get gw,vs,dr,se -A
 
-Where Istio is installed, its own definitions are there already: leave them.")]
+Where Istio is installed, its own definitions are there already: leave them.
+
+Exit status: 0 always.")]
 pub struct Crds {}
 
 impl Crds {

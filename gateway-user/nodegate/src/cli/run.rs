@@ -31,7 +31,7 @@ pub(super) const GATEWAY_LABELS: &str = "app=istio-ingressgateway,istio=ingressg
 Examples:
   nodegate run --manifests ./manifests --services all --uplink eth0
   nodegate run --role proxy --manifests ./manifests --pod-name gw-1
-  nodegate run --role redirector --kubeconfig /etc/kubernetes/admin.conf --services all
+  nodegate run --role redirector --kubeconfig admin.conf --services all
                                        in place of kube-proxy, by the API server
   nodegate run --role redirector --source iptables --services all
                                        beside kube-proxy, by its rules

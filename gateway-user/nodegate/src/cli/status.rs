@@ -32,7 +32,7 @@ Examples:
   nodegate status --sync               after a change: wait until it is in force
   nodegate status --ready              as a readiness probe
   nodegate status -o json | jq .datapath.decisions
-  nodegate status --cluster            all nodes, by what they report to the API server
+  nodegate status --cluster            all nodes, by what they report
   nodegate status --wait virtualservice/shop/web --timeout 30s
                                        until all nodes have it as it is now
 
