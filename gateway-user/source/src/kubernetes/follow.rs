@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     access::{Access, Connected},
-    interest::{Interest, Wanted},
+    interest::{Interest, Wanted, WantedKind},
     journal::{self, Journal},
     ledger::Ledger,
     watch::{self, Found, News, Report},
@@ -86,6 +86,8 @@ struct Worker {
     remembered: Option<Duration>,
     /// Whether the other rooms have been told anything.
     has_told: bool,
+    /// Whether the last state on disk has been looked for.
+    has_looked_back: bool,
     /// Whether it has been said that there is nothing to go by.
     has_complained: bool,
     /// The answers to reloads that are waited for.
@@ -180,6 +182,7 @@ impl Worker {
             journal: None,
             remembered: None,
             has_told: false,
+            has_looked_back: false,
             has_complained: false,
             waiting: Vec::new(),
             epoch: 0,
@@ -231,6 +234,7 @@ impl Worker {
             Ok(age) => self.remembered = age,
             Err(error) => tracing::warn!("{error}"),
         }
+        self.want_secrets();
     }
 
     fn watch(&mut self, wanted: Wanted) {
@@ -259,11 +263,13 @@ impl Worker {
     }
 
     fn take(&mut self, batch: &mut Vec<Report>) {
+        let mut mentions_secrets = false;
         for report in batch.drain(..) {
             if report.epoch < self.epoch {
                 continue;
             }
             let kind = report.wanted.kind;
+            mentions_secrets |= kind == WantedKind::DestinationRule;
             if let News::Object(found) = &report.news {
                 self.note(found);
             }
@@ -273,7 +279,9 @@ impl Worker {
                 }
             }
         }
-        self.want_secrets();
+        if mentions_secrets {
+            self.want_secrets();
+        }
     }
 
     /// Takes note of what is of use beside the objects themselves.
@@ -321,15 +329,22 @@ impl Worker {
 
     /// The API server does not answer at the start.
     fn go_without(&mut self) {
-        self.remember();
+        if !self.has_looked_back {
+            self.has_looked_back = true;
+            self.remember();
+        }
         if let Some(age) = self.remembered {
             tracing::warn!(
                 "the API server does not answer; going by what was heard {} s ago",
                 age.as_secs()
             );
-        } else if self.ticks.is_multiple_of(HEARD) || !self.has_complained {
+            return;
+        }
+        let troubles = self.ledger.troubles();
+        let is_due = !self.has_complained || self.ticks.is_multiple_of(HEARD);
+        if is_due && !troubles.is_empty() {
             self.has_complained = true;
-            for trouble in self.ledger.troubles() {
+            for trouble in troubles {
                 tracing::warn!("nothing to go by yet: {trouble:#}");
             }
         }

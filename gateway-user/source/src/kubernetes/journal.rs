@@ -221,6 +221,10 @@ pub(super) fn remembered(
         told,
     };
     let index = Index::of(path)?;
+    if index.heard.is_none() && index.objects.is_empty() {
+        // It has just been begun.
+        return Ok(None);
+    }
     let heard = index
         .heard
         .ok_or_else(|| useless("it was never complete".into()))?;

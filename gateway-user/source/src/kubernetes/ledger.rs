@@ -186,7 +186,9 @@ impl Ledger {
     /// Wants these Secrets, and no others; gives those that were not wanted before, and those that are not
     /// any more.
     pub(super) fn want_secrets(&mut self, namespace: &str) -> (Vec<Wanted>, Vec<Wanted>) {
-        let mentions = self.kinds.values().flat_map(|known| known.objects.values());
+        let rules = self.kinds.iter();
+        let rules = rules.filter(|(wanted, _)| wanted.kind == WantedKind::DestinationRule);
+        let mentions = rules.flat_map(|(_, known)| known.objects.values());
         let names: BTreeSet<_> = mentions.flatten().collect();
         let wanted: BTreeSet<_> = names
             .into_iter()
