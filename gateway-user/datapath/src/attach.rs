@@ -35,6 +35,7 @@ use super::{
     options::{AttachMode, Options},
     rejection::Rejection,
     sys,
+    verifier::uninterrupted,
 };
 
 const SOCKET_PROGRAMS: [&str; 8] = [
@@ -207,13 +208,15 @@ pub(crate) fn attach(
 /// and links get their new programs within a moment.
 pub(crate) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
     for name in SOCKET_PROGRAMS {
-        loaded(program::<CgroupSockAddr>(ebpf, name)?.load(), name)?;
+        let program = program::<CgroupSockAddr>(ebpf, name)?;
+        loaded(uninterrupted(|| program.load()), name)?;
     }
     let pods = POD_PROGRAMS
         .into_iter()
         .filter(|_| !options.pod_devices.is_empty());
     for (name, _) in UPLINK_PROGRAMS.into_iter().chain(pods) {
-        loaded(program::<SchedClassifier>(ebpf, name)?.load(), name)?;
+        let program = program::<SchedClassifier>(ebpf, name)?;
+        loaded(uninterrupted(|| program.load()), name)?;
     }
     Ok(())
 }
@@ -224,7 +227,7 @@ pub(crate) fn connected(ebpf: &mut Ebpf, options: &Options) -> Result<SockOpsLin
     let wrap = |source| Error::Program { name, source };
     let cgroup = open_cgroup(options)?;
     let program: &mut SockOps = program(ebpf, name)?;
-    loaded(program.load(), name)?;
+    loaded(uninterrupted(|| program.load()), name)?;
     let id = program
         .attach(cgroup, CgroupAttachMode::Single)
         .map_err(wrap)?;

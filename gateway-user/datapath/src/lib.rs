@@ -7,6 +7,7 @@
 //! | [`options`], [`error`] | what is wanted, and why it cannot be |
 //! | [`load`] | programs and maps: those that are there, or new ones |
 //! | [`upgrade`] | from maps of an older layout to ours, while traffic flows |
+//! | [`verifier`] | programs through the kernel's verifier |
 //! | [`maps`] | the pinned maps, and a mirror of their content |
 //! | `layout`, `links` | the names of pins |
 //! | [`object`] | the kernel programs, compiled; the commit and the profile |
@@ -55,6 +56,7 @@ pub mod report;
 mod sockets;
 mod sys;
 pub mod upgrade;
+mod verifier;
 
 pub use datapath::Datapath;
 pub use error::{Error, Failure};

@@ -12,7 +12,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nodegate_programs::{Program as Tool, Use};
 use serde::Serialize;
 
-use super::{capabilities::missing, features::Features, node, object, sockets};
+use super::{
+    capabilities::missing, features::Features, node, object, sockets, verifier::uninterrupted,
+};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -231,8 +233,12 @@ fn programs(features: Features) -> Vec<Check> {
     let mut checks = Vec::new();
     for (program_name, program) in ebpf.programs_mut() {
         let result = match program {
-            Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
-            Program::CgroupSockAddr(program) => program.load().and_then(|()| program.info()),
+            Program::SchedClassifier(program) => {
+                uninterrupted(|| program.load()).and_then(|()| program.info())
+            }
+            Program::CgroupSockAddr(program) => {
+                uninterrupted(|| program.load()).and_then(|()| program.info())
+            }
             _ => continue,
         };
         match result {
