@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nodegate_datapath::object;
 
+mod api_server;
 mod attachment;
 pub mod check;
 mod choices;

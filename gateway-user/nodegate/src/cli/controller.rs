@@ -1,19 +1,19 @@
 //! `nodegate controller`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use nodegate_source::{
     combined::Sources,
     kubernetes::{
         ApiServer,
-        access::Access,
         complain::Complainer,
         interest::{Interest, RedirectorInterest},
-        server::Server,
     },
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::api_server::ApiServerArgs;
 
 /// Do what only one in a cluster may do: write Events on objects that are refused, or questionable.
 ///
@@ -27,17 +27,6 @@ Examples:
 
 Exit status: 0 it was told to end, 2 it could not start.")]
 pub struct Controller {
-    /// Reach the API server as the current context of this file says [default: by the pod's ServiceAccount]
-    #[arg(long, env = "NODEGATE_KUBECONFIG", value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Connect to these servers instead, in turn
-    #[arg(
-        long = "api-server",
-        env = "NODEGATE_API_SERVER",
-        value_name = "HOST:PORT",
-        value_delimiter = ','
-    )]
-    servers: Vec<Server>,
     /// Namespace of the Lease
     #[arg(
         long,
@@ -49,6 +38,8 @@ pub struct Controller {
     /// Name of this process among several [default: the host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    api_server: ApiServerArgs,
 }
 
 impl Controller {
@@ -59,10 +50,7 @@ impl Controller {
             Some(name) => name,
             None => super::run::host_name()?,
         };
-        let access = Access {
-            kubeconfig: self.kubeconfig,
-            servers: self.servers,
-        };
+        let access = self.api_server.access();
         let source = ApiServer {
             access: access.clone(),
             interest: Interest {

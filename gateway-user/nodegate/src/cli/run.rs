@@ -10,9 +10,10 @@ use nodegate_datapath as datapath;
 use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
 use nodegate_programming::desired::Policy;
 use nodegate_proxy::Parity;
-use nodegate_source::kubernetes::{access::Access, server::Server};
+use nodegate_source::kubernetes::access::Access;
 
 use super::{
+    api_server::ApiServerArgs,
     attachment::Attachment,
     choices::{AttachArg, ExternalIpsArg, MasqueradeArg},
 };
@@ -49,8 +50,6 @@ pub struct Run {
     /// `manifests`]
     #[arg(long, value_enum, env = "NODEGATE_SOURCE")]
     source: Option<Source>,
-    #[command(flatten)]
-    api_server: ApiServerArgs,
     /// Keep in this directory what the next start needs: what the API server said last, for a start while it
     /// does not answer, and versions in force of objects that were refused since. Secrets are not kept
     /// [default: nothing is kept]
@@ -80,26 +79,11 @@ pub struct Run {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
     #[command(flatten)]
+    api_server: ApiServerArgs,
+    #[command(flatten)]
     redirector: RedirectorArgs,
     #[command(flatten)]
     proxy: ProxyArgs,
-}
-
-#[derive(Debug, Default, PartialEq, Args)]
-#[command(next_help_heading = "API server")]
-struct ApiServerArgs {
-    /// Reach the API server as the current context of this file says [default: by the pod's ServiceAccount]
-    #[arg(long, env = "NODEGATE_KUBECONFIG", value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Connect to these servers instead, in turn. Without kube-proxy the API server's cluster IP leads nowhere
-    /// before nodegate runs: name the servers' own addresses, or a load balancer's
-    #[arg(
-        long = "api-server",
-        env = "NODEGATE_API_SERVER",
-        value_name = "HOST:PORT",
-        value_delimiter = ','
-    )]
-    servers: Vec<Server>,
 }
 
 #[derive(Debug, Args)]
@@ -402,12 +386,8 @@ impl Run {
     }
 
     fn kubernetes(&self) -> KubernetesOptions {
-        let args = &self.api_server;
         KubernetesOptions {
-            access: Access {
-                kubeconfig: args.kubeconfig.clone(),
-                servers: args.servers.clone(),
-            },
+            access: self.api_server.access(),
             state: self.kept("journal"),
         }
     }

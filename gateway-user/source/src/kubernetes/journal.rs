@@ -410,23 +410,9 @@ fn found(kind: WantedKind, namespace: String, name: String, object: Value) -> Op
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Secret, Service};
+    use k8s_openapi::api::core::v1::Secret;
 
-    use super::*;
-
-    fn service(name: &str) -> Found {
-        let mut service = Service::default();
-        service.metadata.namespace = Some("shop".into());
-        service.metadata.name = Some(name.into());
-        Found {
-            kind: WantedKind::Service,
-            namespace: "shop".into(),
-            name: name.into(),
-            manifest: Manifest::of_body(Body::Service(Box::new(service))),
-            version: None,
-            json: None,
-        }
-    }
+    use super::{super::tests::service, *};
 
     fn read(path: &Path) -> Result<Option<Vec<String>>, JournalError> {
         let mut names = Vec::new();

@@ -35,7 +35,7 @@ fn report(wanted: Wanted, news: News) -> Report {
     }
 }
 
-fn service(name: &str) -> Found {
+pub(super) fn service(name: &str) -> Found {
     let mut service = Service::default();
     service.metadata.namespace = Some("shop".into());
     service.metadata.name = Some(name.into());
