@@ -80,24 +80,18 @@
 )]
 
 pub mod admission;
-#[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod config;
-#[cfg(feature = "cluster")]
 pub mod conformance;
 pub mod environment;
-#[cfg(feature = "cluster")]
 pub mod image;
 pub mod measure;
 pub mod names;
 pub mod object;
 pub mod pod;
-#[cfg(feature = "cluster")]
 pub mod product;
 pub mod ps;
 pub mod rootfs;
-#[cfg(feature = "server")]
-pub mod server;
 pub mod traffic;
 pub mod workload;
 

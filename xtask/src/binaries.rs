@@ -19,7 +19,7 @@ use crate::setup;
 
 /// What cargo is told to build.
 const NODEGATE: [&str; 4] = ["--package", "nodegate", "--bin", "nodegate"];
-const POD: [&str; 4] = ["--package", "nodegate-testbed", "--bin", "testbed-pod"];
+const POD: [&str; 4] = ["--package", "testbed-pod", "--bin", "testbed-pod"];
 
 /// A build that goes on beside the set-up, and ends with it.
 #[derive(Debug)]
@@ -78,9 +78,7 @@ pub(crate) fn node() -> anyhow::Result<PathBuf> {
     let mut cargo = setup::cargo();
     cargo
         .args(["build", "--message-format", "json-render-diagnostics"])
-        .args(["--package", "nodegate-testbed", "--bin", "testbed-node"])
-        // As for this program, so that nothing is built for it alone.
-        .args(["--no-default-features", "--features", "cluster"]);
+        .args(["--package", "nodegate-testbed", "--bin", "testbed-node"]);
     executable(&run(cargo)?, "testbed-node")
 }
 

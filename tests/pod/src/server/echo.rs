@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::Listener;
-use crate::pod::Container;
+use nodegate_testbed::pod::Container;
 
 /// Accepts connections and answers each line with the container's second argument before it.
 pub(super) async fn serve_tcp(mut listener: Listener, container: &Container) {

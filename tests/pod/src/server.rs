@@ -25,10 +25,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::pod::{PodSpec, ServerKind};
+use nodegate_testbed::pod::{PodSpec, ServerKind};
 
-pub mod echo;
-pub mod http;
+mod echo;
+mod http;
 
 /// How long requests may go on after SIGTERM, and the first one of a connection may take to come.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ const EVERYWHERE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 
 /// Serves until SIGTERM, then ends what is under way. Makes the file `ready` when every port
 /// listens.
-pub fn run(pod: PodSpec, ready: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(pod: PodSpec, ready: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use nodegate_testbed::{pod::PodSpec, server};
+use nodegate_testbed::pod::PodSpec;
+
+mod server;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();

@@ -32,7 +32,7 @@ use hyper_util::{rt::TokioIo, rt::TokioTimer, server::graceful::GracefulShutdown
 use serde_json::json;
 
 use super::Listener;
-use crate::pod::{Container, PodSpec, ServerKind};
+use nodegate_testbed::pod::{Container, PodSpec, ServerKind};
 
 /// What nginx serves before anybody has configured it.
 const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n\
