@@ -17,19 +17,23 @@ use serde_json::Value;
 
 use crate::Setting;
 
-/// The binaries under test: nodegate from `NODEGATE_BIN`, or from beside the pods' server.
+/// The binaries under test: nodegate from `NODEGATE_BIN`, or from beside the testbed's own, as the pods'
+/// server.
 pub(crate) fn binaries() -> anyhow::Result<Binaries> {
     environment::check_for_tests()?;
-    let pod = PathBuf::from(env!("CARGO_BIN_EXE_testbed-pod"));
+    let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_testbed-node")).with_file_name(name);
+    let pod = beside("testbed-pod");
     let nodegate = match std::env::var_os("NODEGATE_BIN") {
         Some(path) => path.into(),
-        None => pod.with_file_name("nodegate"),
+        None => beside("nodegate"),
     };
-    ensure!(
-        nodegate.is_file(),
-        "{} is not built (fix: cargo xtask test)",
-        nodegate.display()
-    );
+    for program in [&pod, &nodegate] {
+        ensure!(
+            program.is_file(),
+            "{} is not built (fix: cargo xtask test)",
+            program.display()
+        );
+    }
     Ok(Binaries { nodegate, pod })
 }
 

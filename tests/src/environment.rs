@@ -37,6 +37,9 @@ pub enum Unmet {
     /// Helm, which only the test of the chart needs, has not been built.
     #[error("Helm is not built: cargo xtask cluster parts --for chart")]
     Helm,
+    /// The servers of people's examples, which only their tests need, have not been built.
+    #[error("the servers of examples are not built: cargo xtask cluster parts --for samples")]
+    Samples,
     /// Kubernetes' own tests have not been built.
     #[error("Kubernetes' own tests are not built: cargo xtask conformance services --list")]
     Suite,

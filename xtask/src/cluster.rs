@@ -119,6 +119,8 @@ pub(crate) enum For {
     Conformance,
     /// Also the test of the chart.
     Chart,
+    /// Also the servers of people's examples.
+    Samples,
 }
 
 impl From<For> for Purpose {
@@ -127,6 +129,7 @@ impl From<For> for Purpose {
             For::Cluster => Self::Cluster,
             For::Conformance => Self::Conformance,
             For::Chart => Self::Chart,
+            For::Samples => Self::Samples,
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Purpose {
     Conformance,
     /// A cluster, and the test of the chart, which wants Helm.
     Chart,
+    /// A cluster, and the servers that people's examples run in it.
+    Samples,
 }
 
 /// What is built together.
@@ -50,6 +52,8 @@ struct Group {
     module: &'static str,
     /// The programs, by go's names for them, and what they are called here.
     programs: &'static [(&'static str, &'static str)],
+    /// What is not made with Go, and stands beside them.
+    beside: &'static [&'static str],
     /// Minutes that one CPU takes when nothing of it is cached.
     minutes: u32,
 }
@@ -64,7 +68,7 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group {
         name: "kubernetes",
         purpose: Purpose::Cluster,
@@ -80,6 +84,7 @@ const GROUPS: [Group; 7] = [
             ("kubelet", "kubelet"),
             ("agnhost", AGNHOST),
         ],
+        beside: &[PAUSE, AGNHOST_VERSION],
         minutes: 17,
     },
     Group {
@@ -90,6 +95,7 @@ const GROUPS: [Group; 7] = [
         module: "go.etcd.io/etcd/server/v3",
         // A module's main package at its root is called after the last part of the path.
         programs: &[("server", "etcd")],
+        beside: &[],
         minutes: 2,
     },
     Group {
@@ -103,6 +109,7 @@ const GROUPS: [Group; 7] = [
             ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
             ("ctr", "ctr"),
         ],
+        beside: &[],
         minutes: 3,
     },
     Group {
@@ -117,6 +124,7 @@ const GROUPS: [Group; 7] = [
             ("portmap", "portmap"),
             ("ptp", "ptp"),
         ],
+        beside: &[],
         minutes: 1,
     },
     Group {
@@ -126,6 +134,7 @@ const GROUPS: [Group; 7] = [
         targets: &["."],
         module: "github.com/coredns/coredns",
         programs: &[("coredns", "coredns")],
+        beside: &[],
         minutes: 3,
     },
     Group {
@@ -135,6 +144,7 @@ const GROUPS: [Group; 7] = [
         targets: &["tool"],
         module: "helm.sh/helm/v3",
         programs: &[("helm", "helm")],
+        beside: &[],
         minutes: 4,
     },
     Group {
@@ -144,8 +154,19 @@ const GROUPS: [Group; 7] = [
         targets: &[".", "k8s.io/kubernetes/test/images/regression-issue-74839"],
         module: KUBERNETES,
         programs: &[("e2e", "e2e"), (SERVER, SERVER)],
+        beside: &[],
         // Beside the libraries that it shares with Kubernetes.
         minutes: 7,
+    },
+    Group {
+        name: "samples",
+        purpose: Purpose::Samples,
+        sources: sources!("samples": "go.mod", "go.sum"),
+        targets: &["tool"],
+        module: "istio.io/istio",
+        programs: &[("src", TCP_ECHO)],
+        beside: &[NGINX],
+        minutes: 1,
     },
 ];
 
@@ -157,6 +178,10 @@ pub(super) const AGNHOST: &str = "agnhost";
 pub(super) const SERVER: &str = "regression-issue-74839";
 /// What holds a pod's namespaces: Kubernetes' own, compiled from its C.
 pub(super) const PAUSE: &str = "pause";
+/// The server on TCP of Istio's samples.
+pub(super) const TCP_ECHO: &str = "tcp-echo-server";
+/// The directory with what Debian's packages of nginx have.
+pub(super) const NGINX: &str = "nginx";
 /// The file that says which version agnhost is of.
 const AGNHOST_VERSION: &str = "agnhost.version";
 
@@ -190,6 +215,7 @@ impl Parts {
         match purpose {
             _ if parts.complete(purpose) => Ok(parts),
             Purpose::Chart => Err(Unmet::Helm),
+            Purpose::Samples => Err(Unmet::Samples),
             Purpose::Cluster | Purpose::Conformance => Err(Unmet::Suite),
         }
     }
@@ -219,11 +245,15 @@ impl Parts {
         self.file(program.name())
     }
 
+    /// Where a server is that runs in pods.
+    pub fn server(&self, name: &str) -> PathBuf {
+        self.file(name)
+    }
+
     /// Where a part is that nothing here starts itself.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         let has = |group: &&Group| {
-            let beside = group.has_beside() && [PAUSE, AGNHOST_VERSION].contains(&name);
-            beside || group.programs.iter().any(|(_, ours)| *ours == name)
+            group.beside.contains(&name) || group.programs.iter().any(|(_, ours)| *ours == name)
         };
         match GROUPS.iter().find(has) {
             Some(group) => group.place(&self.cache).join(name),
@@ -252,11 +282,6 @@ fn groups(purpose: Purpose) -> impl Iterator<Item = &'static Group> {
 }
 
 impl Group {
-    /// Whether it has what Kubernetes' module has beside Go.
-    fn has_beside(&self) -> bool {
-        self.programs.iter().any(|(_, ours)| *ours == AGNHOST)
-    }
-
     /// `v1.36.3`, as `go.mod` says.
     fn version(&self) -> &'static str {
         let module = format!("{} v", self.module);

@@ -94,7 +94,7 @@ pub(crate) fn from_nothing_to_nothing(name: &str, parts: &Parts) -> anyhow::Resu
 }
 
 /// As docs/deploy.md says.
-fn install(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl_on(cluster, &["apply", "-k"], "crds")?;
     kubectl_on(cluster, &["apply", "-k"], "")?;
     for side in [REDIRECTOR, GATEWAY] {
@@ -111,7 +111,7 @@ fn kubectl_on(cluster: &Cluster, words: &[&str], below: &str) -> anyhow::Result<
     output(kubectl).map(drop)
 }
 
-fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> anyhow::Result<()> {
+pub(crate) fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> anyhow::Result<()> {
     let limit = format!("--timeout={}s", patience::outer_limit().as_secs());
     let rolled_out = cluster.ask(&["rollout", "status", "-n", namespace, what, &limit]);
     rolled_out.map(drop).or_else(|error| {

@@ -18,6 +18,7 @@ mod deploy;
 mod left;
 mod life;
 mod load;
+mod posts;
 mod rights;
 mod services;
 mod source;
@@ -37,6 +38,8 @@ enum Needs {
     Nodegate,
     /// These, and Kubernetes' own tests.
     Conformance,
+    /// A cluster, nodegate, and the servers of people's examples.
+    Samples,
     /// Helm, and the part of a cluster that reads kustomizations.
     Chart,
 }
@@ -82,6 +85,7 @@ const TESTS: &[(&str, Needs, Test)] = &[
         Needs::Nodegate,
         deploy::from_nothing_to_nothing,
     ),
+    ("what_posts_tell_to_do_works", Needs::Samples, posts::work),
     (
         "deploy_gives_every_right_that_is_needed_and_no_other",
         Needs::Nodegate,
@@ -144,6 +148,7 @@ impl Needs {
             Self::Cluster | Self::Nodegate => Purpose::Cluster,
             Self::Conformance => Purpose::Conformance,
             Self::Chart => Purpose::Chart,
+            Self::Samples => Purpose::Samples,
         };
         let parts = Parts::find_for(purpose)?;
         if self == Self::Chart {

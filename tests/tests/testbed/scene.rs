@@ -1,6 +1,11 @@
 //! A testbed with a stand-in for nodegate, and how to look at it.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Output};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use nodegate_programs::Program;
 use nodegate_testbed::{Binaries, Options, Testbed, ps::PodAddress};
@@ -63,7 +68,7 @@ impl Scene {
     pub(crate) fn options(&self, name: &str) -> Options {
         let binaries = Binaries {
             nodegate: self.nodegate.clone(),
-            pod: env!("CARGO_BIN_EXE_testbed-pod").into(),
+            pod: Path::new(env!("CARGO_BIN_EXE_testbed-node")).with_file_name("testbed-pod"),
         };
         Options {
             nodes: Some(2),

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nodegate_programs::Program;
 
-use super::{AGNHOST_VERSION, Group, KUBERNETES, PAUSE, Parts, Purpose, cache, groups};
+use super::{AGNHOST_VERSION, Group, KUBERNETES, NGINX, PAUSE, Parts, Purpose, cache, groups};
 use crate::environment::Unmet;
 
 /// The first Go that knows the directive `tool`; from there on go gets the one that `go.mod` asks for.
@@ -96,8 +96,11 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
         fs::rename(&from, programs.join(ours))
             .with_context(|| format!("go has built no {}", from.display()))?;
     }
-    if group.has_beside() {
-        beside(&sources, &programs)?;
+    if group.beside.contains(&PAUSE) {
+        of_kubernetes(&sources, &programs)?;
+    }
+    if group.beside.contains(&NGINX) {
+        nginx(&work, &programs.join(NGINX))?;
     }
     fs::rename(&programs, place).with_context(|| format!("making {}", place.display()))?;
     Ok(fs::remove_dir_all(&work)?)
@@ -168,7 +171,7 @@ fn is_package(line: &str) -> bool {
 }
 
 /// What Kubernetes' module has beside Go: the C of pause, and the version of agnhost.
-fn beside(sources: &Path, programs: &Path) -> anyhow::Result<()> {
+fn of_kubernetes(sources: &Path, programs: &Path) -> anyhow::Result<()> {
     let directory = output(go(sources, ["list", "-m", "-f", "{{.Dir}}", KUBERNETES]))?;
     let directory = Path::new(directory.trim());
     let version = directory.join("test/images/agnhost/VERSION");
@@ -180,6 +183,28 @@ fn beside(sources: &Path, programs: &Path) -> anyhow::Result<()> {
         .arg(programs.join(PAUSE))
         .arg(directory.join("build/pause/linux/pause.c"));
     output(cc).map(drop)
+}
+
+/// What Debian's packages of nginx have, unpacked: nothing of it is installed, and started, here.
+fn nginx(work: &Path, to: &Path) -> anyhow::Result<()> {
+    let apt = |words: &[&str]| {
+        let mut command = Program::AptGet.command();
+        command.args(["-qq", "-o", "APT::Sandbox::User=root"]);
+        command.args(words).current_dir(work);
+        output(command)
+    };
+    let download = || apt(&["download", "nginx", "nginx-common"]);
+    // The lists may be older than the archive.
+    download().or_else(|_| apt(&["update"]).and_then(|_| download()))?;
+    for entry in fs::read_dir(work)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            let mut unpack = Program::DpkgDeb.command();
+            unpack.arg("-x").arg(file).arg(to);
+            output(unpack)?;
+        }
+    }
+    Ok(())
 }
 
 fn go<S: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
