@@ -40,7 +40,8 @@ impl Publisher {
             Some(current)
                 if current.node == node
                     && current.services == services
-                    && current.gateway == gateway =>
+                    // An equal one is the one before by now.
+                    && Arc::ptr_eq(&current.gateway, &gateway) =>
             {
                 if current.diagnostics == diagnostics {
                     return current.clone();

@@ -39,7 +39,9 @@ pub(crate) fn gateway(before: &Arc<Gateway>, gateway: Arc<Gateway>) -> Arc<Gatew
     if Arc::ptr_eq(before, &gateway) {
         return gateway;
     }
-    let same_listeners = before.listeners == gateway.listeners;
+    // Of a slice, an Arc's own comparison does not look at the pointer first, as it does of a sized value.
+    let same_listeners =
+        Arc::ptr_eq(&before.listeners, &gateway.listeners) || before.listeners == gateway.listeners;
     let listeners = if same_listeners { before } else { &gateway };
     let shared = Gateway {
         listeners: Arc::clone(&listeners.listeners),
