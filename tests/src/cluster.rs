@@ -262,6 +262,14 @@ impl Cluster {
         process::output(self.enter(host, command)?)
     }
 
+    /// Starts kube-proxy on every node, on which none runs.
+    pub fn start_kube_proxy(&self, mode: KubeProxy) -> anyhow::Result<()> {
+        for index in 0..self.site.plan.nodes().count() {
+            node::start_proxy(&self.site, index, mode)?.check()?;
+        }
+        Ok(())
+    }
+
     /// Brings the images of an archive to every node, and gives what containerd says of it.
     pub fn load(&self, archive: &Path) -> anyhow::Result<String> {
         let mut said = String::new();

@@ -134,12 +134,19 @@ pub(super) fn start_agents(
     ];
     let mut running = vec![site.start(&host, Program::Kubelet, &arguments)?];
     if let Some(mode) = proxy {
-        let config = kube_proxy(site, node, mode).to_string();
-        fs::write(path("kube-proxy.json"), config)?;
-        let arguments = [format!("--config={}", path("kube-proxy.json"))];
-        running.push(site.start(&host, Program::KubeProxy, &arguments)?);
+        running.push(start_proxy(site, index, mode)?);
     }
     Ok(running)
+}
+
+/// Starts kube-proxy.
+pub(super) fn start_proxy(site: &Site, index: usize, mode: KubeProxy) -> anyhow::Result<Running> {
+    let (host, node) = node(site, index)?;
+    let file = site.directory(&host).join("kube-proxy.json");
+    fs::write(&file, kube_proxy(site, node, mode).to_string())
+        .with_context(|| format!("writing {}", file.display()))?;
+    let arguments = [format!("--config={}", file.display())];
+    site.start(&host, Program::KubeProxy, &arguments)
 }
 
 fn node(site: &Site, index: usize) -> anyhow::Result<(Host, &Node)> {

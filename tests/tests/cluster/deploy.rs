@@ -222,10 +222,7 @@ fn privileges_are_bounded(cluster: &Cluster) -> anyhow::Result<()> {
     let tried = ["--dry-run=server", "-n", GATEWAY.namespace];
     let error = cluster.ask(&[&run[..], &tried].concat());
     let error = error.expect_err("a privileged pod").to_string();
-    ensure!(
-        error.contains("violates PodSecurity \"baseline"),
-        "{error}"
-    );
+    ensure!(error.contains("violates PodSecurity \"baseline"), "{error}");
     // The API server looks at the pods that are there already, and warns.
     let mut label = cluster.kubectl()?;
     let namespace = ["label", "namespace", GATEWAY.namespace, "--overwrite"];
@@ -351,7 +348,7 @@ fn a_killed_redirector_comes_back(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// As docs/deploy.md says.
-fn clean_up(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn clean_up(cluster: &Cluster) -> anyhow::Result<()> {
     let of_side = ["-n", REDIRECTOR.namespace, REDIRECTOR.daemon_set];
     cluster.ask(&[&["delete"], &of_side[..]].concat())?;
     kubectl_on(cluster, &["apply", "-k"], "cleanup")?;

@@ -15,6 +15,7 @@ use nodegate_testbed::{
 mod chart;
 mod conformance;
 mod deploy;
+mod handover;
 mod left;
 mod life;
 mod load;
@@ -84,6 +85,11 @@ const TESTS: &[(&str, Needs, Test)] = &[
         "deploy_goes_from_nothing_to_ready_through_upgrades_to_nothing",
         Needs::Nodegate,
         deploy::from_nothing_to_nothing,
+    ),
+    (
+        "no_connection_fails_from_kube_proxy_to_nodegate_and_back",
+        Needs::Nodegate,
+        handover::there_and_back,
     ),
     ("what_posts_tell_to_do_works", Needs::Samples, posts::work),
     (

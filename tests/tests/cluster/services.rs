@@ -9,7 +9,7 @@ use nodegate_testbed::cluster::{Cluster, KubeProxy, Options, parts::Parts};
 /// The program that makes namespaces a node.
 const NODE: &str = env!("CARGO_BIN_EXE_testbed-node");
 /// What the nodes' port is for everybody.
-const NODE_PORT: u16 = 30080;
+pub(crate) const NODE_PORT: u16 = 30080;
 
 pub(crate) fn options(name: &str, parts: &Parts) -> Options {
     Options::new(name, parts.clone(), NODE.into())
@@ -123,7 +123,7 @@ fn pods_are_reached_from_all_nodes(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// A Deployment with a Service, one pod for each node, and a pod to ask from; gives the Deployment's pods.
-fn web(cluster: &Cluster, replicas: usize) -> anyhow::Result<BTreeSet<String>> {
+pub(crate) fn web(cluster: &Cluster, replicas: usize) -> anyhow::Result<BTreeSet<String>> {
     let image = cluster.agnhost()?;
     cluster.apply(&format!(
         "
