@@ -184,9 +184,11 @@ pub(crate) fn signal(
     if !matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) {
         return Ok(());
     }
-    // A zombie has no program any more.
+    // On its way out a process loses its program first, its cgroup later, and on a busy machine much later. A
+    // zombie has neither.
     let program = format!("/proc/{pid}/exe");
-    patience::until(|| fs::read_link(&program).is_err().then_some(()))
+    let has_ended = || fs::read_link(&program).is_err() && running(names, state, host).is_none();
+    patience::until(|| has_ended().then_some(()))
         .with_context(|| format!("nodegate on {host} ({pid}) has not ended after {signal}"))?;
     forget(names, host);
     Ok(())
