@@ -69,6 +69,15 @@ fn a_condition_on_a_header_makes_no_catch_all() {
 }
 
 #[test]
+fn a_path_of_which_nothing_is_said_is_any_path() {
+    let http = rule("{uri: {}}")
+        + "  - match: [{uri: {exact: /never}}]\n    route: [{destination: {host: app}}]\n";
+    let routes = compiled(&http);
+    assert_eq!(routes.len(), 1, "{routes:?}");
+    assert_eq!(routes[0]["match"], json!({"path": {"prefix": "/"}}));
+}
+
+#[test]
 fn a_route_forwards_with_everything_beside() {
     let http = "  http:\n  - rewrite: {authority: new.example, uriRegexRewrite: {match: '^/(.)', rewrite: '/\\1\\1'}}\n    timeout: 2s\n    retries: {attempts: 3, perTryTimeout: 500ms, retryOn: 'gateway-error, 503,reset', backoff: 10ms}\n    fault: {delay: {percentage: {value: 0.1}, fixedDelay: 5s}, abort: {httpStatus: 418, percentage: {value: 100}}}\n    mirror: {host: app}\n    mirrorPercentage: {value: 0.5}\n    corsPolicy: {allowOrigins: [{exact: 'https://a.x'}, {regex: '.*b'}], allowMethods: [GET, PUT], allowHeaders: [x-a], maxAge: 24h, allowCredentials: true, unmatchedPreflights: IGNORE}\n    route: [{destination: {host: app}}]\n";
     let routes = compiled(http);

@@ -133,7 +133,7 @@ fn virtual_services() {
             "E 5 spec.hosts[0]: `a.*` is not a host",
             "E 5 spec.hosts[2]: `a.x` is there already",
             "E 8 spec.http[0]: leads nowhere",
-            "E 8 spec.http[0].match[0].uri: says nothing",
+            "W 8 spec.http[0].match[0].uri: says nothing, and matches every path",
             "W 8 spec.http[0].match[1].uri.prefix: `a` matches no request: every path begins with `/`",
             "E 8 spec.http[0].match[1].port: 99999 is not a port",
             "E 10 spec.http[1].route[0].destination.host: missing",

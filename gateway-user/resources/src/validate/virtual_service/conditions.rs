@@ -22,11 +22,14 @@ pub(super) fn check(matches: &HttpMatch, delegated: bool, path: &str, findings: 
                 regex: None
             }
         ) {
-            findings.error(
-                &path,
-                "says nothing",
-                "give it `exact`, `prefix` or `regex`",
-            );
+            let fix = "give it `exact`, `prefix` or `regex`";
+            if delegated {
+                findings.error(&path, "says nothing", fix);
+            } else {
+                // A route's path is the prefix `/` unless something else is said (`TranslateRouteMatch` of
+                // istio's pilot/pkg/networking/core/route).
+                findings.warning(&path, "says nothing, and matches every path", fix);
+            }
         }
         string(uri, false, delegated, &path, findings);
         slash(uri, &path, findings);
