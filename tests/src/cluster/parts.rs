@@ -245,13 +245,8 @@ impl Parts {
         self.file(program.name())
     }
 
-    /// Where a server is that runs in pods.
-    pub fn server(&self, name: &str) -> PathBuf {
-        self.file(name)
-    }
-
     /// Where a part is that nothing here starts itself.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         let has = |group: &&Group| {
             group.beside.contains(&name) || group.programs.iter().any(|(_, ours)| *ours == name)
         };

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use anyhow::{Context as _, ensure};
 use nodegate_programs::{Program, own};
 use nodegate_testbed::{
-    cluster::{CONTROL_PLANE, Cluster, KubeProxy, parts::Parts},
+    cluster::{Cluster, KubeProxy, parts::Parts},
     conformance, product,
 };
 use serde_json::Value;
@@ -14,6 +14,7 @@ use crate::{
     deploy::{self, clean_up},
     load::{Load, Task},
     services::{NODE_PORT, options, web},
+    source::cut,
 };
 
 const NODES: [&str; 2] = ["node1", "node2"];
@@ -119,7 +120,9 @@ fn web_pods(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
 
 /// A redirector is killed meanwhile, and what has changed comes afterwards.
 fn the_api_server_is_away(cluster: &Cluster) -> anyhow::Result<()> {
-    cut(cluster, "--insert")?;
+    for node in NODES {
+        cut(cluster, node, "--insert")?;
+    }
     let redirector = Redirector::on(cluster, NODES[0])?;
     let before = redirector.until("the outage is seen", |status| !heard(status))?;
     cluster.apply(&format!(
@@ -137,7 +140,9 @@ spec:
     redirector.until("ready by what was heard last", |status| {
         status["pid"] != before["pid"] && status["ready"] == true && !heard(status)
     })?;
-    cut(cluster, "--delete")?;
+    for node in NODES {
+        cut(cluster, node, "--delete")?;
+    }
     redirector.until("the API server is heard again", heard)?;
     for node in NODES {
         reached(cluster, address(cluster, node, SECOND_PORT)?)?;
@@ -147,19 +152,6 @@ spec:
 
 fn heard(status: &Value) -> bool {
     status["source"]["kubernetes"]["heard"] == true
-}
-
-/// Lets the API server refuse all that nodes send it, or no longer.
-fn cut(cluster: &Cluster, how: &str) -> anyhow::Result<()> {
-    for node in NODES {
-        let address = address(cluster, node, 0)?.ip();
-        let rule =
-            format!("INPUT -s {address} -p tcp --dport 6443 -j REJECT --reject-with tcp-reset");
-        let words = [how].into_iter().chain(rule.split(' '));
-        let output = cluster.exec(CONTROL_PLANE, Program::Iptables, words)?;
-        ensure!(output.status.success(), "{output:?}");
-    }
-    Ok(())
 }
 
 /// A node's redirector, asked on the node: kubelet lets nobody into a pod without the API server.

@@ -58,7 +58,7 @@ pub(crate) fn work(name: &str, parts: &Parts) -> anyhow::Result<()> {
 
 /// What the posts' pods run.
 fn images(cluster: &Cluster, parts: &Parts, work: &Path) -> anyhow::Result<()> {
-    let agnhost = parts.server("agnhost");
+    let agnhost = parts.file("agnhost");
     for (index, (name, port)) in AGNHOST.into_iter().enumerate() {
         let port = format!("--http-port={port}");
         let archive = image::once(&work.join(format!("{index}.tar")), name, |root| {
@@ -75,7 +75,7 @@ fn images(cluster: &Cluster, parts: &Parts, work: &Path) -> anyhow::Result<()> {
         "docker.io/istio/tcp-echo-server:1.2",
         |root| {
             // As Istio's own image (samples/tcp-echo/src/Dockerfile).
-            root.copy(&parts.server("tcp-echo-server"), "/usr/bin/tcp-echo-server")?;
+            root.copy(&parts.file("tcp-echo-server"), "/usr/bin/tcp-echo-server")?;
             Ok(Process::new(
                 &["/bin/tcp-echo-server"],
                 &["9000,9001", "hello"],
@@ -86,7 +86,7 @@ fn images(cluster: &Cluster, parts: &Parts, work: &Path) -> anyhow::Result<()> {
     let nginx = image::once(
         &work.join("nginx.tar"),
         "docker.io/library/nginx:latest",
-        |root| nginx(root, &parts.server("nginx")),
+        |root| nginx(root, &parts.file("nginx")),
     )?;
     cluster.load(&nginx).map(drop)
 }

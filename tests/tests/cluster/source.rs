@@ -283,7 +283,7 @@ fn what_was_seen_stays(cluster: &Cluster, nodegate: &mut Nodegate) -> anyhow::Re
     let state = nodegate.directory.path().join("state/proxy.journal");
     patience::until(|| is_whole(&state).then_some(())).context("no state is kept")?;
 
-    cut(cluster, "--insert")?;
+    cut(cluster, HOST, "--insert")?;
     let heard = |status: &Value| status["source"]["kubernetes"]["heard"] == true;
     let status = nodegate.until("the outage is seen", |status| !heard(status))?;
     cluster.ask(&["delete", "service", "one"])?;
@@ -315,7 +315,7 @@ fn what_was_seen_stays(cluster: &Cluster, nodegate: &mut Nodegate) -> anyhow::Re
         "{status}"
     );
 
-    cut(cluster, "--delete")?;
+    cut(cluster, HOST, "--delete")?;
     let after = nodegate.until("the API server is heard again", heard)?;
     ensure!(
         after["source"]["kubernetes"]["remembered"].is_null(),
@@ -337,11 +337,11 @@ fn what_was_seen_stays(cluster: &Cluster, nodegate: &mut Nodegate) -> anyhow::Re
     Ok(())
 }
 
-/// Lets the API server refuse all that nodegate sends it, or no longer.
-fn cut(cluster: &Cluster, how: &str) -> anyhow::Result<()> {
+/// Lets the API server refuse all that a host sends it (`--insert`), or no longer (`--delete`).
+pub(crate) fn cut(cluster: &Cluster, host: &str, how: &str) -> anyhow::Result<()> {
     let hosts = cluster.hosts();
-    let client = hosts.iter().find(|(name, _)| name == HOST);
-    let [address, _] = client.context("there is a client")?.1;
+    let known = hosts.iter().find(|(name, _)| name == host);
+    let [address, _] = known.with_context(|| host.to_owned())?.1;
     let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j REJECT --reject-with tcp-reset");
     let words = [how].into_iter().chain(rule.split(' '));
     let output = cluster.exec(CONTROL_PLANE, Program::Iptables, words)?;
