@@ -166,8 +166,7 @@ pub enum Reason {
     TableGap = 4,
     /// The headers cannot be parsed or are not translated here.
     Unparsed = 5,
-    /// The place for the flow was full: an older flow, still alive, was forgotten; or others were
-    /// writing there, and the packet was dropped.
+    /// The place for the flow was full: an older flow, still alive, was forgotten.
     TableFull = 6,
     /// Another connection of the same client, through another frontend, occupies the same addresses
     /// and ports between client and backend: replies could not be told apart.
@@ -191,11 +190,14 @@ pub enum Reason {
     /// packet: what the change makes of it depends on how many bytes follow, which the first fragment does
     /// not say.
     FragmentedSctp = 15,
+    /// Another CPU was changing the place of the packet's flow for longer than a packet waits: its
+    /// sender has to send it again.
+    Busy = 16,
 }
 
 impl Reason {
     /// How many reasons there are: the size of `counters`.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -215,6 +217,7 @@ impl Reason {
         Self::Pinned,
         Self::IcmpError,
         Self::FragmentedSctp,
+        Self::Busy,
     ];
 
     /// The reason with this number, if there is one.
@@ -241,6 +244,7 @@ impl Reason {
             Self::Pinned => "pinned",
             Self::IcmpError => "icmp-error",
             Self::FragmentedSctp => "fragmented-sctp",
+            Self::Busy => "busy",
         }
     }
 
@@ -253,7 +257,7 @@ impl Reason {
             Self::NoSuchPort => "a cluster IP, but its Service has no such port",
             Self::TableGap => "the tables are inconsistent",
             Self::Unparsed => "headers not understood",
-            Self::TableFull => "no free place in the flow table",
+            Self::TableFull => "a flow that was alive made way for a new one in the flow table",
             Self::Clash => "the client uses this source port for the same backend already",
             Self::NoLocalEndpoints => "traffic policy Local, and no endpoint on this node",
             Self::SourceRange => "the client is in none of the Service's source ranges",
@@ -265,6 +269,7 @@ impl Reason {
             Self::FragmentedSctp => {
                 "a fragmented SCTP packet, whose checksum does not survive another port"
             }
+            Self::Busy => "another CPU was changing the flow's place in the table",
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::Address;
 pub use crate::conntrack::{BUCKETS, Bucket, Record};
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Capacity of `services`: frontends, and one guard for each cluster IP.
 pub const MAX_SERVICES: u32 = 131_072;

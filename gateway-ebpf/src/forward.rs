@@ -71,7 +71,7 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
     let found = bucket.follow(place.tag, ends, what, now, record);
     if found == Found::Busy {
         // It may be of a flow that is known. Its sender sends it again.
-        count(Reason::TableFull);
+        count(Reason::Busy);
         return Ok(DROP);
     }
     let known = found == Found::Known;
@@ -264,6 +264,6 @@ fn record(scratch: &mut Scratch, decision: &Decision, table: &Table) -> Result<(
         }
         Opened::Clash => Err(Reason::Clash),
         // The client sends it again.
-        Opened::Busy => Err(Reason::TableFull),
+        Opened::Busy => Err(Reason::Busy),
     }
 }

@@ -43,7 +43,7 @@ fn translate(ctx: &TcContext) -> Result<i32, Unhandled> {
         Found::Known => {}
         Found::Busy => {
             // The client must not see it as the backend has sent it, if it is a known flow's.
-            count(Reason::TableFull);
+            count(Reason::Busy);
             return Ok(DROP);
         }
         Found::Nothing | Found::Others | Found::Stale => return Ok(NEXT),

@@ -47,7 +47,7 @@ pub(crate) const MAPS: [Pinned; 18] = [
     pinned_as("conntrack", 3, Carry::SharedByNumber),
     pinned_as("fragments", 2, Carry::Shared),
     pinned_as("sockets", 2, Carry::SharedByNumber),
-    pinned_as("counters", 4, Carry::Shared),
+    pinned_as("counters", 5, Carry::Shared),
     pinned_as("events", 3, Carry::Anew),
     pinned_as("trace_filter", 3, Carry::Anew),
     pinned_as("trace_services", 3, Carry::Anew),

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, RingBuf},
+    maps::{Array, Map, MapData, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use etherparse::{
@@ -17,7 +17,11 @@ use etherparse::{
     Ipv4Options, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, LaxSlicedPacket, NetSlice,
     PacketBuilder, SlicedPacket, TransportSlice,
 };
-use gateway_common::{event::Event, maps::Settings};
+use gateway_common::{
+    conntrack::{BUCKETS, Bucket},
+    event::Event,
+    maps::Settings,
+};
 use libtest_mimic::Failed;
 use nodegate_datapath::{features::Features, load, maps::Maps};
 use nodegate_model::{
@@ -199,6 +203,21 @@ impl Bench {
             events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
         }
         events
+    }
+
+    /// As if a CPU had been stopped in the middle of its change of each bucket that holds a flow; or as
+    /// if it went on.
+    pub(crate) fn change_owner_of_buckets(&self) -> Result<(), Failed> {
+        let pinned = Map::Array(MapData::from_pin(self.pins.join("conntrack"))?);
+        let mut buckets: Array<MapData, Bucket> = pinned.try_into()?;
+        for number in 0..BUCKETS {
+            let mut bucket = buckets.get(&number, 0)?;
+            if bucket.flows().next().is_some() {
+                bucket.version += 1;
+                buckets.set(number, bucket, 0)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn count(&self, reason: &str) -> u64 {

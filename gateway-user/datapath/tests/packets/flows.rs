@@ -177,6 +177,26 @@ pub(crate) fn flood(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     Ok(())
 }
 
+pub(crate) fn busy(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    bench.ingress(&who.syn())?;
+    let reply = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    let through_cluster_ip = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
+    bench.change_owner_of_buckets()?;
+    assert_eq!(bench.ingress(&who.syn())?.action, DROP);
+    assert_eq!(bench.egress(&reply)?.action, DROP);
+    // A new flow of the same port shares the bucket.
+    assert_eq!(bench.ingress(&through_cluster_ip)?.action, DROP);
+    assert_eq!(bench.count("busy"), 3);
+    bench.change_owner_of_buckets()?;
+    let ran = bench.ingress(&who.syn())?;
+    assert_eq!(ran.ends(), (who.from(), (who.gateway, 8080)));
+    assert_eq!(bench.egress(&reply)?.ends(), (who.node_port(), who.from()));
+    assert_eq!(bench.ingress(&through_cluster_ip)?.action, NEXT);
+    assert_eq!((bench.count("busy"), bench.count("table-full")), (3, 0));
+    Ok(())
+}
+
 pub(crate) fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
     bench.ingress(&who.syn())?;

@@ -118,6 +118,10 @@ const BOTH: &[(&str, Test)] = &[
         flows::gone_backend,
     ),
     ("fault_a_flood_of_syns_displaces_only_itself", flows::flood),
+    (
+        "fault_a_packet_whose_bucket_is_being_changed_is_dropped_and_counted",
+        flows::busy,
+    ),
     ("two_flows_with_one_reply_get_two_ports", flows::clash),
     (
         "five_flows_with_one_reply_are_too_many",

@@ -99,6 +99,7 @@ fn swap() -> Result<(), Failed> {
         connections.len()
     );
     let counters = datapath.counters()?;
+    // `busy` is none: on a busy machine a CPU may be taken away in the middle of a change. TCP sends again.
     for fault in ["table-gap", "table-full", "clash"] {
         if counters[fault] != 0 {
             return Err(format!("{fault}: {}", counters[fault]).into());
