@@ -9,7 +9,7 @@ const CAPABILITIES: [(&str, u32); 3] = [
     ("CAP_BPF", 39),
 ];
 const CAP_NET_ADMIN: u32 = 12;
-/// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone.
+/// Stands for `CAP_PERFMON` and `CAP_BPF`, on older kernels alone; and finds programs of others.
 const CAP_SYS_ADMIN: u32 = 21;
 /// For looking at processes of other users, or with other capabilities.
 const CAP_SYS_PTRACE: u32 = 19;
@@ -24,6 +24,13 @@ pub(crate) fn missing() -> Vec<&'static str> {
 pub(crate) fn sees_processes() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     effective(&status) & (1 << CAP_SYS_PTRACE) != 0
+}
+
+/// Whether this process may find the programs that another one has pinned or attached
+/// (`BPF_PROG_GET_FD_BY_ID`, which asks for `CAP_SYS_ADMIN`: kernel/bpf/syscall.c).
+pub(crate) fn finds_programs() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status) & (1 << CAP_SYS_ADMIN) != 0
 }
 
 fn effective(status: &str) -> u64 {

@@ -13,7 +13,10 @@ use nodegate_programs::{Program as Tool, Use};
 use serde::Serialize;
 
 use super::{
-    capabilities::missing, features::Features, node, object, sockets, verifier::uninterrupted,
+    capabilities::{finds_programs, missing},
+    features::Features,
+    node, object, sockets,
+    verifier::uninterrupted,
 };
 
 /// How a check went.
@@ -42,7 +45,8 @@ pub struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    /// All is well.
+    pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self {
             name,
             outcome: CheckOutcome::Ok,
@@ -51,7 +55,8 @@ impl Check {
         }
     }
 
-    fn bad(
+    /// Something is not.
+    pub fn bad(
         name: &'static str,
         outcome: CheckOutcome,
         found: impl Into<String>,
@@ -129,7 +134,12 @@ fn kernel() -> Check {
 fn capabilities() -> Check {
     let name = "capabilities";
     let missing = missing();
-    if missing.is_empty() {
+    if missing.is_empty() && !finds_programs() {
+        let found =
+            "without CAP_SYS_ADMIN a redirector cannot take over from one that ran before it";
+        let fix = "add it to the container, or run `nodegate cleanup` before each start";
+        Check::bad(name, CheckOutcome::Warning, found, fix)
+    } else if missing.is_empty() {
         Check::ok(name, "all that the redirector needs")
     } else {
         let found = format!("missing: {}", missing.join(", "));
