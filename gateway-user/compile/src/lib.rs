@@ -7,8 +7,10 @@
 //! | [`clusters`] | the destinations of routes → clusters |
 //! | [`endpoints`] | EndpointSlices → the addresses behind each Service port |
 //! | [`whole`] | all of that together |
+//! | [`mod@check`] | what is wrong with it, whoever serves it |
 //! | [`compiler`] | one state of the objects after the other, at the cost of what has changed |
 
+mod check;
 mod clusters;
 mod compiled;
 mod compiler;
@@ -31,6 +33,7 @@ use nodegate_model::{gateway::Gateway, service::ServicePort};
 use nodegate_resources::Resources;
 use nodegate_values::diagnostic::Diagnostic;
 
+pub use check::check;
 pub use compiled::Compiled;
 pub use compiler::{Compiler, Work};
 pub use identity::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity};

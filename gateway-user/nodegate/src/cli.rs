@@ -61,7 +61,7 @@ pub enum Command {
     Preflight(preflight::Preflight),
     Iptables(iptables::Iptables),
     Export(export::Export),
-    Controller(controller::Controller),
+    Controller(controller::ControllerArgs),
     Collect(collect::Collect),
     Cleanup(cleanup::Cleanup),
     Crds(crds::Crds),

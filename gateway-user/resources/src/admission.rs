@@ -10,6 +10,7 @@ mod amend;
 mod conflicts;
 mod destinations;
 mod kept;
+mod rehearsal;
 #[cfg(test)]
 mod tests;
 
@@ -88,6 +89,7 @@ impl Store {
         };
         round.propose(&manifests, &self.accepted);
         round.keep(&manifests, &self.accepted);
+        round.fall_back(&manifests);
         round.validate();
         round.settle_conflicts();
         round.check_destinations();
@@ -149,6 +151,19 @@ impl Exceptions {
 // === impl Proposal ===
 
 impl Proposal {
+    /// Refuses the candidate if something is wrong with it; says what is.
+    fn validate(&mut self) -> Vec<Diagnostic> {
+        // What is kept was fine when it was accepted.
+        let Some(candidate) = self.chosen.as_ref().filter(|_| !self.refused) else {
+            return Vec::new();
+        };
+        let findings = validate(candidate);
+        if diagnostic::has_errors(&findings) {
+            self.refuse();
+        }
+        findings
+    }
+
     /// Falls back on the version before.
     fn refuse(&mut self) {
         let fell_back = self.refused;
@@ -213,17 +228,33 @@ impl Round {
         }
     }
 
+    /// Gives those that have no version in force the one that others say was accepted last.
+    fn fall_back(&mut self, manifests: &[&Manifest]) {
+        for object in manifests.iter().filter_map(|it| it.last_accepted.as_ref()) {
+            if diagnostic::has_errors(&validate(object)) {
+                continue;
+            }
+            let unreadable = manifests
+                .iter()
+                .any(|it| it.unreadable.contains(&object.key));
+            let proposal = match self.proposals.entry(object.key.clone()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) if unreadable => entry.insert(Proposal {
+                    chosen: Some(Arc::new(object.clone())),
+                    refused: true,
+                    ..Proposal::default()
+                }),
+                Entry::Vacant(_) => continue,
+            };
+            proposal
+                .last
+                .get_or_insert_with(|| Arc::new(object.clone()));
+        }
+    }
+
     fn validate(&mut self) {
         for proposal in self.proposals.values_mut() {
-            // What is kept was fine when it was accepted.
-            let Some(candidate) = proposal.chosen.as_ref().filter(|_| !proposal.refused) else {
-                continue;
-            };
-            let findings = validate(candidate);
-            if diagnostic::has_errors(&findings) {
-                proposal.refuse();
-            }
-            self.diagnostics.extend(findings);
+            self.diagnostics.extend(proposal.validate());
         }
     }
 }

@@ -17,6 +17,12 @@ pub enum ResourceKind {
     Secret,
     /// `discovery.k8s.io` EndpointSlice
     EndpointSlice,
+    /// `apps` Deployment
+    Deployment,
+    /// `apps` StatefulSet
+    StatefulSet,
+    /// `apps` DaemonSet
+    DaemonSet,
     /// `networking.istio.io` Gateway
     Gateway,
     /// `networking.istio.io` VirtualService
@@ -30,13 +36,16 @@ pub enum ResourceKind {
 // === impl ResourceKind ===
 
 impl ResourceKind {
-    const ALL: [(&'static str, &'static str, Self); 10] = [
+    const ALL: [(&'static str, &'static str, Self); 13] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
         ("", "Namespace", Self::Namespace),
         ("", "Secret", Self::Secret),
         ("discovery.k8s.io", "EndpointSlice", Self::EndpointSlice),
+        ("apps", "Deployment", Self::Deployment),
+        ("apps", "StatefulSet", Self::StatefulSet),
+        ("apps", "DaemonSet", Self::DaemonSet),
         ("networking.istio.io", "Gateway", Self::Gateway),
         (
             "networking.istio.io",
@@ -51,7 +60,8 @@ impl ResourceKind {
         ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
     ];
 
-    pub(crate) fn of(group: &str, kind: &str) -> Option<Self> {
+    /// The kind with this name; none of one that nodegate does not read.
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|(known_group, known, _)| (*known_group, *known) == (group, kind))
@@ -82,7 +92,10 @@ impl ResourceKind {
             | Self::Node
             | Self::Namespace
             | Self::Secret
-            | Self::EndpointSlice => &["v1"],
+            | Self::EndpointSlice
+            | Self::Deployment
+            | Self::StatefulSet
+            | Self::DaemonSet => &["v1"],
             Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
                 &["v1", "v1beta1", "v1alpha3"]
             }
@@ -94,11 +107,44 @@ impl ResourceKind {
         matches!(self, Self::Node | Self::Namespace)
     }
 
-    /// Names an object of this kind.
-    pub fn key(self, namespace: &str, name: &str) -> ObjectKey {
+    /// Whether its objects make pods.
+    pub(crate) const fn makes_pods(self) -> bool {
+        matches!(self, Self::Deployment | Self::StatefulSet | Self::DaemonSet)
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
         let mut all = Self::ALL.into_iter();
         let known = all.find(|(.., kind)| *kind == self);
-        let (group, kind, _) = known.unwrap_or(("", "", self));
+        known.map_or(("", ""), |(group, kind, _)| (group, kind))
+    }
+
+    /// The group of the API that has it; empty for Kubernetes' core.
+    pub fn group(self) -> &'static str {
+        self.words().0
+    }
+
+    /// Its name in the API server's paths.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::Pod => "pods",
+            Self::Node => "nodes",
+            Self::Namespace => "namespaces",
+            Self::Secret => "secrets",
+            Self::EndpointSlice => "endpointslices",
+            Self::Deployment => "deployments",
+            Self::StatefulSet => "statefulsets",
+            Self::DaemonSet => "daemonsets",
+            Self::Gateway => "gateways",
+            Self::VirtualService => "virtualservices",
+            Self::DestinationRule => "destinationrules",
+            Self::ServiceEntry => "serviceentries",
+        }
+    }
+
+    /// Names an object of this kind.
+    pub fn key(self, namespace: &str, name: &str) -> ObjectKey {
+        let (group, kind) = self.words();
         ObjectKey {
             kind: kind.into(),
             group: group.into(),

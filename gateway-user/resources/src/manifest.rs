@@ -1,5 +1,6 @@
 //! Manifests: a file's text → objects whose fields know their line.
 
+mod accepted;
 mod api;
 mod decode;
 pub(crate) mod fields;
@@ -18,8 +19,11 @@ use serde_yaml::Value;
 use lines::{BadDocument, Lines};
 use mismatch::Mismatch;
 
+pub use accepted::LastAccepted;
+
 use crate::kind::ResourceKind;
 use crate::object::{Body, ManifestPlace, Object};
+use crate::workload::Workload;
 
 /// Where a document was read. The order is that of their weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,8 @@ pub struct Manifest {
     pub objects: Vec<Object>,
     /// Objects that the file names, but that could not be read.
     pub unreadable: Vec<ObjectKey>,
+    /// A version of the one object that counts while this one is refused and none is in force.
+    pub last_accepted: Option<Object>,
     /// Whether something could not be read that does not even say which object it is.
     pub broken: bool,
     /// What is wrong with the text.
@@ -84,6 +90,7 @@ impl Manifest {
             file: Arc::new(file),
             objects: Vec::new(),
             unreadable: Vec::new(),
+            last_accepted: None,
             broken: false,
             diagnostics: Vec::new(),
         }
@@ -147,6 +154,10 @@ impl Manifest {
         let Some(known) = ResourceKind::of(group, &kind) else {
             return self.foreign(group, &kind, &value, &lines);
         };
+        if known.makes_pods() {
+            // Also one without a name, or of an older API: nobody else's objects suffer by it.
+            return self.workload(known, &value, lines);
+        }
         let namespace = text(&value, &["metadata", "namespace"])
             .filter(|namespace| !namespace.is_empty())
             .unwrap_or("default");
@@ -179,6 +190,25 @@ impl Manifest {
             );
         }
         self.typed(known, key, value, lines);
+    }
+
+    fn workload(&mut self, kind: ResourceKind, value: &Value, lines: Lines) {
+        let Some(workload) = Workload::of(kind, value) else {
+            return;
+        };
+        let namespace = workload.metadata.namespace.as_deref();
+        let namespace = namespace.filter(|namespace| !namespace.is_empty());
+        let Some(name) = workload.metadata.name.clone() else {
+            return;
+        };
+        self.objects.push(Object {
+            key: kind.key(namespace.unwrap_or("default"), &name),
+            body: Body::Workload(Box::new(workload)),
+            origin: ManifestPlace {
+                file: self.file.clone(),
+                lines,
+            },
+        });
     }
 
     /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
@@ -241,6 +271,9 @@ impl Manifest {
             ResourceKind::Namespace => decode(value, Body::Namespace),
             ResourceKind::Secret => decode(value, Body::Secret),
             ResourceKind::EndpointSlice => decode(value, Body::EndpointSlice),
+            ResourceKind::Deployment | ResourceKind::StatefulSet | ResourceKind::DaemonSet => {
+                return self.workload(kind, &value, lines);
+            }
             ResourceKind::Gateway => decode(value, Body::Gateway),
             ResourceKind::VirtualService => decode(value, Body::VirtualService),
             ResourceKind::DestinationRule => decode(value, Body::DestinationRule),
@@ -434,7 +467,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_no_business_of_ours() {
-        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\n";
+        let text = "apiVersion: batch/v1\nkind: Job\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: ConfigMap\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\n";
         let manifest = parse(text);
         assert_eq!((keys(&manifest), messages(&manifest)), (vec![], vec![]));
     }

@@ -17,6 +17,7 @@ use super::{
     ResourceKind,
     istio::{DestinationRule, Gateway, ServiceEntry, VirtualService},
     manifest::lines::Lines,
+    workload::Workload,
 };
 
 /// An object of a kind that nodegate reads.
@@ -55,6 +56,8 @@ pub enum Body {
     Secret(Box<Secret>),
     /// `discovery.k8s.io/v1` EndpointSlice
     EndpointSlice(Box<EndpointSlice>),
+    /// `apps/v1` Deployment, StatefulSet or DaemonSet
+    Workload(Box<Workload>),
     /// `networking.istio.io` Gateway
     Gateway(Box<Gateway>),
     /// `networking.istio.io` VirtualService
@@ -137,6 +140,7 @@ impl Body {
             Self::Namespace(_) => ResourceKind::Namespace,
             Self::Secret(_) => ResourceKind::Secret,
             Self::EndpointSlice(_) => ResourceKind::EndpointSlice,
+            Self::Workload(body) => body.kind,
             Self::Gateway(_) => ResourceKind::Gateway,
             Self::VirtualService(_) => ResourceKind::VirtualService,
             Self::DestinationRule(_) => ResourceKind::DestinationRule,
@@ -153,6 +157,7 @@ impl Body {
             Self::Namespace(body) => &body.metadata,
             Self::Secret(body) => &body.metadata,
             Self::EndpointSlice(body) => &body.metadata,
+            Self::Workload(body) => &body.metadata,
             Self::Gateway(body) => &body.metadata,
             Self::VirtualService(body) => &body.metadata,
             Self::DestinationRule(body) => &body.metadata,

@@ -28,6 +28,10 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         object,
         found: Vec::new(),
     };
+    if matches!(object.body, Body::Workload(_)) {
+        // Nothing in them is judged here.
+        return findings.found;
+    }
     findings.metadata();
     match &object.body {
         Body::Service(service) => service::check(service, &mut findings),
@@ -36,7 +40,11 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Body::DestinationRule(rule) => policy::check(rule, &mut findings),
         Body::ServiceEntry(entry) => service_entry::check(entry, &mut findings),
         Body::Namespace(_) => injection(&mut findings),
-        Body::Pod(_) | Body::Node(_) | Body::Secret(_) | Body::EndpointSlice(_) => {}
+        Body::Pod(_)
+        | Body::Node(_)
+        | Body::Secret(_)
+        | Body::EndpointSlice(_)
+        | Body::Workload(_) => {}
     }
     findings.found
 }

@@ -14,8 +14,6 @@
 //! | [`journal`] | the last state on disk, for a start without the API server |
 //! | [`follow`] | all of it as a source, in a thread of its own |
 //! | [`report`] | what the cluster is told of each nodegate, and by it everybody who asks |
-//! | [`complain`] | faults of objects as Events on them |
-//! | [`leader`] | which of several processes writes those |
 //! | [`collect`] | once, and no more: what a source would read, as manifests |
 //!
 //! What was seen once is in force until the API server says otherwise: where it does not answer, is
@@ -23,20 +21,18 @@
 
 pub mod access;
 pub mod collect;
-pub mod complain;
-mod custom;
+pub mod custom;
 mod dial;
 mod follow;
 pub mod interest;
 mod journal;
-mod leader;
 mod ledger;
 pub mod report;
 pub mod server;
 #[cfg(test)]
 mod tests;
 mod trim;
-mod trouble;
+pub mod trouble;
 mod watch;
 
 pub use follow::ApiServer;

@@ -79,6 +79,19 @@ pub struct Diagnostic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(Arc<[Diagnostic]>);
 
+// === impl Diagnostic ===
+
+impl Diagnostic {
+    /// The same without the object's name, for who sees it beside the object.
+    #[must_use]
+    pub fn nameless(&self) -> Self {
+        Self {
+            object: None,
+            ..self.clone()
+        }
+    }
+}
+
 // === impl Diagnostics ===
 
 impl Diagnostics {

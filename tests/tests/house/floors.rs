@@ -11,7 +11,7 @@ use crate::workspace;
 /// From the top floor down: a crate may use crates of lower floors only.
 const FLOORS: [&[&str]; 11] = [
     &["nodegate"],
-    &["nodegate-admin"],
+    &["nodegate-admin", "nodegate-controller"],
     &["nodegate-explain"],
     &["nodegate-source"],
     &["nodegate-datapath", "nodegate-proxy"],

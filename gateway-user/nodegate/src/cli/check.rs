@@ -1,20 +1,15 @@
 //! `nodegate check`: what is wrong with manifests, before they are applied.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
 
-use nodegate_compile::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile};
-use nodegate_resources::{Resources, admission::Store, lookup::selects};
+use nodegate_resources::admission::Store;
 use nodegate_source::directory::Directory;
-use nodegate_values::{
-    diagnostic::{self, Diagnostic, Severity},
-    spelling::nearest,
-};
+use nodegate_values::diagnostic::{self, Diagnostic, Severity};
 use serde::Serialize;
 
 use super::{Output, Plural};
@@ -91,105 +86,15 @@ fn check(paths: Vec<PathBuf>) -> Result<Report, nodegate_source::SourceError> {
     let scan = directory.scan();
     let mut store = Store::default();
     let resources = store.admit(directory.manifests(), scan.diagnostics);
+    let ours = super::run::labels(super::run::GATEWAY_LABELS).unwrap_or_default();
     let objects = directory
         .manifests()
         .map(|manifest| manifest.objects.len() + manifest.unreadable.len());
     Ok(Report {
         files: directory.manifests().count(),
         objects: objects.sum(),
-        diagnostics: diagnose(&resources),
+        diagnostics: nodegate_compile::check(&resources, &ours),
     })
-}
-
-/// What compiling says, for every kind of gateway pod that the Gateways name.
-fn diagnose(resources: &Resources) -> Vec<Diagnostic> {
-    let mut all = BTreeSet::new();
-    for gateway in gateways(resources) {
-        let node = NodeIdentity::default();
-        let compiled = compile(resources, &node, Some(&gateway), &ServiceScope::All);
-        all.extend(compiled.diagnostics.iter().cloned());
-    }
-    all.extend(unserved(resources));
-    let mut all: Vec<_> = all.into_iter().collect();
-    diagnostic::sort(&mut all);
-    all
-}
-
-/// Warns about Gateways whose selector is nobody's: no Pod's, no Service's, and not that of the pods in
-/// `deploy/`.
-fn unserved(resources: &Resources) -> Vec<Diagnostic> {
-    let ours = super::run::labels(super::run::GATEWAY_LABELS).unwrap_or_default();
-    let pods = resources
-        .pods()
-        .filter_map(|(_, pod)| pod.metadata.labels.as_ref());
-    let services = resources
-        .services()
-        .filter_map(|(_, service)| service.spec.as_ref()?.selector.as_ref());
-    let known: BTreeSet<_> = pods.chain(services).chain([&ours]).collect();
-    let is_nobodys = |selector: &BTreeMap<String, String>| {
-        !selector.is_empty() && !known.iter().any(|labels| selects(selector, Some(labels)))
-    };
-    let mut found = Vec::new();
-    for (object, gateway) in resources.gateways() {
-        let selector = &gateway.spec.selector;
-        if !is_nobodys(selector) {
-            continue;
-        }
-        let wanted: Vec<_> = selector
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        // A label whose value is misspelled.
-        let meant = selector.iter().find_map(|(key, value)| {
-            let values = known.iter().filter_map(|labels| labels.get(key));
-            Some(format!(
-                "did you mean `{key}: {}`?",
-                nearest(value, values)?
-            ))
-        });
-        let message = format!(
-            "neither a Pod nor a Service's selector has {}: nobody serves this Gateway",
-            wanted.join(", ")
-        );
-        let fix = meant.unwrap_or_else(|| "the labels of the gateway's pods".to_owned());
-        found.push(object.report(Severity::Warning, "spec.selector", message, fix));
-    }
-    found
-}
-
-/// A gateway pod for each selector of a Gateway: one that is there, else one as its Service wants it.
-fn gateways(resources: &Resources) -> Vec<GatewayIdentity> {
-    let istio = BTreeMap::from([(INGRESS_GATEWAY.0.to_owned(), INGRESS_GATEWAY.1.to_owned())]);
-    let selectors: BTreeSet<_> = resources
-        .gateways()
-        .map(|(_, gateway)| gateway.spec.selector.clone())
-        .filter(|selector| !selector.is_empty())
-        .chain([istio])
-        .collect();
-    let identity = |selector: BTreeMap<String, String>| {
-        let pod = resources
-            .pods()
-            .find(|(_, pod)| selects(&selector, pod.metadata.labels.as_ref()));
-        if let Some((object, pod)) = pod {
-            return GatewayIdentity {
-                namespace: object.key.namespace.clone(),
-                name: object.key.name.clone(),
-                labels: pod.metadata.labels.clone().unwrap_or_default(),
-            };
-        }
-        let service = resources.services().find_map(|(object, service)| {
-            let labels = service.spec.as_ref()?.selector.as_ref()?;
-            selects(&selector, Some(labels)).then_some((object, labels))
-        });
-        GatewayIdentity {
-            namespace: service
-                .map_or("istio-system", |(object, _)| &object.key.namespace)
-                .to_owned(),
-            name: "gateway".into(),
-            labels: service.map_or(selector.clone(), |(_, labels)| labels.clone()),
-        }
-    };
-    selectors.into_iter().map(identity).collect()
 }
 
 // === impl Report ===

@@ -235,7 +235,7 @@ enum Source {
     Iptables,
 }
 
-type Labels = BTreeMap<String, String>;
+pub(super) type Labels = BTreeMap<String, String>;
 
 pub(super) fn scope(text: &str) -> Result<ServiceScope, String> {
     match text {

@@ -139,7 +139,8 @@ fn stands_alone(object: &Object) -> bool {
         | Body::Node(_)
         | Body::Namespace(_)
         | Body::Secret(_)
-        | Body::EndpointSlice(_) => true,
+        | Body::EndpointSlice(_)
+        | Body::Workload(_) => true,
         Body::Service(_)
         | Body::Gateway(_)
         | Body::VirtualService(_)

@@ -3,6 +3,7 @@
 use std::{
     env, fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -11,6 +12,7 @@ use kube::{
     client::{Body, ConfigExt as _},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tokio::time::timeout;
 use tower::ServiceBuilder;
 
 use super::{dial::Dialer, server::Server};
@@ -26,6 +28,9 @@ const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 /// The token of the pod's ServiceAccount.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
+/// How long [`Access::reach`] waits for all servers together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How to reach the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -34,6 +39,15 @@ pub struct Access {
     /// Where to connect in place of what the kubeconfig or the pod's environment says. The cluster IP that
     /// stands there leads nowhere on a node without kube-proxy before nodegate runs.
     pub servers: Vec<Server>,
+}
+
+/// An API server that answers.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// Where.
+    pub server: Option<Server>,
+    /// Its version, such as `v1.36.3`.
+    pub version: String,
 }
 
 /// What connects, and its client.
@@ -54,7 +68,7 @@ impl Access {
     ///
     /// # Errors
     /// Fails if there is neither a kubeconfig nor a ServiceAccount, or they cannot be read.
-    pub(super) async fn client(&self) -> Result<Connected, SourceError> {
+    pub(super) async fn connected(&self) -> Result<Connected, SourceError> {
         let mut config = self.config().await?;
         // What is slow is no fault of a watch; what is dead is noticed by the connection itself.
         config.read_timeout = None;
@@ -68,6 +82,34 @@ impl Access {
             told: told(&error),
         })?;
         Ok(Connected { client, dialer })
+    }
+
+    /// Makes a client for who has something to write; nothing is sent yet. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails if there is neither a kubeconfig nor a ServiceAccount, or they cannot be read.
+    pub async fn client(&self) -> Result<Client, SourceError> {
+        Ok(self.connected().await?.client)
+    }
+
+    /// Asks the API server for its version, where it would be asked at a start.
+    ///
+    /// # Errors
+    /// Fails if it is not known how to reach the API server, or if it does not answer in time.
+    pub async fn reach(&self) -> Result<Reached, SourceError> {
+        let Connected { client, dialer } = self.connected().await?;
+        let unreachable = |told| SourceError::Unreachable { told };
+        match timeout(PATIENCE, client.apiserver_version()).await {
+            Ok(Ok(version)) => Ok(Reached {
+                server: dialer.server(),
+                version: version.git_version,
+            }),
+            Ok(Err(error)) => Err(unreachable(told(&error))),
+            Err(_) => Err(unreachable(format!(
+                "no answer within {} s",
+                PATIENCE.as_secs()
+            ))),
+        }
     }
 
     async fn config(&self) -> Result<Config, SourceError> {

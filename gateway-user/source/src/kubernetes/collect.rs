@@ -53,7 +53,7 @@ pub async fn collect(
     access: &Access,
     progress: impl Fn(&'static str),
 ) -> Result<Collected, SourceError> {
-    let client = access.client().await?.client;
+    let client = access.client().await?;
     let mut collected = Collected::default();
     for kind in [
         WantedKind::Node,
@@ -95,7 +95,7 @@ async fn of_kind(client: &Client, kind: WantedKind) -> Result<Vec<CollectedObjec
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
         | WantedKind::ServiceEntry => {
-            let resource = custom::served(client, kind).await?;
+            let resource = custom::served(client, kind.resource()).await?;
             let resource = resource.ok_or_else(|| no_such_kind(kind))?;
             of_custom(client, kind, &resource).await
         }

@@ -2,15 +2,18 @@
 
 use kube::{Client, api::ApiResource};
 
-use super::interest::WantedKind;
+use nodegate_resources::ResourceKind;
 
 /// The versions of Istio's API, the newest first. They differ in nothing but their names.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
 /// The newest version that the cluster serves of a kind; none: it has no such kind.
-pub(super) async fn served(
+///
+/// # Errors
+/// Fails if the API server cannot be asked.
+pub async fn served(
     client: &Client,
-    kind: WantedKind,
+    kind: ResourceKind,
 ) -> Result<Option<ApiResource>, kube::Error> {
     let group = kind.group();
     for version in VERSIONS {

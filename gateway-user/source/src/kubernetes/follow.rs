@@ -119,7 +119,7 @@ impl Source for ApiServer {
                     Err(error) => return drop(ready.send(Err(SourceError::Thread(error)))),
                 };
                 runtime.block_on(async {
-                    match self.access.client().await {
+                    match self.access.connected().await {
                         Ok(connected) => {
                             // The one who asked waits for it.
                             drop(ready.send(Ok(())));

@@ -185,28 +185,12 @@ impl WantedKind {
         }
     }
 
-    pub(super) const fn group(self) -> &'static str {
-        match self {
-            Self::Service | Self::Node | Self::Pod | Self::Secret => "",
-            Self::EndpointSlice => "discovery.k8s.io",
-            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
-                "networking.istio.io"
-            }
-        }
+    pub(super) fn group(self) -> &'static str {
+        self.resource().group()
     }
 
     pub(super) const fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::EndpointSlice => "endpointslices",
-            Self::Node => "nodes",
-            Self::Pod => "pods",
-            Self::Secret => "secrets",
-            Self::Gateway => "gateways",
-            Self::VirtualService => "virtualservices",
-            Self::DestinationRule => "destinationrules",
-            Self::ServiceEntry => "serviceentries",
-        }
+        self.resource().plural()
     }
 }
 

@@ -83,7 +83,7 @@ pub async fn keep(
     trouble: watch::Sender<Option<String>>,
 ) {
     let client = match access.client().await {
-        Ok(connected) => connected.client,
+        Ok(client) => client,
         Err(error) => return tracing::warn!("the cluster is told nothing of this node: {error}"),
     };
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
@@ -163,7 +163,7 @@ async fn renew(
 /// # Errors
 /// Fails if the API server cannot be asked, or does not allow it.
 pub async fn received(access: &Access) -> Result<Vec<Received>, SourceError> {
-    let client = access.client().await?.client;
+    let client = access.client().await?;
     let leases = Api::<Lease>::all(client);
     let parameters = ListParams::default().labels(ROLE);
     let list = leases
@@ -221,7 +221,7 @@ pub async fn changed(
         let all = WantedKind::ALL.map(WantedKind::plural).join(", ");
         told(format!("nodegate watches no `{kind}`, but {all}"))
     })?;
-    let client = access.client().await?.client;
+    let client = access.client().await?;
     let resource = resource(&client, wanted)
         .await
         .map_err(|error| refused(&error))?;
@@ -251,7 +251,7 @@ async fn resource(client: &Client, kind: WantedKind) -> Result<Option<ApiResourc
         WantedKind::Gateway
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
-        | WantedKind::ServiceEntry => return custom::served(client, kind).await,
+        | WantedKind::ServiceEntry => return custom::served(client, kind.resource()).await,
         _ => (kind.group(), "v1"),
     };
     let api_version = match group {

@@ -7,7 +7,7 @@ use super::{access::told, interest::Wanted};
 
 /// Why a kind cannot be watched now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// The API server does not answer.
     Unreachable(String),
     /// It does not know who we are.
@@ -33,7 +33,8 @@ impl Trouble {
         }
     }
 
-    pub(super) fn of_client(error: &kube::Error) -> Self {
+    /// What a request's failure means.
+    pub fn of_client(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::of_status(status),
             error => Self::Unreachable(told(error)),
@@ -56,7 +57,7 @@ impl Trouble {
     }
 
     /// What the API server, or the system, says.
-    pub(super) fn told(&self) -> &str {
+    pub fn told(&self) -> &str {
         match self {
             Self::Unreachable(told)
             | Self::Unknown(told)

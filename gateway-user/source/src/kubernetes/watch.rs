@@ -9,7 +9,10 @@ use kube::{
     api::{DynamicObject, PartialObjectMeta},
     runtime::watcher::{self, Event, InitialListStrategy},
 };
-use nodegate_resources::{manifest::Manifest, object::Body};
+use nodegate_resources::{
+    manifest::{LastAccepted, Manifest},
+    object::Body,
+};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time};
 
@@ -183,7 +186,7 @@ impl Watch {
 
     /// Objects of a custom resource's definition, in the newest version that the cluster has.
     async fn custom(&mut self) -> Result<(), Over> {
-        let resource = match custom::served(&self.client, self.wanted.kind).await {
+        let resource = match custom::served(&self.client, self.wanted.kind.resource()).await {
             Ok(Some(resource)) => resource,
             Ok(None) => return self.trouble(Trouble::NoSuchKind).await,
             Err(error) => return self.trouble(Trouble::of_client(&error)).await,
@@ -200,12 +203,21 @@ impl Watch {
             let version = version(&object);
             object.metadata = trim::metadata(object.metadata);
             object.types = Some(types.clone());
-            if let Some(fields) = object.data.as_object_mut() {
-                fields.remove("status");
+            let mut accepted = None;
+            if let Some(fields) = object.data.as_object_mut()
+                && let Some(mut status) = fields.remove("status")
+            {
+                accepted = status
+                    .get_mut(LastAccepted::FIELD)
+                    .and_then(|field| serde_json::from_value(field.take()).ok());
             }
             let json = serde_json::to_value(&object).ok()?;
             let value = serde_yaml::to_value(&json).ok()?;
-            let manifest = Manifest::of_value(kind.resource(), &namespace, &name, value);
+            let read = |value| Manifest::of_value(kind.resource(), &namespace, &name, value);
+            let manifest = match accepted {
+                Some(accepted) => read(value.clone()).falling_back_on(accepted, value),
+                None => read(value),
+            };
             Some(Found {
                 kind,
                 namespace,

@@ -19,7 +19,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::trouble::Trouble;
+use nodegate_source::kubernetes::trouble::Trouble;
 
 /// client-go's defaults.
 const DURATION: Duration = Duration::from_secs(15);
@@ -47,6 +47,7 @@ impl Candidate {
     pub(super) async fn run(self, leads: watch::Sender<bool>) {
         let mut seen: Option<Seen> = None;
         let mut renewed = Instant::now();
+        let mut told = None;
         loop {
             match self.attempt(&mut seen).await {
                 Ok(holds) => {
@@ -57,7 +58,10 @@ impl Candidate {
                 }
                 Err(error) => {
                     let trouble = Trouble::of_client(&error);
-                    tracing::debug!("the Lease {}: {}", self.lease, trouble.told());
+                    if told.as_ref() != Some(&trouble) {
+                        self.complain(&trouble);
+                        told = Some(trouble);
+                    }
                     // Nobody else takes it sooner.
                     if renewed.elapsed() >= DURATION {
                         leads.send_if_modified(|leads| std::mem::replace(leads, false));
@@ -68,6 +72,18 @@ impl Candidate {
                 () = leads.closed() => return,
                 () = time::sleep(RETRY) => {}
             }
+        }
+    }
+
+    fn complain(&self, trouble: &Trouble) {
+        let (lease, what) = (&self.lease, trouble.told());
+        if matches!(trouble, Trouble::Forbidden(_)) {
+            tracing::warn!(
+                "the Lease {lease}: {what} (fix: add the rule {{apiGroups: [coordination.k8s.io], resources: \
+                 [leases], verbs: [create, get, update]}} to its role)"
+            );
+        } else {
+            tracing::debug!("the Lease {lease}: {what}");
         }
     }
 

@@ -1,0 +1,240 @@
+//! Whether Services and subsets mean any pod, where manifests have Deployments instead of pods.
+//!
+//! A namespace without a workload says nothing: its pods may be made by somebody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use nodegate_resources::{
+    Resources,
+    lookup::{full_host, selects, service_of},
+    workload::Workload,
+};
+use nodegate_values::{
+    diagnostic::{Diagnostic, Severity},
+    spelling::nearest,
+};
+
+type Labels = BTreeMap<String, String>;
+
+/// Who is behind a Service, by namespace and name.
+type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r Workload>>;
+
+/// What Services and subsets mean that nobody is.
+pub(super) fn unmeant(resources: &Resources) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let behind = services(resources, &mut found);
+    subsets(resources, &behind, &mut found);
+    found
+}
+
+fn services<'r>(resources: &'r Resources, found: &mut Vec<Diagnostic>) -> Behind<'r> {
+    let mut behind = Behind::new();
+    for (object, service) in resources.services() {
+        let namespace = object.key.namespace.as_str();
+        let Some(selector) = selector(service) else {
+            continue;
+        };
+        let all = workloads(resources, namespace);
+        let pods: Vec<_> = pods(resources, namespace).collect();
+        let chosen: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|workload| selects(selector, Some(workload.labels())))
+            .collect();
+        let has_pods = pods.iter().any(|labels| selects(selector, Some(labels)));
+        if all.is_empty() || has_pods {
+            continue;
+        }
+        if chosen.is_empty() {
+            let known = all.iter().map(|workload| workload.labels()).chain(pods);
+            let message = format!(
+                "no Pod, Deployment, StatefulSet or DaemonSet here has {}: the Service has no endpoints",
+                written(selector)
+            );
+            let fix = meant(selector, known);
+            found.push(object.report(Severity::Warning, "spec.selector", message, fix));
+            continue;
+        }
+        let ports = service
+            .spec
+            .iter()
+            .flat_map(|spec| spec.ports.iter().flatten());
+        for (index, port) in ports.enumerate() {
+            if let Some(name) = missing_port(port, &chosen) {
+                let message = format!(
+                    "no container behind the Service has a port with the name `{name}`: this port has no endpoints"
+                );
+                let field = format!("spec.ports[{index}].targetPort");
+                found.push(object.report(Severity::Warning, field, message, None));
+            }
+        }
+        behind.insert((namespace, &object.key.name), chosen);
+    }
+    behind
+}
+
+fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnostic>) {
+    for (object, rule) in resources.destination_rules() {
+        let host = full_host(&rule.spec.host, &object.key.namespace);
+        let Some(chosen) = service_of(&host).and_then(|service| behind.get(&service)) else {
+            continue;
+        };
+        for (index, subset) in rule.spec.subsets.iter().enumerate() {
+            let mut all = chosen.iter().map(|workload| workload.labels());
+            if all.any(|labels| selects(&subset.labels, Some(labels))) {
+                continue;
+            }
+            let message = format!(
+                "nothing behind `{}` has {}: the subset `{}` has no endpoints",
+                rule.spec.host,
+                written(&subset.labels),
+                subset.name
+            );
+            let fix = meant(
+                &subset.labels,
+                chosen.iter().map(|workload| workload.labels()),
+            );
+            let field = format!("spec.subsets[{index}].labels");
+            found.push(object.report(Severity::Warning, field, message, fix));
+        }
+    }
+}
+
+/// None of a Service whose endpoints somebody else writes, or that is a name for another host.
+fn selector(service: &Service) -> Option<&Labels> {
+    let selector = service.spec.as_ref()?.selector.as_ref()?;
+    (!selector.is_empty()).then_some(selector)
+}
+
+fn workloads<'r>(resources: &'r Resources, namespace: &str) -> Vec<&'r Workload> {
+    let all = resources.workloads();
+    let there = all.filter(|(object, _)| object.key.namespace == namespace);
+    there.map(|(_, workload)| workload).collect()
+}
+
+fn pods<'r>(resources: &'r Resources, namespace: &'r str) -> impl Iterator<Item = &'r Labels> {
+    let all = resources.pods();
+    let there = all.filter(move |(object, _)| object.key.namespace == namespace);
+    there.filter_map(|(_, pod)| pod.metadata.labels.as_ref())
+}
+
+/// The name that the port means, if no container has it.
+fn missing_port<'p>(port: &'p ServicePort, chosen: &[&Workload]) -> Option<&'p str> {
+    match &port.target_port {
+        Some(IntOrString::String(name)) if name.parse::<u16>().is_err() => {
+            let is_there = chosen.iter().any(|workload| workload.has_port(name));
+            (!is_there).then_some(name)
+        }
+        _ => None,
+    }
+}
+
+fn written(labels: &Labels) -> String {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.join(", ")
+}
+
+/// A label whose value is misspelled, as those have it that there are.
+fn meant<'l>(labels: &Labels, known: impl Iterator<Item = &'l Labels>) -> Option<String> {
+    let known: Vec<_> = known.collect();
+    labels.iter().find_map(|(key, value)| {
+        let values: BTreeSet<_> = known.iter().filter_map(|labels| labels.get(key)).collect();
+        if values.contains(value) {
+            return None;
+        }
+        let near = nearest(value, values)?;
+        Some(format!("did you mean `{key}: {near}`?"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use nodegate_resources::{admission::Store, manifest::Manifest};
+
+    use super::*;
+
+    const APP: &str = "apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web-v1}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web, version: v1}}
+    spec: {containers: [{name: web, image: nginx, ports: [{containerPort: 80, name: http}]}]}
+";
+
+    fn told(service: &str, subset: &str, app: &str) -> Vec<String> {
+        let text = format!(
+            "{app}---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {service}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: web}}
+spec: {{host: web, subsets: [{{name: one, labels: {{version: {subset}}}}}]}}
+"
+        );
+        let manifest = Manifest::parse("a.yaml".into(), &text);
+        let resources = Store::default().admit([&manifest], Vec::new());
+        assert!(
+            resources.diagnostics.is_empty(),
+            "{:?}",
+            resources.diagnostics
+        );
+        unmeant(&resources)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    const SERVICE: &str = "{selector: {app: web}, ports: [{port: 80, targetPort: http}]}";
+
+    #[test]
+    fn what_deployments_make_is_meant() {
+        assert_eq!(told(SERVICE, "v1", APP), [""; 0]);
+        // Whose pods these are is not known.
+        assert_eq!(told(&SERVICE.replace("web", "other"), "v9", ""), [""; 0]);
+        let sets = APP.replace("Deployment", "StatefulSet");
+        assert_eq!(told(SERVICE, "v1", &sets), [""; 0]);
+    }
+
+    #[test]
+    fn what_nobody_is_is_told_with_what_was_meant() {
+        let found = told(&SERVICE.replace("app: web", "app: wbe"), "v1", APP);
+        assert_eq!(
+            found,
+            [
+                "warning: a.yaml:13: Service default/web: spec.selector: no Pod, Deployment, StatefulSet or DaemonSet here has app=wbe: the Service has no endpoints (fix: did you mean `app: web`?)"
+            ]
+        );
+        let found = told(&SERVICE.replace(": http", ": https"), "v2", APP);
+        assert_eq!(
+            found,
+            [
+                "warning: a.yaml:13: Service default/web: spec.ports[0].targetPort: no container behind the Service has a port with the name `https`: this port has no endpoints",
+                "warning: a.yaml:18: DestinationRule default/web: spec.subsets[0].labels: nothing behind `web` has version=v2: the subset `one` has no endpoints (fix: did you mean `version: v1`?)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_deployment_that_cannot_be_read_breaks_nothing() {
+        for (right, wrong) in [
+            ("labels: {app: web, version: v1}", "labels: [app]"),
+            ("{name: web-v1}", "{}"),
+        ] {
+            let broken = APP.replace(right, wrong);
+            assert_eq!(told(SERVICE, "v1", &broken), [""; 0], "{broken}");
+        }
+    }
+}
