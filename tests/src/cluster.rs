@@ -270,6 +270,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Kills etcd and the API server, lets `meanwhile` do something with etcd's directory, and starts both
+    /// again.
+    pub fn restart_server(
+        &self,
+        meanwhile: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        control::end_server(&self.site)?;
+        meanwhile(&self.site.names.state().join("etcd"))?;
+        let server = control::start_server(&self.site, true)?;
+        control::await_server(&self.site, &server)
+    }
+
     /// Brings the images of an archive to every node, and gives what containerd says of it.
     pub fn load(&self, archive: &Path) -> anyhow::Result<String> {
         let mut said = String::new();

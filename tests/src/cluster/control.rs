@@ -3,6 +3,10 @@
 use std::fs;
 
 use anyhow::Context as _;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use nodegate_programs::Program;
 
 use super::{
@@ -10,6 +14,7 @@ use super::{
     plan::{CONTROL, CONTROL_V6, DOMAIN, Plan},
     site::{Running, Site, control_plane},
 };
+use crate::cgroup;
 
 /// Where etcd listens, in the control plane's own loopback.
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -27,6 +32,26 @@ pub(super) fn start_server(site: &Site, streams_lists: bool) -> anyhow::Result<R
         format!("WatchList={streams_lists}"),
     )]));
     site.start(&host, Program::KubeApiserver, &arguments)
+}
+
+/// Kills etcd and the API server, as a machine that crashes does.
+pub(super) fn end_server(site: &Site) -> anyhow::Result<()> {
+    let cgroup = site.cgroup(&control_plane());
+    let serves = |pid: &Pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        [Program::Etcd, Program::KubeApiserver]
+            .iter()
+            .any(|program| name.trim() == program.name())
+    };
+    for pid in cgroup::processes(&cgroup).into_iter().filter(serves) {
+        // It may have ended by itself.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    patience::try_until(|| -> anyhow::Result<_> {
+        let left = cgroup::processes(&cgroup).iter().any(serves);
+        Ok((!left).then_some(()))
+    })
+    .context("etcd and the API server do not end")
 }
 
 /// Waits until the API server serves.

@@ -16,6 +16,7 @@ use nodegate_testbed::{
 use serde_json::{Value, json};
 
 use crate::{
+    admission,
     load::{Load, Task},
     services::options,
 };
@@ -71,6 +72,7 @@ pub(crate) fn from_nothing_to_nothing(name: &str, parts: &Parts) -> anyhow::Resu
     kubectl_shows(&cluster)?;
     privileges_are_bounded(&cluster)?;
     capabilities_are_needed(&cluster)?;
+    admission::objects_are_checked(&cluster)?;
 
     let nodes = cluster.hosts();
     let nodes = nodes.iter().filter(|(name, _)| NODES.contains(&&**name));

@@ -12,9 +12,12 @@ use nodegate_testbed::{
     environment,
 };
 
+mod admission;
 mod chart;
 mod conformance;
+mod controller;
 mod deploy;
+mod faults;
 mod handover;
 mod left;
 mod life;
@@ -90,6 +93,11 @@ const TESTS: &[(&str, Needs, Test)] = &[
         "no_connection_fails_from_kube_proxy_to_nodegate_and_back",
         Needs::Nodegate,
         handover::there_and_back,
+    ),
+    (
+        "an_older_state_and_a_start_without_the_api_server_are_no_outage",
+        Needs::Nodegate,
+        faults::older_state_and_reboot,
     ),
     ("what_posts_tell_to_do_works", Needs::Samples, posts::work),
     (

@@ -15,11 +15,11 @@ use nodegate_testbed::cluster::{Cluster, Options, parts::Parts};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::{deploy, services::options};
+use crate::{controller, deploy, services::options};
 
-const NODE: &str = "node1";
+pub(crate) const NODE: &str = "node1";
 /// On the node, a directory that is on this machine too.
-const SHARED: &str = "/var/log";
+pub(crate) const SHARED: &str = "/var/log";
 
 /// A DestinationRule that wants a Secret of the gateway's namespace.
 const WANTS_A_SECRET: &str = "
@@ -56,10 +56,10 @@ const GATEWAY: Account = Account {
 
 /// A right that a rule gives.
 #[derive(Clone, Copy, Debug)]
-struct Right<'r> {
+pub(crate) struct Right<'r> {
     rule: usize,
-    resource: &'r str,
-    verb: &'r str,
+    pub(crate) resource: &'r str,
+    pub(crate) verb: &'r str,
 }
 
 /// A nodegate that runs on the node until this is dropped.
@@ -89,6 +89,7 @@ pub(crate) fn all_are_needed(name: &str, parts: &Parts) -> anyhow::Result<()> {
         ensure!(count > 8, "{count} rights of {}", account.name);
     }
     secrets_are_few(&cluster)?;
+    controller::rights_are_needed(&cluster, &roles)?;
     cluster.down()
 }
 
@@ -133,7 +134,7 @@ fn belongs(role: &Value, account: &Account) -> bool {
 }
 
 /// The node's directory, on this machine.
-fn shared(cluster: &Cluster) -> PathBuf {
+pub(crate) fn shared(cluster: &Cluster) -> PathBuf {
     let node = cluster.names().state().join("hosts").join(NODE);
     node.join(SHARED.trim_start_matches('/'))
 }
@@ -174,18 +175,11 @@ impl<'c> Nodegate<'c> {
             name,
             namespace,
         } = account;
-        let token = cluster.ask(&["create", "token", "-n", namespace, name])?;
-        let view = ["config", "view", "--raw", "--flatten", "-o", "json"];
-        let mut kubeconfig: Value = serde_json::from_str(&cluster.ask(&view)?)?;
-        for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
-            user["user"] = json!({"token": token.trim()});
-        }
-        let file = format!("{role}.conf");
-        fs::write(shared(cluster).join(&file), kubeconfig.to_string())?;
+        let file = kubeconfig(cluster, namespace, name)?;
         let run = ["run", "--role", role, "--node-name", NODE];
         let mut run = command(cluster, account, &run)?;
         run.arg("--kubeconfig")
-            .arg(format!("{SHARED}/{file}"))
+            .arg(file)
             .args(["--pod-namespace", namespace])
             .args(["--report-to", namespace])
             .stdout(Stdio::null())
@@ -251,6 +245,23 @@ impl Drop for Nodegate<'_> {
     }
 }
 
+/// A kubeconfig of a ServiceAccount, as the node sees it.
+pub(crate) fn kubeconfig(
+    cluster: &Cluster,
+    namespace: &str,
+    account: &str,
+) -> anyhow::Result<String> {
+    let token = cluster.ask(&["create", "token", "-n", namespace, account])?;
+    let view = ["config", "view", "--raw", "--flatten", "-o", "json"];
+    let mut kubeconfig: Value = serde_json::from_str(&cluster.ask(&view)?)?;
+    for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
+        user["user"] = json!({"token": token.trim()});
+    }
+    let file = format!("{account}.conf");
+    fs::write(shared(cluster).join(&file), kubeconfig.to_string())?;
+    Ok(format!("{SHARED}/{file}"))
+}
+
 /// nodegate on the node.
 fn command(cluster: &Cluster, account: &Account, words: &[&str]) -> anyhow::Result<Command> {
     let mut command = own(format!("{SHARED}/nodegate"));
@@ -261,7 +272,7 @@ fn command(cluster: &Cluster, account: &Account, words: &[&str]) -> anyhow::Resu
 }
 
 /// Every right that a role gives.
-fn rights(role: &Value) -> Vec<Right<'_>> {
+pub(crate) fn rights(role: &Value) -> Vec<Right<'_>> {
     let mut rights = Vec::new();
     let rules = role["rules"].as_array().into_iter().flatten();
     for (index, rule) in rules.enumerate() {
@@ -284,7 +295,7 @@ fn words<'r>(rule: &'r Value, field: &str) -> impl Iterator<Item = &'r str> + us
 }
 
 /// The role with all rights but one.
-fn without(role: &Value, right: Right<'_>) -> Value {
+pub(crate) fn without(role: &Value, right: Right<'_>) -> Value {
     let mut role = role.clone();
     let Some(rules) = role["rules"].as_array_mut() else {
         return role;

@@ -144,6 +144,7 @@ pub(crate) fn outage(name: &str, parts: &Parts) -> anyhow::Result<()> {
         kube_proxy: None,
         ..options(name, parts)
     })?;
+    preflight_asks_it(&cluster)?;
     cluster.apply(&service("one"))?;
     let mut nodegate = Nodegate::new(&cluster)?;
     kinds_come_when_they_are_defined(&cluster, &nodegate)?;
@@ -154,6 +155,30 @@ pub(crate) fn outage(name: &str, parts: &Parts) -> anyhow::Result<()> {
     cluster.down()
 }
 
+/// `nodegate preflight` says whether the API server is where a start would look for it.
+fn preflight_asks_it(cluster: &Cluster) -> anyhow::Result<()> {
+    let ask = |servers: &[&str]| -> anyhow::Result<String> {
+        let mut command = own(crate::nodegate()?);
+        command
+            .arg("preflight")
+            .arg("--kubeconfig")
+            .arg(cluster.names().state().join("pki/admin.conf"))
+            .args(servers);
+        // It fails here for want of what a redirector needs.
+        let output = cluster.enter(HOST, command)?.output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let line = said.lines().find(|line| line.contains(" api server "));
+        line.map(str::to_owned).with_context(|| said.clone())
+    };
+    let line = ask(&[])?;
+    let expected = line.starts_with("ok ") && line.contains(":6443, by kubeconfig");
+    ensure!(expected && line.contains("v1."), "{line}");
+    let line = ask(&["--api-server", "127.0.0.1:9"])?;
+    let expected = line.starts_with("FAILED ") && line.contains("(fix: the host and port");
+    ensure!(expected, "{line}");
+    Ok(())
+}
+
 /// Of two controllers one writes, and `kubectl describe` shows it.
 fn authors_are_told(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.apply(&service("one"))?;
@@ -161,6 +186,7 @@ fn authors_are_told(cluster: &Cluster) -> anyhow::Result<()> {
     for identity in ["one", "two"] {
         controllers.push(Controller::start(cluster, identity)?);
     }
+    let limit = format!("--timeout={}s", patience::limit().as_secs());
     let described = || cluster.ask(&["describe", "virtualservice", "web"]);
     let shows = |what: &str| {
         let shown = patience::try_until(|| -> anyhow::Result<_> {
@@ -168,10 +194,26 @@ fn authors_are_told(cluster: &Cluster) -> anyhow::Result<()> {
         });
         shown.with_context(|| format!("{what}: {}", described().unwrap_or_default()))
     };
+    let its_status_says = |status: &str, reason: &str| {
+        let path =
+            "jsonpath={.status.conditions[?(@.type==\"nodegate.io/Accepted\")]['status','reason']}";
+        let expected = format!("{status} {reason}");
+        let mut last = String::new();
+        let found = patience::try_until(|| -> anyhow::Result<_> {
+            last = cluster.ask(&["get", "virtualservice", "web", "-o", path])?;
+            Ok((last == expected).then_some(()))
+        });
+        found.with_context(|| format!("{expected}: {last}"))
+    };
+    // One of them has the Lease, and has seen what is to be in force.
+    cluster.ask(&["wait", "--for=create", "lease/nodegate-controller", &limit])?;
     cluster.apply(&ROUTES.replace("number: 80}}}", "number: 99999}}}"))?;
     shows("99999 is not a port")?;
+    its_status_says("False", "Refused")?;
+    who_starts_later_serves_what_was_accepted(cluster)?;
     cluster.apply(ROUTES)?;
     shows("nothing is wrong with it any more")?;
+    its_status_says("True", "Accepted")?;
     let reasons = "jsonpath={.items[?(@.regarding.kind=='VirtualService')].reason}";
     let reasons = cluster.ask(&["get", "events.events.k8s.io", "-o", reasons])?;
     ensure!(
@@ -182,6 +224,17 @@ fn authors_are_told(cluster: &Cluster) -> anyhow::Result<()> {
             == 1,
         "two wrote: {reasons}"
     );
+    Ok(())
+}
+
+/// One that has never seen the version in force goes by what the object's status has of it.
+fn who_starts_later_serves_what_was_accepted(cluster: &Cluster) -> anyhow::Result<()> {
+    let later = Nodegate::new(cluster)?;
+    let status = later.until("the version that was accepted", |status| {
+        status["snapshot"]["clusters"] == 1
+    })?;
+    let messages = status["diagnostics"].to_string();
+    ensure!(messages.contains("99999 is not a port"), "{messages}");
     Ok(())
 }
 
