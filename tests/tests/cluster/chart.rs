@@ -41,7 +41,11 @@ pub(crate) fn means_the_same(parts: &Parts) -> anyhow::Result<()> {
         (overlays.join("host-network"), &["gateway.hostNetwork=true"]),
         (
             overlays.join("beside-istio"),
-            &["namespaces.gateway.create=false", "service.enabled=false"],
+            &[
+                "namespaces.gateway.create=false",
+                "service.enabled=false",
+                "controller.admission.refused=warn",
+            ],
         ),
     ] {
         let by_kustomize = kustomize(parts, &kustomization)?;

@@ -41,6 +41,8 @@ pub(crate) fn rights_are_needed(cluster: &Cluster, roles: &[Value]) -> anyhow::R
         Ok((reason == "Refused").then_some(()))
     })
     .context("a condition on the last object")?;
+    let limit = format!("--timeout={}s", patience::limit().as_secs());
+    cluster.ask(&["wait", "--for=create", "-n", NAMESPACE, CERTIFICATE, &limit])?;
     let log = all.log()?;
     ensure!(!log.contains("add the rule"), "{log}");
     drop(all);

@@ -52,7 +52,9 @@ pub(crate) fn older_state_and_reboot(name: &str, parts: &Parts) -> anyhow::Resul
     an_older_state_comes_back(&cluster)?;
     load.end_flawless()
         .context("an older state of the cluster")?;
-    redirector.reboots_without_the_api_server()?;
+    redirector
+        .reboots_without_the_api_server()
+        .context("a start without the API server")?;
     drop(redirector);
     cluster.down()
 }
@@ -162,11 +164,24 @@ impl<'c> Redirector<'c> {
         Ok(())
     }
 
+    /// Its status; it fails where something is wrong, and says it all the same.
+    fn status(&self) -> anyhow::Result<Value> {
+        let output = self.command(&["status", "-o", "json"])?.output()?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).context(told)
+    }
+
+    /// Ends it in the node's own processes: our child is who entered the node for it.
     fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.kill()?;
-            child.wait()?;
-        }
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        let pid = self.status()?["pid"].to_string();
+        let killed = self
+            .cluster
+            .exec(NODE, Program::Sh, ["-c", &format!("kill -9 {pid}")])?;
+        ensure!(killed.status.success(), "{killed:?}");
+        child.wait()?;
         Ok(())
     }
 
@@ -183,8 +198,7 @@ impl<'c> Redirector<'c> {
         for port in [NODE_PORT, DELETED.1] {
             answers(self.cluster, port, true)?;
         }
-        let output = self.command(&["status", "-o", "json"])?.output()?;
-        let status: Value = serde_json::from_slice(&output.stdout)?;
+        let status = self.status()?;
         let source = &status["source"]["kubernetes"];
         ensure!(source["heard"] == false, "{source}");
         // It says how old it is what it goes by.

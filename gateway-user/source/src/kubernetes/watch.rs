@@ -239,7 +239,6 @@ impl Watch {
         K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
     {
         let mut events = pin!(watcher::watcher(api, self.config()));
-        let mut outage = false;
         loop {
             let Some(event) = events.next().await else {
                 return Ok(());
@@ -263,19 +262,12 @@ impl Watch {
                         self.strategy = InitialListStrategy::ListWatch;
                         return Ok(());
                     }
-                    let trouble = Trouble::of(&error);
-                    // A server that was away may come back with another state, in which the version that
-                    // we know means nothing; so do those of a kind that was undefined meanwhile.
-                    let anew = !trouble.is_outage() || outage;
-                    outage = true;
-                    self.trouble(trouble).await?;
-                    if anew {
-                        return Ok(());
-                    }
-                    continue;
+                    // A server that was away may come back with an older state, in which the version that we
+                    // know is yet to come: a watch from there would be silent. Nor would one that goes on say
+                    // that it does, before something changes. So all is listed anew.
+                    return self.trouble(Trouble::of(&error)).await;
                 }
             };
-            outage = false;
             self.failures = 0;
             self.tell(news).await?;
         }
