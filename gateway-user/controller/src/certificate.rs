@@ -63,12 +63,12 @@ struct Certificate {
 /// Why there is no certificate to be had.
 #[derive(Debug, thiserror::Error)]
 enum CertificateError {
-    #[error("{}", told(.what, .verbs, .error))]
+    #[error("{}", told(.what, .rule, .error))]
     Api {
         /// What was asked for.
         what: &'static str,
-        /// What its role must allow.
-        verbs: &'static str,
+        /// The rule that its role must have.
+        rule: &'static str,
         error: kube::Error,
     },
     #[error("cannot make a certificate: {0}")]
@@ -172,7 +172,7 @@ impl Keeper {
     async fn trust(&self, certificate: &[u8], other: &[u8]) -> Result<(), CertificateError> {
         let failed = |error| CertificateError::Api {
             what: "ValidatingWebhookConfiguration nodegate",
-            verbs: "apiGroups: [admissionregistration.k8s.io], resources: [validatingwebhookconfigurations], \
+            rule: "apiGroups: [admissionregistration.k8s.io], resources: [validatingwebhookconfigurations], \
                     resourceNames: [nodegate], verbs: [get, update]",
             error,
         };
@@ -201,15 +201,8 @@ impl Keeper {
     }
 
     async fn secret(&self) -> Result<Option<Secret>, CertificateError> {
-        self.secrets
-            .get_opt(SECRET)
-            .await
-            .map_err(|error| CertificateError::Api {
-                what: "Secret nodegate-controller-certificate",
-                verbs: "apiGroups: [\"\"], resources: [secrets], resourceNames: [nodegate-controller-certificate], \
-                        verbs: [get, update]",
-                error,
-            })
+        let secret = self.secrets.get_opt(SECRET).await;
+        secret.map_err(|error| of_secret(OWN_SECRET, error))
     }
 
     async fn write(
@@ -217,25 +210,31 @@ impl Keeper {
         secret: Option<Secret>,
         certificate: &Certificate,
     ) -> Result<(), CertificateError> {
-        let failed = |error| CertificateError::Api {
-            what: "Secret nodegate-controller-certificate",
-            verbs: "apiGroups: [\"\"], resources: [secrets], verbs: [create]",
-            error,
-        };
         let parameters = PostParams::default();
         let is_new = secret.is_none();
         // With the version that was read: of two that write, one does.
         let secret = certificate.secret(secret.unwrap_or_default());
         if is_new {
-            self.secrets
-                .create(&parameters, &secret)
-                .await
-                .map_err(failed)?;
+            let created = self.secrets.create(&parameters, &secret).await;
+            created.map_err(|error| of_secret(NEW_SECRET, error))?;
         } else {
             let replaced = self.secrets.replace(SECRET, &parameters, &secret).await;
-            replaced.map_err(failed)?;
+            replaced.map_err(|error| of_secret(OWN_SECRET, error))?;
         }
         Ok(())
+    }
+}
+
+/// The rules that the Secret needs: none can name an object that is yet to be created.
+const NEW_SECRET: &str = "apiGroups: [\"\"], resources: [secrets], verbs: [create]";
+const OWN_SECRET: &str = "apiGroups: [\"\"], resources: [secrets], resourceNames: \
+                          [nodegate-controller-certificate], verbs: [get, update]";
+
+fn of_secret(rule: &'static str, error: kube::Error) -> CertificateError {
+    CertificateError::Api {
+        what: "Secret nodegate-controller-certificate",
+        rule,
+        error,
     }
 }
 

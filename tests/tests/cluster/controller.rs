@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nodegate_programs::own;
+use nodegate_programs::Program;
 use nodegate_testbed::cluster::Cluster;
 use serde_json::{Value, json};
 
@@ -20,7 +20,8 @@ const NAME: &str = "nodegate-controller";
 const CERTIFICATE: &str = "secret/nodegate-controller-certificate";
 
 /// A controller on the node, until this is dropped.
-struct Controller {
+struct Controller<'c> {
+    cluster: &'c Cluster,
     child: Child,
     log: PathBuf,
 }
@@ -41,8 +42,7 @@ pub(crate) fn rights_are_needed(cluster: &Cluster, roles: &[Value]) -> anyhow::R
         Ok((reason == "Refused").then_some(()))
     })
     .context("a condition on the last object")?;
-    let limit = format!("--timeout={}s", patience::limit().as_secs());
-    cluster.ask(&["wait", "--for=create", "-n", NAMESPACE, CERTIFICATE, &limit])?;
+    there_is_a_certificate(cluster)?;
     let log = all.log()?;
     ensure!(!log.contains("add the rule"), "{log}");
     drop(all);
@@ -56,11 +56,23 @@ pub(crate) fn rights_are_needed(cluster: &Cluster, roles: &[Value]) -> anyhow::R
             controller
                 .misses(right)
                 .with_context(|| format!("without {right:?}"))?;
+            drop(controller);
+            if (right.resource, right.verb) == ("secrets", "create") {
+                cluster.apply(&role.to_string())?;
+                let _all = Controller::start(cluster, &kubeconfig)?;
+                there_is_a_certificate(cluster)?;
+            }
         }
         cluster.apply(&role.to_string())?;
     }
     ensure!(count > 25, "{count} rights");
     Ok(())
+}
+
+fn there_is_a_certificate(cluster: &Cluster) -> anyhow::Result<()> {
+    let limit = format!("--timeout={}s", patience::limit().as_secs());
+    let wait = ["wait", "--for=create", "-n", NAMESPACE, CERTIFICATE, &limit];
+    cluster.ask(&wait).map(drop)
 }
 
 /// The configuration of `deploy/` is there; nobody answers, as the trial's controller is no pod, and so all
@@ -134,20 +146,22 @@ fn there_is_something_to_do(
 
 // === impl Controller ===
 
-impl Controller {
-    fn start(cluster: &Cluster, kubeconfig: &str) -> anyhow::Result<Self> {
-        let mut command = own(format!("{SHARED}/nodegate"));
-        command
-            .args(["controller", "--namespace", NAMESPACE])
-            // The same as before, which need not wait for the Lease.
-            .args(["--identity", "one"])
-            .args(["--webhook", "127.0.0.1:9443"])
-            .args(["--kubeconfig", kubeconfig]);
+impl<'c> Controller<'c> {
+    /// The same identity as before, which need not wait for the Lease.
+    fn start(cluster: &'c Cluster, kubeconfig: &str) -> anyhow::Result<Self> {
+        // What we start enters the node, and its child is the controller, whose number there is told.
+        let line = format!(
+            "echo $$ > {SHARED}/controller.pid; exec {SHARED}/nodegate controller --namespace {NAMESPACE} \
+             --identity one --webhook 127.0.0.1:9443 --kubeconfig {kubeconfig}"
+        );
+        let mut command = Program::Sh.by_name();
+        command.args(["-c", &line]);
         let log = rights::shared(cluster).join("controller.log");
         let output = File::create(&log)?;
         let mut command = cluster.enter(NODE, command)?;
         command.stdout(output.try_clone()?).stderr(output);
         Ok(Self {
+            cluster,
             child: command.spawn().context("starting a controller")?,
             log,
         })
@@ -155,6 +169,14 @@ impl Controller {
 
     fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(&self.log)?)
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        let kill = format!("kill -9 $(cat {SHARED}/controller.pid)");
+        // It may have ended.
+        self.cluster.exec(NODE, Program::Sh, ["-c", &kill])?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Waits until it names the right.
@@ -173,10 +195,10 @@ impl Controller {
     }
 }
 
-impl Drop for Controller {
+impl Drop for Controller<'_> {
     fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Err(error) = self.kill() {
+            eprintln!("the controller does not end: {error:#}");
+        }
     }
 }

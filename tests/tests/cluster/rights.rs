@@ -200,8 +200,9 @@ impl<'c> Nodegate<'c> {
             if (right.resource, right.verb) == ("leases", "create") {
                 // Only what is not there has to be created.
                 let lease = format!("lease/nodegate-{}-{NODE}", self.account.role);
+                let delete = ["delete", "--ignore-not-found", "-n"];
                 self.cluster
-                    .ask(&["delete", "-n", self.account.namespace, &lease])?;
+                    .ask(&[&delete[..], &[self.account.namespace, &lease]].concat())?;
             }
             let rule = format!("resources: [{}", right.resource);
             // Of Secrets several are wanted, by name.
