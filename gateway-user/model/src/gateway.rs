@@ -23,7 +23,7 @@ pub use cluster::{
     HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, TlsCredentials,
     TlsMode, TlsSecret, UpstreamTls, Warmup,
 };
-pub use condition::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+pub use condition::{HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 pub use nodegate_values::retry::RetryOn;
 
 /// What one gateway pod serves.

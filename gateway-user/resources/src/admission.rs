@@ -219,11 +219,11 @@ impl Round {
             let Some(candidate) = proposal.chosen.as_ref().filter(|_| !proposal.refused) else {
                 continue;
             };
-            let findings = validate(candidate);
-            if diagnostic::has_errors(&findings) {
+            let verdict = validate(candidate);
+            if verdict.refused {
                 proposal.refuse();
             }
-            self.diagnostics.extend(findings);
+            self.diagnostics.extend(verdict.diagnostics);
         }
     }
 }

@@ -25,12 +25,14 @@ pub enum ResourceKind {
     DestinationRule,
     /// `networking.istio.io` ServiceEntry
     ServiceEntry,
+    /// `networking.istio.io` WorkloadEntry
+    WorkloadEntry,
 }
 
 // === impl ResourceKind ===
 
 impl ResourceKind {
-    const ALL: [(&'static str, &'static str, Self); 10] = [
+    const ALL: [(&'static str, &'static str, Self); 11] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
@@ -49,6 +51,7 @@ impl ResourceKind {
             Self::DestinationRule,
         ),
         ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry", Self::WorkloadEntry),
     ];
 
     pub(crate) fn of(group: &str, kind: &str) -> Option<Self> {
@@ -83,9 +86,11 @@ impl ResourceKind {
             | Self::Namespace
             | Self::Secret
             | Self::EndpointSlice => &["v1"],
-            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
-                &["v1", "v1beta1", "v1alpha3"]
-            }
+            Self::Gateway
+            | Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
         }
     }
 

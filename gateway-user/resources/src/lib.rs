@@ -15,6 +15,7 @@ pub mod istio;
 mod kind;
 pub mod lookup;
 pub mod manifest;
+mod names;
 pub mod object;
 pub mod validate;
 

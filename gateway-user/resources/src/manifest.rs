@@ -245,6 +245,7 @@ impl Manifest {
             ResourceKind::VirtualService => decode(value, Body::VirtualService),
             ResourceKind::DestinationRule => decode(value, Body::DestinationRule),
             ResourceKind::ServiceEntry => decode(value, Body::ServiceEntry),
+            ResourceKind::WorkloadEntry => decode(value, Body::WorkloadEntry),
         };
         match decoded {
             Ok((body, unknown)) => {

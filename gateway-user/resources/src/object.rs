@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     ResourceKind,
-    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService},
+    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, Workload},
     manifest::lines::Lines,
 };
 
@@ -63,6 +63,8 @@ pub enum Body {
     DestinationRule(Box<DestinationRule>),
     /// `networking.istio.io` ServiceEntry
     ServiceEntry(Box<ServiceEntry>),
+    /// `networking.istio.io` WorkloadEntry
+    WorkloadEntry(Box<Workload>),
 }
 
 // === impl Object ===
@@ -141,6 +143,7 @@ impl Body {
             Self::VirtualService(_) => ResourceKind::VirtualService,
             Self::DestinationRule(_) => ResourceKind::DestinationRule,
             Self::ServiceEntry(_) => ResourceKind::ServiceEntry,
+            Self::WorkloadEntry(_) => ResourceKind::WorkloadEntry,
         }
     }
 
@@ -157,6 +160,7 @@ impl Body {
             Self::VirtualService(body) => &body.metadata,
             Self::DestinationRule(body) => &body.metadata,
             Self::ServiceEntry(body) => &body.metadata,
+            Self::WorkloadEntry(body) => &body.metadata,
         }
     }
 }

@@ -31,17 +31,15 @@ pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
         let path = format!("spec.subsets[{index}]");
         if !names::is_label(&subset.name) {
             let message = format!("`{}` is not a subset's name", subset.name);
-            findings.error(
-                format!("{path}.name"),
-                message,
-                "lower-case letters, digits and `-`",
-            );
+            let fix = "lower-case letters, digits and `-`";
+            findings.left_out(format!("{path}.name"), "subset", &message, fix);
         } else if spec.subsets[..index]
             .iter()
             .any(|other| other.name == subset.name)
         {
             let message = format!("the subset `{}` is there already", subset.name);
-            findings.error(format!("{path}.name"), message, "rename or remove one");
+            let fix = "rename or remove one";
+            findings.left_out(format!("{path}.name"), "subset", &message, fix);
         }
         if let Some(traffic) = &subset.traffic_policy {
             policy(traffic, &format!("{path}.trafficPolicy"), findings);

@@ -292,7 +292,7 @@ fn cors_policy(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
                 "give it `exact`, `prefix` or `regex`",
             );
         }
-        conditions::string(origin, false, false, &path, findings);
+        conditions::string(origin, false, &path, findings);
     }
     for (field, values) in [
         ("allowMethods", &cors.allow_methods),
