@@ -22,9 +22,9 @@ pub use http::{
     StringMatch,
 };
 pub use policy::{
-    ConnectionPool, ConsistentHash, Cookie, Distribute, Failover, HttpPool, Keepalive,
-    LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RingHash, TcpPool, Tls,
-    TrafficPolicy, Warmup,
+    ConnectionPool, ConsistentHash, Cookie, CookieAttribute, Distribute, Failover, HttpPool,
+    Keepalive, LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RetryBudget,
+    RingHash, TcpPool, Tls, TrafficPolicy, Warmup,
 };
 
 pub use secrets::secret_names;

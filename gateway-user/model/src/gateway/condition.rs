@@ -2,9 +2,7 @@
 
 use http::HeaderName;
 use nodegate_values::{pattern::Pattern, pseudo_header::PseudoHeader};
-use serde::Serialize;
-
-use super::serial;
+use serde::{Serialize, Serializer};
 
 /// What a request must look like for a route to apply (Envoy's `RouteMatch`). All of it must hold.
 ///
@@ -67,7 +65,6 @@ pub enum ValueMatch {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HeaderMatch {
     /// Whose value it is.
-    #[serde(serialize_with = "serial::matched_header")]
     pub name: MatchedHeader,
     /// What its value must look like.
     pub value: ValueMatch,
@@ -104,6 +101,12 @@ impl MatchedHeader {
             Self::Field(name) => name.as_str(),
             Self::Pseudo(pseudo) => pseudo.name(),
         }
+    }
+}
+
+impl Serialize for MatchedHeader {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

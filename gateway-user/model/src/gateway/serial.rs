@@ -3,17 +3,8 @@
 use http::HeaderName;
 use serde::Serializer;
 
-use super::MatchedHeader;
-
 pub(super) fn header_name<S: Serializer>(
     name: &HeaderName,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(name.as_str())
-}
-
-pub(super) fn matched_header<S: Serializer>(
-    name: &MatchedHeader,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(name.as_str())

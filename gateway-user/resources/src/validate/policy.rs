@@ -7,7 +7,7 @@ use nodegate_values::duration::Interval;
 use super::{Findings, names};
 use crate::istio::{
     ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, LocalityLb, OutlierDetection,
-    Tls, TrafficPolicy, Warmup,
+    RetryBudget, Tls, TrafficPolicy, Warmup,
     reading::{header_name, limit, whole_percent},
     words::{Http2Upgrade, SimpleBalancing, TlsMode},
 };
@@ -51,9 +51,11 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
     for (field, given) in [
         ("tunnel", policy.tunnel.is_some()),
         ("proxyProtocol", policy.proxy_protocol.is_some()),
-        ("retryBudget", policy.retry_budget.is_some()),
     ] {
         findings.ignored(format!("{path}.{field}"), given);
+    }
+    if let Some(budget) = &policy.retry_budget {
+        retry_budget(budget, &format!("{path}.retryBudget"), findings);
     }
     let top = LevelSettings {
         balancer: policy.load_balancer.as_ref(),
@@ -101,6 +103,22 @@ impl LevelSettings<'_> {
             one_tls(tls, &format!("{path}.tls"), findings);
         }
     }
+}
+
+fn retry_budget(budget: &RetryBudget, path: &str, findings: &mut Findings<'_>) {
+    if let Err(error) = budget.share() {
+        findings.error(format!("{path}.percent"), error.to_string(), "0 to 100");
+    }
+    if let Err(error) = budget.least() {
+        let path = format!("{path}.minRetryConcurrency");
+        findings.error(path, error.to_string(), "1 or more; 0 for 3");
+    }
+    findings.ignored(
+        format!("{path}.budgetInterval"),
+        budget
+            .budget_interval
+            .is_some_and(|interval| !interval.0.is_zero()),
+    );
 }
 
 fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_>) {
@@ -159,10 +177,21 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
                 "name the cookie",
             );
         }
-        findings.ignored(
-            format!("{path}.httpCookie.attributes"),
-            cookie.attributes.is_some(),
-        );
+        for (index, attribute) in cookie.attributes.iter().enumerate() {
+            if !attribute.is_good() {
+                let message = format!("`{}` cannot stand in a cookie", attribute.name);
+                let path = format!("{path}.httpCookie.attributes[{index}]");
+                findings.error(path, message, "such as `{name: SameSite, value: Lax}`");
+            }
+        }
+        if cookie.ttl.is_none() && !cookie.attributes.is_empty() {
+            let message = "without a ttl no cookie is made";
+            findings.warning(
+                format!("{path}.httpCookie.attributes"),
+                message,
+                "give it a ttl",
+            );
+        }
     }
     let ring = hash.ring_hash.as_ref().map(|ring| ring.minimum_ring_size);
     if ring

@@ -216,6 +216,10 @@ fn conditions_of_routes() {
             "E match[0].uri: says more than one thing",
         ),
         (
+            "uri: {prefix: ''}",
+            "W match[0].uri.prefix: empty, and matches every path",
+        ),
+        (
             "uri: {prefix: '/a?b'}",
             "W match[0].uri.prefix: matches no request: the query is no part of the path",
         ),
@@ -325,6 +329,14 @@ fn actions_of_routes() {
             "E headers.request.add.x: `%NOPE%` is not a variable",
         ),
         (
+            "headers: {request: {add: {x: 'a%UPSTREAM_PROTOCOL%'}}}",
+            "W headers.request.add.x: `%UPSTREAM_PROTOCOL%` is always empty in this version",
+        ),
+        (
+            "headers: {request: {set: {x-envoy-retry-on: 5xx}}}",
+            "W headers.request.set.x-envoy-retry-on: is read by Envoy's router, and has no effect here",
+        ),
+        (
             "headers: {response: {set: {Host: x}}}",
             "W headers.response.set.Host: `Host` cannot be changed here; ignored",
         ),
@@ -396,6 +408,22 @@ fn policies_of_destinations() {
         (
             "connectionPool: {tcp: {connectTimeout: 1.5ms}}",
             "E connectionPool.tcp.connectTimeout: is finer than a millisecond",
+        ),
+        (
+            "retryBudget: {percent: 101}",
+            "E retryBudget.percent: 101 is not a percentage",
+        ),
+        (
+            "retryBudget: {minRetryConcurrency: -1}",
+            "E retryBudget.minRetryConcurrency: -1 is not a limit",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a, ttl: 0s, attributes: [{name: 'a;b'}]}}}",
+            "E loadBalancer.consistentHash.httpCookie.attributes[0]: `a;b` cannot stand in a cookie",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a, attributes: [{name: Secure}]}}}",
+            "W loadBalancer.consistentHash.httpCookie.attributes: without a ttl no cookie is made",
         ),
         (
             "outlierDetection: {maxEjectionPercent: 101}",
