@@ -7,8 +7,8 @@ use nodegate_values::spelling::nearest;
 
 use super::{
     istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy, Workload},
-    names::is_label,
     object::{Body, Object},
+    validate::is_good_subset,
 };
 
 /// What follows `name.namespace` in the host of a Service.
@@ -127,7 +127,7 @@ pub struct RuleUser<'c> {
 pub struct MergedRule<'r> {
     /// The oldest of them.
     pub object: &'r Object,
-    rules: Vec<&'r DestinationRule>,
+    rules: Vec<Rule<'r>>,
 }
 
 /// Why a destination leads nowhere.
@@ -405,8 +405,10 @@ impl<'r> Destinations<'r> {
         }
         let mut names = Vec::new();
         for (pattern, rules) in self.rules.values().flatten() {
-            for (_, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
-                names.extend(rule.spec.subsets.iter().map(|subset| subset.name.as_str()));
+            for (object, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
+                let subsets = rule.spec.subsets.iter();
+                let good = subsets.filter(|subset| is_good_subset(object, subset));
+                names.extend(good.map(|subset| subset.name.as_str()));
             }
         }
         if names.contains(&subset) {
@@ -456,7 +458,7 @@ fn merged<'r>(
     let (object, _) = chosen.first()?;
     Some(MergedRule {
         object,
-        rules: chosen.iter().map(|(_, rule)| *rule).collect(),
+        rules: chosen,
     })
 }
 
@@ -481,21 +483,22 @@ fn no_port(
 // === impl MergedRule ===
 
 impl<'r> MergedRule<'r> {
-    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`). What is no name of a
-    /// subset is left out.
+    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`). One that cannot be
+    /// served is left out.
     pub fn subset(&self, name: &str) -> Option<&'r Subset> {
-        if !is_label(name) {
-            return None;
-        }
-        let mut subsets = self.rules.iter().flat_map(|rule| &rule.spec.subsets);
-        subsets.find(|subset| subset.name == name)
+        let mut named = self.rules.iter().filter_map(|(object, rule)| {
+            let mut subsets = rule.spec.subsets.iter();
+            Some((object, subsets.find(|subset| subset.name == name)?))
+        });
+        let (object, subset) = named.next()?;
+        is_good_subset(object, subset).then_some(subset)
     }
 
     /// The policy for all subsets; of the oldest rule that has one.
     pub fn policy(&self) -> Option<&'r TrafficPolicy> {
         self.rules
             .iter()
-            .find_map(|rule| rule.spec.traffic_policy.as_ref())
+            .find_map(|(_, rule)| rule.spec.traffic_policy.as_ref())
     }
 }
 

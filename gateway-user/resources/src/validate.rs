@@ -16,7 +16,7 @@ use nodegate_values::{
 };
 
 use super::{
-    istio::words::Word,
+    istio::{Subset, words::Word},
     names,
     object::{Body, Object},
 };
@@ -51,6 +51,15 @@ pub fn validate(object: &Object) -> Verdict {
         Body::Pod(_) | Body::Node(_) | Body::Secret(_) | Body::EndpointSlice(_) => {}
     }
     findings.verdict
+}
+
+/// Whether a subset of a DestinationRule can be served.
+pub(crate) fn is_good_subset(object: &Object, subset: &Subset) -> bool {
+    let mut findings = Findings {
+        object,
+        verdict: Verdict::default(),
+    };
+    policy::one_subset(subset, "", &mut findings)
 }
 
 /// What was found about an object.

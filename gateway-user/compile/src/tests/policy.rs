@@ -330,3 +330,21 @@ fn a_retry_budget_has_istio_s_defaults_and_none_for_ports() {
     assert_eq!(budget(&subsets, ", subset: own"), is(20.0, 9));
     assert_eq!(budget(&subsets, ", subset: port"), is(20.0, 3));
 }
+
+#[test]
+fn a_subset_whose_policy_is_none_takes_down_no_other() {
+    let spec = "  host: app\n  subsets:\n  - {name: good, labels: {}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}\n  - {name: bad, labels: {}, trafficPolicy: {loadBalancer: {simple: FASTEST}}}\n";
+    let found = cluster("host: app, subset: good", &[&rule("r", spec)]).unwrap();
+    assert_eq!(found.policy.balancing, Balancing::Random);
+    assert_eq!(cluster("host: app, subset: bad", &[&rule("r", spec)]), None);
+    // For all of it there would be no balancing that its author wants.
+    let whole = spec.replacen(
+        "  subsets",
+        "  trafficPolicy: {loadBalancer: {simple: FASTEST}}\n  subsets",
+        1,
+    );
+    assert_eq!(
+        cluster("host: app, subset: good", &[&rule("r", &whole)]),
+        None
+    );
+}

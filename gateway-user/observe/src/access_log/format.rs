@@ -209,7 +209,9 @@ static FIELDS: [(&str, Field); 49] = [
 ];
 
 fn known() -> String {
-    let names: Vec<String> = FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+    let names = FIELDS.iter().map(|(name, _)| *name);
+    let names = names.chain(["QUERY_PARAM(x)", "ENVIRONMENT(X)"]);
+    let names: Vec<String> = names.map(|name| format!("%{name}%")).collect();
     names.join(" ")
 }
 

@@ -1,13 +1,16 @@
 //! DestinationRules (`ValidateDestinationRule` of istio's pkg/config/validation).
+//!
+//! A subset that cannot be served is left out. A policy for all that cannot be applied makes the DestinationRule an
+//! error: without it connections might be in the clear, or without limits.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use nodegate_values::duration::Interval;
 
 use super::{Findings, names};
 use crate::istio::{
     ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, LocalityLb, OutlierDetection,
-    RetryBudget, Tls, TrafficPolicy, Warmup,
+    RetryBudget, Subset, Tls, TrafficPolicy, Warmup,
     reading::{header_name, limit, whole_percent},
     words::{Http2Upgrade, SimpleBalancing, TlsMode},
 };
@@ -29,22 +32,37 @@ pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     }
     for (index, subset) in spec.subsets.iter().enumerate() {
         let path = format!("spec.subsets[{index}]");
-        if !names::is_label(&subset.name) {
-            let message = format!("`{}` is not a subset's name", subset.name);
-            let fix = "lower-case letters, digits and `-`";
-            findings.left_out(format!("{path}.name"), "subset", &message, fix);
-        } else if spec.subsets[..index]
-            .iter()
-            .any(|other| other.name == subset.name)
-        {
+        let mut before = spec.subsets[..index].iter();
+        if before.any(|other| other.name == subset.name) && names::is_label(&subset.name) {
             let message = format!("the subset `{}` is there already", subset.name);
             let fix = "rename or remove one";
             findings.left_out(format!("{path}.name"), "subset", &message, fix);
         }
-        if let Some(traffic) = &subset.traffic_policy {
-            policy(traffic, &format!("{path}.trafficPolicy"), findings);
-        }
+        one_subset(subset, &path, findings);
     }
+}
+
+/// Gives whether it can be served. One that cannot is left out: requests to it are answered with 503, and
+/// go nowhere else.
+pub(super) fn one_subset(subset: &Subset, path: &str, findings: &mut Findings<'_>) -> bool {
+    let is_named = names::is_label(&subset.name);
+    if !is_named {
+        let message = format!("`{}` is not a subset's name", subset.name);
+        let fix = "lower-case letters, digits and `-`";
+        findings.left_out(format!("{path}.name"), "subset", &message, fix);
+    }
+    let Some(traffic) = &subset.traffic_policy else {
+        return is_named;
+    };
+    let refused = mem::take(&mut findings.verdict.refused);
+    policy(traffic, &format!("{path}.trafficPolicy"), findings);
+    let is_good = !mem::replace(&mut findings.verdict.refused, refused);
+    if !is_good {
+        let message = "its policy cannot be applied";
+        let path = format!("{path}.trafficPolicy");
+        findings.left_out(path, "subset", message, "correct what is said of it");
+    }
+    is_named && is_good
 }
 
 fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {

@@ -539,9 +539,15 @@ fn one_bad_item_does_not_take_down_its_neighbours() {
     };
     let (good, bad) = ("{address: 192.0.2.1}", "{address: a b}");
     let both = format!("{good}, {bad}");
+    let odd = "trafficPolicy: {loadBalancer: {simple: FASTEST}}";
     for (kind, some, none) in [
         ("Gateway", gateway("a.x, ~/x"), gateway("~/x")),
         ("VirtualService", route("a.x, a b"), route("a b")),
+        (
+            "DestinationRule",
+            format!("  host: a\n  subsets: [{{name: a}}, {{name: b, {odd}}}]\n"),
+            format!("  host: a\n  {odd}\n  subsets: [{{name: b, {odd}}}]\n"),
+        ),
         ("ServiceEntry", entry("a.x, a b", good), entry("a b", good)),
         ("ServiceEntry", entry("a.x", &both), entry("a.x", bad)),
     ] {
