@@ -112,6 +112,9 @@ enum Field {
     DownstreamRemote,
     RouteName,
     Attempts,
+    Connection,
+    RequestDuration,
+    ResponseDuration,
     /// Without the query.
     PathAlone,
     /// Of the query, by name.
@@ -146,7 +149,7 @@ pub enum LogFormatError {
     NoObject(#[from] serde_json::Error),
 }
 
-static FIELDS: [(&str, Field); 49] = [
+static FIELDS: [(&str, Field); 52] = [
     ("START_TIME", Field::StartTime),
     ("REQ(:METHOD)", Field::Method),
     ("REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", Field::Path),
@@ -174,6 +177,9 @@ static FIELDS: [(&str, Field); 49] = [
     ("ROUTE_NAME", Field::RouteName),
     ("UPSTREAM_REQUEST_ATTEMPT_COUNT", Field::Attempts),
     ("STREAM_ID", Field::RequestId),
+    ("CONNECTION_ID", Field::Connection),
+    ("REQUEST_DURATION", Field::RequestDuration),
+    ("RESPONSE_DURATION", Field::ResponseDuration),
     ("REQ(X-REQUEST-ID?)", Field::RequestId),
     ("PATH", Field::Path),
     ("PATH(WQ)", Field::Path),
@@ -375,6 +381,9 @@ impl Field {
             Self::DownstreamRemote => address(Some(record.client)),
             Self::RouteName => text(record.decision.route.as_deref().unwrap_or_default()),
             Self::Attempts => record.attempts.into(),
+            Self::Connection => record.connection.into(),
+            Self::RequestDuration => record.request_duration.map(milliseconds).into(),
+            Self::ResponseDuration => record.response_duration.map(milliseconds).into(),
             Self::PathAlone => text(record.path.split('?').next().unwrap_or_default()),
             Self::QueryParameter(name) => {
                 let value = query::parameter(&record.path, name).unwrap_or_default();
@@ -533,10 +542,10 @@ mod tests {
             line(
                 Encoding::Text,
                 Some(
-                    "%PATH(NQ)% %QUERY_PARAM(a)% %QUERY_PARAM(b)% %ENVIRONMENT(NODEGATE_SURELY_NOT_SET)% %UPSTREAM_REMOTE_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %ACCESS_LOG_TYPE% %FILTER_CHAIN_NAME% %STREAM_ID%"
+                    "%PATH(NQ)% %QUERY_PARAM(a)% %QUERY_PARAM(b)% %ENVIRONMENT(NODEGATE_SURELY_NOT_SET)% %UPSTREAM_REMOTE_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %ACCESS_LOG_TYPE% %FILTER_CHAIN_NAME% %STREAM_ID% %CONNECTION_ID% %REQUEST_DURATION% %RESPONSE_DURATION%"
                 )
             ),
-            "/simple/nginx/x 1 - - 80 10.0.0.9 DownstreamEnd - 1f\n"
+            "/simple/nginx/x 1 - - 80 10.0.0.9 DownstreamEnd - 1f 7 0 -\n"
         );
         for (encoding, format) in [
             (Encoding::Text, "%DURATION"),

@@ -1,7 +1,5 @@
 //! The changes of headers that a route and its destination make.
 
-use std::time::Duration;
-
 use http::{
     HeaderMap,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -102,17 +100,6 @@ fn levels(routed: &Routed, destination: Option<usize>) -> impl Iterator<Item = &
         .chain([&route.headers])
 }
 
-/// How long it took until the whole request had come; none if it has not.
-fn request_duration(exchange: &Exchange) -> Option<Duration> {
-    match exchange.request_body() {
-        None => Some(Duration::ZERO),
-        Some(body) => Some(
-            body.over_since()?
-                .saturating_duration_since(exchange.started),
-        ),
-    }
-}
-
 fn change(
     changes: &HeaderChanges,
     headers: &mut HeaderMap,
@@ -156,7 +143,7 @@ fn change(
         connection: Some(client.number),
         received: Some(exchange.request_body().map_or(0, |body| body.bytes())),
         duration: Some(exchange.started.elapsed()),
-        request_duration: request_duration(exchange),
+        request_duration: exchange.request_duration(),
         response_duration: engaged
             .filter(|_| answer.is_some())
             .map(|_| exchange.started.elapsed()),

@@ -173,6 +173,14 @@ impl Exchange {
                 .is_some_and(|body| !body.is_asked())
     }
 
+    /// How long it took until the whole request had come; none if it has not.
+    pub(crate) fn request_duration(&self) -> Option<Duration> {
+        match &self.request_body {
+            None => Some(Duration::ZERO),
+            Some(body) => Some(body.over_since()?.saturating_duration_since(self.started)),
+        }
+    }
+
     /// The client gets the head of a response.
     pub(crate) fn answered(&self) {
         self.client.handle.answered();
@@ -314,6 +322,9 @@ impl Exchange {
             flags: ResponseFlags::default(),
             details: Cow::Borrowed(""),
             duration: Duration::ZERO,
+            connection: Some(self.client.number),
+            request_duration: None,
+            response_duration: None,
             bytes_received: 0,
             bytes_sent: 0,
         }
@@ -322,6 +333,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let request_duration = self.request_duration();
         if let Some(progress) = &self.request_body {
             progress.end();
         }
@@ -340,6 +352,7 @@ impl Drop for Exchange {
         if let Some(progress) = &self.request_body {
             record.bytes_received = record.bytes_received.max(progress.bytes());
         }
+        record.request_duration = request_duration;
         record.duration = self.started.elapsed();
         worker.tap.send(Record::Request(record));
     }

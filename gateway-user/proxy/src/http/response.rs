@@ -39,7 +39,11 @@ pub(crate) fn head(
     let (mut parts, body) = response.into_parts();
     exchange.answered();
     exchange.note_answer(parts.status.as_u16(), "via_upstream");
-    exchange.note(|record| record.upstream_service_time = extras.service_time);
+    let began = exchange.started;
+    exchange.note(|record| {
+        record.upstream_service_time = extras.service_time;
+        record.response_duration = Some(began.elapsed());
+    });
 
     // hyper answers in the client's version; an endpoint's HTTP/1.0 ends here.
     parts.version = if exchange.is_http2() {
