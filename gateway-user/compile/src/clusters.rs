@@ -59,6 +59,8 @@ pub(crate) struct Clusters<'r> {
     lacking: Vec<tls::Lacking<'r>>,
     /// ServiceEntries whose endpoints are not used, because something else has their host.
     unused: Vec<(&'r Object, &'r ServiceEntry)>,
+    /// ServiceEntries that select nobody.
+    alone: Vec<&'r Object>,
 }
 
 // === impl Clusters ===
@@ -81,6 +83,7 @@ impl<'r> Clusters<'r> {
             missing: BTreeSet::new(),
             lacking: Vec::new(),
             unused: Vec::new(),
+            alone: Vec::new(),
         }
     }
 
@@ -96,6 +99,13 @@ impl<'r> Clusters<'r> {
                            endpoints of this one are not used for it";
             let fix = "name the endpoints there".to_owned();
             diagnostics.push(object.report(Severity::Warning, "spec.hosts", message, fix));
+        }
+        for object in &self.alone {
+            let message = "no WorkloadEntry in its namespace has these labels and is healthy; pods are not \
+                           looked for";
+            let fix = "label a WorkloadEntry so, or name pods behind a Service".to_owned();
+            let path = "spec.workloadSelector";
+            diagnostics.push(object.report(Severity::Warning, path, message, fix));
         }
         (self.found, self.behind)
     }
@@ -210,6 +220,13 @@ impl<'r> Clusters<'r> {
         } = Placed::new(members, &policy, &self.here);
         self.lacking.extend(lacking);
         self.behind.extend(behind);
+        self.alone
+            .extend(entries.together.iter().filter_map(|(object, entry)| {
+                let selector = entry.spec.workload_selector.as_ref()?;
+                let namespace = &object.key.namespace;
+                let mut selected = self.known.workloads(namespace, &selector.labels);
+                selected.next().is_none().then_some(*object)
+            }));
         self.unused.extend(entries.apart);
         let rule = rule.map(|rule| {
             let key = &rule.object.key;

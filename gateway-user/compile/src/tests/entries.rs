@@ -156,7 +156,14 @@ fn a_selector_finds_workloads() {
         found(&["vm.example:8080"])
     );
     // Nobody: there is a destination, and nothing behind it.
-    assert_eq!(behind(HOST, &all[..1]), found(&[]));
+    let (endpoints, said) = behind(HOST, &all[..1]);
+    assert_eq!(endpoints, Some(Vec::new()));
+    assert_eq!(
+        said,
+        [
+            "no WorkloadEntry in its namespace has these labels and is healthy; pods are not looked for"
+        ]
+    );
 }
 
 #[test]
