@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nodegate_model::gateway::{
-    Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, QueryMatch, RouteMatch,
-    RouteOrigin, ValueMatch, VirtualHost,
+    Destination, HeaderMatch, HttpRoute, HttpRoutes, MatchedHeader, PathMatch, QueryMatch,
+    RouteMatch, RouteOrigin, ValueMatch, VirtualHost,
 };
 use nodegate_route::{Miss, Query, RouteTable, explain};
-use nodegate_values::pattern::Pattern;
+use nodegate_values::{pattern::Pattern, pseudo_header::PseudoHeader};
 
 /// Few words, so that requests meet routes.
 const HOSTS: [&str; 8] = [
@@ -166,7 +166,11 @@ fn condition(input: &mut Unstructured<'_>) -> Result<RouteMatch> {
     if input.ratio(1, 4)? {
         for _ in 0..input.int_in_range(1..=2)? {
             matches.headers.push(HeaderMatch {
-                name: HeaderName::from_static(input.choose(&NAMES)?),
+                name: if input.ratio(1, 4)? {
+                    MatchedHeader::Pseudo(*input.choose(&PseudoHeader::ALL)?)
+                } else {
+                    MatchedHeader::Field(HeaderName::from_static(input.choose(&NAMES)?))
+                },
                 value: value(input)?,
                 invert: input.ratio(1, 4)?,
             });

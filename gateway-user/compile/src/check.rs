@@ -1,6 +1,6 @@
 //! What is wrong with objects altogether, whoever serves them.
 
-mod workloads;
+mod pod_makers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub fn check(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diag
         all.extend(compiled.diagnostics.iter().cloned());
     }
     all.extend(unserved(resources, ours));
-    all.extend(workloads::unmeant(resources));
+    all.extend(pod_makers::unmeant(resources));
     let mut all: Vec<_> = all.into_iter().collect();
     diagnostic::sort(&mut all);
     all

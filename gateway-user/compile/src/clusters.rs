@@ -7,7 +7,9 @@ mod members;
 mod placed;
 mod policy;
 mod protocol;
+mod selected;
 mod tls;
+mod workload;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,9 +24,12 @@ use nodegate_model::{
 use nodegate_resources::{
     Resources,
     istio::ServiceEntry,
-    lookup::{Destinations, MergedRule, RuleUser},
+    lookup::{Destinations, HostEntries, MergedRule, RuleUser},
+    object::Object,
 };
-use nodegate_values::diagnostic::Diagnostic;
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use entry::EntryHost;
 use placed::Placed;
 
 use crate::{
@@ -52,6 +57,10 @@ pub(crate) struct Clusters<'r> {
     missing: BTreeSet<String>,
     /// TLS settings whose Secrets are not as they should be.
     lacking: Vec<tls::Lacking<'r>>,
+    /// ServiceEntries whose endpoints are not used, because something else has their host.
+    unused: Vec<(&'r Object, &'r ServiceEntry)>,
+    /// ServiceEntries that select nobody.
+    alone: Vec<&'r Object>,
 }
 
 // === impl Clusters ===
@@ -73,6 +82,8 @@ impl<'r> Clusters<'r> {
             behind: Vec::new(),
             missing: BTreeSet::new(),
             lacking: Vec::new(),
+            unused: Vec::new(),
+            alone: Vec::new(),
         }
     }
 
@@ -83,6 +94,19 @@ impl<'r> Clusters<'r> {
     ) -> (BTreeMap<String, Arc<Cluster>>, Vec<Behind>) {
         let namespace = &self.identity.namespace;
         tls::report(&self.lacking, self.resources, namespace, diagnostics);
+        for (object, _) in &self.unused {
+            let message = "another namespace, or another resolution, has one of these hosts already; the \
+                           endpoints of this one are not used for it";
+            let fix = "name the endpoints there".to_owned();
+            diagnostics.push(object.report(Severity::Warning, "spec.hosts", message, fix));
+        }
+        for object in &self.alone {
+            let message = "no WorkloadEntry in its namespace has these labels and is healthy; pods are not \
+                           looked for";
+            let fix = "label a WorkloadEntry so, or name pods behind a Service".to_owned();
+            let path = "spec.workloadSelector";
+            diagnostics.push(object.report(Severity::Warning, path, message, fix));
+        }
         (self.found, self.behind)
     }
 
@@ -106,16 +130,17 @@ impl<'r> Clusters<'r> {
 
     /// The port of what is at `host`, if it has one and no other.
     pub(crate) fn only_port(&self, host: &str) -> Option<i64> {
-        match self.known.service(host) {
-            Some(service) => match ports(service) {
+        if let Some(service) = self.known.service(host) {
+            return match ports(service) {
                 [only] => Some(i64::from(only.port)),
                 _ => None,
-            },
-            None => match self.entry(host)?.spec.ports.as_slice() {
-                [only] => Some(only.number),
-                _ => None,
-            },
+            };
         }
+        let entries = self.entries(host);
+        let (_, first) = entries.together.first()?;
+        let mut ports = first.spec.read_ports();
+        let only = ports.next()?;
+        ports.next().is_none().then_some(only.number)
     }
 
     /// The host that is meant by one that a route names.
@@ -130,8 +155,8 @@ impl<'r> Clusters<'r> {
         })
     }
 
-    fn entry(&self, host: &str) -> Option<&'r ServiceEntry> {
-        self.known.entry(host, &self.identity.namespace)
+    fn entries(&self, host: &str) -> HostEntries<'r> {
+        self.known.entries(host, &self.identity.namespace)
     }
 
     /// None if there is no such destination, port or subset.
@@ -147,20 +172,29 @@ impl<'r> Clusters<'r> {
             "" => None,
             subset => Some(rule.as_ref()?.subset(subset)?),
         };
+        let entries = self.entries(host);
+        let wanted = EntryHost {
+            known: &self.known,
+            host,
+            subset,
+        };
         let service = self.known.service(host);
-        let entry = match service {
-            Some(_) => None,
-            None => Some(self.entry(host)?),
-        };
         let mut behind = None;
-        let members = match (service, entry) {
-            (Some(service), _) => {
+        let members = match service {
+            None => entry::members(&entries, port, wanted)?,
+            Some(service) => {
                 let of_service = port_of(service, port)?;
-                let it = behind.insert(Behind::new(&name, host, of_service, subset)?);
-                it.members(self.endpoints, protocol::of_port(of_service))
+                let name_of_port = of_service.name.as_deref().unwrap_or_default();
+                let mut beside = entry::beside(&entries, name_of_port, wanted);
+                selected::add(&mut beside, service, of_service, wanted);
+                let it = Behind::new(&name, host, of_service, subset, beside)?;
+                let http2 = protocol::of_port(of_service);
+                behind.insert(it).members(self.endpoints, http2)
             }
-            (None, entry) => entry::members(entry?, host, port, subset)?,
         };
+        // A Service's own certificates are not an entry's business.
+        let entry = entries.together.first().filter(|_| service.is_none());
+        let entry_names: &[String] = entry.map_or(&[], |(_, entry)| &entry.spec.subject_alt_names);
         let mut lacking = None;
         let policy = policy::of(
             rule.as_ref().and_then(MergedRule::policy),
@@ -171,21 +205,29 @@ impl<'r> Clusters<'r> {
                     resources: self.resources,
                     namespace: &self.identity.namespace,
                     cluster: &name,
-                    entry_names: entry.map_or(&[], |entry| &entry.spec.subject_alt_names),
+                    entry_names,
                 };
                 let tls = tls::of(given, &subject)?;
                 lacking = tls.lacks().map(|(_, lack)| (given, lack));
                 Some(tls)
             },
         );
-        self.lacking.extend(lacking);
-        self.behind.extend(behind);
         let http2 = members.http2;
         let Placed {
             endpoints,
             names,
             shares,
         } = Placed::new(members, &policy, &self.here);
+        self.lacking.extend(lacking);
+        self.behind.extend(behind);
+        self.alone
+            .extend(entries.together.iter().filter_map(|(object, entry)| {
+                let selector = entry.spec.workload_selector.as_ref()?;
+                let namespace = &object.key.namespace;
+                let mut selected = self.known.workloads(namespace, &selector.labels);
+                selected.next().is_none().then_some(*object)
+            }));
+        self.unused.extend(entries.apart);
         let rule = rule.map(|rule| {
             let key = &rule.object.key;
             format!("{}.{}", key.name, key.namespace)

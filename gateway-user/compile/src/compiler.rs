@@ -179,7 +179,7 @@ impl Last {
                     touched.pods.push((key.namespace.clone(), key.name.clone()));
                 }
                 // Nothing is compiled of it.
-                Body::Namespace(_) | Body::Workload(_) => {}
+                Body::Namespace(_) | Body::PodMaker(_) => {}
                 _ => return None,
             }
         }

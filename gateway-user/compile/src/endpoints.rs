@@ -1,6 +1,6 @@
 //! EndpointSlices → the addresses behind each Service port.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{Pod, Service},
@@ -105,7 +105,7 @@ impl<'r> Endpoints<'r> {
         let pod = resources.pod(&identity.namespace, &identity.name);
         let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
         Placement {
-            labels: Some(&identity.labels),
+            labels: Some(Cow::Borrowed(&identity.labels)),
             ..self.place_on(pod, node)
         }
     }
@@ -118,7 +118,7 @@ impl<'r> Endpoints<'r> {
         let of_node = node.and_then(|node| self.localities.get(node));
         Placement {
             locality: own.or_else(|| of_node.cloned()).unwrap_or_default(),
-            labels,
+            labels: labels.map(Cow::Borrowed),
             node,
         }
     }

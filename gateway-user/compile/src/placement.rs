@@ -1,6 +1,6 @@
 //! Where an endpoint or a gateway runs.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use nodegate_model::gateway::Locality;
 
@@ -14,7 +14,7 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placement<'r> {
     pub(crate) locality: Locality,
-    pub(crate) labels: Option<&'r BTreeMap<String, String>>,
+    pub(crate) labels: Option<Cow<'r, BTreeMap<String, String>>>,
     pub(crate) node: Option<&'r str>,
 }
 
@@ -32,6 +32,6 @@ impl Placement<'_> {
         };
         of_place
             .filter(|value| !value.is_empty())
-            .or_else(|| Some(self.labels?.get(key)?.as_str()))
+            .or_else(|| Some(self.labels.as_ref()?.get(key)?.as_str()))
     }
 }

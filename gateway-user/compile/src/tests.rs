@@ -1,3 +1,4 @@
+mod entries;
 mod gateway;
 mod http;
 mod incremental;

@@ -31,11 +31,12 @@ const PAGE: u32 = 500;
 /// How often a write is tried that others are in the way of.
 const ATTEMPTS: usize = 4;
 
-const KINDS: [ResourceKind; 4] = [
+const KINDS: [ResourceKind; 5] = [
     ResourceKind::Gateway,
     ResourceKind::VirtualService,
     ResourceKind::DestinationRule,
     ResourceKind::ServiceEntry,
+    ResourceKind::WorkloadEntry,
 ];
 
 /// Who writes conditions.
@@ -210,7 +211,11 @@ impl<'w> Word<'w> {
     }
 
     fn condition(&self, before: Option<&Value>, generation: Option<i64>) -> Value {
-        let (status, reason) = if faults::is_refused(self.wrong) {
+        let in_force = self.accepted.as_ref().map(|accepted| accepted.generation);
+        let (status, reason) = if faults::is_refused(self.wrong) && in_force == Some(generation) {
+            // What is wrong is left out, and the rest is served.
+            ("True", "PartlyServed")
+        } else if faults::is_refused(self.wrong) {
             ("False", "Refused")
         } else if self.wrong.is_empty() {
             ("True", "Accepted")
@@ -348,6 +353,22 @@ mod tests {
         // It goes with the fault.
         let mended = word(&[]).status(&new, Some(5)).unwrap();
         assert_eq!(mended["nodegateLastAccepted"], Value::Null);
+    }
+
+    #[test]
+    fn what_is_in_force_without_what_is_wrong_says_so() {
+        let wrong = wrong(BAD);
+        let in_force = Word {
+            wrong: &wrong,
+            accepted: Some(LastAccepted {
+                generation: Some(4),
+                spec: serde_yaml::Value::Null,
+            }),
+        };
+        let new = in_force.status(&Value::Null, Some(4)).unwrap();
+        assert_eq!(new["conditions"][0]["status"], "True");
+        assert_eq!(new["conditions"][0]["reason"], "PartlyServed");
+        assert_eq!(new["nodegateLastAccepted"], Value::Null);
     }
 
     #[test]

@@ -20,10 +20,10 @@ pub use action::{
 };
 pub use cluster::{
     Balancing, Cluster, ClusterPolicy, ConnectionLimits, Distribution, DnsTarget, Endpoint,
-    HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, TlsCredentials,
-    TlsMode, TlsSecret, UpstreamTls, Warmup,
+    HashKey, HashTable, Keepalive, Locality, LocalityPolicy, OutlierDetection, RetryBudget,
+    TlsCredentials, TlsMode, TlsSecret, UpstreamTls, Warmup,
 };
-pub use condition::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+pub use condition::{HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 pub use nodegate_values::retry::RetryOn;
 
 /// What one gateway pod serves.

@@ -103,6 +103,15 @@ pub struct RequestRecord {
     /// From the request's head to the end of the response.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
+    /// Which of all clients' connections it came over; none if it could not be read.
+    #[serde(skip)]
+    pub connection: Option<u64>,
+    /// From the request's head to its end; none if that didn't come.
+    #[serde(skip)]
+    pub request_duration: Option<Duration>,
+    /// From the request's head to that of an endpoint's response.
+    #[serde(skip)]
+    pub response_duration: Option<Duration>,
     /// Bytes of the request's body that went to the endpoint.
     pub bytes_received: u64,
     /// Bytes of the response's body.
@@ -305,6 +314,9 @@ pub(crate) mod fixture {
             flags: ResponseFlag::UpstreamConnectionFailure.into(),
             details: "why".into(),
             duration: Duration::from_micros(1_250),
+            connection: Some(7),
+            request_duration: Some(Duration::ZERO),
+            response_duration: None,
             bytes_received: 0,
             bytes_sent: 91,
         }

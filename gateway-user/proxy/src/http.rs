@@ -21,6 +21,7 @@ mod client;
 mod connection;
 mod context;
 mod direct;
+mod ended;
 mod errand;
 mod exchange;
 mod expect;

@@ -157,11 +157,11 @@ impl Proposal {
         let Some(candidate) = self.chosen.as_ref().filter(|_| !self.refused) else {
             return Vec::new();
         };
-        let findings = validate(candidate);
-        if diagnostic::has_errors(&findings) {
+        let verdict = validate(candidate);
+        if verdict.refused {
             self.refuse();
         }
-        findings
+        verdict.diagnostics
     }
 
     /// Falls back on the version before.
@@ -231,7 +231,7 @@ impl Round {
     /// Gives those that have no version in force the one that others say was accepted last.
     fn fall_back(&mut self, manifests: &[&Manifest]) {
         for object in manifests.iter().filter_map(|it| it.last_accepted.as_ref()) {
-            if diagnostic::has_errors(&validate(object)) {
+            if validate(object).refused {
                 continue;
             }
             let unreadable = manifests

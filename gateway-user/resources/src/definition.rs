@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{
     ResourceKind,
-    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService},
+    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, Workload},
     manifest::{
         fields::{Shape, shape},
         steps::Step,
@@ -64,6 +64,14 @@ const SERVICE_ENTRY: Words = Words {
     ],
 };
 
+const WORKLOAD_ENTRY: Words = Words {
+    kind: ResourceKind::WorkloadEntry,
+    singular: "workloadentry",
+    plural: "workloadentries",
+    short: "we",
+    columns: &[("Address", ".spec.address")],
+};
+
 /// All definitions, as YAML documents.
 pub fn all() -> String {
     let definitions = [
@@ -71,6 +79,7 @@ pub fn all() -> String {
         definition::<VirtualService>(&VIRTUAL_SERVICE),
         definition::<DestinationRule>(&DESTINATION_RULE),
         definition::<ServiceEntry>(&SERVICE_ENTRY),
+        definition::<Workload>(&WORKLOAD_ENTRY),
     ];
     let documents = definitions.map(|definition| {
         // A tree of texts and numbers.
@@ -240,6 +249,6 @@ mod tests {
             assert!(text.contains(name), "{name}");
         }
         let documents = serde_yaml::Deserializer::from_str(&text).count();
-        assert_eq!(documents, 4);
+        assert_eq!(documents, 5);
     }
 }

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 
 mod entry;
+pub mod hosts;
 mod http;
 mod policy;
 pub mod reading;
 mod secrets;
 pub mod words;
+mod workload;
 
 pub use entry::{EntryPort, EntrySelector, ServiceEntrySpec, WorkloadEntry};
 pub use http::{
@@ -20,9 +22,9 @@ pub use http::{
     StringMatch,
 };
 pub use policy::{
-    ConnectionPool, ConsistentHash, Cookie, Distribute, Failover, HttpPool, Keepalive,
-    LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RingHash, TcpPool, Tls,
-    TrafficPolicy, Warmup,
+    ConnectionPool, ConsistentHash, Cookie, CookieAttribute, Distribute, Failover, HttpPool,
+    Keepalive, LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, RetryBudget,
+    RingHash, TcpPool, Tls, TrafficPolicy, Warmup,
 };
 
 pub use secrets::secret_names;
@@ -59,6 +61,8 @@ pub type VirtualService = Custom<VirtualServiceSpec>;
 pub type DestinationRule = Custom<DestinationRuleSpec>;
 /// A host that is no Service.
 pub type ServiceEntry = Custom<ServiceEntrySpec>;
+/// An endpoint that is no pod, of ServiceEntries and Services that select it.
+pub type Workload = Custom<WorkloadEntry>;
 
 /// `Gateway.spec`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

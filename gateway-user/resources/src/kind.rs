@@ -31,12 +31,14 @@ pub enum ResourceKind {
     DestinationRule,
     /// `networking.istio.io` ServiceEntry
     ServiceEntry,
+    /// `networking.istio.io` WorkloadEntry
+    WorkloadEntry,
 }
 
 // === impl ResourceKind ===
 
 impl ResourceKind {
-    const ALL: [(&'static str, &'static str, Self); 13] = [
+    const ALL: [(&'static str, &'static str, Self); 14] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
@@ -58,6 +60,7 @@ impl ResourceKind {
             Self::DestinationRule,
         ),
         ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry", Self::WorkloadEntry),
     ];
 
     /// The kind with this name; none of one that nodegate does not read.
@@ -96,9 +99,11 @@ impl ResourceKind {
             | Self::Deployment
             | Self::StatefulSet
             | Self::DaemonSet => &["v1"],
-            Self::Gateway | Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => {
-                &["v1", "v1beta1", "v1alpha3"]
-            }
+            Self::Gateway
+            | Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
         }
     }
 
@@ -139,6 +144,7 @@ impl ResourceKind {
             Self::VirtualService => "virtualservices",
             Self::DestinationRule => "destinationrules",
             Self::ServiceEntry => "serviceentries",
+            Self::WorkloadEntry => "workloadentries",
         }
     }
 

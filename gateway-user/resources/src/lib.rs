@@ -7,7 +7,7 @@
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
 //! | [`definition`] | the custom resource definitions of Istio's kinds, made of the types here |
-//! | [`workload`] | which pods a Deployment, StatefulSet or DaemonSet would make |
+//! | [`pod_maker`] | which pods a Deployment, StatefulSet or DaemonSet would make |
 //! | [`lookup`] | what names refer to: hosts, destinations, subsets, Gateways |
 
 pub mod admission;
@@ -16,9 +16,10 @@ pub mod istio;
 mod kind;
 pub mod lookup;
 pub mod manifest;
+mod names;
 pub mod object;
+pub mod pod_maker;
 pub mod validate;
-pub mod workload;
 
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ use k8s_openapi::api::{
 use nodegate_sharing::SharedMap;
 use nodegate_values::diagnostic::{Diagnostics, ObjectKey};
 use object::{Body, Object};
-use workload::Workload;
+use pod_maker::PodMaker;
 
 /// The objects in force, at one moment, and what is wrong with those that are not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,7 +67,7 @@ of_kind! {
     pods: Pod,
     nodes: Node,
     endpoint_slices: EndpointSlice,
-    workloads: Workload,
+    pod_makers: PodMaker,
     gateways: Gateway,
     virtual_services: VirtualService,
     destination_rules: DestinationRule,

@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1::Service;
 use nodegate_values::spelling::nearest;
 
 use super::{
-    istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy},
+    istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy, Workload},
     object::{Body, Object},
+    validate::is_good_subset,
 };
 
 /// What follows `name.namespace` in the host of a Service.
@@ -94,10 +95,23 @@ pub struct Destinations<'r> {
     /// By the rule's namespace and full host; oldest first.
     rules: BTreeMap<&'r str, BTreeMap<String, Vec<Rule<'r>>>>,
     /// ServiceEntries by host; oldest first.
-    entries: BTreeMap<String, Vec<(&'r Object, &'r ServiceEntry)>>,
+    entries: BTreeMap<String, Vec<Entry<'r>>>,
+    /// WorkloadEntries by namespace, sorted by name.
+    workloads: BTreeMap<&'r str, Vec<&'r Workload>>,
 }
 
 type Rule<'r> = (&'r Object, &'r DestinationRule);
+
+type Entry<'r> = (&'r Object, &'r ServiceEntry);
+
+/// The ServiceEntries of one host.
+#[derive(Clone, Debug, Default)]
+pub struct HostEntries<'r> {
+    /// Those whose endpoints are the host's, oldest first.
+    pub together: Vec<Entry<'r>>,
+    /// Those that the proxy sees, too, and whose endpoints are not used.
+    pub apart: Vec<Entry<'r>>,
+}
 
 /// The proxy that a DestinationRule is looked up for.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +127,7 @@ pub struct RuleUser<'c> {
 pub struct MergedRule<'r> {
     /// The oldest of them.
     pub object: &'r Object,
-    rules: Vec<&'r DestinationRule>,
+    rules: Vec<Rule<'r>>,
 }
 
 /// Why a destination leads nowhere.
@@ -146,6 +160,7 @@ impl<'r> Destinations<'r> {
             services: BTreeMap::new(),
             rules: BTreeMap::new(),
             entries: BTreeMap::new(),
+            workloads: BTreeMap::new(),
         };
         for object in objects {
             let key = &object.key;
@@ -160,10 +175,14 @@ impl<'r> Destinations<'r> {
                     in_namespace.entry(host).or_default().push((object, rule));
                 }
                 Body::ServiceEntry(entry) => {
-                    for host in &entry.spec.hosts {
-                        let of_host = destinations.entries.entry(host.to_ascii_lowercase());
+                    for host in entry.spec.read_hosts() {
+                        let of_host = destinations.entries.entry(host);
                         of_host.or_default().push((object, entry));
                     }
+                }
+                Body::WorkloadEntry(workload) => {
+                    let in_namespace = destinations.workloads.entry(&key.namespace).or_default();
+                    in_namespace.push(workload);
                 }
                 _ => {}
             }
@@ -179,6 +198,17 @@ impl<'r> Destinations<'r> {
             entries.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
         }
         destinations
+    }
+
+    /// Whether there is a Service, or a host of a ServiceEntry, among those that a wildcard stands for.
+    pub fn is_any_within(&self, wildcard: &str) -> bool {
+        let services = self.services.keys();
+        let mut services = services.map(|(namespace, name)| service_host(namespace, name));
+        services.any(|host| is_host_within(&host, wildcard))
+            || self
+                .entries
+                .keys()
+                .any(|host| is_host_within(host, wildcard))
     }
 
     /// The Service with this full host.
@@ -197,12 +227,54 @@ impl<'r> Destinations<'r> {
         }
     }
 
-    /// The ServiceEntry with this host that a proxy in namespace `from` sees.
-    pub fn entry(&self, host: &str, from: &str) -> Option<&'r ServiceEntry> {
-        let (_, entry) = self.entries.get(host)?.iter().find(|(object, entry)| {
+    /// The ServiceEntries with this host that a proxy in namespace `from` is given together: the oldest that
+    /// it sees, which says what there is, and all others of that one's namespace, whose endpoints are added.
+    /// A Service with the host stands before all entries, and those of its namespace add to it
+    /// (`initServiceRegistry` of istio's `pilot/pkg/model/push_context.go`; endpoints are kept by host and
+    /// namespace, `EndpointIndex`).
+    pub fn entries(&self, host: &str, from: &str) -> HostEntries<'r> {
+        let all = self.entries.get(host).map(Vec::as_slice);
+        let all = all.unwrap_or_default();
+        let namespace = match self.service(host).and(service_of(host)) {
+            Some((namespace, _)) => Some(namespace),
+            None => all
+                .iter()
+                .find(|(object, entry)| {
+                    is_exported(&entry.spec.export_to, &object.key.namespace, from)
+                })
+                .map(|(object, _)| object.key.namespace.as_str()),
+        };
+        let is_here = |(object, _): &&Entry<'_>| Some(object.key.namespace.as_str()) == namespace;
+        // What is resolved and what is not can't be one cluster.
+        let first = all.iter().find(is_here);
+        let is_resolved = self.service(host).is_none()
+            && first.is_some_and(|(_, entry)| entry.spec.is_resolved());
+        let (together, others): (Vec<_>, Vec<_>) = all
+            .iter()
+            .copied()
+            .partition(|one| is_here(&one) && one.1.spec.is_resolved() == is_resolved);
+        let seen = |(object, entry): &Entry<'_>| {
             is_exported(&entry.spec.export_to, &object.key.namespace, from)
-        })?;
-        Some(entry)
+        };
+        HostEntries {
+            together,
+            apart: others.into_iter().filter(seen).collect(),
+        }
+    }
+
+    /// The WorkloadEntries of a namespace that have all labels of a selector and take traffic, each with its
+    /// labels.
+    pub fn workloads(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'r Workload, BTreeMap<String, String>)> {
+        let all = self.workloads.get(namespace).into_iter().flatten();
+        all.filter_map(|workload| {
+            let labels = workload.labels();
+            let meant = selects(selector, Some(&labels)) && workload.is_healthy();
+            meant.then_some((*workload, labels))
+        })
     }
 
     /// What is said about the destination `host` to a proxy: by the rules in its own namespace, else
@@ -289,7 +361,7 @@ impl<'r> Destinations<'r> {
         host: &str,
         entry: &ServiceEntry,
     ) -> Option<NoDestination> {
-        let ports: Vec<_> = entry.spec.ports.iter().map(|port| port.number).collect();
+        let ports: Vec<_> = entry.spec.read_ports().map(|port| port.number).collect();
         no_port(destination, "ServiceEntry", host, &ports)
             .or_else(|| self.no_subset(&destination.subset, host))
     }
@@ -333,8 +405,10 @@ impl<'r> Destinations<'r> {
         }
         let mut names = Vec::new();
         for (pattern, rules) in self.rules.values().flatten() {
-            for (_, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
-                names.extend(rule.spec.subsets.iter().map(|subset| subset.name.as_str()));
+            for (object, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
+                let subsets = rule.spec.subsets.iter();
+                let good = subsets.filter(|subset| is_good_subset(object, subset));
+                names.extend(good.map(|subset| subset.name.as_str()));
             }
         }
         if names.contains(&subset) {
@@ -384,7 +458,7 @@ fn merged<'r>(
     let (object, _) = chosen.first()?;
     Some(MergedRule {
         object,
-        rules: chosen.iter().map(|(_, rule)| *rule).collect(),
+        rules: chosen,
     })
 }
 
@@ -409,17 +483,22 @@ fn no_port(
 // === impl MergedRule ===
 
 impl<'r> MergedRule<'r> {
-    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`).
+    /// The subset of that name; of the oldest rule that has it (`mergeDestinationRule`). One that cannot be
+    /// served is left out.
     pub fn subset(&self, name: &str) -> Option<&'r Subset> {
-        let mut subsets = self.rules.iter().flat_map(|rule| &rule.spec.subsets);
-        subsets.find(|subset| subset.name == name)
+        let mut named = self.rules.iter().filter_map(|(object, rule)| {
+            let mut subsets = rule.spec.subsets.iter();
+            Some((object, subsets.find(|subset| subset.name == name)?))
+        });
+        let (object, subset) = named.next()?;
+        is_good_subset(object, subset).then_some(subset)
     }
 
     /// The policy for all subsets; of the oldest rule that has one.
     pub fn policy(&self) -> Option<&'r TrafficPolicy> {
         self.rules
             .iter()
-            .find_map(|rule| rule.spec.traffic_policy.as_ref())
+            .find_map(|(_, rule)| rule.spec.traffic_policy.as_ref())
     }
 }
 

@@ -23,7 +23,7 @@ pub use accepted::LastAccepted;
 
 use crate::kind::ResourceKind;
 use crate::object::{Body, ManifestPlace, Object};
-use crate::workload::Workload;
+use crate::pod_maker::PodMaker;
 
 /// Where a document was read. The order is that of their weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,7 +156,7 @@ impl Manifest {
         };
         if known.makes_pods() {
             // Also one without a name, or of an older API: nobody else's objects suffer by it.
-            return self.workload(known, &value, lines);
+            return self.pod_maker(known, &value, lines);
         }
         let namespace = text(&value, &["metadata", "namespace"])
             .filter(|namespace| !namespace.is_empty())
@@ -192,18 +192,18 @@ impl Manifest {
         self.typed(known, key, value, lines);
     }
 
-    fn workload(&mut self, kind: ResourceKind, value: &Value, lines: Lines) {
-        let Some(workload) = Workload::of(kind, value) else {
+    fn pod_maker(&mut self, kind: ResourceKind, value: &Value, lines: Lines) {
+        let Some(maker) = PodMaker::of(kind, value) else {
             return;
         };
-        let namespace = workload.metadata.namespace.as_deref();
+        let namespace = maker.metadata.namespace.as_deref();
         let namespace = namespace.filter(|namespace| !namespace.is_empty());
-        let Some(name) = workload.metadata.name.clone() else {
+        let Some(name) = maker.metadata.name.clone() else {
             return;
         };
         self.objects.push(Object {
             key: kind.key(namespace.unwrap_or("default"), &name),
-            body: Body::Workload(Box::new(workload)),
+            body: Body::PodMaker(Box::new(maker)),
             origin: ManifestPlace {
                 file: self.file.clone(),
                 lines,
@@ -272,12 +272,13 @@ impl Manifest {
             ResourceKind::Secret => decode(value, Body::Secret),
             ResourceKind::EndpointSlice => decode(value, Body::EndpointSlice),
             ResourceKind::Deployment | ResourceKind::StatefulSet | ResourceKind::DaemonSet => {
-                return self.workload(kind, &value, lines);
+                return self.pod_maker(kind, &value, lines);
             }
             ResourceKind::Gateway => decode(value, Body::Gateway),
             ResourceKind::VirtualService => decode(value, Body::VirtualService),
             ResourceKind::DestinationRule => decode(value, Body::DestinationRule),
             ResourceKind::ServiceEntry => decode(value, Body::ServiceEntry),
+            ResourceKind::WorkloadEntry => decode(value, Body::WorkloadEntry),
         };
         match decoded {
             Ok((body, unknown)) => {

@@ -15,9 +15,9 @@ use serde::Serialize;
 
 use super::{
     ResourceKind,
-    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService},
+    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, Workload},
     manifest::lines::Lines,
-    workload::Workload,
+    pod_maker::PodMaker,
 };
 
 /// An object of a kind that nodegate reads.
@@ -57,7 +57,7 @@ pub enum Body {
     /// `discovery.k8s.io/v1` EndpointSlice
     EndpointSlice(Box<EndpointSlice>),
     /// `apps/v1` Deployment, StatefulSet or DaemonSet
-    Workload(Box<Workload>),
+    PodMaker(Box<PodMaker>),
     /// `networking.istio.io` Gateway
     Gateway(Box<Gateway>),
     /// `networking.istio.io` VirtualService
@@ -66,6 +66,8 @@ pub enum Body {
     DestinationRule(Box<DestinationRule>),
     /// `networking.istio.io` ServiceEntry
     ServiceEntry(Box<ServiceEntry>),
+    /// `networking.istio.io` WorkloadEntry
+    WorkloadEntry(Box<Workload>),
 }
 
 // === impl Object ===
@@ -140,11 +142,12 @@ impl Body {
             Self::Namespace(_) => ResourceKind::Namespace,
             Self::Secret(_) => ResourceKind::Secret,
             Self::EndpointSlice(_) => ResourceKind::EndpointSlice,
-            Self::Workload(body) => body.kind,
+            Self::PodMaker(body) => body.kind,
             Self::Gateway(_) => ResourceKind::Gateway,
             Self::VirtualService(_) => ResourceKind::VirtualService,
             Self::DestinationRule(_) => ResourceKind::DestinationRule,
             Self::ServiceEntry(_) => ResourceKind::ServiceEntry,
+            Self::WorkloadEntry(_) => ResourceKind::WorkloadEntry,
         }
     }
 
@@ -157,11 +160,12 @@ impl Body {
             Self::Namespace(body) => &body.metadata,
             Self::Secret(body) => &body.metadata,
             Self::EndpointSlice(body) => &body.metadata,
-            Self::Workload(body) => &body.metadata,
+            Self::PodMaker(body) => &body.metadata,
             Self::Gateway(body) => &body.metadata,
             Self::VirtualService(body) => &body.metadata,
             Self::DestinationRule(body) => &body.metadata,
             Self::ServiceEntry(body) => &body.metadata,
+            Self::WorkloadEntry(body) => &body.metadata,
         }
     }
 }

@@ -2,11 +2,11 @@
 //! does not act on.
 
 mod gateway;
-mod names;
 mod policy;
 mod service;
 mod service_entry;
 mod virtual_service;
+mod workload_entry;
 
 use std::net::IpAddr;
 
@@ -16,21 +16,32 @@ use nodegate_values::{
 };
 
 use super::{
-    istio::words::Word,
+    istio::{Subset, words::Word},
+    names,
     object::{Body, Object},
 };
 
 pub(crate) use service::NODE_PORTS;
 
-/// Looks one object over. With an error among the answers it must not come into force.
-pub fn validate(object: &Object) -> Vec<Diagnostic> {
+/// What was found about an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What there is to say.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether it must not come into force. An error about something that stands by itself, such as one of
+    /// several hosts, takes down that and not the object.
+    pub refused: bool,
+}
+
+/// Looks one object over.
+pub fn validate(object: &Object) -> Verdict {
     let mut findings = Findings {
         object,
-        found: Vec::new(),
+        verdict: Verdict::default(),
     };
-    if matches!(object.body, Body::Workload(_)) {
+    if matches!(object.body, Body::PodMaker(_)) {
         // Nothing in them is judged here.
-        return findings.found;
+        return findings.verdict;
     }
     findings.metadata();
     match &object.body {
@@ -39,24 +50,43 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Body::VirtualService(service) => virtual_service::check(service, &mut findings),
         Body::DestinationRule(rule) => policy::check(rule, &mut findings),
         Body::ServiceEntry(entry) => service_entry::check(entry, &mut findings),
+        Body::WorkloadEntry(workload) => workload_entry::check(workload, &mut findings),
         Body::Namespace(_) => injection(&mut findings),
         Body::Pod(_)
         | Body::Node(_)
         | Body::Secret(_)
         | Body::EndpointSlice(_)
-        | Body::Workload(_) => {}
+        | Body::PodMaker(_) => {}
     }
-    findings.found
+    findings.verdict
+}
+
+/// Whether a subset of a DestinationRule can be served.
+pub(crate) fn is_good_subset(object: &Object, subset: &Subset) -> bool {
+    let mut findings = Findings {
+        object,
+        verdict: Verdict::default(),
+    };
+    policy::one_subset(subset, "", &mut findings)
 }
 
 /// What was found about an object.
 struct Findings<'o> {
     object: &'o Object,
-    found: Vec<Diagnostic>,
+    verdict: Verdict,
 }
 
 impl Findings<'_> {
+    /// What the object can't be in force with: without it, something else would happen than its author
+    /// wants.
     fn error(&mut self, path: impl Into<String>, message: impl Into<String>, fix: &str) {
+        self.verdict.refused = true;
+        self.add(Severity::Error, path, message, fix);
+    }
+
+    /// What the object is in force without. Whoever compiles it leaves the same out.
+    fn left_out(&mut self, path: impl Into<String>, what: &str, message: &str, fix: &str) {
+        let message = format!("{message}; this {what} is left out");
         self.add(Severity::Error, path, message, fix);
     }
 
@@ -119,7 +149,7 @@ impl Findings<'_> {
     ) {
         let fix = (!fix.is_empty()).then(|| fix.to_owned());
         let diagnostic = self.object.report(severity, path, message, fix);
-        self.found.push(diagnostic);
+        self.verdict.diagnostics.push(diagnostic);
     }
 
     fn metadata(&mut self) {

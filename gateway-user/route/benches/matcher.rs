@@ -7,8 +7,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nodegate_model::gateway::{
-    Destination, HeaderMatch, HttpRoute, HttpRoutes, PathMatch, RouteMatch, RouteOrigin,
-    ValueMatch, VirtualHost,
+    Destination, HeaderMatch, HttpRoute, HttpRoutes, MatchedHeader, PathMatch, RouteMatch,
+    RouteOrigin, ValueMatch, VirtualHost,
 };
 use nodegate_route::{Query, RouteTable};
 use nodegate_values::pattern::Pattern;
@@ -46,7 +46,7 @@ fn routes(count: usize, matches: impl Fn(usize) -> RouteMatch) -> RouteTable {
 fn tenant(at: usize) -> RouteMatch {
     RouteMatch {
         headers: vec![HeaderMatch {
-            name: HeaderName::from_static("x-tenant"),
+            name: MatchedHeader::Field(HeaderName::from_static("x-tenant")),
             value: ValueMatch::Exact(format!("t{at}")),
             invert: false,
         }],

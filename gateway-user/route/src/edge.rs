@@ -68,6 +68,49 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What a route is called in traces, as one proxy tells another.
+pub const X_ENVOY_DECORATOR_OPERATION: HeaderName =
+    HeaderName::from_static("x-envoy-decorator-operation");
+
+/// Removes from an answer what belongs to the endpoint's connection, and what is for this proxy alone.
+// Envoy: ConnectionManagerImpl::ActiveStream::encodeHeaders, which takes the operation's name from answers to an
+// egress, as which Istio sets gateways up.
+pub fn leave_endpoint(headers: &mut HeaderMap) {
+    // One look at all names is cheaper than looking for each of these.
+    let goes = |name: &HeaderName| is_hop_by_hop(name) || *name == X_ENVOY_DECORATOR_OPERATION;
+    if headers.keys().any(goes) {
+        headers.remove(X_ENVOY_DECORATOR_OPERATION);
+        strip_hop_by_hop(headers);
+    }
+}
+
+/// Removes from an answer what its route must not say for this connection, or is for this proxy alone.
+// Envoy: ConnectionManagerUtility::mutateResponseHeaders, after all filters.
+pub fn leave_route(headers: &mut HeaderMap, upgrades: bool) {
+    headers.remove(X_ENVOY_DECORATOR_OPERATION);
+    headers.remove(PROXY_CONNECTION);
+    if !upgrades {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// Removes what the router reads of a request after the route has changed it, and keeps to itself.
+// Envoy: RetryStateImpl::create, Router::Filter::decodeHeaders.
+pub fn leave_router(headers: &mut HeaderMap) {
+    for name in [
+        "x-envoy-retry-on",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-max-retries",
+        "x-envoy-hedge-on-per-try-timeout",
+        "x-envoy-retriable-header-names",
+        "x-envoy-retriable-status-codes",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-upstream-rq-timeout-alt-response",
+    ] {
+        headers.remove(name);
+    }
+}
+
 /// Removes from a request what belongs to the client's connection. What stays of it: that the body comes
 /// in chunks, that trailers are welcome, and what the connection is to become.
 // Envoy: ConnectionManagerUtility::mutateRequestHeaders, sanitizeTEHeader.
@@ -216,5 +259,44 @@ mod tests {
                 ("transfer-encoding", &HeaderValue::from_static("chunked"))
             ]
         );
+    }
+
+    #[test]
+    fn what_is_for_this_proxy_alone_goes_no_further() {
+        let map = |names: &[&'static str]| {
+            let one = |name: &&'static str| {
+                (HeaderName::from_static(name), HeaderValue::from_static("1"))
+            };
+            names.iter().map(one).collect::<HeaderMap>()
+        };
+        let left = |headers: HeaderMap| {
+            let mut names: Vec<_> = headers
+                .keys()
+                .map(|name| name.as_str().to_owned())
+                .collect();
+            names.sort_unstable();
+            names
+        };
+        let mut answer = map(&["x-envoy-decorator-operation", "keep-alive", "x-a"]);
+        leave_endpoint(&mut answer);
+        assert_eq!(left(answer), ["x-a"]);
+        let all = [
+            "upgrade",
+            "proxy-connection",
+            "x-envoy-decorator-operation",
+            "x-a",
+        ];
+        for (upgrades, wanted) in [(false, &["x-a"][..]), (true, &["upgrade", "x-a"])] {
+            let mut answer = map(&all);
+            leave_route(&mut answer, upgrades);
+            assert_eq!(left(answer), wanted);
+        }
+        let mut request = map(&[
+            "x-envoy-retry-on",
+            "x-envoy-max-retries",
+            "x-envoy-internal",
+        ]);
+        leave_router(&mut request);
+        assert_eq!(left(request), ["x-envoy-internal"]);
     }
 }

@@ -1,11 +1,20 @@
 //! Changes of headers, with the values of format strings.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 use nodegate_model::gateway::HeaderChanges;
-use nodegate_values::format::{FieldName, Format, HeaderReference, Segment, Variable};
+use nodegate_values::{
+    format::{FieldName, Format, HeaderReference, Segment, Variable},
+    grpc,
+    pseudo_header::PseudoHeader,
+    query,
+};
+
+use crate::{edge::X_REQUEST_ID, timeout::is_grpc};
+
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// What is known of a request, for the variables of format strings. What is none reads as nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +59,16 @@ pub struct FormatFacts<'a> {
     pub flags: Option<&'a str>,
     /// Number of the try, from 1.
     pub attempt: Option<u32>,
+    /// Number of the client's connection.
+    pub connection: Option<u64>,
+    /// Bytes of the request's body that have come.
+    pub received: Option<u64>,
+    /// Since the request began.
+    pub duration: Option<Duration>,
+    /// From there until the whole request had come.
+    pub request_duration: Option<Duration>,
+    /// From there until an endpoint's response began.
+    pub response_duration: Option<Duration>,
 }
 
 /// Which headers are changed.
@@ -88,12 +107,63 @@ pub fn apply(
                 continue;
             };
             if append {
-                headers.append(change.name.clone(), value.clone());
+                add(headers, &change.name, value);
             } else {
                 headers.insert(change.name.clone(), value.clone());
             }
         }
     }
+}
+
+/// Adds a value: to the one that is there of headers that have one, else beside those that are there.
+fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    if !has_one_value(name) || !headers.contains_key(name) {
+        headers.append(name.clone(), value.clone());
+        return;
+    }
+    let there = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let values: Vec<_> = there.filter(|value| !value.is_empty()).collect();
+    let joined = [&values[..], &[value.as_bytes()]].concat().join(&b',');
+    // Joining valid values makes a valid value.
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, joined);
+    }
+}
+
+/// Whether Envoy keeps one value of the header and joins others to it (the inline headers of
+/// envoy/http/header_map.h).
+fn has_one_value(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if let Some(kind) = name.strip_prefix("x-") {
+        return matches!(
+            kind,
+            "client-trace-id"
+                | "forwarded-client-cert"
+                | "forwarded-for"
+                | "forwarded-host"
+                | "forwarded-port"
+                | "forwarded-proto"
+                | "request-id"
+        ) || kind.starts_with("envoy-");
+    }
+    matches!(
+        name,
+        "accept"
+            | "accept-encoding"
+            | "authorization"
+            | "content-type"
+            | "date"
+            | "expect"
+            | "grpc-message"
+            | "grpc-status"
+            | "grpc-timeout"
+            | "location"
+            | "referer"
+            | "server"
+            | "te"
+            | "user-agent"
+            | "via"
+    )
 }
 
 /// The value of a format string; none if it is empty, or nothing that a header may hold.
@@ -153,7 +223,7 @@ fn variable_value(
         Variable::UpstreamLocalAddress => whole(facts.endpoint_local),
         Variable::UpstreamCluster => text(facts.cluster),
         Variable::RouteName => text(facts.route),
-        Variable::Unknown => Vec::new(),
+        Variable::Unknown | Variable::Unserved(_) => Vec::new(),
         Variable::Protocol => text(facts.protocol),
         Variable::Hostname => text(facts.hostname),
         Variable::StartTime(format) => start_time(facts.start, format.as_deref()),
@@ -162,6 +232,25 @@ fn variable_value(
         Variable::ResponseCodeDetails => text(facts.details),
         Variable::ResponseFlags => text(facts.flags),
         Variable::AttemptCount => number(facts.attempt),
+        Variable::ConnectionId => number(facts.connection),
+        Variable::StreamId => request
+            .and_then(|request| first(request, &X_REQUEST_ID))
+            .unwrap_or_default(),
+        Variable::Environment(value) => value.as_bytes().to_vec(),
+        Variable::BytesReceived => number(facts.received),
+        // Headers go before the body.
+        Variable::BytesSent => b"0".to_vec(),
+        Variable::GrpcStatus => grpc_status(request, response, facts.status),
+        Variable::Duration => milliseconds(facts.duration),
+        Variable::RequestDuration => milliseconds(facts.request_duration),
+        Variable::ResponseDuration => milliseconds(facts.response_duration),
+        Variable::AccessLogType => b"NotSet".to_vec(),
+        Variable::QueryParameter(name) => {
+            query::parameter(facts.path.unwrap_or_default(), name).unwrap_or_default()
+        }
+        Variable::Path { query } => path(request, facts.path, *query),
+        Variable::EmitTime(format) => start_time(Some(Timestamp::now()), format.as_deref()),
+        Variable::RequestHeadersBytes => number(request.map(|headers| bytes_of(headers, facts))),
         Variable::RequestHeader(reference) => field(reference, request, facts),
         Variable::ResponseHeader(reference) => field(reference, response, facts),
     }
@@ -181,6 +270,54 @@ fn port(address: Option<SocketAddr>) -> Vec<u8> {
 
 fn number<N: ToString>(number: Option<N>) -> Vec<u8> {
     number.map_or_else(Vec::new, |number| number.to_string().into_bytes())
+}
+
+fn milliseconds(time: Option<Duration>) -> Vec<u8> {
+    number(time.map(|time| time.as_millis()))
+}
+
+/// The status of a gRPC request's response, in words; nothing of other requests.
+// Envoy: GrpcStatusFormatter; Grpc::Common::getGrpcStatus.
+fn grpc_status(
+    request: Option<&HeaderMap>,
+    response: Option<&HeaderMap>,
+    status: Option<u16>,
+) -> Vec<u8> {
+    let (Some(_), Some(response)) = (request.filter(|headers| is_grpc(headers)), response) else {
+        return Vec::new();
+    };
+    let said = response.get("grpc-status").map(HeaderValue::as_bytes);
+    let said = said.map(|said| std::str::from_utf8(said).ok()?.parse().ok());
+    let code = match said {
+        Some(code) => code,
+        None => status.filter(|status| *status != 0).map(grpc::of_http),
+    };
+    let name = code.and_then(grpc::camel_name);
+    name.unwrap_or_default().as_bytes().to_vec()
+}
+
+/// The path that the client asked for.
+fn path(request: Option<&HeaderMap>, path: Option<&str>, query: bool) -> Vec<u8> {
+    let original = request.and_then(|request| first(request, &X_ENVOY_ORIGINAL_PATH));
+    let mut path = original.unwrap_or_else(|| path.unwrap_or_default().as_bytes().to_vec());
+    if !query && let Some(end) = path.iter().position(|byte| *byte == b'?') {
+        path.truncate(end);
+    }
+    path
+}
+
+/// Names and values, with what stands beside headers (Envoy: `HeaderMap::byteSize`).
+fn bytes_of(headers: &HeaderMap, facts: &FormatFacts<'_>) -> usize {
+    let others = headers.iter().filter(|(name, _)| *name != HOST);
+    let others = others.map(|(name, value)| name.as_str().len() + value.len());
+    let beside = [
+        (PseudoHeader::Authority, facts.authority),
+        (PseudoHeader::Method, facts.method),
+        (PseudoHeader::Path, facts.path),
+        (PseudoHeader::Scheme, facts.scheme),
+    ];
+    let beside = beside.map(|(name, value)| name.name().len() + value.unwrap_or_default().len());
+    others.chain(beside).sum()
 }
 
 /// strftime's format; `2026-03-01T10:00:00.123Z` without one.
@@ -287,6 +424,45 @@ mod tests {
         );
     }
 
+    /// As a real Envoy does.
+    #[test]
+    fn headers_of_one_value_keep_one() {
+        let changes = HeaderChanges {
+            remove: Vec::new(),
+            add: vec![
+                change("user-agent", "0", true),
+                change("x-request-id", "vv", true),
+                change("cookie", "c=d", true),
+                change("x-mine", "b", true),
+                change("accept", "z", true),
+            ],
+        };
+        let mut headers = map(&[
+            ("user-agent", ""),
+            ("x-request-id", "id"),
+            ("cookie", "a=b"),
+            ("x-mine", "a"),
+        ]);
+        apply(
+            &changes,
+            &mut headers,
+            Direction::Request,
+            &FormatFacts::default(),
+        );
+        assert_eq!(
+            listed(&headers),
+            [
+                "accept=z",
+                "cookie=a=b",
+                "cookie=c=d",
+                "user-agent=0",
+                "x-mine=a",
+                "x-mine=b",
+                "x-request-id=id,vv"
+            ]
+        );
+    }
+
     #[test]
     fn variables_have_their_values() {
         let facts = FormatFacts {
@@ -296,9 +472,17 @@ mod tests {
             authority: Some("a.x:80"),
             start: Some("2026-03-01T10:00:00.1234Z".parse().unwrap()),
             status: Some(404),
+            connection: Some(7),
+            received: Some(3),
+            duration: Some(Duration::from_millis(1500)),
+            path: Some("/p?x&q=a%20b"),
             ..FormatFacts::default()
         };
-        let headers = map(&[("x-name", "abcdef")]);
+        let headers = map(&[
+            ("x-name", "abcdef"),
+            ("x-request-id", "id"),
+            ("host", "a.x:80"),
+        ]);
         for (format, wanted) in [
             ("%DOWNSTREAM_REMOTE_ADDRESS%", Some("10.0.0.9:51034")),
             (
@@ -320,6 +504,20 @@ mod tests {
             ("%START_TIME%", Some("2026-03-01T10:00:00.123Z")),
             ("%START_TIME(%Y/%m)%", Some("2026/03")),
             ("50%%", Some("50%")),
+            ("%CONNECTION_ID%.%STREAM_ID%", Some("7.id")),
+            ("%ENVIRONMENT(NODEGATE_SURELY_NOT_SET)%", Some("-")),
+            ("%BYTES_RECEIVED%/%BYTES_SENT%", Some("3/0")),
+            ("%DURATION% %REQUEST_DURATION%", Some("1500 ")),
+            ("%QUERY_PARAM(q)%%QUERY_PARAM(none)%", Some("a b")),
+            (
+                "%PATH(WQ)% %PATH(NQ)% %PATH%",
+                Some("/p?x&q=a%20b /p /p?x&q=a%20b"),
+            ),
+            ("%ACCESS_LOG_TYPE%", Some("NotSet")),
+            ("%DOWNSTREAM_DIRECT_LOCAL_ADDRESS%", Some("[fd00::1]:8080")),
+            ("%REQ(x-name?)% %REQ(none?)%", Some("abcdef ")),
+            ("%REQUEST_HEADERS_BYTES%", Some("73")),
+            ("%UPSTREAM_PROTOCOL%%GRPC_STATUS%", None),
         ] {
             let found = value(
                 &Format::new(format).unwrap(),
@@ -346,5 +544,18 @@ mod tests {
         let mut response = map(&[("x", "answered")]);
         apply(&changes, &mut response, Direction::Response, &facts);
         assert_eq!(response["y"], "asked answered");
+    }
+
+    #[test]
+    fn a_grpc_status_has_a_name() {
+        let grpc = map(&[("content-type", "application/grpc")]);
+        let name = |request: &HeaderMap, response: &[(&'static str, &'static str)], status| {
+            let status = grpc_status(Some(request), Some(&map(response)), Some(status));
+            String::from_utf8(status).unwrap()
+        };
+        assert_eq!(name(&grpc, &[("grpc-status", "14")], 200), "Unavailable");
+        assert_eq!(name(&grpc, &[("grpc-status", "0")], 200), "OK");
+        assert_eq!(name(&grpc, &[], 404), "Unimplemented");
+        assert_eq!(name(&HeaderMap::new(), &[("grpc-status", "14")], 200), "");
     }
 }

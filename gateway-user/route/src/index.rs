@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use http::{HeaderName, header::HOST};
-use nodegate_model::gateway::{HttpRoute, PathMatch, ValueMatch};
+use nodegate_model::gateway::{HttpRoute, MatchedHeader, PathMatch, ValueMatch};
 
 use super::predicate::{self, Query};
 
@@ -207,16 +207,16 @@ impl List {
             return;
         }
         for at in std::mem::take(&mut self.any) {
-            let wanted = routes[at]
-                .matches
-                .headers
-                .iter()
-                .find_map(|header| match &header.value {
-                    ValueMatch::Exact(value) if !header.invert && header.name != HOST => {
-                        Some((&header.name, value.as_bytes()))
+            let wanted = routes[at].matches.headers.iter().find_map(|header| {
+                match (&header.name, &header.value) {
+                    (MatchedHeader::Field(name), ValueMatch::Exact(value))
+                        if !header.invert && name != HOST =>
+                    {
+                        Some((name, value.as_bytes()))
                     }
                     _ => None,
-                });
+                }
+            });
             let Some((name, value)) = wanted else {
                 self.any.push(at);
                 continue;

@@ -30,7 +30,7 @@ mod table;
 pub mod timeout;
 
 pub use host::is_in_domain;
-pub use predicate::{Failed, Query};
+pub use predicate::{Failed, Query, pseudo_value};
 pub use rewrite::{Rewrite, RewriteError};
 pub use split::Split;
 pub use table::{Explanation, Match, Miss, RouteTable, Tried, explain};

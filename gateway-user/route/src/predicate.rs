@@ -1,7 +1,12 @@
 //! Whether the conditions of a route hold: the one place that decides it.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST};
-use nodegate_model::gateway::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+use nodegate_model::gateway::{
+    HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch,
+};
+use nodegate_values::pseudo_header::PseudoHeader;
 
 /// What is asked of a request.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +42,8 @@ pub enum Failed<'r> {
     Query(&'r QueryMatch),
 }
 
-/// Checks all conditions; an error names the first that does not hold. Nothing is allocated.
+/// Checks all conditions; an error names the first that does not hold. Nothing is allocated, but for a condition
+/// on `:path` and a request with a query.
 // Envoy: RouteEntryImplBase::matchRoute, and then the path.
 pub(super) fn check<'r>(matches: &'r RouteMatch, query: &Query<'_>) -> Result<(), Failed<'r>> {
     if !path(matches, query.path) {
@@ -99,13 +105,43 @@ pub(super) fn value(matches: &ValueMatch, value: &[u8]) -> bool {
 /// values before it compares up to 1.37 and not after; `treat_missing_header_as_empty`, which Istio
 /// sets on `withoutHeaders`).
 fn header(matches: &HeaderMatch, query: &Query<'_>) -> bool {
-    let mut found = values(query, &matches.name).peekable();
+    let name = match &matches.name {
+        MatchedHeader::Field(name) => name,
+        MatchedHeader::Pseudo(pseudo) => return pseudo_header(matches, *pseudo, query),
+    };
+    let mut found = values(query, name).peekable();
     let holds = match &matches.value {
         ValueMatch::Present => found.peek().is_some(),
         wanted if found.peek().is_none() => matches.invert && value(wanted, b""),
         wanted => found.any(|found| value(wanted, found)),
     };
     holds != matches.invert
+}
+
+/// The same of what stands beside headers, which every request has one of.
+fn pseudo_header(matches: &HeaderMatch, pseudo: PseudoHeader, query: &Query<'_>) -> bool {
+    let found = pseudo_value(query, pseudo);
+    let holds = match (&matches.value, found) {
+        (ValueMatch::Present, found) => found.is_some(),
+        (wanted, Some(found)) => value(wanted, found.as_bytes()),
+        (wanted, None) => matches.invert && value(wanted, b""),
+    };
+    holds != matches.invert
+}
+
+/// What stands beside headers under that name. The path has the query with it (Envoy's `:path`), which is
+/// put together only for a route that asks for it.
+pub fn pseudo_value<'a>(query: &Query<'a>, pseudo: PseudoHeader) -> Option<Cow<'a, str>> {
+    Some(match pseudo {
+        PseudoHeader::Authority => query.host.into(),
+        PseudoHeader::Method => query.method.as_str().into(),
+        PseudoHeader::Path => match query.query {
+            Some(text) => format!("{}?{text}", query.path).into(),
+            None => query.path.into(),
+        },
+        PseudoHeader::Scheme => query.scheme.into(),
+        PseudoHeader::Status => return None,
+    })
 }
 
 /// The values of a header. `Host` is what the request is for, wherever it says so.

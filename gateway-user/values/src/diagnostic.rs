@@ -12,7 +12,7 @@ pub enum Severity {
     Info,
     /// Accepted, but probably not what the author wants.
     Warning,
-    /// Refused: the object's last good state stays in force.
+    /// Refused: the object's last good state stays in force, or what is named as left out is left out.
     Error,
 }
 

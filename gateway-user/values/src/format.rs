@@ -1,7 +1,7 @@
 //! Envoy's format strings, as they may stand in the values of headers: text, and variables such as
 //! `%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%` or `%REQ(x-forwarded-for)%`.
 
-use std::fmt;
+use std::{env, fmt};
 
 use http::HeaderName;
 use serde::Serialize;
@@ -78,6 +78,40 @@ pub enum Variable {
     ResponseFlags,
     /// `UPSTREAM_REQUEST_ATTEMPT_COUNT`
     AttemptCount,
+    /// `CONNECTION_ID`: the number of the client's connection.
+    ConnectionId,
+    /// `STREAM_ID`: the request's id.
+    StreamId,
+    /// `ENVIRONMENT(NAME)`: what the process has in its environment under that name when the format is read,
+    /// or `-`.
+    Environment(String),
+    /// `BYTES_RECEIVED`: of the request's body, so far.
+    BytesReceived,
+    /// `BYTES_SENT`: of the response's body, so far.
+    BytesSent,
+    /// `GRPC_STATUS`, of gRPC.
+    GrpcStatus,
+    /// `DURATION`: milliseconds since the request began.
+    Duration,
+    /// `REQUEST_DURATION`: milliseconds until the whole request had come.
+    RequestDuration,
+    /// `RESPONSE_DURATION`: milliseconds until the endpoint's response began.
+    ResponseDuration,
+    /// `ACCESS_LOG_TYPE`: none, for headers.
+    AccessLogType,
+    /// `QUERY_PARAM(name)`: the first of that name, decoded.
+    QueryParameter(String),
+    /// `PATH(WQ)` or `PATH(NQ)`: with the query, or without; the one that the client asked for.
+    Path {
+        /// Whether the query belongs to it.
+        query: bool,
+    },
+    /// `EMIT_TIME`, with an optional strftime format: now.
+    EmitTime(Option<String>),
+    /// `REQUEST_HEADERS_BYTES`
+    RequestHeadersBytes,
+    /// One of Envoy's that this version has no value for: it reads as nothing.
+    Unserved(&'static str),
     /// `REQ(name)` or `REQ(name?other)`
     RequestHeader(HeaderReference),
     /// `RESP(name)` or `RESP(name?other)`
@@ -180,6 +214,17 @@ impl Format {
         }
     }
 
+    /// The variables that this version has no value for.
+    pub fn unserved(&self) -> impl Iterator<Item = &'static str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Variable {
+                variable: Variable::Unserved(name),
+                ..
+            } => Some(*name),
+            _ => None,
+        })
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -197,6 +242,24 @@ impl Serialize for Format {
         serializer.serialize_str(&self.text)
     }
 }
+
+/// What Envoy has beside all that, without arguments.
+const UNSERVED: [&str; 14] = [
+    "DOWNSTREAM_WIRE_BYTES_RECEIVED",
+    "DOWNSTREAM_WIRE_BYTES_SENT",
+    "REQUEST_TX_DURATION",
+    "RESPONSE_FLAGS_LONG",
+    "RESPONSE_HEADERS_BYTES",
+    "RESPONSE_TRAILERS_BYTES",
+    "RESPONSE_TX_DURATION",
+    "START_TIME_LOCAL",
+    "UNIQUE_ID",
+    "UPSTREAM_CONNECTION_ID",
+    "UPSTREAM_LOCAL_PORT",
+    "UPSTREAM_PROTOCOL",
+    "UPSTREAM_WIRE_BYTES_RECEIVED",
+    "UPSTREAM_WIRE_BYTES_SENT",
+];
 
 /// Where the `%` is that ends a variable: not one inside of parentheses, which time formats have.
 fn end_of_variable(text: &str) -> Option<usize> {
@@ -243,29 +306,56 @@ fn variable(text: &str) -> Result<Segment, FormatError> {
 
 /// The names are Envoy's (docs/root/configuration/advanced/substitution_formatter.rst).
 fn named(text: &str, name: &str, argument: Option<&str>) -> Result<Variable, FormatError> {
-    let plain = match name {
-        "REQ" | "REQUEST_HEADER" => {
-            return header(text, argument).map(Variable::RequestHeader);
+    if let Some(variable) = with_argument(text, name, argument)? {
+        return Ok(variable);
+    }
+    let plain = plain(name).ok_or_else(|| FormatError::NoVariable(text.into()))?;
+    match argument {
+        Some(_) => Err(FormatError::Malformed(text.into())),
+        None => Ok(plain),
+    }
+}
+
+/// A variable that takes an argument; none if it is another one.
+fn with_argument(
+    text: &str,
+    name: &str,
+    argument: Option<&str>,
+) -> Result<Option<Variable>, FormatError> {
+    let given = argument.filter(|argument| !argument.is_empty());
+    let needed = || given.ok_or_else(|| FormatError::Malformed(text.into()));
+    Ok(Some(match name {
+        "REQ" | "REQUEST_HEADER" => Variable::RequestHeader(header(text, argument)?),
+        "RESP" | "RESPONSE_HEADER" => Variable::ResponseHeader(header(text, argument)?),
+        "START_TIME" => Variable::StartTime(given.map(ToOwned::to_owned)),
+        "EMIT_TIME" => Variable::EmitTime(given.map(ToOwned::to_owned)),
+        "ENVIRONMENT" => {
+            // Envoy: EnvironmentFormatter.
+            let value = env::var(needed()?).ok().filter(|value| !value.is_empty());
+            Variable::Environment(value.unwrap_or_else(|| "-".into()))
         }
-        "RESP" | "RESPONSE_HEADER" => {
-            return header(text, argument).map(Variable::ResponseHeader);
-        }
-        "START_TIME" => {
-            let format = argument.filter(|format| !format.is_empty());
-            return Ok(Variable::StartTime(format.map(ToOwned::to_owned)));
-        }
-        // These take arguments, and this proxy has nothing of the kind.
+        "QUERY_PARAM" => Variable::QueryParameter(needed()?.into()),
+        "PATH" => match given {
+            None | Some("WQ") => Variable::Path { query: true },
+            Some("NQ") => Variable::Path { query: false },
+            Some(_) => return Err(FormatError::Malformed(text.into())),
+        },
+        "CLUSTER_METADATA" => Variable::Unserved("CLUSTER_METADATA"),
+        // This proxy has nothing of the kind.
         "DYNAMIC_METADATA"
-        | "CLUSTER_METADATA"
         | "UPSTREAM_METADATA"
         | "METADATA"
         | "FILTER_STATE"
         | "UPSTREAM_FILTER_STATE"
         | "PER_REQUEST_STATE"
-        | "TRAILER"
-        | "ENVIRONMENT" => {
-            return Ok(Variable::Unknown);
-        }
+        | "TRAILER" => Variable::Unknown,
+        _ => return Ok(None),
+    }))
+}
+
+/// A variable without an argument.
+fn plain(name: &str) -> Option<Variable> {
+    Some(match name {
         "DOWNSTREAM_REMOTE_ADDRESS" => Variable::DownstreamRemoteAddress,
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Variable::DownstreamRemoteAddressWithoutPort,
         "DOWNSTREAM_REMOTE_PORT" => Variable::DownstreamRemotePort,
@@ -273,11 +363,22 @@ fn named(text: &str, name: &str, argument: Option<&str>) -> Result<Variable, For
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
             Variable::DownstreamDirectRemoteAddressWithoutPort
         }
-        "DOWNSTREAM_LOCAL_ADDRESS" => Variable::DownstreamLocalAddress,
-        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Variable::DownstreamLocalAddressWithoutPort,
-        "DOWNSTREAM_LOCAL_PORT" => Variable::DownstreamLocalPort,
-        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => Variable::UpstreamRemoteAddress,
-        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Variable::UpstreamRemoteAddressWithoutPort,
+        // Nothing in between says that it is another proxy's address (Envoy: PROXY protocol).
+        "DOWNSTREAM_LOCAL_ADDRESS" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => {
+            Variable::DownstreamLocalAddress
+        }
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT"
+        | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => {
+            Variable::DownstreamLocalAddressWithoutPort
+        }
+        "DOWNSTREAM_LOCAL_PORT" | "DOWNSTREAM_DIRECT_LOCAL_PORT" => Variable::DownstreamLocalPort,
+        // The name of an endpoint without one is its address.
+        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" | "UPSTREAM_HOST_NAME" => {
+            Variable::UpstreamRemoteAddress
+        }
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "UPSTREAM_HOST_NAME_WITHOUT_PORT" => {
+            Variable::UpstreamRemoteAddressWithoutPort
+        }
         "UPSTREAM_REMOTE_PORT" => Variable::UpstreamRemotePort,
         "UPSTREAM_LOCAL_ADDRESS" => Variable::UpstreamLocalAddress,
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Variable::UpstreamCluster,
@@ -289,7 +390,19 @@ fn named(text: &str, name: &str, argument: Option<&str>) -> Result<Variable, For
         "RESPONSE_CODE_DETAILS" => Variable::ResponseCodeDetails,
         "RESPONSE_FLAGS" => Variable::ResponseFlags,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Variable::AttemptCount,
-        "VIRTUAL_CLUSTER_NAME"
+        "CONNECTION_ID" => Variable::ConnectionId,
+        "STREAM_ID" => Variable::StreamId,
+        "BYTES_RECEIVED" => Variable::BytesReceived,
+        "BYTES_SENT" => Variable::BytesSent,
+        "GRPC_STATUS" => Variable::GrpcStatus,
+        "DURATION" => Variable::Duration,
+        "REQUEST_DURATION" => Variable::RequestDuration,
+        "RESPONSE_DURATION" => Variable::ResponseDuration,
+        "ACCESS_LOG_TYPE" => Variable::AccessLogType,
+        "REQUEST_HEADERS_BYTES" => Variable::RequestHeadersBytes,
+        "ROUNDTRIP_DURATION"
+        | "FILTER_CHAIN_NAME"
+        | "VIRTUAL_CLUSTER_NAME"
         | "DOWNSTREAM_TLS_VERSION"
         | "DOWNSTREAM_TLS_CIPHER"
         | "DOWNSTREAM_TLS_SESSION_ID"
@@ -303,14 +416,9 @@ fn named(text: &str, name: &str, argument: Option<&str>) -> Result<Variable, For
         | "DOWNSTREAM_PEER_SERIAL"
         | "DOWNSTREAM_PEER_CERT"
         | "UPSTREAM_TRANSPORT_FAILURE_REASON"
-        | "CONNECTION_ID"
         | "CONNECTION_TERMINATION_DETAILS" => Variable::Unknown,
-        _ => return Err(FormatError::NoVariable(text.into())),
-    };
-    if argument.is_some() {
-        return Err(FormatError::Malformed(text.into()));
-    }
-    Ok(plain)
+        name => Variable::Unserved(UNSERVED.iter().find(|unserved| **unserved == name)?),
+    })
 }
 
 fn header(text: &str, argument: Option<&str>) -> Result<HeaderReference, FormatError> {
@@ -336,6 +444,7 @@ fn header(text: &str, argument: Option<&str>) -> Result<HeaderReference, FormatE
     Ok(HeaderReference {
         name: field(&name.to_ascii_lowercase())?,
         otherwise: otherwise
+            .filter(|name| !name.is_empty())
             .map(|name| field(&name.to_ascii_lowercase()))
             .transpose()?,
     })
@@ -389,6 +498,14 @@ mod tests {
     }
 
     #[test]
+    fn what_this_version_has_no_value_for_is_known_by_name() {
+        let format =
+            Format::new("%UPSTREAM_PROTOCOL% %CLUSTER_METADATA(istio:services)% %DURATION%");
+        let unserved: Vec<_> = format.as_ref().unwrap().unserved().collect();
+        assert_eq!(unserved, ["UPSTREAM_PROTOCOL", "CLUSTER_METADATA"]);
+    }
+
+    #[test]
     fn what_envoy_refuses_is_refused() {
         for text in [
             "100%",
@@ -399,6 +516,9 @@ mod tests {
             "%REQ(x):y%",
             "%PROTOCOL(x)%",
             "%REQ(x%",
+            "%PATH(XQ)%",
+            "%QUERY_PARAM%",
+            "%ENVIRONMENT()%",
         ] {
             assert!(Format::new(text).is_err(), "{text}");
         }

@@ -38,6 +38,32 @@ pub fn code(name: &str) -> Result<u32, NotAStatus> {
         .ok_or_else(|| NotAStatus(name.to_owned()))
 }
 
+/// The name of a status as Envoy writes it, such as `InvalidArgument` (`Grpc::Utility::
+/// grpcStatusToString`).
+pub fn camel_name(code: u32) -> Option<String> {
+    let name = NAMES.get(code as usize)?;
+    if code == 0 {
+        return Some((*name).to_owned());
+    }
+    let words = name.split('_').flat_map(|word| {
+        let (first, rest) = word.split_at(1);
+        [first.to_owned(), rest.to_ascii_lowercase()]
+    });
+    Some(words.collect())
+}
+
+/// The status for an HTTP status (gRPC's http-grpc-status-mapping.md).
+pub const fn of_http(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +74,8 @@ mod tests {
         assert_eq!(code("UNAVAILABLE"), Ok(14));
         assert_eq!(code("UNAUTHENTICATED"), Ok(16));
         assert!(code("unavailable").is_err());
+        assert_eq!(camel_name(0).as_deref(), Some("OK"));
+        assert_eq!(camel_name(3).as_deref(), Some("InvalidArgument"));
+        assert_eq!(camel_name(17), None);
     }
 }

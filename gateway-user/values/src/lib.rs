@@ -9,6 +9,8 @@
 //! | [`grpc`] | the names of gRPC's statuses |
 //! | [`pattern`] | regular expressions in RE2's dialect |
 //! | [`port`] | numbers of ports |
+//! | [`pseudo_header`] | `:path` and its like |
+//! | [`query`] | what stands behind the `?` of a target |
 //! | [`retry`] | the words of `retryOn` |
 //! | [`spelling`] | the word that was probably meant |
 
@@ -19,5 +21,7 @@ pub mod grpc;
 pub mod pattern;
 pub mod percentage;
 pub mod port;
+pub mod pseudo_header;
+pub mod query;
 pub mod retry;
 pub mod spelling;

@@ -1,6 +1,8 @@
 //! What is behind a cluster of a Service: all that is to be known to look for it again when endpoints have
 //! changed, and nothing else has.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::ServicePort;
 use nodegate_model::{
     gateway::{Cluster, Endpoint},
@@ -25,6 +27,8 @@ pub(crate) struct Behind {
     port: String,
     /// Which endpoints it is; none: all.
     subset: Option<Labels>,
+    /// Endpoints that are in no EndpointSlice, each with its labels.
+    beside: Vec<(Labels, Endpoint)>,
 }
 
 impl Behind {
@@ -34,6 +38,7 @@ impl Behind {
         host: &str,
         port: &ServicePort,
         subset: Option<&Subset>,
+        beside: Members<'_>,
     ) -> Option<Self> {
         let (namespace, name) = service_of(host)?;
         Some(Self {
@@ -41,11 +46,16 @@ impl Behind {
             service: (namespace.to_owned(), name.to_owned()),
             port: port.name.clone().unwrap_or_default(),
             subset: subset.map(|subset| subset.labels.clone()),
+            beside: beside
+                .endpoints
+                .into_iter()
+                .map(|(place, endpoint)| (place.labels.unwrap_or_default().into_owned(), endpoint))
+                .collect(),
         })
     }
 
     /// The cluster's endpoints.
-    pub(super) fn members<'r>(&self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
+    pub(super) fn members<'r>(&'r self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
         let (namespace, name) = &self.service;
         let targets = endpoints.behind(namespace, name, (&self.port, Protocol::Tcp));
         let chosen = targets.into_iter().filter(|(target, _)| {
@@ -61,8 +71,16 @@ impl Behind {
             };
             (place, endpoint)
         });
+        let beside = self.beside.iter().map(|(labels, endpoint)| {
+            let place = Placement {
+                locality: endpoint.locality.clone(),
+                labels: Some(Cow::Borrowed(labels)),
+                node: None,
+            };
+            (place, endpoint.clone())
+        });
         Members {
-            endpoints: placed.collect(),
+            endpoints: placed.chain(beside).collect(),
             names: Vec::new(),
             http2,
         }

@@ -110,6 +110,8 @@ fn close_gaps(members: &mut Members<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::borrow::Cow;
+
     use nodegate_model::gateway::Endpoint;
 
     fn place(text: &str) -> Placement<'static> {
@@ -180,7 +182,7 @@ mod tests {
             .into_iter()
             .enumerate()
         {
-            all.endpoints[at].0.labels = Some(labels);
+            all.endpoints[at].0.labels = Some(Cow::Borrowed(labels));
             all.endpoints[at].0.node = Some(node);
         }
         let here = Placement {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nodegate_model::gateway::{
     Balancing, ClusterPolicy, ConnectionLimits, Distribution, HashKey, HashTable, Keepalive,
-    LocalityPolicy, OutlierDetection, UpstreamTls, Warmup,
+    LocalityPolicy, OutlierDetection, RetryBudget, UpstreamTls, Warmup,
 };
 use nodegate_resources::istio::{
     self, ConnectionPool, ConsistentHash, LoadBalancer, LocalityLb, Tls, TrafficPolicy,
@@ -20,6 +20,7 @@ struct PortSettings<'p> {
     pool: Option<&'p ConnectionPool>,
     outliers: Option<&'p istio::OutlierDetection>,
     tls: Option<&'p Tls>,
+    budget: Option<&'p istio::RetryBudget>,
 }
 
 /// The policy for a Service's `port`: of the whole destination, and on top of it that of the subset.
@@ -39,7 +40,10 @@ pub(super) fn of<'p>(
     let outliers = settings.outliers.map(outlier_detection);
     ClusterPolicy {
         balancing: settings.balancer.map(balancing).unwrap_or_default(),
-        limits: settings.pool.map(limits).unwrap_or_default(),
+        limits: ConnectionLimits {
+            retry_budget: settings.budget.and_then(retry_budget),
+            ..settings.pool.map(limits).unwrap_or_default()
+        },
         tls: settings.tls.and_then(tls),
         warmup: settings.balancer.and_then(warmup),
         locality: locality(
@@ -66,6 +70,8 @@ impl<'p> PortSettings<'p> {
                 pool: settings.connection_pool.as_ref(),
                 outliers: settings.outlier_detection.as_ref(),
                 tls: settings.tls.as_ref(),
+                // Ports have none of their own (`GetPortLevelTrafficPolicy`, `MergeTrafficPolicy`).
+                budget: self.budget,
             };
         }
         Self {
@@ -73,6 +79,7 @@ impl<'p> PortSettings<'p> {
             pool: policy.connection_pool.as_ref().or(self.pool),
             outliers: policy.outlier_detection.as_ref().or(self.outliers),
             tls: policy.tls.as_ref().or(self.tls),
+            budget: policy.retry_budget.as_ref().or(self.budget),
         }
     }
 }
@@ -105,6 +112,11 @@ fn hash_key(hash: &ConsistentHash) -> Option<HashKey> {
             name: cookie.name.clone(),
             path: Some(cookie.path.clone()).filter(|path| !path.is_empty()),
             ttl: duration(cookie.ttl),
+            attributes: cookie
+                .attributes
+                .iter()
+                .map(|attribute| (attribute.name.clone(), attribute.value.clone()))
+                .collect(),
         });
     }
     if let Some(name) = &hash.http_query_parameter_name {
@@ -214,6 +226,14 @@ fn limits(pool: &ConnectionPool) -> ConnectionLimits {
         limits.idle_timeout = timeout;
     }
     limits
+}
+
+/// `applyRetryBudget`. Validation has refused what is none.
+fn retry_budget(given: &istio::RetryBudget) -> Option<RetryBudget> {
+    Some(RetryBudget {
+        percent: given.share().ok()?,
+        min_concurrency: given.least().ok()?,
+    })
 }
 
 /// `applyOutlierDetection`

@@ -397,3 +397,31 @@ fn an_unexported_route_is_for_its_own_namespace() {
     let snapshot = snapshot(&[&gateway("g", HTTP), &route]);
     assert_eq!(short(&snapshot), ["80 http.80"]);
 }
+
+/// The others are served as if it were not there.
+#[test]
+fn a_host_or_a_server_that_is_none_is_left_out() {
+    let server = "{port: {number: 80, name: http, protocol: HTTP}, hosts: [~/x, a.x, 'b b']}, {port: {number: 81, name: '', protocol: HTTP}, hosts: ['*']}, {port: {number: 82, name: http2, protocol: HTTP}, hosts: ['*']}";
+    let snapshot = snapshot(&[
+        &gateway("g", server),
+        &routes("v", "a.x, x, a b", "g", &format!("  http:\n{}", to("/"))),
+    ]);
+    assert_eq!(
+        short(&snapshot),
+        [
+            "80 http.80",
+            "80 a.x:80 [a.x] /* default/v#0",
+            "82 http.82",
+            "82 a.x:82 [a.x] /* default/v#0",
+            "82 x.default.svc.cluster.local:82 [x.default.svc.cluster.local] /* default/v#0",
+        ]
+    );
+    let left_out = messages(&snapshot);
+    assert_eq!(left_out.len(), 4, "{left_out:#?}");
+    for said in left_out {
+        assert!(
+            said.starts_with("error: ") && said.contains(" is left out"),
+            "{said}"
+        );
+    }
+}

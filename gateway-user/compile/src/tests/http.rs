@@ -38,7 +38,7 @@ fn rule(conditions: &str) -> String {
 
 #[test]
 fn every_condition_arrives() {
-    let conditions = "{uri: {prefix: /A}, ignoreUriCase: true, scheme: {exact: http}, method: {regex: 'GET|PUT'}, authority: {prefix: a.}, headers: {X-b: {exact: '1'}, x-a: {}}, withoutHeaders: {x-c: {regex: '*'}, x-d: {prefix: y}}, queryParams: {q: {regex: '[0-9]+'}, p: {}}}";
+    let conditions = "{uri: {prefix: /A}, ignoreUriCase: true, scheme: {exact: http}, method: {regex: 'GET|PUT'}, authority: {prefix: a.}, headers: {X-b: {exact: '1'}, x-a: {}, ':path': {prefix: '/A?'}}, withoutHeaders: {x-c: {regex: '*'}, x-d: {prefix: y}}, queryParams: {q: {regex: '[0-9]+'}, p: {}}}";
     let routes = compiled(&rule(conditions));
     assert_eq!(
         routes[0]["match"],
@@ -49,6 +49,7 @@ fn every_condition_arrives() {
             "method": {"regex": "GET|PUT"},
             "authority": {"prefix": "a."},
             "headers": [
+                {"name": ":path", "value": {"prefix": "/A?"}},
                 {"name": "x-a", "value": "present"},
                 {"name": "x-b", "value": {"exact": "1"}},
                 {"name": "x-c", "value": "present", "invert": true},
@@ -299,5 +300,29 @@ fn a_server_for_all_of_all_namespaces_is_for_nothing_narrower() {
     assert_eq!(
         listeners(&snapshot)[1..],
         ["80 *.x:80 [*.x] /a* default/v#0 -> outbound|80||app.default.svc.cluster.local*1"]
+    );
+}
+
+/// A regex can't be put together with another condition on the same thing, but with others it can
+/// (`stringMatchConflict`).
+#[test]
+fn a_delegated_route_that_contradicts_its_root_takes_no_other_with_it() {
+    let root = "  http:\n  - match: [{uri: {regex: /a.*}, sourceNamespace: istio-system}]\n    delegate: {name: leaf}\n  - route: [{destination: {host: app}}]\n";
+    let leaf = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: leaf}\nspec:\n  http:\n  - match: [{uri: {prefix: /ab}, sourceNamespace: istio-system}]\n    directResponse: {status: 200}\n  - match: [{headers: {x-a: {}}, sourceNamespace: istio-system, gateways: [g]}]\n    directResponse: {status: 201}\n  - match: [{withoutHeaders: {x-a: {exact: b}}}]\n    directResponse: {status: 202}\n  - directResponse: {status: 203}\n";
+    let routes = compiled_with(root, &[leaf]);
+    let brief: Vec<_> = routes
+        .iter()
+        .map(|route| {
+            let status = &route["action"]["directResponse"]["status"];
+            format!("{} {status}", route["match"]["path"])
+        })
+        .collect();
+    assert_eq!(
+        brief,
+        [
+            r#"{"regex":"/a.*"} 201"#,
+            r#"{"regex":"/a.*"} 203"#,
+            r#"{"prefix":"/"} null"#,
+        ]
     );
 }

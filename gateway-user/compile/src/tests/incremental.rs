@@ -148,10 +148,30 @@ fn secret() -> String {
     )
 }
 
+/// Endpoints beside those of a Service's slices.
+fn service_entry(number: u8) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{namespace: shop, name: e{number}}}\nspec:\n  hosts: [s{number}.shop.svc.cluster.local]\n  resolution: STATIC\n  ports: [{{name: http, number: 80, protocol: HTTP}}]\n  {}\n",
+        any(&[
+            "endpoints: [{address: 192.0.2.1, labels: {version: v1}, locality: us}]",
+            "workloadSelector: {labels: {tier: back}}",
+        ]),
+    )
+}
+
+fn workload_entry(number: u8) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: shop, name: w{number}, labels: {{version: {}}}}}\nspec: {{address: 192.0.2.{}, labels: {{{}}}}}\n",
+        any(&["v1", "v2"]),
+        10 + number,
+        any(&["tier: back", "app: gate"]),
+    )
+}
+
 /// An object of some name: mostly one that endpoints come with.
 fn some_object() -> (String, String) {
     let number = fastrand::u8(0..5);
-    match fastrand::u8(0..60) {
+    match fastrand::u8(0..62) {
         0..30 => {
             let name = fastrand::u8(0..12);
             (format!("slice{name}"), slice(number, name))
@@ -163,6 +183,8 @@ fn some_object() -> (String, String) {
         52..54 => (format!("node{}", number % 2), node(1 + number % 2)),
         54 => ("own".into(), own_pod()),
         55 => ("secret".into(), secret()),
+        57 => (format!("entry{number}"), service_entry(number)),
+        58 => (format!("workload{number}"), workload_entry(number)),
         56 => (
             "namespace".into(),
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".into(),
@@ -208,7 +230,7 @@ fn the_outcome_is_that_of_the_whole() {
         let mut store = Store::default();
         let (mut compiler, mut publisher) = (Compiler::default(), Publisher::default());
         let mut before: Option<Arc<Snapshot>> = None;
-        for turn in 0..80 {
+        for turn in 0..110 {
             for _ in 0..if turn == 0 { 60 } else { fastrand::u8(1..3) } {
                 let (name, text) = some_object();
                 let file = PathBuf::from(format!("{name}.yaml"));

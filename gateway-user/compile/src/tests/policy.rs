@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use nodegate_model::gateway::{
     Balancing, Cluster as ModelCluster, ClusterPolicy, DnsTarget, HashKey, HashTable, Locality,
+    RetryBudget,
 };
+use nodegate_values::percentage::Percentage;
 
 use super::gateway::{HTTP, gateway, routes, snapshot};
 
@@ -102,11 +104,15 @@ fn consistent_hashing_has_a_key_and_a_table() {
             HashTable::Ring(1024),
         ),
         (
-            "httpCookie: {name: c, ttl: 0s, path: /}, minimumRingSize: 5",
+            "httpCookie: {name: c, ttl: 0s, path: /, attributes: [{name: SameSite, value: Lax}, {name: Secure}]}, minimumRingSize: 5",
             HashKey::Cookie {
                 name: "c".into(),
                 path: Some("/".into()),
                 ttl: Some(Duration::ZERO),
+                attributes: vec![
+                    ("SameSite".into(), "Lax".into()),
+                    ("Secure".into(), String::new()),
+                ],
             },
             HashTable::Ring(5),
         ),
@@ -294,4 +300,51 @@ fn secrets_that_are_not_as_they_should_be_are_named() {
     let whole = secret("istio-system", "pair", "tls.crt: x, tls.key: x, ca.crt: x");
     let ours = secret("istio-system", "ours", "ca.crt: x");
     assert_eq!(found(&[whole, ours]), [""; 0]);
+}
+
+#[test]
+fn a_retry_budget_has_istio_s_defaults_and_none_for_ports() {
+    let budget = |given: &str, subset: &str| {
+        let to = format!("host: app{subset}");
+        policy(&to, &format!("  host: app\n{given}"))
+            .limits
+            .retry_budget
+    };
+    let is = |percent: f64, min_concurrency| {
+        Some(RetryBudget {
+            percent: Percentage::of_percent(percent).unwrap(),
+            min_concurrency,
+        })
+    };
+    let all = |budget: &str| format!("  trafficPolicy: {{retryBudget: {budget}}}\n");
+    assert_eq!(budget("", ""), None);
+    assert_eq!(budget(&all("{}"), ""), is(20.0, 3));
+    assert_eq!(
+        budget(&all("{percent: 12.5, minRetryConcurrency: 1}"), ""),
+        is(12.5, 1)
+    );
+    let of_port = "  trafficPolicy: {retryBudget: {}, portLevelSettings: [{port: {number: 80}}]}\n";
+    assert_eq!(budget(of_port, ""), None);
+    let subsets = all("{}")
+        + "  subsets: [{name: own, labels: {}, trafficPolicy: {retryBudget: {minRetryConcurrency: 9}}}, {name: port, labels: {}, trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}}]\n";
+    assert_eq!(budget(&subsets, ", subset: own"), is(20.0, 9));
+    assert_eq!(budget(&subsets, ", subset: port"), is(20.0, 3));
+}
+
+#[test]
+fn a_subset_whose_policy_is_none_takes_down_no_other() {
+    let spec = "  host: app\n  subsets:\n  - {name: good, labels: {}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}\n  - {name: bad, labels: {}, trafficPolicy: {loadBalancer: {simple: FASTEST}}}\n";
+    let found = cluster("host: app, subset: good", &[&rule("r", spec)]).unwrap();
+    assert_eq!(found.policy.balancing, Balancing::Random);
+    assert_eq!(cluster("host: app, subset: bad", &[&rule("r", spec)]), None);
+    // For all of it there would be no balancing that its author wants.
+    let whole = spec.replacen(
+        "  subsets",
+        "  trafficPolicy: {loadBalancer: {simple: FASTEST}}\n  subsets",
+        1,
+    );
+    assert_eq!(
+        cluster("host: app, subset: good", &[&rule("r", &whole)]),
+        None
+    );
 }

@@ -5,8 +5,10 @@ use std::{borrow::Cow, cmp::Reverse};
 use http::header::HOST;
 
 use super::{Host, Tried};
-use nodegate_model::gateway::{HeaderMatch, PathMatch, RouteMatch, ValueMatch, VirtualHost};
-use nodegate_route::{Explanation, Failed, Query, Tried as Attempt, is_in_domain};
+use nodegate_model::gateway::{
+    HeaderMatch, MatchedHeader, PathMatch, RouteMatch, ValueMatch, VirtualHost,
+};
+use nodegate_route::{Explanation, Failed, Query, Tried as Attempt, is_in_domain, pseudo_value};
 
 /// Which of the virtual host's domains the request's host is.
 pub(super) fn host(virtual_host: &VirtualHost, query: &Query<'_>) -> Host {
@@ -76,7 +78,7 @@ fn condition(matches: &RouteMatch) -> String {
     }
     for header in &matches.headers {
         all.push(wanted(
-            &format!("header {}", header.name),
+            &format!("header {}", header.name.as_str()),
             &header.value,
             header.invert,
         ));
@@ -138,16 +140,21 @@ fn path_misses(wanted: &PathMatch, path: &str) -> String {
 }
 
 fn header_misses(header: &HeaderMatch, query: &Query<'_>) -> String {
-    let values: Vec<Cow<'_, str>> = if header.name == HOST {
-        vec![query.host.into()]
-    } else {
-        let values = query.headers.get_all(&header.name).iter();
-        values
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect()
+    let values: Vec<Cow<'_, str>> = match &header.name {
+        MatchedHeader::Pseudo(pseudo) => pseudo_value(query, *pseudo).into_iter().collect(),
+        MatchedHeader::Field(name) if name == HOST => vec![query.host.into()],
+        MatchedHeader::Field(name) => {
+            let values = query.headers.get_all(name).iter();
+            values
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect()
+        }
     };
     let joined = (!values.is_empty()).then(|| values.join(", "));
-    said(&format!("header {}", header.name), joined.as_deref())
+    said(
+        &format!("header {}", header.name.as_str()),
+        joined.as_deref(),
+    )
 }
 
 /// `header x-user is bob`

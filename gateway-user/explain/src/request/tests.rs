@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use nodegate_model::gateway::{
     AbortStatus, Cluster, Destination, FaultAbort, Forward, HeaderMatch, HttpRoute, Listener,
-    PathMatch, QueryMatch, Redirect, RouteMatch, TcpRoute, ValueMatch, VirtualHost,
+    MatchedHeader, PathMatch, QueryMatch, Redirect, RouteMatch, TcpRoute, ValueMatch, VirtualHost,
 };
 use nodegate_values::percentage::Percentage;
 
@@ -176,7 +176,7 @@ type Change = Box<dyn Fn(&mut RouteMatch)>;
 fn each_condition_says_what_it_wants_and_what_it_got() {
     let exact = |text: &str| ValueMatch::Exact(text.into());
     let user = |value, invert| HeaderMatch {
-        name: HeaderName::from_static("x-user"),
+        name: MatchedHeader::Field(HeaderName::from_static("x-user")),
         value,
         invert,
     };

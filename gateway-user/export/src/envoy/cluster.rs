@@ -118,6 +118,10 @@ fn thresholds(limits: &ConnectionLimits) -> Value {
         "max_pending_requests": or_none(limits.max_pending_requests),
         "max_requests": or_none(limits.max_requests),
         "max_retries": or_none(limits.max_retries),
+        "retry_budget": limits.retry_budget.map(|budget| json!({
+            "budget_percent": {"value": f64::from(budget.percent.millionths()) / 10_000.0},
+            "min_retry_concurrency": budget.min_concurrency,
+        })),
         "track_remaining": true,
     })
 }

@@ -204,15 +204,33 @@ fn hash_policies(gateway: &Gateway, forward: &Forward) -> Vec<Value> {
         {
             policies.push(match key {
                 HashKey::Header(name) => json!({"header": {"header_name": name.as_str()}}),
-                HashKey::Cookie { name, path, ttl } => json!({
-                    "cookie": {"name": name, "path": path, "ttl": ttl.map(duration)},
-                }),
+                HashKey::Cookie {
+                    name,
+                    path,
+                    ttl,
+                    attributes,
+                } => {
+                    let attributes = attributes.iter();
+                    let attributes =
+                        attributes.map(|(name, value)| json!({"name": name, "value": value}));
+                    json!({"cookie": {
+                        "name": name,
+                        "path": path,
+                        "ttl": ttl.map(duration),
+                        "attributes": some(attributes.collect()),
+                    }})
+                }
                 HashKey::SourceIp => json!({"connection_properties": {"source_ip": true}}),
                 HashKey::Query(name) => json!({"query_parameter": {"name": name}}),
             });
         }
     }
     policies
+}
+
+/// What is empty is left out.
+fn some(values: Vec<Value>) -> Option<Value> {
+    (!values.is_empty()).then_some(Value::Array(values))
 }
 
 fn redirect(redirect: &Redirect) -> Value {

@@ -45,7 +45,7 @@ metadata: {name: r}
 spec:
   host: a.x
   trafficPolicy:
-    loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: 1.5s}}}
+    loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: 1.5s, attributes: [{name: Secure}]}}}
     outlierDetection: {consecutiveGatewayErrors: 3}
 ";
 
@@ -111,7 +111,11 @@ fn routes_say_the_same_in_envoys_words() {
     assert_eq!(action["retry_policy"]["num_retries"], 2);
     assert_eq!(
         action["hash_policy"],
-        json!([{"cookie": {"name": "c", "ttl": "1.500000000s"}}])
+        json!([{"cookie": {
+            "name": "c",
+            "ttl": "1.500000000s",
+            "attributes": [{"name": "Secure", "value": ""}],
+        }}])
     );
     let clusters = &action["weighted_clusters"]["clusters"];
     assert_eq!(clusters[0]["weight"], 3);

@@ -31,6 +31,9 @@ pub enum HttpAction {
 pub struct Forward {
     /// Where to; never empty.
     pub destinations: Vec<Destination>,
+    /// Whether the route has several destinations, even if only one of them has a weight.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub weighted: bool,
     /// What becomes of the path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<PathRewrite>,

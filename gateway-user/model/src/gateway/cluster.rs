@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::HeaderName;
+use nodegate_values::percentage::Percentage;
 use serde::Serialize;
 
 use super::serial;
@@ -147,6 +148,9 @@ pub enum HashKey {
         /// runs; none: no cookie is made.
         #[serde(skip_serializing_if = "Option::is_none")]
         ttl: Option<Duration>,
+        /// Further attributes of the cookie that is made: names, and values that may be empty.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        attributes: Vec<(String, String)>,
     },
     /// The client's address.
     SourceIp,
@@ -180,6 +184,9 @@ pub struct ConnectionLimits {
     /// Retries at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
+    /// What counts in place of `max_retries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
     /// After so many requests a connection is closed; none: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests_per_connection: Option<u32>,
@@ -203,6 +210,16 @@ pub struct ConnectionLimits {
     pub upgrade_to_http2: bool,
     /// Whether to speak to endpoints what the client spoke (`useClientProtocol`).
     pub use_client_protocol: bool,
+}
+
+/// How many retries there may be at once, by how many requests there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Of the requests that are under way.
+    pub percent: Percentage,
+    /// So many there may always be.
+    pub min_concurrency: u32,
 }
 
 /// TCP keepalive; what is none is the kernel's.
@@ -501,6 +518,7 @@ impl Default for ConnectionLimits {
             max_pending_requests: None,
             max_requests: None,
             max_retries: None,
+            retry_budget: None,
             max_requests_per_connection: None,
             max_concurrent_streams: None,
             connect_timeout: Duration::from_secs(10),

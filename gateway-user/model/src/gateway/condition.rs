@@ -1,10 +1,8 @@
 //! Conditions of HTTP routes, ready to be evaluated.
 
 use http::HeaderName;
-use nodegate_values::pattern::Pattern;
-use serde::Serialize;
-
-use super::serial;
+use nodegate_values::{pattern::Pattern, pseudo_header::PseudoHeader};
+use serde::{Serialize, Serializer};
 
 /// What a request must look like for a route to apply (Envoy's `RouteMatch`). All of it must hold.
 ///
@@ -66,15 +64,23 @@ pub enum ValueMatch {
 /// `HeaderUtility` since 1.38; before, it compared all values joined with `,`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HeaderMatch {
-    /// Lower case.
-    #[serde(serialize_with = "serial::header_name")]
-    pub name: HeaderName,
+    /// Whose value it is.
+    pub name: MatchedHeader,
     /// What its value must look like.
     pub value: ValueMatch,
     /// Whether it must *not* look like that (`withoutHeaders`). A missing header counts as an empty
     /// one then, except for [`ValueMatch::Present`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub invert: bool,
+}
+
+/// Whose value is looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MatchedHeader {
+    /// A header, in lower case.
+    Field(HeaderName),
+    /// What stands beside headers.
+    Pseudo(PseudoHeader),
 }
 
 /// What a parameter of the query must look like: the first of that name, without percent-decoding.
@@ -84,6 +90,24 @@ pub struct QueryMatch {
     pub name: String,
     /// What its value must look like. `?name` and `?name=` have the empty value.
     pub value: ValueMatch,
+}
+
+// === impl MatchedHeader ===
+
+impl MatchedHeader {
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Field(name) => name.as_str(),
+            Self::Pseudo(pseudo) => pseudo.name(),
+        }
+    }
+}
+
+impl Serialize for MatchedHeader {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 // === impl RouteMatch ===

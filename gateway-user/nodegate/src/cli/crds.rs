@@ -7,8 +7,9 @@ use nodegate_resources::definition;
 
 /// Print the custom resource definitions of Istio's kinds, for clusters without Istio.
 ///
-/// Gateways, VirtualServices, DestinationRules and ServiceEntries, with Istio's short names and columns, and
-/// with the fields that this version reads.
+/// Gateways, VirtualServices, DestinationRules, ServiceEntries and
+/// WorkloadEntries, with Istio's short names and columns, and with the fields
+/// that this version reads.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

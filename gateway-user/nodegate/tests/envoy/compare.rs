@@ -11,6 +11,9 @@ use crate::{
 /// Headers of responses whose values are never the same: only that they are there is compared.
 const VARYING: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
 
+/// What Envoy takes from answers where it writes traces, which the exported bootstrap doesn't have.
+const TRACED: &str = "x-envoy-decorator-operation";
+
 /// The same of requests, as the endpoint sees them.
 const VARYING_UPSTREAM: [&str; 1] = ["x-request-id"];
 
@@ -66,6 +69,7 @@ pub(crate) fn compare_lines(lines: &Lines) -> Vec<Divergence> {
     found.check("log details", &envoy.details, &nodegate.details);
     found.check("log route", &envoy.route, &nodegate.route);
     found.check("log cluster", &envoy.cluster, &nodegate.cluster);
+    found.check("log known", &envoy.known, &nodegate.known);
     found.0
 }
 
@@ -90,6 +94,9 @@ fn headers(answer: &Answer, echo: bool) -> Headers {
     let mut headers = Headers::new();
     for (name, value) in &answer.headers {
         if echo && name == "content-length" {
+            continue;
+        }
+        if name == TRACED {
             continue;
         }
         let varies = VARYING.contains(&name.as_str());

@@ -76,7 +76,14 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "two-hosts",
-        aspects: &["status", "log status", "log flags", "log details"],
+        aspects: &[
+            "status",
+            "header connection",
+            "log status",
+            "log flags",
+            "log details",
+            "log known",
+        ],
         reason: "two Host headers are a bad request (RFC 9112, section 3.2), and not a host that \
                  no virtual host has",
     },

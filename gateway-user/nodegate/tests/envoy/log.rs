@@ -31,6 +31,8 @@ pub(crate) struct Line {
     pub(crate) details: String,
     pub(crate) route: String,
     pub(crate) cluster: String,
+    /// Which of endpoint, its connection, the client's addresses and the request's id are known.
+    pub(crate) known: String,
 }
 
 /// Envoy's access log, read as it is written.
@@ -55,6 +57,10 @@ pub(crate) fn configure(bootstrap: &mut Value, path: &Path) {
         "RESPONSE_CODE_DETAILS",
         "ROUTE_NAME",
         "UPSTREAM_CLUSTER",
+        "UPSTREAM_HOST",
+        "UPSTREAM_LOCAL_ADDRESS",
+        "REQ(X-FORWARDED-FOR)",
+        "REQ(X-REQUEST-ID)",
     ];
     let format = fields.map(|field| format!("%{field}%")).join("\t") + "\n";
     let log = json!([{
@@ -118,8 +124,21 @@ fn parse(text: &str) -> Option<(u16, (i64, Line))> {
         details: next()?,
         route: next()?,
         cluster: next()?,
+        known: known([
+            !next()?.is_empty(),
+            !next()?.is_empty(),
+            !next()?.is_empty(),
+            !next()?.is_empty(),
+        ]),
     };
     Some((port, (came, line)))
+}
+
+/// What is known of endpoint, its connection, the client's addresses and the request's id, in words.
+fn known(facts: [bool; 4]) -> String {
+    let words = ["endpoint", "connection", "addresses", "id"];
+    let known = words.into_iter().zip(facts).filter(|(_, known)| *known);
+    known.map(|(word, _)| word).collect::<Vec<_>>().join(" ")
 }
 
 fn sorted(flags: &str) -> String {
@@ -153,6 +172,12 @@ impl Records {
                     details: record.details.to_string(),
                     route: decision.route.clone().unwrap_or_default(),
                     cluster: decision.cluster.clone().unwrap_or_default(),
+                    known: known([
+                        decision.endpoint.is_some(),
+                        record.upstream_local.is_some(),
+                        record.forwarded_for.is_some(),
+                        !record.request_id.is_empty(),
+                    ]),
                 };
                 let came = record.time.as_microsecond();
                 lines.insert(record.client.port(), (came, line));

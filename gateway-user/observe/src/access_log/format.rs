@@ -1,8 +1,10 @@
 //! What a line of the access log looks like: Istio's formats, and those that users write in Envoy's
 //! words.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env, net::SocketAddr};
 
+use jiff::Timestamp;
+use nodegate_values::query;
 use serde_json::Value;
 
 use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
@@ -85,7 +87,7 @@ enum TemplatePart {
 }
 
 /// What is known of a request or connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Field {
     StartTime,
     Method,
@@ -109,6 +111,26 @@ enum Field {
     DownstreamLocal,
     DownstreamRemote,
     RouteName,
+    Attempts,
+    Connection,
+    RequestDuration,
+    ResponseDuration,
+    /// Without the query.
+    PathAlone,
+    /// Of the query, by name.
+    QueryParameter(String),
+    /// What the process has in its environment, or `-`.
+    Environment(String),
+    /// When the line is written.
+    EmitTime,
+    /// That the request is over.
+    LogType,
+    UpstreamHostAddress,
+    UpstreamPort,
+    DownstreamLocalAddress,
+    DownstreamLocalPort,
+    DownstreamRemoteAddress,
+    DownstreamRemotePort,
     /// What this proxy never has.
     Nothing,
 }
@@ -127,7 +149,7 @@ pub enum LogFormatError {
     NoObject(#[from] serde_json::Error),
 }
 
-const FIELDS: [(&str, Field); 25] = [
+static FIELDS: [(&str, Field); 52] = [
     ("START_TIME", Field::StartTime),
     ("REQ(:METHOD)", Field::Method),
     ("REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", Field::Path),
@@ -153,10 +175,49 @@ const FIELDS: [(&str, Field); 25] = [
     ("DOWNSTREAM_LOCAL_ADDRESS", Field::DownstreamLocal),
     ("DOWNSTREAM_REMOTE_ADDRESS", Field::DownstreamRemote),
     ("ROUTE_NAME", Field::RouteName),
+    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", Field::Attempts),
+    ("STREAM_ID", Field::RequestId),
+    ("CONNECTION_ID", Field::Connection),
+    ("REQUEST_DURATION", Field::RequestDuration),
+    ("RESPONSE_DURATION", Field::ResponseDuration),
+    ("REQ(X-REQUEST-ID?)", Field::RequestId),
+    ("PATH", Field::Path),
+    ("PATH(WQ)", Field::Path),
+    ("PATH(NQ)", Field::PathAlone),
+    ("EMIT_TIME", Field::EmitTime),
+    ("ACCESS_LOG_TYPE", Field::LogType),
+    ("UPSTREAM_REMOTE_ADDRESS", Field::UpstreamHost),
+    ("UPSTREAM_HOST_NAME", Field::UpstreamHost),
+    (
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        Field::UpstreamHostAddress,
+    ),
+    ("UPSTREAM_REMOTE_PORT", Field::UpstreamPort),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", Field::DownstreamLocal),
+    (
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        Field::DownstreamLocalAddress,
+    ),
+    ("DOWNSTREAM_LOCAL_PORT", Field::DownstreamLocalPort),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Field::DownstreamRemote),
+    (
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        Field::DownstreamRemoteAddress,
+    ),
+    ("DOWNSTREAM_REMOTE_PORT", Field::DownstreamRemotePort),
+    // What Envoy has, and a gateway of Istio's in the clear never.
+    ("FILTER_CHAIN_NAME", Field::Nothing),
+    ("ROUNDTRIP_DURATION", Field::Nothing),
+    ("VIRTUAL_CLUSTER_NAME", Field::Nothing),
+    ("DOWNSTREAM_TLS_VERSION", Field::Nothing),
+    ("DOWNSTREAM_TLS_CIPHER", Field::Nothing),
+    ("DOWNSTREAM_PEER_SUBJECT", Field::Nothing),
 ];
 
 fn known() -> String {
-    let names: Vec<String> = FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+    let names = FIELDS.iter().map(|(name, _)| *name);
+    let names = names.chain(["QUERY_PARAM(x)", "ENVIRONMENT(X)"]);
+    let names: Vec<String> = names.map(|name| format!("%{name}%")).collect();
     names.join(" ")
 }
 
@@ -264,21 +325,35 @@ impl Field {
         if name.eq_ignore_ascii_case("REQUESTED_SERVER_NAME") {
             return Ok(Self::Nothing);
         }
+        let argument = |of: &str| {
+            let argument = name
+                .strip_prefix(of)?
+                .strip_prefix('(')?
+                .strip_suffix(')')?;
+            (!argument.is_empty()).then(|| argument.to_owned())
+        };
+        if let Some(parameter) = argument("QUERY_PARAM") {
+            return Ok(Self::QueryParameter(parameter));
+        }
+        if let Some(variable) = argument("ENVIRONMENT") {
+            let value = env::var(variable).ok().filter(|value| !value.is_empty());
+            return Ok(Self::Environment(value.unwrap_or_else(|| "-".into())));
+        }
         FIELDS
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, field)| *field)
+            .map(|(_, field)| field.clone())
             .ok_or_else(|| LogFormatError::Unknown(name.into()))
     }
 
-    fn value(self, record: &Record) -> Value {
+    fn value(&self, record: &Record) -> Value {
         match record {
             Record::Request(record) => self.of_request(record),
             Record::Connection(record) => self.of_connection(record),
         }
     }
 
-    fn of_request(self, record: &RequestRecord) -> Value {
+    fn of_request(&self, record: &RequestRecord) -> Value {
         match self {
             Self::StartTime => format!("{:.3}", record.time).into(),
             Self::Method => text(&record.method),
@@ -287,7 +362,7 @@ impl Field {
             Self::ResponseCode => record.status.into(),
             Self::ResponseFlags => flags(record.flags),
             Self::ResponseCodeDetails => text(&record.details),
-            Self::TransportFailure => text(record.transport_failure.as_deref().unwrap_or_default()),
+            Self::TransportFailure => one_word(record.transport_failure.as_deref()),
             Self::BytesReceived => record.bytes_received.into(),
             Self::BytesSent => record.bytes_sent.into(),
             Self::Duration => milliseconds(record.duration).into(),
@@ -305,16 +380,34 @@ impl Field {
             Self::DownstreamLocal => address(Some(record.local)),
             Self::DownstreamRemote => address(Some(record.client)),
             Self::RouteName => text(record.decision.route.as_deref().unwrap_or_default()),
+            Self::Attempts => record.attempts.into(),
+            Self::Connection => record.connection.into(),
+            Self::RequestDuration => record.request_duration.map(milliseconds).into(),
+            Self::ResponseDuration => record.response_duration.map(milliseconds).into(),
+            Self::PathAlone => text(record.path.split('?').next().unwrap_or_default()),
+            Self::QueryParameter(name) => {
+                let value = query::parameter(&record.path, name).unwrap_or_default();
+                text(&String::from_utf8_lossy(&value))
+            }
+            Self::LogType => "DownstreamEnd".into(),
+            Self::UpstreamHostAddress => ip(record.decision.endpoint),
+            Self::UpstreamPort => port(record.decision.endpoint),
+            Self::DownstreamLocalAddress => ip(Some(record.local)),
+            Self::DownstreamLocalPort => port(Some(record.local)),
+            Self::DownstreamRemoteAddress => ip(Some(record.client)),
+            Self::DownstreamRemotePort => port(Some(record.client)),
+            Self::Environment(value) => value.as_str().into(),
+            Self::EmitTime => format!("{:.3}", Timestamp::now()).into(),
             Self::Nothing => Value::Null,
         }
     }
 
-    fn of_connection(self, record: &ConnectionRecord) -> Value {
+    fn of_connection(&self, record: &ConnectionRecord) -> Value {
         match self {
             Self::StartTime => format!("{:.3}", record.time).into(),
             Self::ResponseCode => 0.into(),
             Self::ResponseFlags => flags(record.flags),
-            Self::TransportFailure if !record.flags.is_empty() => text(&record.details),
+            Self::TransportFailure if !record.flags.is_empty() => one_word(Some(&record.details)),
             Self::BytesReceived => record.bytes_received.into(),
             Self::BytesSent => record.bytes_sent.into(),
             Self::Duration => milliseconds(record.duration).into(),
@@ -322,6 +415,14 @@ impl Field {
             Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
             Self::DownstreamLocal => address(Some(record.local)),
             Self::DownstreamRemote => address(Some(record.client)),
+            Self::UpstreamHostAddress => ip(record.decision.endpoint),
+            Self::UpstreamPort => port(record.decision.endpoint),
+            Self::DownstreamLocalAddress => ip(Some(record.local)),
+            Self::DownstreamLocalPort => port(Some(record.local)),
+            Self::DownstreamRemoteAddress => ip(Some(record.client)),
+            Self::DownstreamRemotePort => port(Some(record.client)),
+            Self::Environment(value) => value.as_str().into(),
+            Self::EmitTime => format!("{:.3}", Timestamp::now()).into(),
             _ => Value::Null,
         }
     }
@@ -335,6 +436,11 @@ fn text(value: &str) -> Value {
     }
 }
 
+/// Without spaces, so that it is one field of a line (Envoy: `StringUtil::replaceAllEmptySpace`).
+fn one_word(value: Option<&str>) -> Value {
+    text(&value.unwrap_or_default().replace(char::is_whitespace, "_"))
+}
+
 /// Envoy writes `-` for none, in JSON too.
 fn flags(flags: ResponseFlags) -> Value {
     if flags.is_empty() {
@@ -344,8 +450,16 @@ fn flags(flags: ResponseFlags) -> Value {
     }
 }
 
-fn address(address: Option<std::net::SocketAddr>) -> Value {
+fn address(address: Option<SocketAddr>) -> Value {
     address.map_or(Value::Null, |address| address.to_string().into())
+}
+
+fn ip(address: Option<SocketAddr>) -> Value {
+    address.map_or(Value::Null, |address| address.ip().to_string().into())
+}
+
+fn port(address: Option<SocketAddr>) -> Value {
+    address.map_or(Value::Null, |address| address.port().into())
 }
 
 fn milliseconds(duration: std::time::Duration) -> u64 {
@@ -370,6 +484,20 @@ mod tests {
              91 1 - \"10.0.0.9\" \"curl/8\" \"1f\" \"simple.baihl.io\" \"10.10.1.14:80\" \
              outbound|80||nginx.simple.svc.cluster.local - 10.0.0.1:8080 10.0.0.9:51034 - -\n"
         );
+    }
+
+    #[test]
+    fn a_reason_is_one_field_of_the_line() {
+        let failed = RequestRecord {
+            transport_failure: Some("delayed connect error: Connection refused".into()),
+            ..request()
+        };
+        let record = Record::Request(Box::new(failed));
+        let format = Some("%UPSTREAM_TRANSPORT_FAILURE_REASON%");
+        let line = LineFormat::new(Encoding::Text, format)
+            .unwrap()
+            .line(&record);
+        assert_eq!(line, "delayed_connect_error:_Connection_refused\n");
     }
 
     #[test]
@@ -409,6 +537,15 @@ mod tests {
                 Some(r#"{"code": "%RESPONSE_CODE%", "a": "x%RESPONSE_CODE%"}"#)
             ),
             "{\"a\":\"x503\",\"code\":503}\n"
+        );
+        assert_eq!(
+            line(
+                Encoding::Text,
+                Some(
+                    "%PATH(NQ)% %QUERY_PARAM(a)% %QUERY_PARAM(b)% %ENVIRONMENT(NODEGATE_SURELY_NOT_SET)% %UPSTREAM_REMOTE_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %ACCESS_LOG_TYPE% %FILTER_CHAIN_NAME% %STREAM_ID% %CONNECTION_ID% %REQUEST_DURATION% %RESPONSE_DURATION%"
+                )
+            ),
+            "/simple/nginx/x 1 - - 80 10.0.0.9 DownstreamEnd - 1f 7 0 -\n"
         );
         for (encoding, format) in [
             (Encoding::Text, "%DURATION"),

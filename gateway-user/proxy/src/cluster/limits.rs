@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use nodegate_model::gateway::ConnectionLimits;
+use nodegate_model::gateway::{ConnectionLimits, RetryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is under way, and how much of it may be.
@@ -17,6 +17,7 @@ pub(crate) struct Limits {
     max_requests: u32,
     max_pending: u32,
     max_retries: u32,
+    retry_budget: Option<RetryBudget>,
     max_connections: Option<u32>,
     gauges: Arc<Gauges>,
 }
@@ -31,7 +32,14 @@ struct Gauges {
 
 /// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Overflow;
+pub(crate) enum Overflow {
+    /// Of requests.
+    Requests,
+    /// Of connections, or of requests that wait for one.
+    Connections,
+    /// Of retries.
+    Retries,
+}
 
 /// Room for a request. Dropped, it is free again.
 #[derive(Debug)]
@@ -58,6 +66,7 @@ impl Limits {
             max_requests: policy.max_requests.unwrap_or(u32::MAX),
             max_pending: policy.max_pending_requests.unwrap_or(u32::MAX),
             max_retries: policy.max_retries.unwrap_or(u32::MAX),
+            retry_budget: policy.retry_budget,
             max_connections: policy.max_connections,
             gauges: gauges.unwrap_or_else(|| {
                 Arc::new(Gauges {
@@ -75,7 +84,7 @@ impl Limits {
     /// Waits until there is room for a request, unless too many wait already. Over HTTP/2 requests
     /// share connections, whose number doesn't matter then.
     pub(crate) async fn admit(&self, multiplexed: bool) -> Result<Permit, Overflow> {
-        enter(&self.gauges.requests, self.max_requests)?;
+        enter(&self.gauges.requests, self.max_requests, Overflow::Requests)?;
         // From here on the request is counted out again whatever happens.
         let mut permit = Permit {
             gauges: Arc::clone(&self.gauges),
@@ -86,11 +95,15 @@ impl Limits {
         };
         permit.connection = Arc::clone(connections).try_acquire_owned().ok();
         if permit.connection.is_none() {
-            enter(&self.gauges.pending, self.max_pending)?;
+            enter(
+                &self.gauges.pending,
+                self.max_pending,
+                Overflow::Connections,
+            )?;
             let _waiting = Waiting(&self.gauges.pending);
             let connection = Arc::clone(connections).acquire_owned().await;
             // Only a closed semaphore fails, and this one is never closed.
-            permit.connection = Some(connection.map_err(|_| Overflow)?);
+            permit.connection = Some(connection.map_err(|_| Overflow::Connections)?);
         }
         Ok(permit)
     }
@@ -100,7 +113,7 @@ impl Limits {
         let connection = match &self.gauges.connections {
             Some(connections) => {
                 let connection = Arc::clone(connections).try_acquire_owned();
-                Some(connection.map_err(|_| Overflow)?)
+                Some(connection.map_err(|_| Overflow::Connections)?)
             }
             None => None,
         };
@@ -111,18 +124,30 @@ impl Limits {
         })
     }
 
+    /// How many retries a budget lets there be. What waits is counted as under way already.
+    // Envoy: ResourceManagerImpl::RetryBudgetImpl::max.
+    fn budgeted(&self, budget: RetryBudget) -> u32 {
+        let under_way = u64::from(self.gauges.requests.load(Ordering::Relaxed));
+        let share = under_way * u64::from(budget.percent.millionths()) / 1_000_000;
+        budget.min_concurrency.max(share as u32)
+    }
+
     /// Room for a retry.
     pub(crate) fn admit_retry(&self) -> Result<RetryPermit, Overflow> {
-        enter(&self.gauges.retries, self.max_retries)?;
+        let most = match self.retry_budget {
+            Some(budget) => self.budgeted(budget),
+            None => self.max_retries,
+        };
+        enter(&self.gauges.retries, most, Overflow::Retries)?;
         Ok(RetryPermit(Arc::clone(&self.gauges)))
     }
 }
 
 /// Counts one more, if there is room.
-fn enter(gauge: &AtomicU32, max: u32) -> Result<(), Overflow> {
+fn enter(gauge: &AtomicU32, max: u32, overflow: Overflow) -> Result<(), Overflow> {
     if gauge.fetch_add(1, Ordering::Relaxed) >= max {
         gauge.fetch_sub(1, Ordering::Relaxed);
-        return Err(Overflow);
+        return Err(overflow);
     }
     Ok(())
 }
@@ -149,6 +174,8 @@ impl Drop for Waiting<'_> {
 mod tests {
     use std::time::Duration;
 
+    use nodegate_values::percentage::Percentage;
+
     use super::*;
 
     fn limits(policy: &ConnectionLimits) -> Arc<Limits> {
@@ -168,7 +195,10 @@ mod tests {
             async move { limits.admit(false).await.map(drop) }
         });
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert_eq!(limits.admit(false).await.map(drop), Err(Overflow));
+        assert_eq!(
+            limits.admit(false).await.map(drop),
+            Err(Overflow::Connections)
+        );
         // Requests that share a connection don't wait for one.
         assert!(limits.admit(true).await.is_ok());
         drop(first);
@@ -176,6 +206,29 @@ mod tests {
         assert!(limits.admit(false).await.is_ok());
         assert_eq!(limits.gauges.requests.load(Ordering::Relaxed), 0);
         assert_eq!(limits.gauges.pending.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_budget_grows_with_what_is_under_way() {
+        let limits = limits(&ConnectionLimits {
+            max_retries: Some(0),
+            retry_budget: Some(RetryBudget {
+                percent: Percentage::of_percent(25.0).unwrap(),
+                min_concurrency: 1,
+            }),
+            ..ConnectionLimits::default()
+        });
+        let first = limits.admit_retry().unwrap();
+        assert_eq!(limits.admit_retry().map(drop), Err(Overflow::Retries));
+        let mut under_way = Vec::new();
+        for _ in 0..11 {
+            under_way.push(limits.admit(true).await.unwrap());
+        }
+        // A quarter of 11, and no more.
+        let second = limits.admit_retry().unwrap();
+        assert_eq!(limits.admit_retry().map(drop), Err(Overflow::Retries));
+        drop((first, second, under_way));
+        assert!(limits.admit_retry().is_ok());
     }
 
     #[tokio::test]
@@ -187,7 +240,7 @@ mod tests {
         let limits = Limits::new(&policy, None);
         let held = limits.admit(true).await.unwrap();
         let next = Limits::new(&policy, Some(&limits));
-        assert_eq!(next.admit(true).await.map(drop), Err(Overflow));
+        assert_eq!(next.admit(true).await.map(drop), Err(Overflow::Requests));
         drop(held);
         assert!(next.admit(true).await.is_ok());
     }

@@ -248,6 +248,18 @@ impl Engaged {
         &self.cluster
     }
 
+    /// There is a connection to the endpoint, over which it will be asked. Where failures to reach it are
+    /// counted by themselves, that is none, whatever comes next (Envoy: UpstreamRequest::onPoolReady).
+    pub(crate) fn reached(&self) {
+        if self
+            .cluster
+            .outliers()
+            .is_some_and(|outliers| outliers.split)
+        {
+            self.cluster.observe(&self.endpoint, Observation::Connected);
+        }
+    }
+
     /// Says what came of asking the endpoint.
     pub(crate) fn observe(&self, worker: WorkerIndex, observation: Observation) {
         let counted = match observation {

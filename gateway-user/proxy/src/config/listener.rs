@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use http::HeaderValue;
 use nodegate_model::gateway::{
-    self as model, HttpRoute, HttpRoutes, ListenerProtocol, Mirror, TcpRoute, VirtualHost,
+    self as model, HttpRoute, HttpRoutes, ListenerProtocol, MatchedHeader, Mirror, TcpRoute,
+    VirtualHost,
 };
 use nodegate_route::{Match, Rewrite, RouteTable, edge};
 use nodegate_sharing::SharedList;
@@ -150,7 +151,7 @@ impl Protocol {
 fn matches_own_headers(routes: &HttpRoutes) -> bool {
     let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
     let mut headers = routes.flat_map(|route| &route.matches.headers);
-    headers.any(|header| edge::is_own(&header.name))
+    headers.any(|header| matches!(&header.name, MatchedHeader::Field(name) if edge::is_own(name)))
 }
 
 impl HttpListener {

@@ -1,8 +1,11 @@
 //! A request's way through its phases to an answer.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts};
 use nodegate_model::gateway::{Forward, HttpAction, HttpRoute};
 use nodegate_route::{
     cors::{self, CorsDecision},
@@ -65,10 +68,13 @@ pub(crate) async fn answer(
     };
     let route = routed.route();
     context.routed = Some(&routed);
-    if route.fault.is_some() && matches!(route.action, HttpAction::Forward(_)) {
+    let answers = route.fault.is_some() || upgrade.is_err();
+    if answers && matches!(route.action, HttpAction::Forward(_)) {
         // What a fault answers has the headers of a destination, too. Without a fault CORS may answer
         // before a destination's turn is taken.
-        context.destination = Some(routed.state().target.choose().index);
+        let chosen = routed.state().target.choose();
+        context.destination = Some(chosen.index);
+        exchange.note_decision(|decision| decision.cluster = Some(chosen.name.to_owned()));
     }
     keep_facts(
         &mut parts,
@@ -77,6 +83,11 @@ pub(crate) async fn answer(
         context.destination,
         &mut exchange,
     );
+    // Whether a connection may become something else is known before any filter is asked.
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(reply) => return reply.into_response(exchange, context),
+    };
     // Faults come first, and their answers have no headers of CORS (Istio: buildHTTPConnectionManager).
     if let Some(fault) = &route.fault
         && let Some(reply) = Box::pin(fault::inject(fault, context.grpc, &mut exchange)).await
@@ -123,8 +134,8 @@ pub(crate) async fn answer(
 
 /// A request that has a route.
 struct Admitted {
-    /// What it wants the connection to become, if anything.
-    upgrade: Option<HeaderValue>,
+    /// What it wants the connection to become, if anything; or the answer if it can't become that.
+    upgrade: Result<Option<HeaderValue>, LocalReply>,
     /// What the gateway says itself of it.
     own: OwnHeaders,
     routed: Routed,
@@ -142,27 +153,36 @@ fn admit(
     let valid = validate::validate(parts, survey);
     let normalized = validate::normalize(parts);
     exchange.record(parts);
-    if let Err(reply) = valid.and(normalized) {
+    let refused = |reply: LocalReply| {
         // Envoy ends the connection with such an answer, except after `OPTIONS *`.
         let parity = client.worker.options.parity;
         let closes = parity.has(Difference::EarlyReply) && reply != LocalReply::no_path();
-        return Err(if closes { reply.closing() } else { reply });
-    }
-    // `upgrade` is a header of one connection, too.
-    let upgrade = if survey.hop_by_hop {
-        validate::upgrade(parts)?
-    } else {
-        None
+        if closes { reply.closing() } else { reply }
     };
+    valid.and(normalized).map_err(&refused)?;
+    // `upgrade` is a header of one connection, too.
+    let mut upgrade = Ok(None);
     if survey.hop_by_hop {
-        edge::leave_connection(&mut parts.headers, upgrade.as_ref());
+        upgrade = validate::upgrade(parts);
+        let kept = upgrade.as_ref().ok().and_then(Option::as_ref);
+        edge::leave_connection(&mut parts.headers, kept);
     }
     if survey.control {
         let parity = client.worker.options.parity;
         edge::strip_control(&mut parts.headers, parity.has(Difference::XEnvoyHeaders));
     }
     let mut own = OwnHeaders::new(&client.identity);
-    let routed = route(&client, parts, &mut own, exchange)?;
+    exchange.note(|record| own.note(&parts.headers, record));
+    if parts.method == Method::CONNECT {
+        // No route is one for CONNECT (Envoy: `connect_matcher`, which Istio doesn't set).
+        return Err(refused(LocalReply::no_route()));
+    }
+    let routed = match (route(&client, parts, &mut own, exchange), &upgrade) {
+        (Ok(routed), _) => routed,
+        // It goes without a route, too.
+        (Err(_), Err(reply)) => return Err(reply.clone()),
+        (Err(reply), Ok(_)) => return Err(reply),
+    };
     Ok(Admitted {
         upgrade,
         own,
@@ -278,10 +298,11 @@ async fn pass_on(
     };
     let mut outgoing = Outgoing::new(parts, own, body, &errand);
     mirror::send(&mirrors, &mut outgoing, &exchange, timeout);
+    let began = Instant::now();
     match forward::run(&errand, &mut outgoing, &mut exchange).await {
         Ok(answer) => {
             let extras = Extras {
-                service_time: answer.asked.elapsed(),
+                service_time: service_time(began, &exchange),
                 cookie,
                 upgrade: None,
             };
@@ -301,6 +322,15 @@ async fn pass_on(
             }
             reply.into_response(exchange, context)
         }
+    }
+}
+
+/// How long the endpoints took, in all tries, since the whole request was here; none if it isn't yet.
+// Envoy: Filter::onUpstreamHeaders, downstream_request_complete_time_.
+fn service_time(began: Instant, exchange: &Exchange) -> Option<Duration> {
+    match exchange.request_body() {
+        None => Some(began.elapsed()),
+        Some(body) => body.over_since().map(|over| over.max(began).elapsed()),
     }
 }
 

@@ -6,11 +6,17 @@ use http::{
     request::Parts,
 };
 use nodegate_model::gateway::{HeaderChanges, HeaderOperations};
-use nodegate_route::headers::{Direction, FormatFacts, apply};
+use nodegate_route::{
+    edge,
+    headers::{Direction, FormatFacts, apply},
+};
 use nodegate_values::format::{Format, Segment, Variable};
 
 use super::{exchange::Exchange, facts::RequestFacts, own_headers::OwnHeaders};
 use crate::{cluster::Engaged, config::Routed};
+
+/// The status with which a connection becomes something else.
+const SWITCHING: u16 = 101;
 
 /// Whether a route or its destination makes headers from the request.
 fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
@@ -45,7 +51,12 @@ fn is_made_from_request(format: &Format) -> bool {
         matches!(
             segment,
             Segment::Variable {
-                variable: Variable::RequestHeader(_),
+                variable: Variable::RequestHeader(_)
+                    | Variable::StreamId
+                    | Variable::GrpcStatus
+                    | Variable::QueryParameter(_)
+                    | Variable::Path { .. }
+                    | Variable::RequestHeadersBytes,
                 ..
             }
         )
@@ -124,7 +135,18 @@ fn change(
         status: Some(answer.map_or(0, |(status, _)| status)),
         details: answer.map(|(_, details)| details),
         flags: Some(if flags.is_empty() { "-" } else { &flags }),
-        attempt: Some(exchange.attempts),
+        // What a request is changed for is the first try, which is not counted yet.
+        attempt: Some(match direction {
+            Direction::Request => exchange.attempts.max(1),
+            Direction::Response => exchange.attempts,
+        }),
+        connection: Some(client.number),
+        received: Some(exchange.request_body().map_or(0, |body| body.bytes())),
+        duration: Some(exchange.started.elapsed()),
+        request_duration: exchange.request_duration(),
+        response_duration: engaged
+            .filter(|_| answer.is_some())
+            .map(|_| exchange.started.elapsed()),
     };
     // Where a message ends is not for configuration to say.
     let framing = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
@@ -135,5 +157,9 @@ fn change(
             Some(value) => headers.insert(name, value),
             None => headers.remove(name),
         };
+    }
+    match answer {
+        Some((status, _)) => edge::leave_route(headers, status == SWITCHING),
+        None => edge::leave_router(headers),
     }
 }

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Version, header::USER_AGENT, request::Parts};
+use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
 use jiff::Timestamp;
 use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, RouteDecision};
+use nodegate_route::edge::{X_FORWARDED_FOR, X_REQUEST_ID};
 
 use super::{
     authority::authority,
@@ -132,10 +133,10 @@ impl Exchange {
     }
 
     /// Notes what the endpoint sees of the client.
-    pub(crate) fn note_identity(&mut self, id: &str, forwarded_for: Option<&HeaderValue>) {
+    pub(crate) fn note_identity(&mut self, headers: &HeaderMap) {
         self.note(|record| {
-            id.clone_into(&mut record.request_id);
-            record.forwarded_for = text(forwarded_for);
+            record.request_id = text(headers.get(X_REQUEST_ID)).unwrap_or_default();
+            record.forwarded_for = text(headers.get(X_FORWARDED_FOR));
         });
     }
 
@@ -172,6 +173,14 @@ impl Exchange {
                 .is_some_and(|body| !body.is_asked())
     }
 
+    /// How long it took until the whole request had come; none if it has not.
+    pub(crate) fn request_duration(&self) -> Option<Duration> {
+        match &self.request_body {
+            None => Some(Duration::ZERO),
+            Some(body) => Some(body.over_since()?.saturating_duration_since(self.started)),
+        }
+    }
+
     /// The client gets the head of a response.
     pub(crate) fn answered(&self) {
         self.client.handle.answered();
@@ -183,7 +192,10 @@ impl Exchange {
         self.upstream_local = None;
         self.engaged = Some(engaged);
         self.permit = Some(permit);
-        self.note_decision(|decision| decision.endpoint = Some(address));
+        self.note(|record| {
+            record.decision.endpoint = Some(address);
+            record.upstream_local = None;
+        });
     }
 
     /// The endpoint that is being asked.
@@ -237,9 +249,9 @@ impl Exchange {
         self.note(|record| record.bytes_sent += bytes);
     }
 
-    /// Sets what went through a tunnel.
-    pub(crate) fn tunnelled(&mut self, received: u64, sent: u64) {
-        self.over = true;
+    /// Sets what went through a tunnel. If the client has ended it, it has left.
+    pub(crate) fn tunnelled(&mut self, received: u64, sent: u64, by_client: bool) {
+        self.over = !by_client;
         self.note(|record| {
             record.bytes_received = received;
             record.bytes_sent = sent;
@@ -310,6 +322,9 @@ impl Exchange {
             flags: ResponseFlags::default(),
             details: Cow::Borrowed(""),
             duration: Duration::ZERO,
+            connection: Some(self.client.number),
+            request_duration: None,
+            response_duration: None,
             bytes_received: 0,
             bytes_sent: 0,
         }
@@ -318,6 +333,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let request_duration = self.request_duration();
         if let Some(progress) = &self.request_body {
             progress.end();
         }
@@ -336,6 +352,7 @@ impl Drop for Exchange {
         if let Some(progress) = &self.request_body {
             record.bytes_received = record.bytes_received.max(progress.bytes());
         }
+        record.request_duration = request_duration;
         record.duration = self.started.elapsed();
         worker.tap.send(Record::Request(record));
     }

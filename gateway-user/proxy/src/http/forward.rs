@@ -1,11 +1,6 @@
 //! Over which connection a request goes to which endpoint, how often, and how long that may take.
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use http::{Response, StatusCode, Version};
 use nodegate_observe::ResponseFlag;
@@ -23,7 +18,7 @@ use super::{
     time_limit::{TimeLimit, within},
 };
 use crate::{
-    cluster::Observation,
+    cluster::{Observation, Overflow},
     http1::Framing,
     parity::Difference,
     pool::{DirectAnswer, Raw, Rest, SendError, Unsent, Upstream, UpstreamBody},
@@ -33,8 +28,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) response: Response<UpstreamBody<RequestBody>>,
-    /// When the try began that led to it.
-    pub(crate) asked: Instant,
     /// What the connection becomes, if it does.
     pub(crate) raw: Option<oneshot::Receiver<Raw>>,
 }
@@ -163,10 +156,17 @@ async fn one_try(
         .engage(errand.hash, tried)
         .ok_or(Failure::NoEndpoint)?;
     let http2 = errand.cluster.speaks_http2(outgoing.is_from_http2()) && !errand.upgrade;
-    let permit = errand.cluster.limits().admit(http2).await?;
     let endpoint = engaged.address();
+    let permit = match errand.cluster.limits().admit(http2).await {
+        Ok(permit) => permit,
+        Err(overflow) => {
+            if overflow == Overflow::Requests {
+                exchange.note_decision(|decision| decision.endpoint = Some(endpoint));
+            }
+            return Err(overflow.into());
+        }
+    };
     exchange.engage(engaged, permit);
-    let asked = Instant::now();
     let result = ask(errand, outgoing, exchange, endpoint, http2, keep).await;
     let worker = &exchange.client.worker;
     if let Some(engaged) = exchange.engaged() {
@@ -182,11 +182,7 @@ async fn one_try(
         }
     }
     let (response, raw) = result?;
-    Ok(Answer {
-        response,
-        asked,
-        raw,
-    })
+    Ok(Answer { response, raw })
 }
 
 /// A response, and what the connection becomes, if it does.
@@ -235,6 +231,10 @@ async fn ask(
             }
             None => Box::pin(pool.connect(endpoint, http2, limits)).await?,
         };
+        if let Some(engaged) = exchange.engaged() {
+            engaged.reached();
+        }
+        exchange.set_upstream_local(upstream.local());
         let keep = keep || (pooled && harmless);
         match send(errand, outgoing, exchange, (upstream, pool), keep).await {
             Ok(response) => return Ok((response, raw)),
@@ -272,7 +272,6 @@ async fn send(
         None => Err(Unanswered::Failed(Failure::TryTimeout)),
         Some(Ok(response)) if !is_proper(&response) => Err(Unanswered::Failed(Failure::Protocol)),
         Some(Ok(response)) => {
-            exchange.set_upstream_local(upstream.local());
             Ok(response.map(|rest| UpstreamBody::new(rest, upstream, Rc::clone(pool))))
         }
         Some(Err(SendError::Unsent(request))) => {

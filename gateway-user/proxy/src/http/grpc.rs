@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -29,18 +29,6 @@ pub(crate) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     }
     if let Ok(message) = HeaderValue::try_from(encoded) {
         headers.insert(GRPC_MESSAGE, message);
-    }
-}
-
-/// The gRPC status for an HTTP status (gRPC's http-grpc-status-mapping.md).
-pub(crate) const fn status_of(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
     }
 }
 

@@ -9,7 +9,7 @@ use super::client::Client;
 use crate::cluster::{ClusterState, key_hash};
 
 /// The hash of a request, and the cookie that gives the client the same one next time.
-// Envoy: HashPolicyImpl::generateHash.
+// Envoy: HashPolicyImpl::generateHash; Utility::makeSetCookieValue.
 pub(crate) fn hash(
     cluster: &ClusterState,
     parts: &Parts,
@@ -20,12 +20,14 @@ pub(crate) fn hash(
     };
     match key {
         HashKey::Header(name) => {
-            let values: Vec<&[u8]> = parts
+            let mut values: Vec<&[u8]> = parts
                 .headers
                 .get_all(name)
                 .iter()
                 .map(HeaderValue::as_bytes)
                 .collect();
+            // In whichever order they come (Envoy: HeaderHashMethod::evaluate).
+            values.sort_unstable();
             let hash = (!values.is_empty()).then(|| key_hash(&values.concat()));
             (hash, None)
         }
@@ -37,7 +39,12 @@ pub(crate) fn hash(
             query(parts, name).map(|value| key_hash(value.as_bytes())),
             None,
         ),
-        HashKey::Cookie { name, path, ttl } => {
+        HashKey::Cookie {
+            name,
+            path,
+            ttl,
+            attributes,
+        } => {
             if let Some(value) = cookie(parts, name) {
                 return (Some(key_hash(value.as_bytes())), None);
             }
@@ -53,6 +60,12 @@ pub(crate) fn hash(
             }
             if let Some(path) = path {
                 let _ = write!(cookie, "; Path={path}");
+            }
+            for (name, value) in attributes {
+                let _ = match value.as_str() {
+                    "" => write!(cookie, "; {name}"),
+                    value => write!(cookie, "; {name}={value}"),
+                };
             }
             cookie.push_str("; HttpOnly");
             (

@@ -34,14 +34,15 @@ impl Identity {
         Some(Self { address, lines })
     }
 
-    /// The client's address.
-    pub(crate) fn address(&self) -> &HeaderValue {
-        &self.address
-    }
-
     /// The headers as lines of a head of HTTP/1.1.
     pub(crate) fn lines(&self) -> &[u8] {
         &self.lines
+    }
+
+    /// The addresses that a request with these headers has come through.
+    pub(crate) fn forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
+        let values = headers.get_all(X_FORWARDED_FOR).iter();
+        with_client(values, &self.address)
     }
 
     /// Puts the headers among others, in place of those that are there.
@@ -55,20 +56,26 @@ impl Identity {
 /// Adds the client's address to the addresses that are there already.
 // Envoy: Http::Utility::appendXff, which joins with a bare comma.
 fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
-    let mut values = headers.get_all(X_FORWARDED_FOR).iter().peekable();
-    let value = if values.peek().is_none() {
-        client.clone()
-    } else {
-        let mut all = Vec::new();
-        for value in values {
-            all.extend_from_slice(value.as_bytes());
-            all.push(b',');
-        }
-        all.extend_from_slice(client.as_bytes());
-        // Joining valid values makes a valid value.
-        HeaderValue::from_maybe_shared(Bytes::from(all)).unwrap_or_else(|_| client.clone())
-    };
+    let value = with_client(headers.get_all(X_FORWARDED_FOR).iter(), client);
     headers.insert(X_FORWARDED_FOR, value);
+}
+
+fn with_client<'v>(
+    values: impl Iterator<Item = &'v HeaderValue>,
+    client: &HeaderValue,
+) -> HeaderValue {
+    let mut values = values.peekable();
+    if values.peek().is_none() {
+        return client.clone();
+    }
+    let mut all = Vec::new();
+    for value in values {
+        all.extend_from_slice(value.as_bytes());
+        all.push(b',');
+    }
+    all.extend_from_slice(client.as_bytes());
+    // Joining valid values makes a valid value.
+    HeaderValue::from_maybe_shared(Bytes::from(all)).unwrap_or_else(|_| client.clone())
 }
 
 #[cfg(test)]

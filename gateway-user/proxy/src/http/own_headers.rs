@@ -3,6 +3,7 @@
 use std::{mem, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use nodegate_observe::RequestRecord;
 use nodegate_route::edge::X_REQUEST_ID;
 
 use super::{
@@ -68,9 +69,11 @@ impl OwnHeaders {
         std::str::from_utf8(&self.id).unwrap_or_default()
     }
 
-    /// The client's address.
-    pub(crate) fn client(&self) -> &HeaderValue {
-        self.client.address()
+    /// Tells a record what endpoints would be told, of a request with these headers of the client's.
+    pub(crate) fn note(&self, headers: &HeaderMap, record: &mut RequestRecord) {
+        self.id().clone_into(&mut record.request_id);
+        let came_through = self.client.forwarded_for(headers);
+        record.forwarded_for = Some(String::from_utf8_lossy(came_through.as_bytes()).into_owned());
     }
 
     /// Says how long the endpoint may take.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri, header::HOST, request::Parts, uri::PathAndQuery};
 use nodegate_model::gateway::Forward;
-use nodegate_route::{edge::X_FORWARDED_FOR, timeout};
+use nodegate_route::timeout;
 
 use super::{
     authority::authority,
@@ -54,6 +54,9 @@ pub(crate) fn prepare(
     set_host(parts);
     let destination = Some(plan.destination);
     change_headers(&mut parts.headers, None, plan.routed, destination, exchange);
+    if own.is_none() {
+        exchange.note_identity(&parts.headers);
+    }
     rewrite_host(&mut parts.headers, plan);
     set_target(parts, path, exchange);
     exchange.request_changed(parts);
@@ -82,7 +85,7 @@ fn own_headers(
     parts: &mut Parts,
     plan: &Plan<'_>,
     mut own: OwnHeaders,
-    exchange: &mut Exchange,
+    exchange: &Exchange,
 ) -> Option<OwnHeaders> {
     let headers = &mut parts.headers;
     // The time that one try has, if that is less (Envoy: FilterUtility::setTimeoutHeaders).
@@ -100,12 +103,9 @@ fn own_headers(
         || exchange.request.is_some()
         || change_request(plan.routed, destination);
     if !seen {
-        exchange.note_identity(own.id(), Some(own.client()));
         return Some(own);
     }
-    let id = own.id().to_owned();
     own.insert(headers);
-    exchange.note_identity(&id, headers.get(X_FORWARDED_FOR));
     None
 }
 

@@ -130,6 +130,9 @@ impl RefusalRecord {
             flags: self.flags,
             details: Cow::Borrowed(self.details),
             duration: Duration::ZERO,
+            connection: None,
+            request_duration: None,
+            response_duration: None,
             bytes_received: 0,
             bytes_sent: self.bytes,
         })));

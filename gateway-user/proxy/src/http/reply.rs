@@ -30,7 +30,7 @@ const TRANSPORT_FAILURE: &str = ", transport failure reason: ";
 const UPSTREAM_RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
 /// An answer that comes from here.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocalReply {
     status: StatusCode,
     body: Bytes,
@@ -314,9 +314,8 @@ impl LocalReply {
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();
         let (status, body) = if context.grpc {
-            let status = self
-                .grpc_status
-                .unwrap_or_else(|| grpc::status_of(self.status));
+            let of_http = || nodegate_values::grpc::of_http(self.status.as_u16());
+            let status = self.grpc_status.unwrap_or_else(of_http);
             grpc::reply(&mut headers, status, &self.body);
             (StatusCode::OK, Bytes::new())
         } else {
@@ -338,13 +337,13 @@ impl LocalReply {
                 .state()
                 .counters
                 .add(exchange.client.worker.index, counted);
-            if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
-                cors::annotate(policy, origin.clone(), &mut headers);
-            }
             let destination = context.destination;
             // Envoy makes these headers before there is a status.
             let answer = Some((0, details.as_ref()));
             change_headers(&mut headers, answer, routed, destination, &exchange);
+            if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
+                cors::annotate(policy, origin.clone(), &mut headers);
+            }
         }
         if context.grpc {
             // Whatever the route has made of it.
@@ -361,7 +360,10 @@ impl LocalReply {
             && (exchange.attempts == 0
                 || exchange.attempts == 1 && self.flag == Some(ResponseFlag::NoHealthyUpstream))
             && exchange.request_body().is_some_and(|body| !body.is_over());
-        if (self.close || early || exchange.leaves_body()) && !exchange.is_http2() {
+        // Whoever gets a 400 may have meant another message than was read (Envoy:
+        // ConnectionManagerImpl::ActiveStream::sendLocalReply).
+        let close = self.close || self.status == StatusCode::BAD_REQUEST;
+        if (close || early || exchange.leaves_body()) && !exchange.is_http2() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         exchange.answered();

@@ -6,7 +6,7 @@ use http::{
     HeaderValue, Response, Version,
     header::{CONNECTION, SERVER, SET_COOKIE, UPGRADE},
 };
-use nodegate_route::{cors, edge::strip_hop_by_hop};
+use nodegate_route::{cors, edge::leave_endpoint};
 
 use super::{
     body::RequestBody,
@@ -21,8 +21,8 @@ use crate::{counters::Counted, pool::UpstreamBody};
 /// What is to be added to an endpoint's answer.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
-    /// How long the endpoint took.
-    pub(crate) service_time: Duration,
+    /// How long the endpoint took, from the end of the request on; none: it answered before that.
+    pub(crate) service_time: Option<Duration>,
     /// A cookie that keeps the client with its endpoint.
     pub(crate) cookie: Option<HeaderValue>,
     /// The protocol that the connection becomes, if it does.
@@ -39,7 +39,11 @@ pub(crate) fn head(
     let (mut parts, body) = response.into_parts();
     exchange.answered();
     exchange.note_answer(parts.status.as_u16(), "via_upstream");
-    exchange.note(|record| record.upstream_service_time = Some(extras.service_time));
+    let began = exchange.started;
+    exchange.note(|record| {
+        record.upstream_service_time = extras.service_time;
+        record.response_duration = Some(began.elapsed());
+    });
 
     // hyper answers in the client's version; an endpoint's HTTP/1.0 ends here.
     parts.version = if exchange.is_http2() {
@@ -51,7 +55,7 @@ pub(crate) fn head(
     let switches = extras.upgrade.is_some();
     // As the endpoint has written it.
     let connection = switches.then(|| parts.headers.get(CONNECTION).cloned());
-    strip_hop_by_hop(&mut parts.headers);
+    leave_endpoint(&mut parts.headers);
     if let Some(protocol) = extras.upgrade {
         let upgrade = || HeaderValue::from_static("upgrade");
         let connection = connection.flatten().unwrap_or_else(upgrade);
@@ -67,8 +71,8 @@ pub(crate) fn head(
     }
     // The time of a connection that becomes something else isn't over yet (Envoy:
     // Filter::onUpstreamHeaders).
-    if !switches {
-        let elapsed = milliseconds(extras.service_time);
+    if let Some(time) = extras.service_time.filter(|_| !switches) {
+        let elapsed = milliseconds(time);
         parts.headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, elapsed);
     }
     if let Some(routed) = context.routed {
@@ -77,9 +81,6 @@ pub(crate) fn head(
             .state()
             .counters
             .add(exchange.client.worker.index, counted);
-        if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
-            cors::annotate(policy, origin.clone(), &mut parts.headers);
-        }
         change_headers(
             &mut parts.headers,
             Some((parts.status.as_u16(), "via_upstream")),
@@ -87,6 +88,10 @@ pub(crate) fn head(
             context.destination,
             exchange,
         );
+        // The filter stands before the router, and so comes after it on the way back.
+        if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
+            cors::annotate(policy, origin.clone(), &mut parts.headers);
+        }
     }
     parts.headers.insert(SERVER, SERVER_NAME);
     (Response::from_parts(parts, ()), body)

@@ -1,6 +1,6 @@
 //! Connections that have become something else than HTTP: bytes both ways.
 
-use std::{future::poll_fn, io, pin::pin, task::Poll};
+use std::{cell::Cell, future::poll_fn, io, pin::pin, task::Poll};
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -9,7 +9,12 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{body::RequestBody, exchange::Exchange, stream::ClientStream};
+use super::{
+    body::RequestBody,
+    ended::{Ending, Side},
+    exchange::Exchange,
+    stream::ClientStream,
+};
 use crate::{
     accept::Transport,
     connections::{Handle, Order},
@@ -42,14 +47,16 @@ impl Tunnel {
             return;
         };
         client.tunnel();
-        let mut relay = pin!(relay(TokioIo::new(client), read, raw));
+        let first = Cell::new(None);
+        let mut relay = pin!(relay(TokioIo::new(client), read, raw, &first));
         let result = poll_fn(|cx| match handle.order(cx) {
             Order::Serve | Order::Finish => relay.as_mut().poll(cx),
             Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         })
         .await;
         let (received, sent) = result.unwrap_or_default();
-        self.exchange.tunnelled(received, sent);
+        self.exchange
+            .tunnelled(received, sent, ended_by_client(&first));
     }
 
     /// The same for a stream of HTTP/2. Its connection obeys the orders.
@@ -57,19 +64,35 @@ impl Tunnel {
         let Ok(raw) = self.raw.await else {
             return;
         };
-        let result = relay(client, Bytes::new(), raw).await;
+        let first = Cell::new(None);
+        let result = relay(client, Bytes::new(), raw, &first).await;
         let (received, sent) = result.unwrap_or_default();
-        self.exchange.tunnelled(received, sent);
+        self.exchange
+            .tunnelled(received, sent, ended_by_client(&first));
     }
+}
+
+fn ended_by_client(first: &Cell<Option<Side>>) -> bool {
+    first.get() == Some(Side::Client)
 }
 
 /// Passes bytes both ways, and says how many came from the client and went there.
 async fn relay(
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
     read: Bytes,
     raw: Raw,
+    first: &Cell<Option<Side>>,
 ) -> io::Result<(u64, u64)> {
-    let mut upstream = raw.stream;
+    let mut client = Ending {
+        stream: client,
+        side: Side::Client,
+        first,
+    };
+    let mut upstream = Ending {
+        stream: raw.stream,
+        side: Side::Endpoint,
+        first,
+    };
     upstream.write_all(&read).await?;
     // TLS may hold some of it back.
     upstream.flush().await?;

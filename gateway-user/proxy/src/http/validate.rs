@@ -64,10 +64,6 @@ pub(crate) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> 
     if parts.version == Version::HTTP_11 {
         validate_http1(parts, first, survey)?;
     }
-    if parts.method == Method::CONNECT {
-        // No route is one for CONNECT (Envoy: `connect_matcher`, which Istio doesn't set).
-        return Err(LocalReply::no_route());
-    }
     Ok(())
 }
 
@@ -92,6 +88,9 @@ fn validate_http1(
         }
         _ => {}
     }
+    if parts.method == Method::CONNECT && !names_a_port(&parts.uri) {
+        return Err(LocalReply::malformed("http1.invalid_url"));
+    }
     let host = host.map_or(&[][..], HeaderValue::as_bytes);
     if !is_known_method(&parts.method) {
         return Err(LocalReply::malformed("http1.codec_error"));
@@ -107,6 +106,14 @@ fn validate_http1(
         _ if parts.method == Method::CONNECT => Ok(()),
         _ => Err(LocalReply::malformed("http1.codec_error")),
     }
+}
+
+/// Whether a target is a host and its port, and nothing else (RFC 9110, section 9.3.6; Envoy:
+/// `Utility::Url::initializeForConnect`).
+fn names_a_port(target: &Uri) -> bool {
+    let is_bare = target.scheme().is_none() && target.path_and_query().is_none();
+    let authority = target.authority().filter(|_| is_bare);
+    authority.is_some_and(|host| host.port_u16().is_some() && !host.host().is_empty())
 }
 
 /// Whether `Connection` names not too many headers, and none that says where the request comes from.

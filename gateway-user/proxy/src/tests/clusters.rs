@@ -252,6 +252,19 @@ async fn keys_stay_with_their_endpoint() {
         all.extend(mine);
     }
     assert_eq!(all.len(), 3);
+    // All values count, in whichever order they come.
+    for user in 0..20 {
+        let mut both = BTreeSet::new();
+        for (first, second) in [(user, 99), (99, user)] {
+            client
+                .send(format!(
+                    "GET / HTTP/1.1\r\nHost: a\r\nX-User: {first}\r\nX-User: {second}\r\n\r\n"
+                ))
+                .await;
+            both.insert(client.response().await.1);
+        }
+        assert_eq!(both.len(), 1, "{user}");
+    }
 }
 
 #[tokio::test]
@@ -266,6 +279,10 @@ async fn clients_get_a_cookie_and_keep_their_endpoint() {
                 name: "session".into(),
                 path: Some("/".into()),
                 ttl: Some(Duration::from_mins(1)),
+                attributes: vec![
+                    ("SameSite".into(), "Lax".into()),
+                    ("Secure".into(), String::new()),
+                ],
             },
             table: HashTable::Maglev(HashTable::DEFAULT_MAGLEV),
         };
@@ -276,7 +293,7 @@ async fn clients_get_a_cookie_and_keep_their_endpoint() {
         let (head, first) = client.get("a", "/").await;
         let cookie = header(&head, "set-cookie").unwrap();
         assert!(
-            cookie.ends_with("; Max-Age=60; Path=/; HttpOnly"),
+            cookie.ends_with("; Max-Age=60; Path=/; SameSite=Lax; Secure; HttpOnly"),
             "{cookie}"
         );
         let cookie = cookie.split(';').next().unwrap();

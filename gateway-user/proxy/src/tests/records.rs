@@ -130,3 +130,42 @@ async fn clients_that_leave_are_recorded() {
     );
     assert!(record.bytes_sent >= 5);
 }
+
+/// Envoy knows the endpoint when it finds that there is no room for the request, and what every endpoint is
+/// told of the client when none is asked.
+#[tokio::test]
+async fn what_was_known_is_recorded_though_nobody_was_asked() {
+    let endpoint = Endpoint::answering("hello").await;
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    let mut full = cluster("full", &[&endpoint.address()]);
+    full.policy.limits.max_requests = Some(0);
+    fixture
+        .apply(gateway(
+            vec![http_listener(
+                port,
+                &["a"],
+                vec![prefix_route("/full", &[("full", 1)])],
+            )],
+            vec![full],
+        ))
+        .await;
+    let mut records = fixture.proxy.tap().subscribe(16);
+    let mut client = Peer::connect(port).await;
+    client.get("a", "/full").await;
+    client
+        .send("GET /none HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+        .await;
+    client.response().await;
+    let mut next = async || match &*records.recv().await {
+        Record::Request(record) => (**record).clone(),
+        Record::Connection(record) => panic!("{record}"),
+    };
+    let overflown = next().await;
+    assert_eq!(overflown.flags, ResponseFlag::UpstreamOverflow.into());
+    assert_eq!(overflown.decision.endpoint, Some(endpoint.address));
+    let missed = next().await;
+    assert_eq!(missed.flags, ResponseFlag::NoRoute.into());
+    assert_eq!(missed.request_id.len(), 36);
+    assert_eq!(missed.forwarded_for.as_deref(), Some("192.0.2.1,127.0.0.1"));
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 use tokio::{io::AsyncWriteExt as _, sync::Notify};
 
 use super::harness::{Endpoint, Peer, header, proxy_to, soon, status};
@@ -32,7 +33,8 @@ async fn echo() -> Endpoint {
 #[tokio::test]
 async fn websockets_pass_with_early_bytes_and_half_close() {
     let endpoint = echo().await;
-    let (_fixture, port) = proxy_to(&endpoint).await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(4);
     let mut client = Peer::connect(port).await;
     // The first line doesn't wait for the answer.
     client.send(format!("{HANDSHAKE}early\n")).await;
@@ -46,6 +48,40 @@ async fn websockets_pass_with_early_bytes_and_half_close() {
     assert_eq!(client.until("\n").await.unwrap(), "later\n");
     client.shutdown().await;
     assert_eq!(client.rest().await.unwrap(), "bye");
+    // The client has ended it.
+    let record = soon(records.recv()).await;
+    let Record::Request(record) = &*record else {
+        panic!("{record}");
+    };
+    assert_eq!(
+        record.flags,
+        ResponseFlag::DownstreamConnectionTermination.into()
+    );
+    assert_eq!(record.details, "downstream_remote_disconnect");
+}
+
+#[tokio::test]
+async fn a_tunnel_that_the_endpoint_ends_is_over_in_order() {
+    let endpoint = Endpoint::new(|_, mut peer| async move {
+        peer.head().await;
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye",
+        )
+        .await;
+    })
+    .await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(4);
+    let mut client = Peer::connect(port).await;
+    client.send(HANDSHAKE).await;
+    client.head().await.unwrap();
+    assert_eq!(client.rest().await.unwrap(), "bye");
+    drop(client);
+    let record = soon(records.recv()).await;
+    let Record::Request(record) = &*record else {
+        panic!("{record}");
+    };
+    assert_eq!(record.flags, ResponseFlags::default());
 }
 
 #[tokio::test]

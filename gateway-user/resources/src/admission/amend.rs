@@ -91,15 +91,15 @@ impl Store {
                 if effect.gone.insert(&object.key, object).is_some() {
                     return None;
                 }
-                effect.unsaid.extend(validate(object));
+                effect.unsaid.extend(validate(object).diagnostics);
             }
             for object in come {
-                let findings = validate(object);
+                let verdict = validate(object);
                 let twice = effect.come.insert(&object.key, object).is_some();
-                if twice || diagnostic::has_errors(&findings) {
+                if twice || verdict.refused {
                     return None;
                 }
-                effect.said.extend(findings);
+                effect.said.extend(verdict.diagnostics);
             }
             let said = |document: Option<&Manifest>| {
                 document.map_or_else(Vec::new, |document| document.diagnostics.clone())
@@ -140,12 +140,13 @@ fn stands_alone(object: &Object) -> bool {
         | Body::Namespace(_)
         | Body::Secret(_)
         | Body::EndpointSlice(_)
-        | Body::Workload(_) => true,
+        | Body::PodMaker(_) => true,
         Body::Service(_)
         | Body::Gateway(_)
         | Body::VirtualService(_)
         | Body::DestinationRule(_)
-        | Body::ServiceEntry(_) => false,
+        | Body::ServiceEntry(_)
+        | Body::WorkloadEntry(_) => false,
     }
 }
 

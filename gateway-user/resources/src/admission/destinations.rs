@@ -7,7 +7,7 @@ use nodegate_values::{
 };
 
 use crate::{
-    istio::{Destination, RouteDestination, VirtualService},
+    istio::{Destination, DestinationRule, RouteDestination, VirtualService},
     lookup::{Destinations, NoDestination, full_host, gateway_reference, service_of},
     object::{Body, Object},
 };
@@ -58,27 +58,40 @@ impl Round {
                         .extend(no_gateways(&object, service, &gateways));
                 }
                 Body::DestinationRule(rule) => {
-                    let host = full_host(&rule.spec.host, &object.key.namespace);
-                    if service_of(&host).is_some() && known.service(&host).is_none() {
-                        let to = Destination {
-                            host: rule.spec.host.clone(),
-                            ..Destination::default()
-                        };
-                        if let Some(miss) = known.miss(&to, &object.key.namespace) {
-                            let warning = object.report(
-                                Severity::Warning,
-                                "spec.host",
-                                miss.message,
-                                miss.fix,
-                            );
-                            self.diagnostics.push(warning);
-                        }
-                    }
+                    self.diagnostics.extend(no_subject(&object, rule, &known));
                 }
                 _ => {}
             }
         }
     }
+}
+
+/// Warns about a DestinationRule for Services that are not there.
+fn no_subject(
+    object: &Object,
+    rule: &DestinationRule,
+    known: &Destinations<'_>,
+) -> Option<Diagnostic> {
+    let host = full_host(&rule.spec.host, &object.key.namespace);
+    service_of(&host)?;
+    let (message, fix) = if let Some(end) = host.strip_prefix('*') {
+        if known.is_any_within(&host) {
+            return None;
+        }
+        let fix = "create the Service, or name one that there is";
+        let message = format!("no Service has a host that ends in `{end}`");
+        (message, fix.to_owned())
+    } else if known.service(&host).is_none() {
+        let to = Destination {
+            host: rule.spec.host.clone(),
+            ..Destination::default()
+        };
+        let miss = known.miss(&to, &object.key.namespace)?;
+        (miss.message, miss.fix)
+    } else {
+        return None;
+    };
+    Some(object.report(Severity::Warning, "spec.host", message, fix))
 }
 
 fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) -> Diagnostic {

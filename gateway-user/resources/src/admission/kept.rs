@@ -4,7 +4,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use nodegate_values::diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
@@ -91,7 +90,7 @@ impl Kept {
             let manifest = Manifest::of_entry(entry.document, entry.object);
             manifest.objects
         });
-        let good = objects.filter(|object| !diagnostic::has_errors(&validate(object)));
+        let good = objects.filter(|object| !validate(object).refused);
         Ok(Self {
             objects: good.map(Arc::new).collect(),
         })

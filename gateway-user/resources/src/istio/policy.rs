@@ -33,8 +33,18 @@ plain! {
         tunnel: Option<Opaque>,
         /// Not acted on in this version.
         proxy_protocol: Option<Opaque>,
+        /// How many retries, by how many requests.
+        retry_budget: Option<RetryBudget>,
+    }
+
+    /// `TrafficPolicy.retryBudget`
+    RetryBudget {
+        /// Of the requests that are under way; none: 20.
+        percent: Option<f64>,
+        /// So many there may always be; 0: 3.
+        min_retry_concurrency: i64,
         /// Not acted on in this version.
-        retry_budget: Option<Opaque>,
+        budget_interval: Option<Interval>,
     }
 
     /// `TrafficPolicy.portLevelSettings[]`
@@ -101,8 +111,16 @@ plain! {
         path: String,
         /// Life of a cookie that is made.
         ttl: Option<Interval>,
-        /// Attributes of a cookie that is made.
-        attributes: Option<Opaque>,
+        /// Further attributes of a cookie that is made.
+        attributes: Vec<CookieAttribute>,
+    }
+
+    /// `LoadBalancerSettings.consistentHash.httpCookie.attributes[]`
+    CookieAttribute {
+        /// Name.
+        name: String,
+        /// Value, if it has one.
+        value: String,
     }
 
     /// `LoadBalancerSettings.consistentHash.ringHash`

@@ -14,8 +14,8 @@ use nodegate_values::{
 };
 
 use super::{
-    Abort, DirectResponse, Percent, Port, Redirect, RegexRewrite, Retries, Rewrite,
-    RouteDestination, StringMatch,
+    Abort, CookieAttribute, DirectResponse, Percent, Port, Redirect, RegexRewrite, Retries,
+    RetryBudget, Rewrite, RouteDestination, StringMatch,
     words::{ServerProtocol, UnknownWord, Word as _},
 };
 
@@ -207,6 +207,38 @@ fn answer(status: i64) -> Result<u16, NotAnAnswer> {
         .ok()
         .filter(|status| (200..=599).contains(status))
         .ok_or(NotAnAnswer(status))
+}
+
+// === impl RetryBudget ===
+
+impl RetryBudget {
+    /// Of the requests that are under way.
+    ///
+    /// # Errors
+    ///
+    /// If it is not between 0 and 100.
+    pub fn share(&self) -> Result<Percentage, NotAPercentage> {
+        Percentage::of_percent(self.percent.unwrap_or(20.0))
+    }
+
+    /// So many there may always be.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a limit.
+    pub fn least(&self) -> Result<u32, NotALimit> {
+        Ok(limit(self.min_retry_concurrency)?.unwrap_or(3))
+    }
+}
+
+// === impl CookieAttribute ===
+
+impl CookieAttribute {
+    /// Whether it can stand in a cookie without being the end of it (RFC 6265, section 4.1.1).
+    pub fn is_good(&self) -> bool {
+        let good = |text: &str| HeaderValue::try_from(text).is_ok() && !text.contains(';');
+        !self.name.is_empty() && good(&self.name) && good(&self.value)
+    }
 }
 
 // === impl StringMatch ===

@@ -31,10 +31,10 @@ pub(super) fn left_out(
             "is not applied: there is no Envoy here",
             None,
         ),
-        ("networking.istio.io", "WorkloadEntry" | "WorkloadGroup") => (
+        ("networking.istio.io", "WorkloadGroup") => (
             Severity::Warning,
-            "is not read by this version",
-            Some("name the addresses in the ServiceEntry"),
+            "is not read by this version: no machine is registered by it",
+            Some("write a WorkloadEntry for each machine"),
         ),
         (
             "networking.istio.io"

@@ -1,30 +1,48 @@
 //! Gateways (`ValidateGateway` of istio's pkg/config/validation).
+//!
+//! A host or a server that cannot be read is left out, and the others are served, as istiod does when nobody
+//! has validated. A Gateway of which nothing is left is refused.
 
-use super::{Findings, names};
+use nodegate_values::port::port;
+
+use super::Findings;
 use crate::istio::{
     Gateway, Server,
+    hosts::server_host,
     words::{ServerProtocol, Word as _},
 };
 
 pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
-    if gateway.spec.servers.is_empty() {
-        findings.error(
-            "spec.servers",
-            "no servers",
-            "name at least one port and its hosts",
-        );
+    let servers = &gateway.spec.servers;
+    let mut is_served = false;
+    for (index, server) in servers.iter().enumerate() {
+        is_served |= one_server(server, &format!("spec.servers[{index}]"), findings);
     }
-    for (index, server) in gateway.spec.servers.iter().enumerate() {
-        one_server(server, &format!("spec.servers[{index}]"), findings);
+    if !is_served {
+        let message = if servers.is_empty() {
+            "no servers"
+        } else {
+            "no server is left"
+        };
+        let fix = "name at least one port and its hosts";
+        findings.error("spec.servers", message, fix);
     }
 }
 
-fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
-    findings.port(format!("{path}.port.number"), server.port.number);
+/// Gives whether anything of the server can be read.
+fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool {
+    let mut is_served = true;
+    let mut left_out = |field: &str, message: &str, fix: &str| {
+        findings.left_out(format!("{path}.{field}"), "server", message, fix);
+        is_served = false;
+    };
+    if let Err(error) = port(server.port.number) {
+        left_out("port.number", &error.to_string(), "1 to 65535");
+    }
     let protocol = server.port.protocol.to_ascii_uppercase();
     let read = server.port.protocol();
     if protocol.is_empty() {
-        findings.error(format!("{path}.port.protocol"), "missing", "HTTP or TCP");
+        left_out("port.protocol", "missing", "HTTP or TCP");
     } else if read.is_err() {
         let message = format!("`{}` is not a protocol", server.port.protocol);
         let known: Vec<_> = ServerProtocol::WORDS
@@ -32,34 +50,20 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
             .map(|(word, _)| *word)
             .collect();
         let fix = format!("one of {}", known.join(", "));
-        findings.error(format!("{path}.port.protocol"), message, &fix);
+        left_out("port.protocol", &message, &fix);
     }
     if server.port.name.is_empty() {
-        findings.error(
-            format!("{path}.port.name"),
-            "missing",
-            "give it a name, such as `http`",
-        );
+        left_out("port.name", "missing", "give it a name, such as `http`");
     }
     if server.hosts.is_empty() {
-        findings.error(
-            format!("{path}.hosts"),
-            "no hosts",
-            "name at least one; `*` is any",
-        );
+        left_out("hosts", "no hosts", "name at least one; `*` is any");
     }
     for (index, host) in server.hosts.iter().enumerate() {
-        let domain = host
-            .split_once('/')
-            .map_or(host.as_str(), |(_, domain)| domain);
-        let namespace = host.split_once('/').map(|(namespace, _)| namespace);
-        let namespace_is_good =
-            namespace.is_none_or(|name| matches!(name, "*" | ".") || names::is_label(name));
-        if !namespace_is_good || !names::is_host(&domain.to_ascii_lowercase()) {
-            let message = format!("`{host}` is not a host");
-            findings.error(
+        if let Err(error) = server_host(host) {
+            findings.left_out(
                 format!("{path}.hosts[{index}]"),
-                message,
+                "host",
+                &error.to_string(),
                 "`web.example.com`, `*.example.com`, `*`, or one of these after `namespace/`",
             );
         }
@@ -83,4 +87,5 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
         format!("{path}.defaultEndpoint"),
         server.default_endpoint.is_some(),
     );
+    is_served && server.read_hosts().next().is_some()
 }

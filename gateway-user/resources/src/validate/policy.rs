@@ -1,13 +1,16 @@
 //! DestinationRules (`ValidateDestinationRule` of istio's pkg/config/validation).
+//!
+//! A subset that cannot be served is left out. A policy for all that cannot be applied makes the DestinationRule an
+//! error: without it connections might be in the clear, or without limits.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use nodegate_values::duration::Interval;
 
 use super::{Findings, names};
 use crate::istio::{
     ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, LocalityLb, OutlierDetection,
-    Tls, TrafficPolicy, Warmup,
+    RetryBudget, Subset, Tls, TrafficPolicy, Warmup,
     reading::{header_name, limit, whole_percent},
     words::{Http2Upgrade, SimpleBalancing, TlsMode},
 };
@@ -29,33 +32,48 @@ pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     }
     for (index, subset) in spec.subsets.iter().enumerate() {
         let path = format!("spec.subsets[{index}]");
-        if !names::is_label(&subset.name) {
-            let message = format!("`{}` is not a subset's name", subset.name);
-            findings.error(
-                format!("{path}.name"),
-                message,
-                "lower-case letters, digits and `-`",
-            );
-        } else if spec.subsets[..index]
-            .iter()
-            .any(|other| other.name == subset.name)
-        {
+        let mut before = spec.subsets[..index].iter();
+        if before.any(|other| other.name == subset.name) && names::is_label(&subset.name) {
             let message = format!("the subset `{}` is there already", subset.name);
-            findings.error(format!("{path}.name"), message, "rename or remove one");
+            let fix = "rename or remove one";
+            findings.left_out(format!("{path}.name"), "subset", &message, fix);
         }
-        if let Some(traffic) = &subset.traffic_policy {
-            policy(traffic, &format!("{path}.trafficPolicy"), findings);
-        }
+        one_subset(subset, &path, findings);
     }
+}
+
+/// Gives whether it can be served. One that cannot is left out: requests to it are answered with 503, and
+/// go nowhere else.
+pub(super) fn one_subset(subset: &Subset, path: &str, findings: &mut Findings<'_>) -> bool {
+    let is_named = names::is_label(&subset.name);
+    if !is_named {
+        let message = format!("`{}` is not a subset's name", subset.name);
+        let fix = "lower-case letters, digits and `-`";
+        findings.left_out(format!("{path}.name"), "subset", &message, fix);
+    }
+    let Some(traffic) = &subset.traffic_policy else {
+        return is_named;
+    };
+    let refused = mem::take(&mut findings.verdict.refused);
+    policy(traffic, &format!("{path}.trafficPolicy"), findings);
+    let is_good = !mem::replace(&mut findings.verdict.refused, refused);
+    if !is_good {
+        let message = "its policy cannot be applied";
+        let path = format!("{path}.trafficPolicy");
+        findings.left_out(path, "subset", message, "correct what is said of it");
+    }
+    is_named && is_good
 }
 
 fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
     for (field, given) in [
         ("tunnel", policy.tunnel.is_some()),
         ("proxyProtocol", policy.proxy_protocol.is_some()),
-        ("retryBudget", policy.retry_budget.is_some()),
     ] {
         findings.ignored(format!("{path}.{field}"), given);
+    }
+    if let Some(budget) = &policy.retry_budget {
+        retry_budget(budget, &format!("{path}.retryBudget"), findings);
     }
     let top = LevelSettings {
         balancer: policy.load_balancer.as_ref(),
@@ -103,6 +121,22 @@ impl LevelSettings<'_> {
             one_tls(tls, &format!("{path}.tls"), findings);
         }
     }
+}
+
+fn retry_budget(budget: &RetryBudget, path: &str, findings: &mut Findings<'_>) {
+    if let Err(error) = budget.share() {
+        findings.error(format!("{path}.percent"), error.to_string(), "0 to 100");
+    }
+    if let Err(error) = budget.least() {
+        let path = format!("{path}.minRetryConcurrency");
+        findings.error(path, error.to_string(), "1 or more; 0 for 3");
+    }
+    findings.ignored(
+        format!("{path}.budgetInterval"),
+        budget
+            .budget_interval
+            .is_some_and(|interval| !interval.0.is_zero()),
+    );
 }
 
 fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_>) {
@@ -161,10 +195,21 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
                 "name the cookie",
             );
         }
-        findings.ignored(
-            format!("{path}.httpCookie.attributes"),
-            cookie.attributes.is_some(),
-        );
+        for (index, attribute) in cookie.attributes.iter().enumerate() {
+            if !attribute.is_good() {
+                let message = format!("`{}` cannot stand in a cookie", attribute.name);
+                let path = format!("{path}.httpCookie.attributes[{index}]");
+                findings.error(path, message, "such as `{name: SameSite, value: Lax}`");
+            }
+        }
+        if cookie.ttl.is_none() && !cookie.attributes.is_empty() {
+            let message = "without a ttl no cookie is made";
+            findings.warning(
+                format!("{path}.httpCookie.attributes"),
+                message,
+                "give it a ttl",
+            );
+        }
     }
     let ring = hash.ring_hash.as_ref().map(|ring| ring.minimum_ring_size);
     if ring

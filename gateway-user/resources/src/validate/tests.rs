@@ -1,4 +1,4 @@
-use nodegate_values::diagnostic::Severity;
+use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use crate::manifest::Manifest;
 
@@ -6,7 +6,10 @@ use crate::manifest::Manifest;
 fn all(text: &str) -> Vec<String> {
     let manifest = Manifest::parse("x.yaml".into(), text);
     assert_eq!(manifest.diagnostics, []);
-    let found = manifest.objects.iter().flat_map(super::validate);
+    let found = manifest
+        .objects
+        .iter()
+        .flat_map(|object| super::validate(object).diagnostics);
     found
         .map(|found| {
             let letter = match found.severity {
@@ -108,13 +111,13 @@ fn gateways() {
     assert_eq!(
         istio("Gateway", servers),
         [
-            "E 6 spec.servers[0].port.number: 0 is not a port",
-            "E 6 spec.servers[0].port.protocol: `HTTQ` is not a protocol",
-            "E 6 spec.servers[0].port.name: missing",
-            "E 6 spec.servers[0].hosts: no hosts",
-            "E 9 spec.servers[1].hosts[1]: `a b` is not a host",
-            "E 9 spec.servers[1].hosts[2]: `ns/` is not a host",
-            "E 9 spec.servers[1].hosts[3]: `a.*` is not a host",
+            "E 6 spec.servers[0].port.number: 0 is not a port; this server is left out",
+            "E 6 spec.servers[0].port.protocol: `HTTQ` is not a protocol; this server is left out",
+            "E 6 spec.servers[0].port.name: missing; this server is left out",
+            "E 6 spec.servers[0].hosts: no hosts; this server is left out",
+            "E 9 spec.servers[1].hosts[1]: `a b` is not a host; this host is left out",
+            "E 9 spec.servers[1].hosts[2]: `ns/` is not a host; this host is left out",
+            "E 9 spec.servers[1].hosts[3]: `a.*` is not a host; this host is left out",
             "W 8 spec.servers[1].bind: not supported by this version; this server is left out",
         ]
     );
@@ -130,8 +133,8 @@ fn virtual_services() {
     assert_eq!(
         istio("VirtualService", http),
         [
-            "E 5 spec.hosts[0]: `a.*` is not a host",
-            "E 5 spec.hosts[2]: `a.x` is there already",
+            "E 5 spec.hosts[0]: `a.*` is not a host; this host is left out",
+            "W 5 spec.hosts[2]: `a.x` is there already",
             "E 8 spec.http[0]: leads nowhere",
             "W 8 spec.http[0].match[0].uri: says nothing, and matches every path",
             "W 8 spec.http[0].match[1].uri.prefix: `a` matches no request: every path begins with `/`",
@@ -162,8 +165,8 @@ fn destination_rules() {
         istio("DestinationRule", spec),
         [
             "E 4 spec.host: missing",
-            "E 8 spec.subsets[1].name: the subset `v1` is there already",
-            "E 9 spec.subsets[2].name: `` is not a subset's name",
+            "E 8 spec.subsets[1].name: the subset `v1` is there already; this subset is left out",
+            "E 9 spec.subsets[2].name: `` is not a subset's name; this subset is left out",
         ]
     );
 }
@@ -213,12 +216,20 @@ fn conditions_of_routes() {
             "E match[0].uri: says more than one thing",
         ),
         (
+            "uri: {prefix: ''}",
+            "W match[0].uri.prefix: empty, and matches every path",
+        ),
+        (
             "uri: {prefix: '/a?b'}",
             "W match[0].uri.prefix: matches no request: the query is no part of the path",
         ),
         (
-            "headers: {':path': {exact: a}}",
-            "E match[0].headers.:path: `:path` is not a header",
+            "headers: {':paht': {exact: a}}",
+            "E match[0].headers.:paht: `:paht` is not a header",
+        ),
+        (
+            "withoutHeaders: {':status': {}}",
+            "W match[0].withoutHeaders.:status: no request has a status: it counts as missing",
         ),
         (
             "headers: {a b: {}}",
@@ -244,7 +255,7 @@ fn conditions_of_routes() {
         let said = http_route(&format!("match: [{{{conditions}}}]\n    {TO}"));
         assert_eq!(said, [wanted], "{conditions}");
     }
-    let fine = "match: [{headers: {x: {}, y: {regex: '*'}}, withoutHeaders: {z: {exact: ''}}, scheme: {exact: https}}]";
+    let fine = "match: [{headers: {x: {}, y: {regex: '*'}, ':path': {exact: '/a?b'}, ':method': {}}, withoutHeaders: {z: {exact: ''}}, scheme: {exact: https}}]";
     assert_eq!(http_route(&format!("{fine}\n    {TO}")), [""; 0]);
     // A claim of a token is not a header, and to leave the condition out would let everybody in.
     let claim = "  hosts: [a]\n  gateways: [g]\n  http:\n  - match: [{headers: {'@request.auth.claims.x': {exact: y}}}]\n    route: [{destination: {host: a}}]\n";
@@ -318,6 +329,14 @@ fn actions_of_routes() {
             "E headers.request.add.x: `%NOPE%` is not a variable",
         ),
         (
+            "headers: {request: {add: {x: 'a%UPSTREAM_PROTOCOL%'}}}",
+            "W headers.request.add.x: `%UPSTREAM_PROTOCOL%` is always empty in this version",
+        ),
+        (
+            "headers: {request: {set: {x-envoy-retry-on: 5xx}}}",
+            "W headers.request.set.x-envoy-retry-on: is read by Envoy's router, and has no effect here",
+        ),
+        (
             "headers: {response: {set: {Host: x}}}",
             "W headers.response.set.Host: `Host` cannot be changed here; ignored",
         ),
@@ -355,14 +374,11 @@ fn actions_of_routes() {
 }
 
 #[test]
-fn what_others_delegate_to_has_no_hosts_and_no_regex() {
+fn what_others_delegate_to_has_no_hosts_and_delegates_no_further() {
     let leaf = "  http:\n  - match: [{uri: {regex: /a}}]\n    route: [{destination: {host: a}}]\n  - delegate: {name: x}\n";
     assert_eq!(
         istio("VirtualService", leaf),
-        [
-            "E 6 spec.http[0].match[0].uri.regex: a regex cannot be put together with the conditions of a delegate",
-            "E 8 spec.http[1].delegate: what others delegate to cannot delegate any further",
-        ]
+        ["E 8 spec.http[1].delegate: what others delegate to cannot delegate any further"]
     );
 }
 
@@ -392,6 +408,22 @@ fn policies_of_destinations() {
         (
             "connectionPool: {tcp: {connectTimeout: 1.5ms}}",
             "E connectionPool.tcp.connectTimeout: is finer than a millisecond",
+        ),
+        (
+            "retryBudget: {percent: 101}",
+            "E retryBudget.percent: 101 is not a percentage",
+        ),
+        (
+            "retryBudget: {minRetryConcurrency: -1}",
+            "E retryBudget.minRetryConcurrency: -1 is not a limit",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a, ttl: 0s, attributes: [{name: 'a;b'}]}}}",
+            "E loadBalancer.consistentHash.httpCookie.attributes[0]: `a;b` cannot stand in a cookie",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a, attributes: [{name: Secure}]}}}",
+            "W loadBalancer.consistentHash.httpCookie.attributes: without a ttl no cookie is made",
         ),
         (
             "outlierDetection: {maxEjectionPercent: 101}",
@@ -426,11 +458,16 @@ fn service_entries() {
     assert_eq!(
         istio("ServiceEntry", spec),
         [
-            "E 5 spec.hosts[0]: `*` would be everything",
-            "E 9 spec.ports[1].number: 80 is there already",
-            "E 11 spec.endpoints[0].address: `b.x` is not an address",
-            "E 12 spec.endpoints[1].ports.https: there is no port `https` in spec.ports",
+            "E 5 spec.hosts[0]: `*` would be everything; this host is left out",
+            "E 9 spec.ports[1].number: 80 is there already; this port is left out",
+            "E 11 spec.endpoints[0].address: `b.x` is not an address; this endpoint is left out",
+            "W 12 spec.endpoints[1].ports.https: there is no port `https` in spec.ports",
         ]
+    );
+    let nowhere = "  hosts: [a.x]\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n";
+    assert_eq!(
+        istio("ServiceEntry", nowhere),
+        ["W 4 spec.endpoints: no endpoints: requests to its hosts are answered with 503"]
     );
     let wildcard = "  hosts: ['*.x']\n  resolution: DNS\n  ports: [{number: 80, name: http}]\n";
     assert_eq!(
@@ -481,4 +518,65 @@ fn routes_behind_one_that_takes_all_are_told() {
         istio("VirtualService", tcp),
         ["W 9 spec.tcp[1]: never taken: tcp[0] takes all there is"]
     );
+}
+
+/// An error about one of several takes down that one; the last takes the object with it.
+#[test]
+fn one_bad_item_does_not_take_down_its_neighbours() {
+    let gateway = |host: &str| {
+        let port = "port: {number: 80, name: http, protocol: HTTP}";
+        format!("  servers: [{{{port}, hosts: [{host}]}}]\n")
+    };
+    let route = |hosts: &str| {
+        format!(
+            "  hosts: [{hosts}]\n  gateways: [g]\n  http: [{{route: [{{destination: {{host: a}}}}]}}]\n"
+        )
+    };
+    let entry = |hosts: &str, addresses: &str| {
+        format!(
+            "  hosts: [{hosts}]\n  resolution: STATIC\n  ports: [{{number: 80, name: http}}]\n  endpoints: [{addresses}]\n"
+        )
+    };
+    let (good, bad) = ("{address: 192.0.2.1}", "{address: a b}");
+    let both = format!("{good}, {bad}");
+    let odd = "trafficPolicy: {loadBalancer: {simple: FASTEST}}";
+    for (kind, some, none) in [
+        ("Gateway", gateway("a.x, ~/x"), gateway("~/x")),
+        ("VirtualService", route("a.x, a b"), route("a b")),
+        (
+            "DestinationRule",
+            format!("  host: a\n  subsets: [{{name: a}}, {{name: b, {odd}}}]\n"),
+            format!("  host: a\n  {odd}\n  subsets: [{{name: b, {odd}}}]\n"),
+        ),
+        ("ServiceEntry", entry("a.x, a b", good), entry("a b", good)),
+        ("ServiceEntry", entry("a.x", &both), entry("a.x", bad)),
+    ] {
+        for (spec, refused) in [(some, false), (none, true)] {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{spec}"
+            );
+            let manifest = Manifest::parse("x.yaml".into(), &text);
+            let verdict = super::validate(&manifest.objects[0]);
+            assert_eq!(verdict.refused, refused, "{text}");
+            let left_out = |found: &&Diagnostic| found.message.ends_with("is left out");
+            let left_out = verdict.diagnostics.iter().filter(left_out);
+            assert_eq!(left_out.count(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
+fn workload_entries() {
+    let all = |spec: &str| istio("WorkloadEntry", spec);
+    assert_eq!(all("  address: 192.0.2.1\n  ports: {http: 1}\n"), [""; 0]);
+    assert_eq!(all("  address: vm.x\n"), [""; 0]);
+    assert_eq!(
+        all("  address: unix:///run/x\n  ports: {http: 0}\n  network: n\n"),
+        [
+            "E 5 spec.address: `unix:///run/x`: sockets of files are not supported by this version",
+            "E 6 spec.ports.http: 0 is not a port",
+            "W 7 spec.network: not supported by this version; ignored",
+        ]
+    );
+    assert_eq!(all("  labels: {}\n"), ["E 4 spec.address: missing"]);
 }

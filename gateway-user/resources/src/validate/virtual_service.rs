@@ -1,13 +1,13 @@
 //! VirtualServices (`ValidateVirtualService` of istio's pkg/config/validation).
 //!
 //! A condition or an action that cannot be read makes the VirtualService an error: leaving it out
-//! would send requests elsewhere.
+//! would send requests elsewhere. A host that cannot be read is no request's, and is left out.
 
 mod actions;
 mod conditions;
 
 use super::{Findings, names};
-use crate::istio::{Destination, HttpRoute, RouteDestination, TcpRoute, VirtualService};
+use crate::istio::{Destination, HttpRoute, RouteDestination, TcpRoute, VirtualService, hosts};
 
 pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     let spec = &service.spec;
@@ -26,7 +26,7 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
             }
         }
     } else {
-        hosts(service, findings);
+        own_hosts(service, findings);
     }
     if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
         findings.error("spec", "no routes", "give it `http` or `tcp` routes");
@@ -66,45 +66,48 @@ fn never_asked(kind: &str, takes_all: impl Iterator<Item = bool>, findings: &mut
     }
 }
 
-fn hosts(service: &VirtualService, findings: &mut Findings<'_>) {
+fn own_hosts(service: &VirtualService, findings: &mut Findings<'_>) {
     let spec = &service.spec;
-    if spec.hosts.is_empty() {
-        findings.error("spec.hosts", "no hosts", "name at least one; `*` is any");
+    if spec.read_hosts().next().is_none() {
+        let message = if spec.hosts.is_empty() {
+            "no hosts"
+        } else {
+            "no host is left"
+        };
+        findings.error("spec.hosts", message, "name at least one; `*` is any");
     }
     let on_gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
     for (index, host) in spec.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{index}]");
-        let lower = host.to_ascii_lowercase();
-        if !names::is_host(&lower) {
-            let message = format!("`{host}` is not a host");
-            findings.error(path, message, "`web.example.com`, `*.example.com` or `*`");
-        } else if spec.hosts[..index]
-            .iter()
-            .any(|other| other.eq_ignore_ascii_case(host))
-        {
-            findings.error(
-                path,
-                format!("`{host}` is there already"),
-                "remove one of them",
-            );
-        } else if lower == "*" && !on_gateway {
+        let mut before = spec.hosts[..index].iter();
+        if let Err(error) = hosts::host(host) {
+            let fix = "`web.example.com`, `*.example.com` or `*`";
+            findings.left_out(path, "host", &error.to_string(), fix);
+        } else if before.any(|other| other.eq_ignore_ascii_case(host)) {
+            let message = format!("`{host}` is there already");
+            findings.warning(path, message, "remove one of them");
+        } else if host == "*" && !on_gateway {
             let message = "`*` needs a gateway: without one this is about traffic between pods";
             findings.error(path, message, "name the Gateway in spec.gateways");
         }
     }
     for (index, gateway) in spec.gateways.iter().enumerate() {
         if gateway.is_empty() {
-            findings.error(format!("spec.gateways[{index}]"), "empty", "name a Gateway");
+            findings.left_out(
+                format!("spec.gateways[{index}]"),
+                "name",
+                "empty",
+                "name a Gateway",
+            );
         }
     }
 }
 
 fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
     actions::check(route, delegate, path, findings);
-    let delegated = delegate || route.delegate.is_some();
     for (index, matches) in route.matches.iter().enumerate() {
         let path = format!("{path}.match[{index}]");
-        conditions::check(matches, delegated, &path, findings);
+        conditions::check(matches, &path, findings);
     }
     destinations(&route.route, path, findings);
     for (index, destination) in route.route.iter().enumerate() {

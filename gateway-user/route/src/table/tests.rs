@@ -1,6 +1,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use nodegate_model::gateway::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
-use nodegate_values::pattern::Pattern;
+use nodegate_model::gateway::{
+    HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch,
+};
+use nodegate_values::{pattern::Pattern, pseudo_header::PseudoHeader};
 
 use super::*;
 use crate::fixture::{query, route};
@@ -107,7 +109,7 @@ fn unknown_host_has_no_virtual_host() {
 /// Conditions other than the path, by header.
 fn header(name: &'static str, value: ValueMatch, invert: bool) -> HeaderMatch {
     HeaderMatch {
-        name: HeaderName::from_static(name),
+        name: MatchedHeader::Field(HeaderName::from_static(name)),
         value,
         invert,
     }
@@ -309,6 +311,14 @@ impl Generator {
             }
         }
         if self.0.u8(..8) == 0 {
+            let wanted = ["/", "/a?q=1", "PUT", "a"][self.0.usize(..4)];
+            matches.headers.push(HeaderMatch {
+                name: MatchedHeader::Pseudo(PseudoHeader::ALL[self.0.usize(..5)]),
+                value: ValueMatch::Exact(wanted.into()),
+                invert: self.0.u8(..4) == 0,
+            });
+        }
+        if self.0.u8(..8) == 0 {
             matches.method = Some(ValueMatch::Exact("PUT".into()));
         }
         if self.0.u8(..8) == 0 {
@@ -370,4 +380,49 @@ fn the_index_changes_nothing() {
     }
     // Neither always nor never.
     assert!((5_000..19_000).contains(&found), "{found} of 20000 matched");
+}
+
+/// Istio's validation lists them among the headers of a match, and Envoy keeps them as such.
+#[test]
+fn what_stands_beside_headers_can_be_matched_as_they_can() {
+    let query = Query {
+        query: Some("b=c"),
+        ..query("Web.example:81", "/a")
+    };
+    let exact = |text: &str| ValueMatch::Exact(text.into());
+    let regex = |text: &str| ValueMatch::Regex(Pattern::new(text).unwrap());
+    let prefix = |text: &str| ValueMatch::Prefix(text.into());
+    for (name, value, wanted) in [
+        (":path", exact("/a?b=c"), true),
+        (":path", exact("/a"), false),
+        (":path", prefix("/a"), true),
+        (":path", regex("/a.b=."), true),
+        (":path", ValueMatch::Present, true),
+        (":method", exact("GET"), true),
+        (":method", exact("PUT"), false),
+        (":authority", exact("Web.example:81"), true),
+        (":authority", exact("web.example"), false),
+        (":scheme", exact("http"), true),
+        (":status", ValueMatch::Present, false),
+        (":status", exact(""), false),
+    ] {
+        for invert in [false, true] {
+            let matches = RouteMatch {
+                headers: vec![HeaderMatch {
+                    name: MatchedHeader::Pseudo(PseudoHeader::named(name).unwrap()),
+                    value: value.clone(),
+                    invert,
+                }],
+                ..RouteMatch::path(PathMatch::Prefix("/".into()))
+            };
+            // What is missing counts as empty where it must not be (`treat_missing_header_as_empty`).
+            let wanted = if name == ":status" && value == exact("") {
+                false
+            } else {
+                wanted != invert
+            };
+            let holds = predicate::check(&matches, &query).is_ok();
+            assert_eq!(holds, wanted, "{name} {value:?} {invert}");
+        }
+    }
 }

@@ -64,6 +64,7 @@ pub async fn collect(
         WantedKind::VirtualService,
         WantedKind::DestinationRule,
         WantedKind::ServiceEntry,
+        WantedKind::WorkloadEntry,
     ] {
         progress(kind.plural());
         match of_kind(&client, kind).await {
@@ -94,7 +95,8 @@ async fn of_kind(client: &Client, kind: WantedKind) -> Result<Vec<CollectedObjec
         WantedKind::Gateway
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
-        | WantedKind::ServiceEntry => {
+        | WantedKind::ServiceEntry
+        | WantedKind::WorkloadEntry => {
             let resource = custom::served(client, kind.resource()).await?;
             let resource = resource.ok_or_else(|| no_such_kind(kind))?;
             of_custom(client, kind, &resource).await

@@ -47,6 +47,7 @@ pub(super) enum WantedKind {
     VirtualService,
     DestinationRule,
     ServiceEntry,
+    WorkloadEntry,
 }
 
 /// Which objects of a kind are watched.
@@ -88,6 +89,7 @@ impl Interest {
             (serves, Kind::VirtualService, Objects::All),
             (serves, Kind::DestinationRule, Objects::All),
             (serves, Kind::ServiceEntry, Objects::All),
+            (serves, Kind::WorkloadEntry, Objects::All),
         ];
         let wanted = all.into_iter().filter(|(is_wanted, ..)| *is_wanted);
         wanted
@@ -136,7 +138,7 @@ impl fmt::Display for Wanted {
 // === impl WantedKind ===
 
 impl WantedKind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Node,
@@ -146,6 +148,7 @@ impl WantedKind {
         Self::VirtualService,
         Self::DestinationRule,
         Self::ServiceEntry,
+        Self::WorkloadEntry,
     ];
 
     /// The kind of this name, in singular or plural or as kubectl shortens it, in any case.
@@ -167,6 +170,7 @@ impl WantedKind {
             Self::VirtualService => Some("vs"),
             Self::DestinationRule => Some("dr"),
             Self::ServiceEntry => Some("se"),
+            Self::WorkloadEntry => Some("we"),
             Self::EndpointSlice | Self::Secret => None,
         }
     }
@@ -182,6 +186,7 @@ impl WantedKind {
             Self::VirtualService => ResourceKind::VirtualService,
             Self::DestinationRule => ResourceKind::DestinationRule,
             Self::ServiceEntry => ResourceKind::ServiceEntry,
+            Self::WorkloadEntry => ResourceKind::WorkloadEntry,
         }
     }
 

@@ -385,7 +385,8 @@ fn found(kind: WantedKind, namespace: String, name: String, object: Value) -> Op
         WantedKind::Gateway
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
-        | WantedKind::ServiceEntry => {
+        | WantedKind::ServiceEntry
+        | WantedKind::WorkloadEntry => {
             let value = serde_yaml::to_value(&object).ok()?;
             let manifest = Manifest::of_value(kind.resource(), &namespace, &name, value);
             return Some(Found {

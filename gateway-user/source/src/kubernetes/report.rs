@@ -251,7 +251,8 @@ async fn resource(client: &Client, kind: WantedKind) -> Result<Option<ApiResourc
         WantedKind::Gateway
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
-        | WantedKind::ServiceEntry => return custom::served(client, kind.resource()).await,
+        | WantedKind::ServiceEntry
+        | WantedKind::WorkloadEntry => return custom::served(client, kind.resource()).await,
         _ => (kind.group(), "v1"),
     };
     let api_version = match group {

@@ -143,7 +143,8 @@ impl Watch {
             WantedKind::Gateway
             | WantedKind::VirtualService
             | WantedKind::DestinationRule
-            | WantedKind::ServiceEntry => self.custom().await,
+            | WantedKind::ServiceEntry
+            | WantedKind::WorkloadEntry => self.custom().await,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A server of a Gateway: what it speaks, and which hosts it has for a VirtualService.
 
 use nodegate_resources::{
-    istio::{self, words::ServerProtocol},
+    istio::{self, hosts::ServerHost, words::ServerProtocol},
     lookup::{full_host, is_host_within},
     object::Object,
 };
@@ -30,9 +30,10 @@ pub(super) enum ListenerKind {
 // === impl ListenerKind ===
 
 impl ListenerKind {
-    /// What a server speaks; none for what this version leaves out, which validation has told.
+    /// What a server speaks; none for what is left out, which validation has told.
     pub(super) fn of(server: &istio::Server) -> Option<Self> {
-        if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
+        let is_bound = server.bind.as_ref().is_some_and(|bind| !bind.is_empty());
+        if is_bound || server.port.name.is_empty() || server.hosts.is_empty() {
             return None;
         }
         match server.port.protocol() {
@@ -87,12 +88,13 @@ impl GatewayServer<'_> {
     pub(super) fn domains(&self, service: &BoundService<'_>) -> Vec<String> {
         let namespace = &service.object.key.namespace;
         let mut domains = Vec::new();
-        for server_host in self.hosts() {
-            let Some(server_host) = self.host_for(server_host, namespace) else {
+        for server_host in self.spec.read_hosts() {
+            if !self.is_for(&server_host, namespace) {
                 continue;
-            };
-            for host in &service.spec.hosts {
-                let host = full_host(host, namespace);
+            }
+            let server_host = server_host.domain;
+            for host in service.spec.read_hosts() {
+                let host = full_host(&host, namespace);
                 let narrower = if is_host_within(&host, &server_host) {
                     host
                 } else if is_host_within(&server_host, &host) {
@@ -116,37 +118,21 @@ impl GatewayServer<'_> {
     /// Its hosts, for VirtualServices of any namespace.
     pub(super) fn own_domains(&self) -> Vec<String> {
         let mut domains = Vec::new();
-        for host in self.hosts() {
-            let domain = host
-                .split_once('/')
-                .map_or(host.as_str(), |(_, domain)| domain);
-            let domain = domain.to_ascii_lowercase();
-            if !domains.contains(&domain) {
-                domains.push(domain);
+        for host in self.spec.read_hosts() {
+            if !domains.contains(&host.domain) {
+                domains.push(host.domain);
             }
         }
         domains
     }
 
-    /// Its hosts; `*/*` stands for all others, too (`sanitizeServerHostNamespace` of istio's
-    /// pilot/pkg/model).
-    fn hosts(&self) -> &[String] {
-        let any = self.spec.hosts.iter().position(|host| host == "*/*");
-        match any {
-            Some(index) => &self.spec.hosts[index..=index],
-            None => &self.spec.hosts,
-        }
-    }
-
-    /// A host of this server as far as VirtualServices of `namespace` are meant: `host` and `*/host`
-    /// are for all, `./host` is for those of the Gateway's own namespace, `ns/host` for those of `ns`.
-    fn host_for(&self, host: &str, namespace: &str) -> Option<String> {
-        let (its, host) = host.split_once('/').unwrap_or(("*", host));
-        let meant = match its {
+    /// Whether a host of this server is for VirtualServices of `namespace`: `host` and `*/host` are for
+    /// all, `./host` is for those of the Gateway's own namespace, `ns/host` for those of `ns`.
+    fn is_for(&self, host: &ServerHost<'_>, namespace: &str) -> bool {
+        match host.namespace {
             "*" => true,
             "." => self.gateway.key.namespace == namespace,
             its => its == namespace,
-        };
-        meant.then(|| host.to_ascii_lowercase())
+        }
     }
 }

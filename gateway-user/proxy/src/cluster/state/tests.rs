@@ -213,3 +213,32 @@ fn when_all_are_avoided_there_is_none_unless_that_is_panic() {
         assert_eq!(cluster.engage(None, &[]).is_some(), wanted, "{panic}");
     }
 }
+
+/// Each connection that comes about is a success of its own, so that only connecting in vain counts
+/// (Envoy: `LocalOriginConnectSuccess`).
+#[test]
+fn what_breaks_after_it_was_reached_is_not_unreachable() {
+    for (split, ejected) in [(true, 0), (false, 1)] {
+        let cluster = with(2, |model| {
+            model.policy.balancing = Balancing::RoundRobin;
+            model.policy.outliers = Some(OutlierDetection {
+                split,
+                consecutive_5xx: Some(2),
+                consecutive_local_failures: Some(2),
+                max_ejection_percent: 100,
+                ..OutlierDetection::default()
+            });
+        });
+        let first = engage(&cluster);
+        for _ in 0..4 {
+            first.reached();
+            first.observe(WorkerIndex { index: 0, count: 1 }, Observation::Failed);
+        }
+        assert_eq!(cluster.ejected.load(Ordering::Relaxed), ejected, "{split}");
+        if split {
+            // Two in a row without a connection.
+            first.observe(WorkerIndex { index: 0, count: 1 }, Observation::Failed);
+            assert_eq!(cluster.ejected.load(Ordering::Relaxed), 1);
+        }
+    }
+}

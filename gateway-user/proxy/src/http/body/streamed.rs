@@ -69,7 +69,12 @@ impl Streamed {
             Some(Err(_)) | None => 0,
         };
         progress.add(taken);
-        if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
+        // Nothing comes after trailers, and nobody asks for it.
+        let is_last = frame.as_ref().is_none_or(|frame| match frame {
+            Ok(frame) => frame.is_trailers(),
+            Err(_) => true,
+        });
+        if is_last || self.incoming.is_end_stream() {
             progress.finish();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))

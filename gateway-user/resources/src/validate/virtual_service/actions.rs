@@ -292,7 +292,7 @@ fn cors_policy(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
                 "give it `exact`, `prefix` or `regex`",
             );
         }
-        conditions::string(origin, false, false, &path, findings);
+        conditions::string(origin, false, &path, findings);
     }
     for (field, values) in [
         ("allowMethods", &cors.allow_methods),
@@ -338,18 +338,48 @@ fn changes(changes: &HeaderChanges, request: bool, path: &str, findings: &mut Fi
                 }
                 continue;
             }
-            if let Err(error) = header_value(value) {
-                let fix = match error {
-                    HeaderValueError::Format(_) => "write `%%` for a `%`",
-                    HeaderValueError::Characters => "remove them",
-                };
-                findings.error(path, error.to_string(), fix);
+            match header_value(value) {
+                Ok(format) => {
+                    for name in format.unserved() {
+                        let message = format!("`%{name}%` is always empty in this version");
+                        findings.warning(&path, message, "");
+                    }
+                }
+                Err(error) => {
+                    let fix = match error {
+                        HeaderValueError::Format(_) => "write `%%` for a `%`",
+                        HeaderValueError::Characters => "remove them",
+                    };
+                    findings.error(&path, error.to_string(), fix);
+                }
+            }
+            if request && is_of_router(name) {
+                let message = "is read by Envoy's router, and has no effect here";
+                findings.warning(path, message, "use `retries` and `timeout`");
             }
         }
     }
     for (index, name) in changes.remove.iter().enumerate() {
         header_name(name, false, &format!("{path}.remove[{index}]"), findings);
     }
+}
+
+/// Whether a request's header says to Envoy's router how to retry.
+fn is_of_router(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let Some(kind) = name.strip_prefix("x-envoy-") else {
+        return false;
+    };
+    matches!(
+        kind,
+        "retry-on"
+            | "retry-grpc-on"
+            | "max-retries"
+            | "hedge-on-per-try-timeout"
+            | "retriable-header-names"
+            | "retriable-status-codes"
+            | "upstream-rq-per-try-timeout-ms"
+    )
 }
 
 /// `Host` and what begins with a colon is left alone (`isInternalHeader` of istio's

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use nodegate_values::pseudo_header::PseudoHeader;
+
 use super::Findings;
 use crate::istio::{HttpMatch, StringMatch, reading::header_name};
 
@@ -9,29 +11,23 @@ use crate::istio::{HttpMatch, StringMatch, reading::header_name};
 /// pilot/pkg/security).
 const CLAIMS: &str = "@request.auth.claims";
 
-/// `delegated`: the route is one that delegates or is delegated to, whose conditions are put
-/// together with others.
-pub(super) fn check(matches: &HttpMatch, delegated: bool, path: &str, findings: &mut Findings<'_>) {
+pub(super) fn check(matches: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
     if let Some(uri) = &matches.uri {
         let path = format!("{path}.uri");
-        if matches!(
-            uri,
-            StringMatch {
-                exact: None,
-                prefix: None,
-                regex: None
-            }
-        ) {
+        let said = [&uri.exact, &uri.prefix, &uri.regex];
+        if said.into_iter().all(Option::is_none) {
+            // A route's path is the prefix `/` unless something else is said (`TranslateRouteMatch` of
+            // istio's pilot/pkg/networking/core/route).
             let fix = "give it `exact`, `prefix` or `regex`";
-            if delegated {
-                findings.error(&path, "says nothing", fix);
-            } else {
-                // A route's path is the prefix `/` unless something else is said (`TranslateRouteMatch` of
-                // istio's pilot/pkg/networking/core/route).
-                findings.warning(&path, "says nothing, and matches every path", fix);
-            }
+            findings.warning(&path, "says nothing, and matches every path", fix);
         }
-        string(uri, false, delegated, &path, findings);
+        if uri.prefix.as_deref() == Some("") {
+            // Envoy lets a path's prefix be empty, and nothing else (`validateHTTPRouteMatchRequest`).
+            let path = format!("{path}.prefix");
+            findings.warning(path, "empty, and matches every path", "`/` says the same");
+        } else {
+            string(uri, false, &path, findings);
+        }
         slash(uri, &path, findings);
     }
     for (field, wanted) in [
@@ -40,13 +36,7 @@ pub(super) fn check(matches: &HttpMatch, delegated: bool, path: &str, findings: 
         ("authority", &matches.authority),
     ] {
         if let Some(wanted) = wanted {
-            string(
-                wanted,
-                true,
-                delegated,
-                &format!("{path}.{field}"),
-                findings,
-            );
+            string(wanted, true, &format!("{path}.{field}"), findings);
         }
     }
     upper_case(matches, path, findings);
@@ -55,27 +45,18 @@ pub(super) fn check(matches: &HttpMatch, delegated: bool, path: &str, findings: 
         ("withoutHeaders", &matches.without_headers),
     ] {
         header_names(headers, &format!("{path}.{field}"), findings);
-        strings(headers, delegated, &format!("{path}.{field}"), findings);
+        strings(headers, &format!("{path}.{field}"), findings);
     }
-    strings(
-        &matches.query_params,
-        delegated,
-        &format!("{path}.queryParams"),
-        findings,
-    );
+    let path_of_query = format!("{path}.queryParams");
+    strings(&matches.query_params, &path_of_query, findings);
     if matches.port != 0 {
         findings.port(format!("{path}.port"), matches.port);
     }
 }
 
-fn strings(
-    wanted: &BTreeMap<String, StringMatch>,
-    delegated: bool,
-    path: &str,
-    findings: &mut Findings<'_>,
-) {
+fn strings(wanted: &BTreeMap<String, StringMatch>, path: &str, findings: &mut Findings<'_>) {
     for (name, wanted) in wanted {
-        string(wanted, true, delegated, &format!("{path}.{name}"), findings);
+        string(wanted, true, &format!("{path}.{name}"), findings);
     }
 }
 
@@ -83,7 +64,6 @@ fn strings(
 pub(super) fn string(
     matches: &StringMatch,
     optional: bool,
-    delegated: bool,
     path: &str,
     findings: &mut Findings<'_>,
 ) {
@@ -111,10 +91,7 @@ pub(super) fn string(
         return;
     };
     let path = format!("{path}.regex");
-    if delegated {
-        let message = "a regex cannot be put together with the conditions of a delegate";
-        findings.error(path, message, "use `exact` or `prefix`");
-    } else if regex.is_empty() {
+    if regex.is_empty() {
         findings.error(path, "empty", "`.*` matches everything");
     } else if let Err(error) = if optional {
         matches.read_optional()
@@ -170,14 +147,15 @@ fn header_names(headers: &BTreeMap<String, StringMatch>, path: &str, findings: &
         if name.starts_with(CLAIMS) {
             let why = "without it the route would match too much";
             findings.unsupported(path, true, why);
-        } else if let Some(pseudo) = name.strip_prefix(':') {
+        } else if let Some(pseudo) = PseudoHeader::named(name) {
+            if pseudo == PseudoHeader::Status {
+                let message = "no request has a status: it counts as missing";
+                findings.warning(path, message, "remove it");
+            }
+        } else if name.starts_with(':') {
             let message = format!("`{name}` is not a header");
-            let fix = match pseudo {
-                "authority" | "method" | "scheme" => format!("use match.{pseudo}"),
-                "path" => "use match.uri".into(),
-                _ => "remove it".into(),
-            };
-            findings.error(path, message, &fix);
+            let known = PseudoHeader::ALL.map(PseudoHeader::name).join(", ");
+            findings.error(path, message, &format!("one of {known}"));
         } else if let Err(error) = header_name(name) {
             findings.error(path, error.to_string(), "letters, digits and `-`");
         } else if matches!(name.as_str(), "uri" | "scheme" | "method" | "authority") {

@@ -89,6 +89,7 @@ fn forward(
         retry: retry_policy(route.retries.as_ref(), hashed, timeout)?,
         mirrors: mirrors(route, site, context)?,
         destinations: to,
+        weighted: route.route.len() > 1,
     })
 }
 

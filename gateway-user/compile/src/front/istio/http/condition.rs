@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use nodegate_model::gateway::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+use nodegate_model::gateway::{
+    HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch,
+};
 use nodegate_resources::istio::{
     HttpMatch, StringMatch,
     reading::{StringCondition, header_name},
 };
+use nodegate_values::pseudo_header::PseudoHeader;
 
 use super::error::Unreadable;
 
@@ -72,7 +75,10 @@ fn of_headers(
 ) -> Result<Vec<HeaderMatch>, Unreadable> {
     let header = |(name, wanted): (&String, &StringMatch)| {
         Ok(HeaderMatch {
-            name: header_name(name)?,
+            name: match PseudoHeader::named(name) {
+                Some(pseudo) => MatchedHeader::Pseudo(pseudo),
+                None => MatchedHeader::Field(header_name(name)?),
+            },
             value: value(wanted.read_optional()?),
             invert,
         })

@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use nodegate_resources::{
     ResourceKind,
     istio::{Delegate, HttpMatch, HttpRoute, StringMatch},
-    lookup::is_exported,
+    lookup::{gateway_reference, is_exported},
     object::{Body, Object},
 };
 use nodegate_values::diagnostic::Severity;
@@ -72,7 +72,7 @@ pub(super) fn routes<'r>(
     }
     let mut routes = Vec::new();
     for (place, route) in service.spec.http.iter().enumerate() {
-        if let Some(route) = merged(root, route) {
+        if let Some(route) = merged(root, route, (own, namespace)) {
             routes.push((Cow::Owned(route), namespace));
             continue;
         }
@@ -100,10 +100,18 @@ fn complain(
     context.diagnostics.push(report);
 }
 
-/// `mergeHTTPRoute`: what the delegate does not say is what the root says.
-fn merged(root: &HttpRoute, delegate: &HttpRoute) -> Option<HttpRoute> {
+/// `mergeHTTPRoute`: what the delegate does not say is what the root says. `namespaces` are those of the
+/// root and of the delegate.
+fn merged(root: &HttpRoute, delegate: &HttpRoute, namespaces: (&str, &str)) -> Option<HttpRoute> {
+    let full = |matches: &[HttpMatch], namespace| -> Vec<HttpMatch> {
+        let full = |one: &HttpMatch| with_full_names(one, namespace);
+        matches.iter().map(full).collect()
+    };
     let mut route = delegate.clone();
-    route.matches = matches(&root.matches, &delegate.matches)?;
+    route.matches = matches(
+        &full(&root.matches, namespaces.0),
+        &full(&delegate.matches, namespaces.1),
+    )?;
     route.name = joined(&root.name, &delegate.name);
     route.rewrite = route.rewrite.or_else(|| root.rewrite.clone());
     route.timeout = route.timeout.or(root.timeout);
@@ -139,6 +147,19 @@ fn matches(root: &[HttpMatch], delegate: &[HttpMatch]) -> Option<Vec<HttpMatch>>
     Some(all)
 }
 
+/// The condition with its Gateways' names in full: they are compared, and mean what they mean where they are
+/// written (`ResolveVirtualServiceShortnames`).
+fn with_full_names(given: &HttpMatch, namespace: &str) -> HttpMatch {
+    let full = |name: &String| match gateway_reference(name, namespace) {
+        Some((namespace, name)) => format!("{namespace}/{name}"),
+        None => name.clone(),
+    };
+    HttpMatch {
+        gateways: given.gateways.iter().map(full).collect(),
+        ..given.clone()
+    }
+}
+
 /// Both together; none if that is impossible (`hasConflict`, `mergeHTTPMatchRequest`).
 fn both(root: &HttpMatch, leaf: &HttpMatch) -> Option<HttpMatch> {
     let pairs = [
@@ -151,15 +172,12 @@ fn both(root: &HttpMatch, leaf: &HttpMatch) -> Option<HttpMatch> {
         .into_iter()
         .all(|(root, leaf)| narrows(root.as_ref(), leaf.as_ref()))
         && all_narrow(&root.headers, &leaf.headers)
-        && all_narrow(&root.headers, &leaf.without_headers)
+        && all_narrow(&root.without_headers, &leaf.without_headers)
         && all_narrow(&root.query_params, &leaf.query_params)
         && root.ignore_uri_case == leaf.ignore_uri_case
-        && (root.port == 0 || leaf.port == 0 || root.port == leaf.port);
-    let together = |root: &BTreeMap<String, StringMatch>, leaf: &BTreeMap<_, _>| {
-        let mut all = root.clone();
-        all.extend(leaf.clone());
-        all
-    };
+        && (root.port == 0 || leaf.port == 0 || root.port == leaf.port)
+        && are_of_one_proxy(root, leaf);
+    let or = |leaf: &String, root: &String| if leaf.is_empty() { root } else { leaf }.clone();
     agree.then(|| HttpMatch {
         name: joined(&root.name, &leaf.name),
         uri: leaf.uri.clone().or_else(|| root.uri.clone()),
@@ -170,9 +188,40 @@ fn both(root: &HttpMatch, leaf: &HttpMatch) -> Option<HttpMatch> {
         without_headers: together(&root.without_headers, &leaf.without_headers),
         query_params: together(&root.query_params, &leaf.query_params),
         port: if leaf.port == 0 { root.port } else { leaf.port },
-        // What is about the proxy is the delegate's alone.
+        source_labels: together(&root.source_labels, &leaf.source_labels),
+        source_namespace: or(&leaf.source_namespace, &root.source_namespace),
+        gateways: if leaf.gateways.is_empty() {
+            root.gateways.clone()
+        } else {
+            leaf.gateways.clone()
+        },
         ..leaf.clone()
     })
+}
+
+/// Whether there can be a proxy of which both speak.
+fn are_of_one_proxy(root: &HttpMatch, leaf: &HttpMatch) -> bool {
+    let namespace = &root.source_namespace;
+    let labels = leaf.source_labels.iter().all(|(label, value)| {
+        let of_root = root.source_labels.get(label);
+        of_root.is_none_or(|of_root| of_root == value)
+    });
+    let gateways = root.gateways.is_empty()
+        || leaf
+            .gateways
+            .iter()
+            .all(|name| root.gateways.contains(name));
+    labels && gateways && (namespace.is_empty() || *namespace == leaf.source_namespace)
+}
+
+/// All of both; what both say is as the leaf says.
+fn together<V: Clone>(
+    root: &BTreeMap<String, V>,
+    leaf: &BTreeMap<String, V>,
+) -> BTreeMap<String, V> {
+    let mut all = root.clone();
+    all.extend(leaf.clone());
+    all
 }
 
 fn all_narrow(root: &BTreeMap<String, StringMatch>, leaf: &BTreeMap<String, StringMatch>) -> bool {

@@ -13,25 +13,25 @@ use crate::ResourceKind;
 
 /// A Deployment, StatefulSet or DaemonSet of `apps/v1`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Workload {
+pub struct PodMaker {
     /// Which of them.
     #[serde(skip)]
     pub kind: ResourceKind,
     /// Its own metadata.
     pub metadata: ObjectMeta,
     /// What it makes.
-    pub spec: WorkloadSpec,
+    pub spec: PodMakerSpec,
 }
 
-/// What a workload makes.
+/// What it makes of pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct WorkloadSpec {
+pub struct PodMakerSpec {
     /// Its pods.
     pub template: PodTemplate,
 }
 
-/// The pods of a workload.
+/// The pods that are made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PodTemplate {
@@ -41,7 +41,7 @@ pub struct PodTemplate {
     pub spec: TemplateSpec,
 }
 
-/// The metadata of a workload's pods.
+/// The metadata of the pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TemplateMetadata {
@@ -49,7 +49,7 @@ pub struct TemplateMetadata {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What runs in a workload's pods.
+/// What runs in the pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TemplateSpec {
@@ -57,7 +57,7 @@ pub struct TemplateSpec {
     pub containers: Vec<TemplateContainer>,
 }
 
-/// A container of a workload's pods.
+/// A container of the pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TemplateContainer {
@@ -73,13 +73,13 @@ pub struct TemplatePort {
     pub name: String,
 }
 
-// === impl Workload ===
+// === impl PodMaker ===
 
-impl Workload {
+impl PodMaker {
     /// None of one that cannot be read: the API server says what is wrong with it, and for us it makes no pods.
     pub(crate) fn of(kind: ResourceKind, value: &Value) -> Option<Self> {
         let metadata = ObjectMeta::deserialize(value.get("metadata")?).ok()?;
-        let spec = WorkloadSpec::deserialize(value.get("spec")?).ok()?;
+        let spec = PodMakerSpec::deserialize(value.get("spec")?).ok()?;
         Some(Self {
             kind,
             metadata,

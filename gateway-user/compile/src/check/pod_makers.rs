@@ -1,6 +1,6 @@
 //! Whether Services and subsets mean any pod, where manifests have Deployments instead of pods.
 //!
-//! A namespace without a workload says nothing: its pods may be made by somebody else.
+//! A namespace without one says nothing: its pods may be made by somebody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use k8s_openapi::{
 use nodegate_resources::{
     Resources,
     lookup::{full_host, selects, service_of},
-    workload::Workload,
+    pod_maker::PodMaker,
 };
 use nodegate_values::{
     diagnostic::{Diagnostic, Severity},
@@ -21,7 +21,7 @@ use nodegate_values::{
 type Labels = BTreeMap<String, String>;
 
 /// Who is behind a Service, by namespace and name.
-type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r Workload>>;
+type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r PodMaker>>;
 
 /// What Services and subsets mean that nobody is.
 pub(super) fn unmeant(resources: &Resources) -> Vec<Diagnostic> {
@@ -38,19 +38,19 @@ fn services<'r>(resources: &'r Resources, found: &mut Vec<Diagnostic>) -> Behind
         let Some(selector) = selector(service) else {
             continue;
         };
-        let all = workloads(resources, namespace);
+        let all = makers(resources, namespace);
         let pods: Vec<_> = pods(resources, namespace).collect();
         let chosen: Vec<_> = all
             .iter()
             .copied()
-            .filter(|workload| selects(selector, Some(workload.labels())))
+            .filter(|maker| selects(selector, Some(maker.labels())))
             .collect();
         let has_pods = pods.iter().any(|labels| selects(selector, Some(labels)));
         if all.is_empty() || has_pods {
             continue;
         }
         if chosen.is_empty() {
-            let known = all.iter().map(|workload| workload.labels()).chain(pods);
+            let known = all.iter().map(|maker| maker.labels()).chain(pods);
             let message = format!(
                 "no Pod, Deployment, StatefulSet or DaemonSet here has {}: the Service has no endpoints",
                 written(selector)
@@ -84,7 +84,7 @@ fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnosti
             continue;
         };
         for (index, subset) in rule.spec.subsets.iter().enumerate() {
-            let mut all = chosen.iter().map(|workload| workload.labels());
+            let mut all = chosen.iter().map(|maker| maker.labels());
             if all.any(|labels| selects(&subset.labels, Some(labels))) {
                 continue;
             }
@@ -94,10 +94,7 @@ fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnosti
                 written(&subset.labels),
                 subset.name
             );
-            let fix = meant(
-                &subset.labels,
-                chosen.iter().map(|workload| workload.labels()),
-            );
+            let fix = meant(&subset.labels, chosen.iter().map(|maker| maker.labels()));
             let field = format!("spec.subsets[{index}].labels");
             found.push(object.report(Severity::Warning, field, message, fix));
         }
@@ -110,10 +107,10 @@ fn selector(service: &Service) -> Option<&Labels> {
     (!selector.is_empty()).then_some(selector)
 }
 
-fn workloads<'r>(resources: &'r Resources, namespace: &str) -> Vec<&'r Workload> {
-    let all = resources.workloads();
+fn makers<'r>(resources: &'r Resources, namespace: &str) -> Vec<&'r PodMaker> {
+    let all = resources.pod_makers();
     let there = all.filter(|(object, _)| object.key.namespace == namespace);
-    there.map(|(_, workload)| workload).collect()
+    there.map(|(_, maker)| maker).collect()
 }
 
 fn pods<'r>(resources: &'r Resources, namespace: &'r str) -> impl Iterator<Item = &'r Labels> {
@@ -123,10 +120,10 @@ fn pods<'r>(resources: &'r Resources, namespace: &'r str) -> impl Iterator<Item 
 }
 
 /// The name that the port means, if no container has it.
-fn missing_port<'p>(port: &'p ServicePort, chosen: &[&Workload]) -> Option<&'p str> {
+fn missing_port<'p>(port: &'p ServicePort, chosen: &[&PodMaker]) -> Option<&'p str> {
     match &port.target_port {
         Some(IntOrString::String(name)) if name.parse::<u16>().is_err() => {
-            let is_there = chosen.iter().any(|workload| workload.has_port(name));
+            let is_there = chosen.iter().any(|maker| maker.has_port(name));
             (!is_there).then_some(name)
         }
         _ => None,

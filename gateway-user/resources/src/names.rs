@@ -1,7 +1,7 @@
 //! The syntax of names and hosts.
 
 /// RFC 1123 label: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63.
-pub(super) fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&name.len())
         && name.bytes().all(inner)
@@ -11,7 +11,7 @@ pub(super) fn is_label(name: &str) -> bool {
 
 /// RFC 1123 subdomain: labels with dots between, at most 253. A label may be longer than 63 here:
 /// the API server looks at the whole only.
-pub(super) fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     let label = |label: &str| {
         label
             .bytes()
@@ -24,14 +24,14 @@ pub(super) fn is_subdomain(name: &str) -> bool {
 }
 
 /// RFC 1035 label: as RFC 1123, but it begins with a letter.
-pub(super) fn is_service_name(name: &str) -> bool {
+pub(crate) fn is_service_name(name: &str) -> bool {
     is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
 /// A lower-case host: labels with dots between, of which the first may be, or begin with, the
 /// wildcard `*` (`ValidateWildcardDomain` of istio's pkg/config/validation/agent). Istio's labels
 /// may hold underscores.
-pub(super) fn is_host(host: &str) -> bool {
+pub(crate) fn is_host(host: &str) -> bool {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
     let (first, rest) = match host.split_once('.') {
         Some((first, rest)) => (first, Some(rest)),
