@@ -44,7 +44,7 @@ const LIFE: Duration = Duration::from_secs(90 * DAY);
 const RENEWAL: Duration = Duration::from_secs(60 * DAY);
 const DAY: u64 = 24 * 3600;
 /// By how much the API server's clock may be behind ours.
-const SKEW: Duration = Duration::from_secs(3600);
+const SKEW: Duration = Duration::from_hours(1);
 
 /// On the Secret: when the certificate is to be renewed (RFC 3339).
 const RENEW_AFTER: &str = "nodegate.io/renew-after";
