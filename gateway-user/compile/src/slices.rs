@@ -1,6 +1,6 @@
 //! Which EndpointSlices a Service has, and which a Pod is in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{borrow::Borrow, collections::HashMap, sync::Arc};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use nodegate_resources::Resources;
@@ -14,10 +14,13 @@ pub(crate) type Named = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct SliceIndex {
     /// The names of a Service's slices, which are in its namespace.
-    of_service: HashMap<Named, BTreeSet<String>>,
+    of_service: HashMap<Named, Few<String>>,
     /// The slices that a Pod is in.
-    with_pod: HashMap<Named, BTreeSet<Named>>,
+    with_pod: HashMap<Named, Few<Arc<Named>>>,
 }
+
+/// A sorted set that has one or two members most of the time, of which there are as many as pods.
+type Few<T> = Vec<T>;
 
 // === impl SliceIndex ===
 
@@ -39,16 +42,15 @@ impl SliceIndex {
     ) -> Option<Named> {
         let service = (namespace.to_owned(), service_of(slice)?.to_owned());
         let its = self.of_service.entry(service.clone()).or_default();
-        its.insert(name.to_owned());
+        insert(its, name.to_owned());
+        let own = Arc::new((namespace.to_owned(), name.to_owned()));
         for (its, pod) in slice
             .endpoints
             .iter()
             .filter_map(|one| pod_of(one, namespace))
         {
             let slices = self.with_pod.entry((its.to_owned(), pod.to_owned()));
-            slices
-                .or_default()
-                .insert((namespace.to_owned(), name.to_owned()));
+            insert(slices.or_default(), Arc::clone(&own));
         }
         Some(service)
     }
@@ -81,18 +83,25 @@ impl SliceIndex {
 
     /// Namespaces and names of the slices that a Pod is in.
     pub(crate) fn with_pod(&self, pod: &Named) -> impl Iterator<Item = &Named> {
-        self.with_pod.get(pod).into_iter().flatten()
+        let slices = self.with_pod.get(pod).into_iter().flatten();
+        slices.map(|slice| &**slice)
+    }
+}
+
+fn insert<T: Ord>(set: &mut Few<T>, one: T) {
+    if let Err(place) = set.binary_search(&one) {
+        set.insert(place, one);
     }
 }
 
 /// Takes one of a key's out, and the key with the last.
-fn remove<T, Q>(sets: &mut HashMap<Named, BTreeSet<T>>, key: &Named, one: &Q)
+fn remove<T, Q>(sets: &mut HashMap<Named, Few<T>>, key: &Named, one: &Q)
 where
-    T: std::borrow::Borrow<Q> + Ord,
+    T: Borrow<Q> + Ord,
     Q: Ord + ?Sized,
 {
     if let Some(set) = sets.get_mut(key) {
-        set.remove(one);
+        set.retain(|member| member.borrow() != one);
         if set.is_empty() {
             sets.remove(key);
         }

@@ -240,15 +240,13 @@ impl Round {
             let proposal = match self.proposals.entry(object.key.clone()) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) if unreadable => entry.insert(Proposal {
-                    chosen: Some(Arc::new(object.clone())),
+                    chosen: Some(Arc::clone(object)),
                     refused: true,
                     ..Proposal::default()
                 }),
                 Entry::Vacant(_) => continue,
             };
-            proposal
-                .last
-                .get_or_insert_with(|| Arc::new(object.clone()));
+            proposal.last.get_or_insert_with(|| Arc::clone(object));
         }
     }
 

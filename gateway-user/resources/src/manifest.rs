@@ -42,11 +42,11 @@ pub struct Manifest {
     /// The file, as it was named to us; of an object of the API server, a name of our own.
     pub file: Arc<PathBuf>,
     /// In the order of the file.
-    pub objects: Vec<Object>,
+    pub objects: Vec<Arc<Object>>,
     /// Objects that the file names, but that could not be read.
     pub unreadable: Vec<ObjectKey>,
     /// A version of the one object that counts while this one is refused and none is in force.
-    pub last_accepted: Option<Object>,
+    pub last_accepted: Option<Arc<Object>>,
     /// Whether something could not be read that does not even say which object it is.
     pub broken: bool,
     /// What is wrong with the text.
@@ -82,6 +82,27 @@ impl Manifest {
             fix: None,
         });
         manifest
+    }
+
+    /// Whether another reading of the document has come to the same.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = |one: &[Arc<Object>], other: &[Arc<Object>]| {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| one.is_the_same(other))
+        };
+        self.provenance == other.provenance
+            && self.file == other.file
+            && same(&self.objects, &other.objects)
+            && self.unreadable == other.unreadable
+            && same(
+                self.last_accepted.as_slice(),
+                other.last_accepted.as_slice(),
+            )
+            && self.broken == other.broken
+            && self.diagnostics == other.diagnostics
     }
 
     fn empty(provenance: Provenance, file: PathBuf) -> Self {
@@ -201,14 +222,14 @@ impl Manifest {
         let Some(name) = maker.metadata.name.clone() else {
             return;
         };
-        self.objects.push(Object {
+        self.objects.push(Arc::new(Object {
             key: kind.key(namespace.unwrap_or("default"), &name),
             body: Body::PodMaker(Box::new(maker)),
             origin: ManifestPlace {
                 file: self.file.clone(),
                 lines,
             },
-        });
+        }));
     }
 
     /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
@@ -293,7 +314,7 @@ impl Manifest {
                     let warning = object.report(Severity::Warning, path, message, fix);
                     self.diagnostics.push(warning);
                 }
-                self.objects.push(object);
+                self.objects.push(Arc::new(object));
             }
             Err(Mismatch { path, message, fix }) => {
                 self.refuse(key, lines.line(&path), &path, message, fix);

@@ -80,12 +80,15 @@ impl PartialEq for Object {
 }
 
 impl Object {
-    /// This object: as it is held already, if that says the same in the same place, else a copy.
-    pub(super) fn shared(&self, held: Option<&Arc<Self>>) -> Arc<Self> {
-        match held.filter(|held| self == &***held && self.origin == held.origin) {
-            Some(held) => Arc::clone(held),
-            None => Arc::new(self.clone()),
-        }
+    /// This object: as it is held already, if that says the same in the same place, else itself.
+    pub(super) fn shared(self: &Arc<Self>, held: Option<&Arc<Self>>) -> Arc<Self> {
+        let same = held.filter(|held| self.is_the_same(held));
+        Arc::clone(same.unwrap_or(self))
+    }
+
+    /// Whether both say the same in the same place.
+    pub(super) fn is_the_same(&self, other: &Self) -> bool {
+        self == other && self.origin == other.origin
     }
 
     /// The object's metadata.

@@ -215,6 +215,11 @@ impl Held {
             let (name, before) = match change {
                 Change::Document(document) => {
                     let name = Arc::clone(&document.file);
+                    let held = self.documents.get(&name);
+                    if held.is_some_and(|held| held.says_the_same(&document)) {
+                        // One copy of it is enough, as after a new list.
+                        continue;
+                    }
                     let before = self.documents.insert(Arc::clone(&name), document);
                     (name, before)
                 }

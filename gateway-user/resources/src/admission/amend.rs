@@ -28,8 +28,8 @@ pub struct Amendment<'m> {
 #[derive(Debug, Default)]
 struct Effect<'m> {
     /// The objects that stood in the documents, and those that stand there now.
-    gone: BTreeMap<&'m ObjectKey, &'m Object>,
-    come: BTreeMap<&'m ObjectKey, &'m Object>,
+    gone: BTreeMap<&'m ObjectKey, &'m Arc<Object>>,
+    come: BTreeMap<&'m ObjectKey, &'m Arc<Object>>,
     /// What was wrong with them, and what is.
     unsaid: Vec<Diagnostic>,
     said: Vec<Diagnostic>,
@@ -55,7 +55,7 @@ impl Store {
         }
         for (key, object) in &effect.come {
             let held = self.accepted.get(*key);
-            changed |= held.is_none_or(|held| **held != **object);
+            changed |= held.is_none_or(|held| held != *object);
             let object = object.shared(held);
             self.accepted.insert((*key).clone(), object);
         }
@@ -83,7 +83,7 @@ impl Store {
             };
             let ((gone, old), (come, new)) = (objects(before), objects(after));
             let mut pairs = old.iter().zip(&new);
-            let same = |(old, new): (&&Object, &&Object)| old == new && old.origin == new.origin;
+            let same = |(old, new): (&&Arc<Object>, &&Arc<Object>)| old.is_the_same(new);
             if old.len() != new.len() || !pairs.all(same) {
                 return None;
             }
@@ -111,7 +111,7 @@ impl Store {
         let exceptional = |key: &ObjectKey| self.exceptions.objects.contains(key);
         let is_plain = |key: &ObjectKey| !exceptional(key) && known(key);
         let is_new = |key: &ObjectKey| !exceptional(key) && !known(key);
-        let keys = |objects: &BTreeMap<&'m ObjectKey, &'m Object>| -> BTreeSet<&'m ObjectKey> {
+        let keys = |objects: &BTreeMap<&'m ObjectKey, &'m Arc<Object>>| -> BTreeSet<&'m ObjectKey> {
             objects.keys().copied().collect()
         };
         let gone = keys(&effect.gone);

@@ -92,7 +92,7 @@ impl Kept {
         });
         let good = objects.filter(|object| !validate(object).refused);
         Ok(Self {
-            objects: good.map(Arc::new).collect(),
+            objects: good.collect(),
         })
     }
 }

@@ -23,7 +23,9 @@ impl Manifest {
             file: Arc::clone(&manifest.file),
             lines: Lines::default(),
         };
-        manifest.objects.push(Object { key, body, origin });
+        manifest
+            .objects
+            .push(Arc::new(Object { key, body, origin }));
         manifest
     }
 
