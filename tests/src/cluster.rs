@@ -359,7 +359,7 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     let mut running = vec![server];
     if let Some(istio) = &options.istio {
         say("Istio's control plane and gateway");
-        let istiod = istio::start(site)?;
+        let istiod = istio::start(site, &running[0])?;
         running.push(istio::complete(site, &istiod, istio)?);
         running.push(istiod);
     }

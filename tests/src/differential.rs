@@ -39,7 +39,7 @@ mod wire;
 
 pub use case::Case;
 pub use compare::{Divergence, Outcome};
-pub use differences::{DIFFERENCES, Difference};
+pub use differences::{Difference, MEANT, OPEN};
 use differences::{Seen, known};
 pub use finding::Finding;
 pub use generate::case;
@@ -96,7 +96,7 @@ pub struct Report {
     pub requests: usize,
     /// Requests by the status that Istio answered with.
     pub statuses: BTreeMap<u16, usize>,
-    /// Known differences that were met.
+    /// Known differences that were met, by name: in how many requests.
     pub known: BTreeMap<&'static str, usize>,
     /// How many requests differ by what is not known, by aspects.
     pub unknown: BTreeMap<String, usize>,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use nodegate_programs::{Program, Use};
 use nodegate_testbed::{
     cluster::{Cluster, Istio as Peer, parts::Purpose},
-    differential::{self, Report, Stage},
+    differential::{self, MEANT, OPEN, Report, Stage},
 };
 
 use crate::{binaries, cluster, phases::Clock, setup, table};
@@ -137,11 +137,20 @@ fn show(report: &Report) {
             println!("  {count} × {refusal}");
         }
     }
-    if !report.known.is_empty() {
-        println!();
-        let rows = report.known.iter();
-        let rows = rows.map(|(name, count)| vec![(*name).to_owned(), count.to_string()]);
-        table::print(&["KNOWN", "REQUESTS"], rows);
+    for (title, known) in [("MEANT", MEANT), ("OPEN", OPEN)] {
+        let counts = known.iter().filter_map(|difference| {
+            let count = report.known.get(difference.name)?;
+            Some(vec![
+                difference.name.to_owned(),
+                count.to_string(),
+                difference.reason.to_owned(),
+            ])
+        });
+        let rows: Vec<_> = counts.collect();
+        if !rows.is_empty() {
+            println!();
+            table::print(&[title, "REQUESTS", "WHAT"], rows);
+        }
     }
     if !report.unknown.is_empty() {
         println!();

@@ -64,20 +64,12 @@ impl Istio {
 }
 
 /// Defines Istio's kinds, and starts istiod; the API server must be ready.
-pub(super) fn start(site: &Site) -> anyhow::Result<Running> {
+pub(super) fn start(site: &Site, server: &Running) -> anyhow::Result<Running> {
     let kinds = site.parts.file(ISTIO_KINDS);
     let kinds = fs::read_to_string(&kinds).with_context(|| kinds.display().to_string())?;
     // They are too long for what `apply` notes of an object in itself.
     base::feed(site, &["create", "-f", "-"], &kinds)?;
-    let limit = format!("--timeout={}s", patience::outer_limit().as_secs());
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        &limit,
-    ];
-    base::kubectl(site, &established)?;
+    server.until("Istio's kinds are not established", || established(site))?;
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects()});
     base::apply(site, &list.to_string())?;
 
@@ -89,6 +81,20 @@ pub(super) fn start(site: &Site) -> anyhow::Result<Running> {
         command.env(name, value);
     }
     site.launch(&control_plane(), ISTIOD, command)
+}
+
+/// Whether objects of all kinds that are defined may be made.
+fn established(site: &Site) -> anyhow::Result<Option<()>> {
+    let definitions = site.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")?;
+    let definitions = definitions.unwrap_or_default();
+    let is_established = |definition: &Value| {
+        let conditions = definition["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|one| one["type"] == "Established" && one["status"] == "True")
+    };
+    let items = definitions["items"].as_array();
+    let all = items.is_some_and(|items| items.iter().all(is_established));
+    Ok(all.then_some(()))
 }
 
 /// Waits until istiod is ready and asked about objects, and starts the gateway, for which it is waited, too.

@@ -1,13 +1,16 @@
-//! In what nodegate differs from Istio and means to, or is known to: the one place for it.
+//! In what nodegate differs from Istio, and means to or does not yet do better: the one place for it.
 //!
 //! nodegate runs with `--envoy-parity all`; what is left of `docs/differences.md` then is here, as far as
 //! chance comes upon it.
 
 use super::{
     compare::{Divergence, Outcome},
-    ground::MIRROR,
+    ground::{MIRRORS, PORT},
     request::Request,
 };
+
+/// The header that tells endpoints how long they have.
+const TIMEOUT: &str = "header x-envoy-expected-rq-timeout-ms";
 
 /// What something differs in.
 #[derive(Debug)]
@@ -22,14 +25,14 @@ pub(super) struct Seen<'a> {
 pub struct Difference {
     /// As reports call it.
     pub name: &'static str,
-    /// Why.
+    /// Why it is, or what is wrong.
     pub reason: &'static str,
-    /// Whether something that differs for a request is it.
+    /// Whether something is it.
     is: fn(&Divergence, &Seen<'_>) -> bool,
 }
 
-/// All of them.
-pub const DIFFERENCES: &[Difference] = &[
+/// Those that are meant, or chance.
+pub const MEANT: &[Difference] = &[
     Difference {
         name: "header-order",
         reason: "the order of headers with different names means nothing (RFC 9110, section 5.3): those that a \
@@ -42,9 +45,8 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "mirror-copies",
         reason: "a copy is what the endpoint gets, without x-envoy-internal and this proxy's address",
         is: |found, _| {
-            ["x-envoy-internal", "x-forwarded-for"]
-                .iter()
-                .any(|name| found.aspect == format!("at {MIRROR}: header {name}"))
+            at_mirror(found, "header x-envoy-internal")
+                || at_mirror(found, "header x-forwarded-for")
         },
     },
     Difference {
@@ -61,9 +63,82 @@ pub const DIFFERENCES: &[Difference] = &[
             seen.request.method == "HEAD" && found.aspect == "header transfer-encoding"
         },
     },
+    Difference {
+        name: "time-left",
+        reason: "how much of a timeout is left for another attempt is the machine's doing",
+        is: |found, _| {
+            let is_rest = |value: &str| value != "None" && !value.ends_with("000\"])");
+            found.aspect.ends_with(TIMEOUT) && is_rest(&found.istio) && is_rest(&found.nodegate)
+        },
+    },
+    Difference {
+        name: "early-reply",
+        reason: "whether an answer of its own comes before the request's body does is chance",
+        is: |found, seen| found.aspect == "header connection" && seen.request.body.is_some(),
+    },
+];
+
+/// Those that are to be mended. Whoever mends one takes it out.
+pub const OPEN: &[Difference] = &[
+    Difference {
+        name: "lines-of-user-agent",
+        reason: "several lines of a header that Envoy has a place of its own for are one value with commas there, \
+                 without empty ones, for conditions and for endpoints",
+        is: |found, seen| {
+            let lines = seen.request.headers.iter();
+            let lines = lines.filter(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
+            found.aspect.ends_with("header user-agent") || lines.count() > 1
+        },
+    },
+    Difference {
+        name: "operation-of-several",
+        reason: "where a route has several destinations, Istio names its operation by the VirtualService",
+        is: |found, _| {
+            let of_gateway = found.istio.contains(&format!(":{PORT}/"));
+            found.aspect.ends_with("header x-envoy-decorator-operation") && of_gateway
+        },
+    },
+    Difference {
+        name: "mirror-timeout",
+        reason: "a copy has the route's timeout in x-envoy-expected-rq-timeout-ms, and not that of an attempt",
+        is: |found, _| at_mirror(found, TIMEOUT),
+    },
+    Difference {
+        name: "mirror-length",
+        reason: "a copy of a request without a body says content-length: 0 where the request itself does",
+        is: |found, _| at_mirror(found, "header content-length") && found.istio.contains("\"0\""),
+    },
+    Difference {
+        name: "mirror-alone",
+        reason: "where the destination has no endpoints, nothing is copied either",
+        is: |found, seen| {
+            let mirrors = MIRRORS.iter().any(|name| found.nodegate.contains(name));
+            found.aspect == "endpoints"
+                && found.istio == "[]"
+                && seen.istio.status == 503
+                && mirrors
+        },
+    },
+    Difference {
+        name: "redirect-of-namespace",
+        reason: "a server with httpsRedirect for a host with a namespace, which no VirtualService serves, redirects \
+                 nobody: Istio takes the namespace for a part of the host",
+        is: |found, seen| {
+            let redirects = found.nodegate == "301" || found.nodegate.contains("https://");
+            let aspects = ["status", "header location"];
+            seen.istio.status == 404 && redirects && aspects.contains(&found.aspect.as_str())
+        },
+    },
 ];
 
 /// The known difference that this is.
 pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {
-    DIFFERENCES.iter().find(|known| (known.is)(found, seen))
+    let mut all = MEANT.iter().chain(OPEN);
+    all.find(|known| (known.is)(found, seen))
+}
+
+/// Whether something differs in what a mirror gets.
+fn at_mirror(found: &Divergence, aspect: &str) -> bool {
+    let mut mirrors = MIRRORS.iter();
+    mirrors.any(|name| found.aspect == format!("at {name}: {aspect}"))
 }

@@ -10,6 +10,7 @@ use super::{
 
 mod actions;
 mod conditions;
+mod gateways;
 mod headers;
 mod policies;
 mod requests;
@@ -51,25 +52,36 @@ impl Make {
             (name.clone(), name)
         };
         let mut wanted = Vec::new();
-        let services = if self.chance(15) { 2 } else { 1 };
-        let mut objects: Vec<_> = (0..services)
-            .map(|index| self.virtual_service(index, &domain, &mut wanted))
-            .collect();
+        let mut objects = Vec::new();
+        let own_gateway = self.chance(20);
+        if own_gateway {
+            objects.push(self.own_gateway(&domain));
+        }
+        let is_impatient = self.chance(4);
+        for index in 0..self.one(&[1, 1, 1, 1, 1, 2]) {
+            let mut routes = self.routes(&mut wanted);
+            if is_impatient {
+                for route in &mut routes {
+                    self.hurry(route);
+                }
+            }
+            let gateways = self.gateways(own_gateway);
+            let spec = json!({"hosts": [domain], "gateways": gateways, "http": routes});
+            objects.push(object("VirtualService", &index.to_string(), &spec));
+        }
         if self.chance(25) {
             let own = self.own_service();
             objects.extend(own);
         }
         let requests = (0..requests)
-            .map(|_| self.request(&host, &wanted))
+            .map(|_| self.request(&host, &wanted, is_impatient))
             .collect();
         Case { objects, requests }
     }
 
-    fn virtual_service(&mut self, index: usize, domain: &str, wanted: &mut Vec<Wanted>) -> Value {
-        let routes = 1 + self.0.usize(..5);
-        let routes: Vec<_> = (0..routes).map(|_| self.route(wanted)).collect();
-        let spec = json!({"hosts": [domain], "gateways": ["web"], "http": routes});
-        object("VirtualService", &index.to_string(), &spec)
+    fn routes(&mut self, wanted: &mut Vec<Wanted>) -> Vec<Value> {
+        let count = 1 + self.0.usize(..5);
+        (0..count).map(|_| self.route(wanted)).collect()
     }
 
     fn route(&mut self, wanted: &mut Vec<Wanted>) -> Value {
@@ -136,7 +148,10 @@ mod tests {
             "subset",
             "DestinationRule",
             "ServiceEntry",
+            "httpsRedirect",
             "x-behave",
+            "silent",
+            "is_chunked: true",
         ] {
             assert!(text.contains(word), "{word}");
         }

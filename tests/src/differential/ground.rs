@@ -15,20 +15,23 @@ pub(super) struct Endpoint {
 pub(super) const ALPHA: &str = "alpha";
 /// A Service with port 80 alone, which need not be named.
 pub(super) const BETA: &str = "beta";
-/// A Service for copies of requests.
-pub(super) const MIRROR: &str = "mirror";
+/// Services for copies of requests.
+pub(super) const MIRRORS: [&str; 2] = ["mirror", "mirror-too"];
 /// A ServiceEntry with the subsets `v1` and `v2`, and one that has no endpoints.
 pub(super) const SHARDS: &str = "shards.test";
-/// The port of the Gateway.
+/// The Gateway that all VirtualServices may name.
+pub(super) const GATEWAY: &str = "web";
+/// The port of all Gateways.
 pub(super) const PORT: u16 = 8080;
 
 /// All of them.
-pub(super) const ENDPOINTS: [Endpoint; 5] = [
+pub(super) const ENDPOINTS: [Endpoint; 6] = [
     endpoint("alpha", 9001),
     endpoint("beta", 9002),
     endpoint("mirror", 9003),
-    endpoint("v1", 9004),
-    endpoint("v2", 9005),
+    endpoint("mirror-too", 9004),
+    endpoint("v1", 9005),
+    endpoint("v2", 9006),
 ];
 
 const fn endpoint(name: &'static str, port: u16) -> Endpoint {
@@ -48,7 +51,9 @@ pub(super) fn objects() -> Vec<Value> {
     let mut objects = vec![gateway()];
     objects.extend(service(ALPHA, &[80, 81], 9001));
     objects.extend(service(BETA, &[80], 9002));
-    objects.extend(service(MIRROR, &[80], 9003));
+    for (name, port) in MIRRORS.into_iter().zip(9003..) {
+        objects.extend(service(name, &[80], port));
+    }
     objects.extend(shards());
     objects
 }
@@ -57,7 +62,7 @@ fn gateway() -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "Gateway",
-        "metadata": {"name": "web", "namespace": "default"},
+        "metadata": {"name": GATEWAY, "namespace": "default"},
         "spec": {
             "selector": {"istio": "ingressgateway"},
             "servers": [{
@@ -112,7 +117,7 @@ fn shards() -> [Value; 2] {
                 "location": "MESH_INTERNAL",
                 "resolution": "STATIC",
                 "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
-                "endpoints": [endpoint("v1", 9004), endpoint("v2", 9005)],
+                "endpoints": [endpoint("v1", 9005), endpoint("v2", 9006)],
             },
         }),
         json!({

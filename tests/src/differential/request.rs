@@ -16,15 +16,21 @@ pub struct Request {
     pub host: String,
     /// Further ones, in order.
     pub headers: Vec<(String, String)>,
-    /// Announced with its length, if there is one.
+    /// If there is one.
     pub body: Option<String>,
+    /// Whether it is sent as a chunk, and not announced with its length.
+    pub is_chunked: bool,
 }
 
 impl Request {
     /// The bytes, for a case under a name, with the request's own.
     pub(super) fn bytes(&self, name: &str, id: &str) -> Vec<u8> {
-        let (head, body) = (self.head(name), self.body.as_deref().unwrap_or_default());
-        format!("{head}{ID}: {id}\r\n\r\n{body}").into_bytes()
+        let body = match &self.body {
+            Some(body) if self.is_chunked => format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            Some(body) => body.clone(),
+            None => String::new(),
+        };
+        format!("{}{ID}: {id}\r\n\r\n{body}", self.head(name)).into_bytes()
     }
 
     /// The lines of its head, for a case under a name.
@@ -35,11 +41,13 @@ impl Request {
         ];
         let headers = self.headers.iter();
         lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
-        lines.extend(
-            self.body
-                .iter()
-                .map(|body| format!("content-length: {}", body.len())),
-        );
+        lines.extend(self.body.iter().map(|body| {
+            if self.is_chunked {
+                "transfer-encoding: chunked".to_owned()
+            } else {
+                format!("content-length: {}", body.len())
+            }
+        }));
         lines.push(String::new());
         lines.join("\r\n").replace(PLACEHOLDER, name)
     }
@@ -50,6 +58,7 @@ impl Request {
         if self.body.is_some() {
             all.push(Self {
                 body: None,
+                is_chunked: false,
                 ..self.clone()
             });
         }
@@ -91,7 +100,22 @@ mod tests {
             host: "CASE.differential.test:80".into(),
             headers: vec![("x-a".into(), "1".into())],
             body: Some("body".into()),
+            is_chunked: false,
         }
+    }
+
+    #[test]
+    fn chunks_are_framed() {
+        let request = Request {
+            is_chunked: true,
+            ..request()
+        };
+        let bytes = String::from_utf8(request.bytes("h3", "h3-7")).unwrap();
+        assert!(
+            bytes.contains("\r\ntransfer-encoding: chunked\r\n"),
+            "{bytes}"
+        );
+        assert!(bytes.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n"), "{bytes}");
     }
 
     #[test]

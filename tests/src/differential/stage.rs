@@ -31,7 +31,8 @@ use crate::{
 /// How many requests are on their way at a time.
 const WORKERS: usize = 4;
 /// The kinds that cases have objects of.
-const KINDS: &str = "virtualservices,destinationrules,serviceentries";
+const KINDS: &str = "virtualservices.networking.istio.io,destinationrules.networking.istio.io,\
+     serviceentries.networking.istio.io,gateways.networking.istio.io";
 
 /// A cluster with Istio, and nodegate on the control plane's host.
 #[derive(Debug)]
@@ -309,7 +310,7 @@ fn sentinel(name: &str) -> [Value; 3] {
     let rule = json!({"host": host, "subsets": [{"name": "only", "labels": {"version": name}}]});
     let service = json!({
         "hosts": [format!("{name}.{DOMAIN}")],
-        "gateways": ["web"],
+        "gateways": [ground::GATEWAY],
         "http": [{"route": [{"destination": {"host": host, "subset": "only"}}]}],
     });
     [

@@ -134,7 +134,11 @@ fn serve(endpoint: &'static str, stream: TcpStream, reports: &Reports) -> io::Re
         let mut reports = lock(reports);
         let reports = reports.entry((source, id)).or_default();
         reports.push(Report { endpoint, message });
-        reports.len()
+        // Copies for mirrors are no attempts.
+        reports
+            .iter()
+            .filter(|one| one.endpoint == endpoint)
+            .count()
     };
     let behaviour = behave.first().and_then(|word| behaviour(word, attempt));
     answer(&mut wire, endpoint, behaviour, head_only)

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Make, object};
-use crate::differential::ground::{ENDPOINTS, Endpoint, MIRROR, address};
+use crate::differential::ground::{ENDPOINTS, Endpoint, MIRRORS, address};
 
 impl Make {
     pub(super) fn policies(&mut self, route: &mut Map<String, Value>) {
@@ -23,11 +23,41 @@ impl Make {
             put("corsPolicy", self.cors());
         }
         if self.chance(8) {
-            put("mirror", json!({"host": MIRROR, "port": {"number": 80}}));
-            if self.chance(40) {
-                let value = self.one(&[100.0, 0.0]);
-                put("mirrorPercentage", json!({"value": value}));
+            let [first, second] = MIRRORS;
+            let mirror = json!({"host": first, "port": {"number": 80}});
+            let percentage = json!({"value": self.one(&[100.0, 0.0])});
+            match self.0.u8(..3) {
+                0 => put("mirror", mirror),
+                1 => {
+                    put("mirror", mirror);
+                    put("mirrorPercentage", percentage);
+                }
+                _ => {
+                    let all = [
+                        json!({"destination": mirror}),
+                        json!({"destination": {"host": second}, "percentage": percentage}),
+                    ];
+                    put("mirrors", json!(all));
+                }
             }
+        }
+    }
+
+    /// Gives up on endpoints that say nothing. The times are far apart, so that all attempts are made on a machine
+    /// that is busy, too.
+    pub(super) fn hurry(&mut self, route: &mut Value) {
+        if route.get("route").is_none() {
+            return;
+        }
+        if self.chance(50) {
+            route["timeout"] = json!("0.5s");
+            route["retries"] = json!({"attempts": 0});
+        } else {
+            let attempts = 1 + self.0.u8(..2);
+            let retry_on = self.one(&["5xx", "gateway-error", "reset", "connect-failure"]);
+            route["timeout"] = json!("5s");
+            route["retries"] =
+                json!({"attempts": attempts, "retryOn": retry_on, "perTryTimeout": "0.3s"});
         }
     }
 

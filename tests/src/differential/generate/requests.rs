@@ -6,8 +6,14 @@ use super::{
 };
 use crate::differential::{request::Request, upstream::BEHAVE};
 
+/// What endpoints are asked to do.
+const BEHAVIOURS: [&str; 13] = [
+    "503", "503,1", "500,2", "404", "409,1", "204", "304", "418,1", "close", "reset,1", "reset",
+    "cut", "hop",
+];
+
 impl Make {
-    pub(super) fn request(&mut self, host: &str, wanted: &[Wanted]) -> Request {
+    pub(super) fn request(&mut self, host: &str, wanted: &[Wanted], is_impatient: bool) -> Request {
         let mut want = if wanted.is_empty() || self.chance(15) {
             Wanted {
                 path: self.one(&PATHS).to_owned(),
@@ -23,10 +29,9 @@ impl Make {
         let mut headers = self.order(&want);
         self.visit(method, &mut headers);
         if self.chance(25) {
-            let behaviour = self.one(&[
-                "503", "503,1", "500,2", "404", "409,1", "204", "304", "418,1", "close", "reset,1",
-                "reset", "cut", "hop",
-            ]);
+            let behaviour = self.one(&BEHAVIOURS);
+            // Where nobody gives up, it would take for ever.
+            let behaviour = if is_impatient { "silent" } else { behaviour };
             headers.push((BEHAVE.into(), behaviour.into()));
         }
         let sends = matches!(method, "POST" | "PUT");
@@ -36,6 +41,7 @@ impl Make {
             host: self.host(host),
             headers,
             body: (sends && self.chance(60)).then(|| "body".into()),
+            is_chunked: self.chance(20),
         }
     }
 
