@@ -130,8 +130,8 @@ pub fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
         (options.say)(&format!("making {} findings small", chosen.len()));
         minimize::minimize(stage, &mut chosen)?;
     }
-    for finding in chosen {
-        let file = finding.write(options.seed, &options.directory)?;
+    for (index, finding) in chosen.into_iter().enumerate() {
+        let file = finding.write(options.seed, index, &options.directory)?;
         report.findings.push((finding, file));
     }
     Ok(report)

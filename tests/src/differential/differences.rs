@@ -76,6 +76,12 @@ pub const MEANT: &[Difference] = &[
         reason: "whether an answer of its own comes before the request's body does is chance",
         is: |found, seen| found.aspect == "header connection" && seen.request.body.is_some(),
     },
+    Difference {
+        name: "continue",
+        reason: "to a client that waits for 100 Continue from an endpoint that says nothing for a second, the \
+                 gateway says it itself",
+        is: |found, seen| found.aspect == "interim" && says(seen.request, "expect"),
+    },
 ];
 
 /// Those that are to be mended. Whoever mends one takes it out.
@@ -94,9 +100,24 @@ pub const OPEN: &[Difference] = &[
         name: "operation-of-several",
         reason: "where a route has several destinations, Istio names its operation by the VirtualService",
         is: |found, _| {
-            let of_gateway = found.istio.contains(&format!(":{PORT}/"));
+            let of_gateway = found.istio.contains(&format!(":{PORT}"));
             found.aspect.ends_with("header x-envoy-decorator-operation") && of_gateway
         },
+    },
+    Difference {
+        name: "keep-alive-1.0",
+        reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
+        is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
+    },
+    Difference {
+        name: "connect-with-path",
+        reason: "CONNECT with a path is a bad request",
+        is: |_, seen| seen.request.method == "CONNECT" && seen.istio.status == 400,
+    },
+    Difference {
+        name: "grpc-head",
+        reason: "to HEAD of gRPC, an answer of the gateway's own has no grpc-message",
+        is: |found, seen| seen.request.method == "HEAD" && found.aspect == "header grpc-message",
     },
     Difference {
         name: "mirror-timeout",
@@ -135,6 +156,12 @@ pub const OPEN: &[Difference] = &[
 pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {
     let mut all = MEANT.iter().chain(OPEN);
     all.find(|known| (known.is)(found, seen))
+}
+
+/// Whether a request has a header.
+fn says(request: &Request, name: &str) -> bool {
+    let mut headers = request.headers.iter();
+    headers.any(|(own, _)| own.eq_ignore_ascii_case(name))
 }
 
 /// Whether something differs in what a mirror gets.

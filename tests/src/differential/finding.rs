@@ -42,13 +42,13 @@ impl Finding {
         aspects.map(|one| one.aspect.as_str()).collect()
     }
 
-    /// Writes it to a directory, in a file that says what it is about.
-    pub fn write(&self, seed: u64, directory: &Path) -> anyhow::Result<PathBuf> {
+    /// Writes it to a directory, as the so-manieth of a seed, in a file that says what it is about.
+    pub fn write(&self, seed: u64, index: usize, directory: &Path) -> anyhow::Result<PathBuf> {
         let first = self.aspects().first().map_or_else(String::new, |aspect| {
             aspect.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-")
         });
         fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-        let file = directory.join(format!("{seed}-{}-{first}.yaml", self.number));
+        let file = directory.join(format!("{seed}-{index}-{first}.yaml"));
         fs::write(&file, self.text(seed)?)
             .with_context(|| format!("writing {}", file.display()))?;
         Ok(file)
@@ -142,6 +142,7 @@ mod tests {
             request: Request {
                 method: "GET".into(),
                 target: "/".into(),
+                version: "HTTP/1.1",
                 host: "CASE.test".into(),
                 ..Request::default()
             },
@@ -153,8 +154,8 @@ mod tests {
             pair: [answer("200 OK"), answer("404 Not Found")],
         };
         let directory = tempfile::tempdir().unwrap();
-        let file = finding.write(7, directory.path()).unwrap();
-        assert!(file.ends_with("7-4-status.yaml"), "{}", file.display());
+        let file = finding.write(7, 2, directory.path()).unwrap();
+        assert!(file.ends_with("7-2-status.yaml"), "{}", file.display());
         let text = fs::read_to_string(file).unwrap();
         assert_eq!(
             text,

@@ -10,6 +10,7 @@ use super::{
 
 mod actions;
 mod conditions;
+mod delegates;
 mod gateways;
 mod headers;
 mod policies;
@@ -49,7 +50,7 @@ impl Make {
         let (domain, host) = if self.chance(15) {
             (format!("*.{name}"), format!("x.{name}"))
         } else {
-            (name.clone(), name)
+            (name.clone(), name.clone())
         };
         let mut wanted = Vec::new();
         let mut objects = Vec::new();
@@ -65,13 +66,26 @@ impl Make {
                     self.hurry(route);
                 }
             }
+            if index == 0 && self.chance(12) {
+                let part = self.delegate(&mut routes, &mut wanted);
+                objects.push(part);
+            }
             let gateways = self.gateways(own_gateway);
-            let spec = json!({"hosts": [domain], "gateways": gateways, "http": routes});
+            let mut hosts = vec![domain.clone()];
+            if self.chance(10) {
+                hosts.push(format!("also.{name}"));
+            }
+            let spec = json!({"hosts": hosts, "gateways": gateways, "http": routes});
             objects.push(object("VirtualService", &index.to_string(), &spec));
         }
         if self.chance(25) {
             let own = self.own_service();
             objects.extend(own);
+        }
+        for object in &mut objects {
+            if object["kind"] != "Gateway" && self.chance(8) {
+                self.export(object);
+            }
         }
         let requests = (0..requests)
             .map(|_| self.request(&host, &wanted, is_impatient))
@@ -149,6 +163,10 @@ mod tests {
             "DestinationRule",
             "ServiceEntry",
             "httpsRedirect",
+            "delegate",
+            "exportTo",
+            "sourceNamespace",
+            "HTTP/1.0",
             "x-behave",
             "silent",
             "is_chunked: true",

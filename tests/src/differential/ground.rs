@@ -15,6 +15,8 @@ pub(super) struct Endpoint {
 pub(super) const ALPHA: &str = "alpha";
 /// A Service with port 80 alone, which need not be named.
 pub(super) const BETA: &str = "beta";
+/// A Service whose port's name says that it is TCP.
+pub(super) const GAMMA: &str = "gamma";
 /// Services for copies of requests.
 pub(super) const MIRRORS: [&str; 2] = ["mirror", "mirror-too"];
 /// A ServiceEntry with the subsets `v1` and `v2`, and one that has no endpoints.
@@ -25,13 +27,14 @@ pub(super) const GATEWAY: &str = "web";
 pub(super) const PORT: u16 = 8080;
 
 /// All of them.
-pub(super) const ENDPOINTS: [Endpoint; 6] = [
+pub(super) const ENDPOINTS: [Endpoint; 7] = [
     endpoint("alpha", 9001),
     endpoint("beta", 9002),
     endpoint("mirror", 9003),
     endpoint("mirror-too", 9004),
     endpoint("v1", 9005),
     endpoint("v2", 9006),
+    endpoint("gamma", 9007),
 ];
 
 const fn endpoint(name: &'static str, port: u16) -> Endpoint {
@@ -49,10 +52,11 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 170, 10);
 /// All objects.
 pub(super) fn objects() -> Vec<Value> {
     let mut objects = vec![gateway()];
-    objects.extend(service(ALPHA, &[80, 81], 9001));
-    objects.extend(service(BETA, &[80], 9002));
+    objects.extend(service(ALPHA, "http", &[80, 81], 9001));
+    objects.extend(service(BETA, "http", &[80], 9002));
+    objects.extend(service(GAMMA, "tcp", &[80], 9007));
     for (name, port) in MIRRORS.into_iter().zip(9003..) {
-        objects.extend(service(name, &[80], port));
+        objects.extend(service(name, "http", &[80], port));
     }
     objects.extend(shards());
     objects
@@ -73,9 +77,9 @@ fn gateway() -> Value {
     })
 }
 
-/// A Service without a selector, and its one endpoint.
-fn service(name: &str, ports: &[u16], target: u16) -> [Value; 2] {
-    let named = |port: &u16| format!("http-{port}");
+/// A Service without a selector, with ports of a protocol, and its one endpoint.
+fn service(name: &str, protocol: &str, ports: &[u16], target: u16) -> [Value; 2] {
+    let named = |port: &u16| format!("{protocol}-{port}");
     let of_service = ports
         .iter()
         .map(|port| json!({"name": named(port), "port": port}));

@@ -3,6 +3,7 @@
 
 use super::{
     case::Case,
+    compare::Divergence,
     finding::Finding,
     judge,
     request::Request,
@@ -74,11 +75,17 @@ fn round(stage: &mut Stage, shrinking: &mut [Shrinking<'_>]) -> anyhow::Result<(
     Ok(())
 }
 
-/// Whether what differed first in a finding still does.
+/// Whether what differed first in a finding still does; a status in the same way.
 fn is_the_same(finding: &Finding, request: &Request, pair: &super::stage::Pair) -> bool {
     let found = judge(request, pair).unknown;
     let first = finding.divergences.first();
-    first.is_some_and(|first| found.iter().any(|one| one.aspect == first.aspect))
+    first.is_some_and(|first| {
+        let is_same = |one: &Divergence| match first.aspect.as_str() {
+            "status" => one == first,
+            aspect => one.aspect == aspect,
+        };
+        found.iter().any(is_same)
+    })
 }
 
 impl Shrinking<'_> {

@@ -12,6 +12,8 @@ pub struct Request {
     pub method: String,
     /// Path and query.
     pub target: String,
+    /// `HTTP/1.1`
+    pub version: &'static str,
     /// With the [placeholder](PLACEHOLDER) in it.
     pub host: String,
     /// Further ones, in order.
@@ -36,7 +38,7 @@ impl Request {
     /// The lines of its head, for a case under a name.
     pub(super) fn head(&self, name: &str) -> String {
         let mut lines = vec![
-            format!("{} {} HTTP/1.1", self.method, self.target),
+            format!("{} {} {}", self.method, self.target, self.version),
             format!("Host: {}", self.host),
         ];
         let headers = self.headers.iter();
@@ -97,6 +99,7 @@ mod tests {
         Request {
             method: "PUT".into(),
             target: "/a?p=1&q=2".into(),
+            version: "HTTP/1.1",
             host: "CASE.differential.test:80".into(),
             headers: vec![("x-a".into(), "1".into())],
             body: Some("body".into()),

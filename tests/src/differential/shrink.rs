@@ -57,7 +57,9 @@ fn within(value: &Value, place: &Place, found: &mut Vec<Place>) {
             for (name, field) in fields {
                 let needed = NEEDED.contains(&name.as_str());
                 if !needed {
-                    visit(Step::Field(name.clone()), field, name != "spec");
+                    // What says nothing is another mistake than the one that is looked for.
+                    let can_go = name != "spec" && fields.len() > 1;
+                    visit(Step::Field(name.clone()), field, can_go);
                 }
             }
         }
@@ -131,8 +133,18 @@ mod tests {
                 .iter()
                 .all(|place| !place.contains(&Step::Field("hosts".into())))
         );
-        let whole_spec = vec![Step::Item(0), Step::Field("spec".into())];
+        let field = |name: &str| Step::Field(name.into());
+        let whole_spec = vec![Step::Item(0), field("spec")];
         assert!(!parts.contains(&whole_spec));
+        // Without it the redirect would say nothing.
+        let mut only = whole_spec;
+        only.extend([
+            field("http"),
+            Step::Item(1),
+            field("redirect"),
+            field("uri"),
+        ]);
+        assert!(!parts.contains(&only));
     }
 
     #[test]

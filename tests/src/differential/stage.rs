@@ -168,6 +168,7 @@ impl Stage {
         let request = Request {
             method: "GET".into(),
             target: "/".into(),
+            version: "HTTP/1.1",
             host: format!("{name}.{DOMAIN}"),
             ..Request::default()
         };

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Make;
-use crate::differential::ground::{ALPHA, BETA, SHARDS};
+use crate::differential::ground::{ALPHA, BETA, GAMMA, SHARDS};
 
 /// Patterns and what replaces their matches.
 const REPLACEMENTS: [(&str, &str); 4] = [
@@ -101,7 +101,7 @@ impl Make {
     }
 
     fn destination(&mut self) -> Value {
-        let destination = match self.0.u8(..12) {
+        let destination = match self.0.u8(..14) {
             0 => json!({"host": "unknown.default.svc.cluster.local"}),
             1 => json!({"host": ALPHA, "port": {"number": 81}}),
             2 => {
@@ -111,6 +111,10 @@ impl Make {
             4 => json!({"host": SHARDS, "subset": "v1"}),
             5 => json!({"host": SHARDS, "subset": self.one(&["v2", "none", "undefined"])}),
             6 => json!({"host": "CASE-own.test"}),
+            7 => {
+                json!({"host": self.one(&[&format!("{ALPHA}.default"), &format!("{ALPHA}.default.svc")])})
+            }
+            8 => json!({"host": GAMMA}),
             _ => json!({"host": ALPHA, "port": {"number": 80}}),
         };
         json!({"destination": destination})

@@ -58,6 +58,18 @@ impl Make {
         if self.chance(4) {
             condition.insert("port".into(), json!(self.one(&[8080, 8080, 80])));
         }
+        if self.chance(4) {
+            let kinds = [
+                ("gateways", json!(["web"])),
+                ("gateways", json!(["mesh"])),
+                ("sourceNamespace", json!("istio-system")),
+                ("sourceNamespace", json!("default")),
+                ("sourceLabels", json!({"istio": "ingressgateway"})),
+                ("sourceLabels", json!({"istio": "elsewhere"})),
+            ];
+            let (name, value) = self.0.choice(kinds).unwrap_or_default();
+            condition.insert(name.into(), value);
+        }
         if condition.is_empty() {
             condition.insert("uri".into(), json!({"prefix": "/"}));
         }

@@ -12,6 +12,46 @@ const BEHAVIOURS: [&str; 13] = [
     "cut", "hop",
 ];
 
+/// Targets that are rare.
+const TARGETS: [&str; 14] = [
+    "*",
+    "/a?",
+    "/a??p=1",
+    "/%2e%2e/a",
+    "/a/%2E/b",
+    "/a/..",
+    "/..",
+    "/a/b/",
+    "/a?p=1&p=2",
+    "/a?p",
+    "/a?P=1&p=%31",
+    "/a;b=1/c",
+    "/%7Ea",
+    "/b/1%2F2",
+];
+
+/// Headers that mean something to proxies, or are rare.
+const SAYINGS: [(&str, &str); 18] = [
+    ("x_under", "1"),
+    ("x-a", ""),
+    ("X-A", "1"),
+    ("expect", "100-continue"),
+    ("te", "trailers"),
+    ("upgrade", "websocket"),
+    ("via", "1.1 other"),
+    ("x-forwarded-host", "elsewhere.test"),
+    ("x-forwarded-port", "443"),
+    ("x-envoy-upstream-rq-timeout-ms", "20000"),
+    ("x-envoy-max-retries", "3"),
+    ("x-envoy-original-path", "/elsewhere"),
+    ("x-envoy-attempt-count", "7"),
+    ("x-envoy-decorator-operation", "other"),
+    ("x-envoy-peer-metadata", "eA=="),
+    ("content-type", "application/grpc"),
+    ("accept-encoding", "gzip"),
+    ("referer", "http://a.test/"),
+];
+
 impl Make {
     pub(super) fn request(&mut self, host: &str, wanted: &[Wanted], is_impatient: bool) -> Request {
         let mut want = if wanted.is_empty() || self.chance(15) {
@@ -35,13 +75,35 @@ impl Make {
             headers.push((BEHAVE.into(), behaviour.into()));
         }
         let sends = matches!(method, "POST" | "PUT");
-        Request {
+        let mut request = Request {
             method: method.into(),
             target: target(&want),
+            version: "HTTP/1.1",
             host: self.host(host),
             headers,
             body: (sends && self.chance(60)).then(|| "body".into()),
             is_chunked: self.chance(20),
+        };
+        if self.chance(12) {
+            self.twist(&mut request);
+        }
+        request
+    }
+
+    /// Says the same in another way, or something that is rarely said.
+    fn twist(&mut self, request: &mut Request) {
+        match self.0.u8(..10) {
+            0 => request.version = "HTTP/1.0",
+            1 => request.target = format!("http://{}{}", request.host, request.target),
+            2 => {
+                let method = self.one(&["PATCH", "TRACE", "PROPFIND", "get", "CONNECT"]);
+                request.method = method.into();
+            }
+            3 | 4 => request.target = self.one(&TARGETS).into(),
+            _ => {
+                let (name, value) = self.one(&SAYINGS);
+                request.headers.push((name.into(), value.into()));
+            }
         }
     }
 
