@@ -61,11 +61,6 @@ impl Make {
         let is_impatient = self.chance(4);
         for index in 0..self.one(&[1, 1, 1, 1, 1, 2]) {
             let mut routes = self.routes(&mut wanted);
-            if is_impatient {
-                for route in &mut routes {
-                    self.hurry(route);
-                }
-            }
             if index == 0 && self.chance(12) {
                 let part = self.delegate(&mut routes, &mut wanted);
                 objects.push(part);
@@ -85,6 +80,13 @@ impl Make {
         for object in &mut objects {
             if object["kind"] != "Gateway" && self.chance(8) {
                 self.export(object);
+            }
+            let routes = object["spec"].get_mut("http");
+            let routes = routes
+                .filter(|_| is_impatient)
+                .and_then(Value::as_array_mut);
+            for route in routes.into_iter().flatten() {
+                self.hurry(route);
             }
         }
         let requests = (0..requests)

@@ -15,13 +15,14 @@ pub(super) enum Step {
 pub(super) type Place = Vec<Step>;
 
 /// What an object is not one without. Without a subset, chance would choose between endpoints.
-const NEEDED: [&str; 6] = [
+const NEEDED: [&str; 7] = [
     "apiVersion",
     "kind",
     "metadata",
     "hosts",
     "gateways",
     "subset",
+    "name",
 ];
 
 /// All parts that may be left out, large ones first.

@@ -15,6 +15,7 @@ use nodegate_testbed::{
 mod chart;
 mod conformance;
 mod deploy;
+mod differential;
 mod handover;
 mod istio;
 mod left;
@@ -99,6 +100,11 @@ const TESTS: &[(&str, Needs, Test)] = &[
         "istio_and_nodegate_answer_the_same",
         Needs::Istio,
         istio::same_answers,
+    ),
+    (
+        "istio_and_nodegate_answer_the_same_by_chance",
+        Needs::Istio,
+        differential::by_chance,
     ),
     (
         "deploy_gives_every_right_that_is_needed_and_no_other",

@@ -21,8 +21,15 @@ impl Make {
             route["match"] = conditions.clone();
         }
         routes[index] = route;
-        let spec = json!({"http": self.routes(wanted)});
-        object("VirtualService", "part", &spec)
+        let mut parts = self.routes(wanted);
+        if self.chance(70) {
+            for route in routes.iter_mut().chain(&mut parts) {
+                if let Some(conditions) = route.get_mut("match") {
+                    without_expressions(conditions);
+                }
+            }
+        }
+        object("VirtualService", "part", &json!({"http": parts}))
     }
 
     /// Says which namespaces see an object.
@@ -36,5 +43,21 @@ impl Make {
         ];
         let namespaces = self.0.choice(kinds).unwrap_or_default();
         object["spec"]["exportTo"] = namespaces;
+    }
+}
+
+/// Puts prefixes in the place of expressions, which Istio's documentation does not allow there.
+fn without_expressions(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(without_expressions),
+        Value::Object(fields) => {
+            if let Some(pattern) = fields.remove("regex") {
+                let is_path = pattern.as_str().is_some_and(|text| text.starts_with('/'));
+                let prefix = if is_path { "/b" } else { "1" };
+                fields.insert("prefix".into(), json!(prefix));
+            }
+            fields.values_mut().for_each(without_expressions);
+        }
+        _ => {}
     }
 }
