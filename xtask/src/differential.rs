@@ -17,7 +17,7 @@ Examples:
   cargo xtask differential istio                          200 cases, always the same
   cargo xtask differential istio --seed 7 --cases 1000
   cargo xtask differential istio --seed 7 --keep          leave the cluster, to try a finding there
-  cargo xtask cluster kubectl --name differential apply -f target/differential/7-12-status.yaml
+  cargo xtask cluster kubectl --name differential apply -f target/differential/7-0-status.yaml
   cargo xtask cluster logs --name differential gateway.envoy
 
 The first time it builds Kubernetes and Istio with Go, which takes half an hour and more. See
