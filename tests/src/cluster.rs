@@ -39,6 +39,7 @@ use crate::{
 mod base;
 mod control;
 pub mod init;
+mod istio;
 mod node;
 pub mod parts;
 mod pki;
@@ -46,24 +47,27 @@ mod plan;
 pub mod runc;
 mod site;
 
+pub use istio::{Istio, LEFT_OUT};
 pub use node::{KubeProxy, PAUSE_IMAGE};
 use parts::{Parts, Purpose};
-pub use plan::CONTROL_PLANE;
 use plan::Plan;
-use site::{Site, control_plane};
+pub use plan::{CONTROL_PLANE, GATEWAY};
+use site::{Running, Site, control_plane};
 
 /// What [`Cluster::up`] is to build.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Tells clusters apart that stand at the same time.
     pub name: String,
-    /// How many nodes.
+    /// How many nodes. Without any there is the API server alone: no controllers, no DNS, and no pods.
     pub nodes: usize,
     /// The kube-proxy on each node; none for a cluster that leaves Services to others.
     pub kube_proxy: Option<KubeProxy>,
     /// Whether the API server begins a watch with all that there is, as it does since Kubernetes 1.34, or
     /// clients have to list that before.
     pub streams_lists: bool,
+    /// Istio beside it, for which the parts must have been built.
+    pub istio: Option<Istio>,
     /// Kubernetes' programs.
     pub parts: Parts,
     /// The program `testbed-node`.
@@ -82,6 +86,7 @@ impl Options {
             nodes: 2,
             kube_proxy: Some(KubeProxy::Iptables),
             streams_lists: true,
+            istio: None,
             parts,
             init,
             keep_failed: false,
@@ -121,7 +126,7 @@ impl Cluster {
         destroy(&names)?;
         let site = Site {
             names: names.clone(),
-            plan: Plan::new(options.nodes)?,
+            plan: Plan::new(options.nodes, options.istio.is_some())?,
             parts: options.parts.clone(),
         };
         match build(&site, options) {
@@ -200,7 +205,8 @@ impl Cluster {
         &self.site.names
     }
 
-    /// The hosts and their addresses, IPv4 first: the nodes, the control plane, and the client outside.
+    /// The hosts and their addresses, IPv4 first: the nodes, the control plane, Istio's gateway where there is
+    /// one, and the client outside.
     pub fn hosts(&self) -> Vec<(String, [IpAddr; 2])> {
         let layout = &self.site.plan.layout;
         let nodes = layout.nodes.iter();
@@ -339,6 +345,9 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     if !options.parts.complete(Purpose::Cluster) {
         return Err(Unmet::Parts.into());
     }
+    if options.istio.is_some() && !options.parts.complete(Purpose::Istio) {
+        return Err(Unmet::Istio.into());
+    }
     let say = options.say;
     for directory in ["logs", "pids"] {
         let directory = site.names.state().join(directory);
@@ -357,30 +366,53 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     site.pki().create(&site.plan)?;
     say("the API server, and machines for the nodes");
     let server = control::start_server(site, options.streams_lists)?;
+    let machines = machines(site, options)?;
+    control::await_server(site, &server)?;
+    let mut running = vec![server];
+    if let Some(istio) = &options.istio {
+        say("Istio's control plane and gateway");
+        let istiod = istio::start(site, &running[0])?;
+        running.push(istio::complete(site, &istiod, istio)?);
+        running.push(istiod);
+    }
+    if options.nodes > 0 {
+        say("the controllers, and kubelets");
+        running.extend(work(site, options, &running[0])?);
+    }
+    for running in machines.iter().chain(&running) {
+        running.check()?;
+    }
+    Ok(())
+}
+
+/// The nodes' machines, with images.
+fn machines(site: &Site, options: &Options) -> anyhow::Result<Vec<Running>> {
+    if options.nodes == 0 {
+        return Ok(Vec::new());
+    }
     let images = node::images(site)?;
-    let nodes = 0..options.nodes;
-    let machines = nodes
-        .clone()
+    let machines = (0..options.nodes)
         .map(|index| node::start_machine(site, &options.init, index))
         .collect::<anyhow::Result<Vec<_>>>()?;
     for (index, containerd) in machines.iter().enumerate() {
         node::load(site, index, containerd, &images)?;
     }
-    control::await_server(site, &server)?;
-    say("the controllers, and kubelets");
+    Ok(machines)
+}
+
+/// What makes pods and names of the API server's objects, and runs pods.
+fn work(site: &Site, options: &Options, server: &Running) -> anyhow::Result<Vec<Running>> {
     // CoreDNS waits long before it asks again for what it may not see yet.
-    base::create(site, &server)?;
-    let clients = control::start_clients(site)?;
+    base::create(site, server)?;
+    let mut running = control::start_clients(site)?;
     let mut agents = Vec::new();
-    for index in nodes {
+    for index in 0..options.nodes {
         agents.extend(node::start_agents(site, index, options.kube_proxy)?);
     }
     base::await_nodes(site, &agents)?;
-    control::await_names(site, &clients)?;
-    for running in machines.iter().chain(&clients).chain(&agents) {
-        running.check()?;
-    }
-    Ok(())
+    control::await_names(site, &running)?;
+    running.append(&mut agents);
+    Ok(running)
 }
 
 /// Network namespaces, links, routes and cgroups of all hosts.

@@ -1,7 +1,7 @@
 //! What the machine must have before a testbed can stand on it.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -40,6 +40,9 @@ pub enum Unmet {
     /// The servers of people's examples, which only their tests need, have not been built.
     #[error("the servers of examples are not built: cargo xtask cluster parts --for samples")]
     Samples,
+    /// Istio's control plane, which only a cluster with Istio needs, has not been built.
+    #[error("Istio's control plane is not built: cargo xtask cluster parts --for istio")]
+    Istio,
     /// Kubernetes' own tests have not been built.
     #[error("Kubernetes' own tests are not built: cargo xtask conformance services --list")]
     Suite,
@@ -102,6 +105,21 @@ pub fn programs(needs: &[Use]) -> Result<(), Unmet> {
         Some(program) => Err(Unmet::Program(*program)),
         None => Ok(()),
     }
+}
+
+/// Names an Envoy, in place of the one that `cargo xtask` gets.
+pub const ENVOY: &str = "NODEGATE_ENVOY";
+
+/// Where there is an Envoy to compare with.
+pub fn envoy() -> Result<PathBuf, Unmet> {
+    if let Some(program) = env::var_os(ENVOY) {
+        return Ok(program.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy/lib");
+    let pythons = fs::read_dir(root).into_iter().flatten().flatten();
+    let programs = pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    let mut found = programs.filter(|program| program.is_file());
+    found.next().ok_or(Unmet::Program(Program::Envoy))
 }
 
 /// The first thing that a testbed lacks here.

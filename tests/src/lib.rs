@@ -83,6 +83,7 @@ pub mod admission;
 pub mod cluster;
 pub mod config;
 pub mod conformance;
+pub mod differential;
 pub mod environment;
 pub mod image;
 pub mod measure;

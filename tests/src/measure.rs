@@ -57,23 +57,31 @@ pub fn memory(pid: u32) -> io::Result<u64> {
 mod tests {
     use std::process;
 
-    use nix::time::{ClockId, clock_gettime};
-
     use nodegate_programs::Program;
 
     use super::*;
 
     #[test]
     fn work_takes_time() {
-        // By the thread's own clock: others may be on the CPU, too.
-        let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
-        let (before, begin) = (cpu_time(process::id()).unwrap(), now());
-        while now().saturating_sub(begin) < Duration::from_millis(50) {
-            std::hint::spin_loop();
+        // Not this process: what threads of other tests have had goes with them.
+        let start = |words: &str| {
+            let mut sh = Program::Sh.command();
+            sh.args(["-c", words]).stdin(process::Stdio::piped());
+            sh.spawn().unwrap()
+        };
+        let mut children = [start("while :; do :; done"), start("read line")];
+        let [busy, waiting] = children.each_ref().map(process::Child::id);
+        let worked = patience::until(|| {
+            let took = cpu_time(busy).unwrap();
+            (took > Duration::from_millis(100)).then_some(())
+        });
+        let waited = cpu_time(waiting).unwrap();
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
         }
-        let took = cpu_time(process::id()).unwrap().saturating_sub(before);
-        // The scheduler's count is behind by up to a tick.
-        assert!(took > Duration::from_millis(30), "{took:?}");
+        worked.unwrap();
+        assert!(waited < Duration::from_millis(100), "{waited:?}");
     }
 
     #[test]

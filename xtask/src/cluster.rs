@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use nodegate_programs::{Program, of_user};
 use nodegate_testbed::cluster::{
-    Cluster, KubeProxy, Options,
+    Cluster, Istio, KubeProxy, LEFT_OUT, Options,
     parts::{self, Parts, Progress, Purpose},
 };
 
@@ -32,6 +32,8 @@ Examples:
   cargo xtask cluster exec node1 -- ctr images ls
   cargo xtask cluster load image.tar
   cargo xtask cluster logs node1.kubelet
+  cargo xtask cluster up --nodes 1 --istio
+  cargo xtask cluster exec gateway -- curl -s http://127.0.0.1:15000/clusters
   cargo xtask cluster down
 
 The first `up` builds Kubernetes with Go, which takes a quarter of an hour and more: see docs/cluster.md.";
@@ -48,7 +50,7 @@ pub(crate) enum Command {
     },
     /// Build a cluster, wait until all of it is ready, and show it.
     Up {
-        /// How many nodes.
+        /// How many nodes; 0 for an API server alone, without controllers, DNS and pods.
         #[arg(long, default_value_t = 2)]
         nodes: usize,
         /// What does Services on the nodes.
@@ -57,6 +59,19 @@ pub(crate) enum Command {
         /// When it fails, leave everything as it is, to look at; `down` takes it away.
         #[arg(long)]
         keep_failed: bool,
+        /// Istio beside it: istiod, which is also asked what may be applied, and an Envoy as its gateway.
+        #[arg(long)]
+        istio: bool,
+        /// Labels of that gateway, for selectors of Gateways.
+        #[arg(
+            long,
+            value_name = "KEY=VALUE,...",
+            requires = "istio",
+            default_value = "app=istio-ingressgateway,istio=ingressgateway",
+            value_delimiter = ',',
+            value_parser = label
+        )]
+        gateway_labels: Vec<(String, String)>,
         #[command(flatten)]
         name: Name,
     },
@@ -68,11 +83,11 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Run a command on a host: `client`, `control-plane`, or a node.
+    /// Run a command on a host: `client`, `control-plane`, `gateway`, or a node.
     Exec {
         #[command(flatten)]
         name: Name,
-        /// `client`, `control-plane`, or a node's name.
+        /// `client`, `control-plane`, `gateway` (with --istio), or a node's name.
         host: String,
         /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]
@@ -121,6 +136,8 @@ pub(crate) enum For {
     Chart,
     /// Also the servers of people's examples.
     Samples,
+    /// Also Istio's control plane.
+    Istio,
 }
 
 impl From<For> for Purpose {
@@ -130,6 +147,7 @@ impl From<For> for Purpose {
             For::Conformance => Self::Conformance,
             For::Chart => Self::Chart,
             For::Samples => Self::Samples,
+            For::Istio => Self::Istio,
         }
     }
 }
@@ -145,6 +163,14 @@ pub(crate) enum Proxy {
     Nftables,
 }
 
+/// A label, as `KEY=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is no label (fix: KEY=VALUE)")),
+    }
+}
+
 /// Runs a subcommand.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -158,13 +184,30 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             nodes,
             kube_proxy,
             keep_failed,
+            istio,
+            gateway_labels,
             name,
         } => {
             setup::tools(&setup::CLUSTER)?;
             setup::machine()?;
             // Before a build that may take minutes.
             Cluster::check_free(&name.name)?;
+            let purpose = if istio {
+                Purpose::Istio
+            } else {
+                Purpose::Cluster
+            };
+            let labels = gateway_labels.into_iter().collect();
+            let istio = istio
+                .then(|| {
+                    Ok::<_, anyhow::Error>(Istio {
+                        envoy: setup::envoy()?,
+                        labels,
+                    })
+                })
+                .transpose()?;
             let options = Options {
+                istio,
                 nodes,
                 kube_proxy: match kube_proxy {
                     Proxy::None => None,
@@ -173,9 +216,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 },
                 keep_failed,
                 say: |text| eprintln!("cluster: {text}"),
-                ..Options::new(&name.name, build(Purpose::Cluster)?, binaries::node()?)
+                ..Options::new(&name.name, build(purpose)?, binaries::node()?)
             };
             show(&Cluster::up(&options)?.keep());
+            if options.istio.is_some() {
+                eprintln!("cluster: {LEFT_OUT}");
+            }
         }
         Command::Kubectl { name, arguments } => {
             let mut kubectl = Cluster::open(&name.name)?.kubectl()?;

@@ -10,6 +10,7 @@ mod binaries;
 mod cluster;
 mod conformance;
 mod demo;
+mod differential;
 mod dist;
 mod fresh;
 mod fuzz;
@@ -78,6 +79,9 @@ enum Command {
     /// Run Kubernetes' own tests against nodegate, in a real Kubernetes.
     #[command(subcommand, after_help = conformance::EXAMPLES)]
     Conformance(conformance::Command),
+    /// Compare nodegate with the real Istio, by objects and requests by chance.
+    #[command(subcommand, after_help = differential::EXAMPLES)]
+    Differential(differential::Command),
 }
 
 fn main() -> ExitCode {
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Testbed(command) => testbed::run(command),
         Command::Cluster(command) => cluster::run(command),
         Command::Conformance(command) => conformance::run(&command),
+        Command::Differential(command) => differential::run(&command),
     };
     match result {
         Ok(code) => code,

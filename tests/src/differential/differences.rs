@@ -1,0 +1,195 @@
+//! In what nodegate differs from Istio, and means to or does not yet do better: the one place for it.
+//!
+//! nodegate runs with `--envoy-parity all`; what is left of `docs/differences.md` then is here, as far as
+//! chance comes upon it.
+
+use super::{
+    case::Case,
+    compare::{Divergence, Outcome},
+    ground::{MIRRORS, PORT},
+    request::Request,
+};
+
+/// The header that tells endpoints how long they have.
+const TIMEOUT: &str = "header x-envoy-expected-rq-timeout-ms";
+
+/// What something differs in.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) case: &'a Case,
+    pub(super) request: &'a Request,
+    /// What became of it with Istio.
+    pub(super) istio: &'a Outcome,
+}
+
+/// A difference that is known.
+#[derive(Debug)]
+pub struct Difference {
+    /// As reports call it.
+    pub name: &'static str,
+    /// Why it is, or what is wrong.
+    pub reason: &'static str,
+    /// Whether something is it.
+    is: fn(&Divergence, &Seen<'_>) -> bool,
+}
+
+/// Those that are meant, or chance.
+pub const MEANT: &[Difference] = &[
+    Difference {
+        name: "header-order",
+        reason: "the order of headers with different names means nothing (RFC 9110, section 5.3): those that a \
+                 gateway adds or sets stand elsewhere among the others",
+        is: |found, _| {
+            found.aspect.ends_with("order") || found.aspect.ends_with("order with its own")
+        },
+    },
+    Difference {
+        name: "mirror-copies",
+        reason: "a copy is what the endpoint gets, without x-envoy-internal and this proxy's address",
+        is: |found, _| {
+            at_mirror(found, "header x-envoy-internal")
+                || at_mirror(found, "header x-forwarded-for")
+        },
+    },
+    Difference {
+        name: "bodiless-status",
+        reason: "answers with status 204 and 304 have no body, also where directResponse gives them one",
+        is: |found, seen| {
+            found.aspect == "header content-length" && matches!(seen.istio.status, 204 | 304)
+        },
+    },
+    Difference {
+        name: "empty-head",
+        reason: "an answer to HEAD without a body announces none",
+        is: |found, seen| {
+            seen.request.method == "HEAD" && found.aspect == "header transfer-encoding"
+        },
+    },
+    Difference {
+        name: "time-left",
+        reason: "how much of a timeout is left for another attempt is the machine's doing",
+        is: |found, _| {
+            let is_rest = |value: &str| value != "None" && !value.ends_with("000\"])");
+            found.aspect.ends_with(TIMEOUT) && is_rest(&found.istio) && is_rest(&found.nodegate)
+        },
+    },
+    Difference {
+        name: "early-reply",
+        reason: "whether an answer of its own comes before the request's body does is chance",
+        is: |found, seen| found.aspect == "header connection" && seen.request.body.is_some(),
+    },
+    Difference {
+        name: "hash-cookie",
+        reason: "the value of a new cookie for consistent hashing is made of the gateway's own address, too",
+        is: |found, _| {
+            let is_new = |value: &str| value.contains("Max-Age=60; HttpOnly");
+            found.aspect == "header set-cookie" && is_new(&found.istio) && is_new(&found.nodegate)
+        },
+    },
+    Difference {
+        name: "chunks-in-1.0",
+        reason: "a body of HTTP/1.0 in chunks is a bad request (RFC 9112, section 6.1), before the version is",
+        is: |_, seen| seen.request.version == "HTTP/1.0" && seen.request.is_chunked,
+    },
+    Difference {
+        name: "continue",
+        reason: "to a client that waits for 100 Continue from an endpoint that says nothing for a second, the \
+                 gateway says it itself",
+        is: |found, seen| found.aspect == "interim" && says(seen.request, "expect"),
+    },
+];
+
+/// Those that are to be mended. Whoever mends one takes it out.
+pub const OPEN: &[Difference] = &[
+    Difference {
+        name: "lines-of-user-agent",
+        reason: "several lines of a header that Envoy has a place of its own for are one value with commas there, \
+                 without empty ones, for conditions and for endpoints",
+        is: |found, seen| {
+            let lines = seen.request.headers.iter();
+            let lines = lines.filter(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
+            found.aspect.ends_with("header user-agent") || lines.count() > 1
+        },
+    },
+    Difference {
+        name: "operation-of-several",
+        reason: "where a route has several destinations, Istio names its operation by the VirtualService",
+        is: |found, _| {
+            let of_gateway = found.istio.contains(&format!(":{PORT}"));
+            found.aspect.ends_with("header x-envoy-decorator-operation") && of_gateway
+        },
+    },
+    Difference {
+        name: "regex-with-delegate",
+        reason: "expressions in conditions of delegates, and of routes that have one, are taken by Istio, and make \
+                 nodegate refuse the VirtualService",
+        is: |_, seen| {
+            let text = format!("{:?}", seen.case.objects);
+            text.contains("\"delegate\"") && text.contains("\"regex\"")
+        },
+    },
+    Difference {
+        name: "keep-alive-1.0",
+        reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
+        is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
+    },
+    Difference {
+        name: "connect-with-path",
+        reason: "CONNECT with a path is a bad request",
+        is: |_, seen| seen.request.method == "CONNECT" && seen.istio.status == 400,
+    },
+    Difference {
+        name: "grpc-head",
+        reason: "to HEAD of gRPC, an answer of the gateway's own has no grpc-message",
+        is: |found, seen| seen.request.method == "HEAD" && found.aspect == "header grpc-message",
+    },
+    Difference {
+        name: "mirror-timeout",
+        reason: "a copy has the route's timeout in x-envoy-expected-rq-timeout-ms, and not that of an attempt",
+        is: |found, _| at_mirror(found, TIMEOUT),
+    },
+    Difference {
+        name: "mirror-length",
+        reason: "a copy of a request without a body says content-length: 0 where the request itself does",
+        is: |found, _| at_mirror(found, "header content-length") && found.istio.contains("\"0\""),
+    },
+    Difference {
+        name: "mirror-alone",
+        reason: "where the destination has no endpoints, nothing is copied either",
+        is: |found, seen| {
+            let mirrors = MIRRORS.iter().any(|name| found.nodegate.contains(name));
+            found.aspect == "endpoints"
+                && found.istio == "[]"
+                && seen.istio.status == 503
+                && mirrors
+        },
+    },
+    Difference {
+        name: "redirect-of-namespace",
+        reason: "a server with httpsRedirect for a host with a namespace redirects nobody where no VirtualService \
+                 of that namespace serves it, and leaves the host to other Gateways: Istio takes the namespace for \
+                 a part of the host",
+        is: |_, seen| {
+            let text = format!("{:?}", seen.case.objects);
+            text.contains("\"httpsRedirect\"") && text.contains("\"other/")
+        },
+    },
+];
+
+/// The known difference that this is.
+pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {
+    let mut all = MEANT.iter().chain(OPEN);
+    all.find(|known| (known.is)(found, seen))
+}
+
+/// Whether a request has a header.
+fn says(request: &Request, name: &str) -> bool {
+    let mut headers = request.headers.iter();
+    headers.any(|(own, _)| own.eq_ignore_ascii_case(name))
+}
+
+/// Whether something differs in what a mirror gets.
+fn at_mirror(found: &Divergence, aspect: &str) -> bool {
+    let mut mirrors = MIRRORS.iter();
+    mirrors.any(|name| found.aspect == format!("at {name}: {aspect}"))
+}
