@@ -176,8 +176,8 @@ fn batch(
     let different: Vec<_> = asked
         .into_iter()
         .zip(pairs)
-        .filter(|((_, case, question), pair)| {
-            let verdict = judge(case, question.request, pair);
+        .filter(|((.., question), pair)| {
+            let verdict = judge(question.request, pair);
             for name in verdict.known {
                 *report.known.entry(name).or_default() += 1;
             }
@@ -198,7 +198,7 @@ fn confirm(
     let pairs = stage.ask_all(&questions)?;
     let mut findings = Vec::new();
     for ((number, case, question), pair) in different.into_iter().zip(pairs) {
-        let divergences = judge(case, question.request, &pair).unknown;
+        let divergences = judge(question.request, &pair).unknown;
         if divergences.is_empty() {
             continue;
         }
@@ -233,18 +233,14 @@ fn distinct(findings: Vec<Finding>, most: usize) -> Vec<Finding> {
     all
 }
 
-fn judge(case: &Case, request: &Request, pair: &Pair) -> Verdict {
+fn judge(request: &Request, pair: &Pair) -> Verdict {
     let [istio, nodegate] = pair;
     let mut verdict = Verdict {
         known: BTreeSet::new(),
         unknown: Vec::new(),
     };
     for found in compare::compare(istio, nodegate) {
-        let seen = Seen {
-            case,
-            request,
-            istio,
-        };
+        let seen = Seen { request, istio };
         match known(&found, &seen) {
             Some(difference) => drop(verdict.known.insert(difference.name)),
             None => verdict.unknown.push(found),

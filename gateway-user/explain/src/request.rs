@@ -15,7 +15,9 @@ use nodegate_model::{
 use nodegate_observe::ResponseFlag;
 use nodegate_resources::Resources;
 use nodegate_route::{
-    Query, Rewrite, edge, explain, path,
+    Query, Rewrite, edge, explain,
+    headers::join_lines,
+    path,
     redirect::{self, Requested},
 };
 use nodegate_values::spelling::nearest;
@@ -262,6 +264,7 @@ fn http(
 /// Makes a client's headers those by which the gateway looks for a route. Of the client's address nothing
 /// is known here but that there is one.
 fn as_routed(headers: &mut HeaderMap) {
+    join_lines(headers);
     edge::leave_connection(headers, None);
     edge::strip_control(headers, false);
     for (name, value) in [

@@ -107,7 +107,7 @@ pub fn apply(
                 continue;
             };
             if append {
-                add(headers, &change.name, value);
+                add(headers, &change.name, value, direction);
             } else {
                 headers.insert(change.name.clone(), value.clone());
             }
@@ -115,24 +115,44 @@ pub fn apply(
     }
 }
 
+/// Makes one value of the lines of each header that Envoy keeps one value of, as its parser does for
+/// what a client sends.
+// Envoy: HeaderMapImpl::insertByKey, appendToHeader.
+pub fn join_lines(headers: &mut HeaderMap) {
+    if headers.len() == headers.keys_len() {
+        return;
+    }
+    let several = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
+    let names = headers.keys().filter(several);
+    let names = names.filter(|name| has_one_value(name, Direction::Request));
+    for name in names.cloned().collect::<Vec<_>>() {
+        join(headers, &name, None);
+    }
+}
+
 /// Adds a value: to the one that is there of headers that have one, else beside those that are there.
-fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
-    if !has_one_value(name) || !headers.contains_key(name) {
+fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue, direction: Direction) {
+    if !has_one_value(name, direction) || !headers.contains_key(name) {
         headers.append(name.clone(), value.clone());
         return;
     }
-    let there = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    join(headers, name, Some(value));
+}
+
+/// Puts all values of a header that say something, and one more, into one.
+fn join(headers: &mut HeaderMap, name: &HeaderName, more: Option<&HeaderValue>) {
+    let there = headers.get_all(name).iter().chain(more);
+    let there = there.map(HeaderValue::as_bytes);
     let values: Vec<_> = there.filter(|value| !value.is_empty()).collect();
-    let joined = [&values[..], &[value.as_bytes()]].concat().join(&b',');
     // Joining valid values makes a valid value.
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+    if let Ok(joined) = HeaderValue::from_bytes(&values.join(&b',')) {
         headers.insert(name, joined);
     }
 }
 
 /// Whether Envoy keeps one value of the header and joins others to it (the inline headers of
 /// envoy/http/header_map.h).
-fn has_one_value(name: &HeaderName) -> bool {
+fn has_one_value(name: &HeaderName, direction: Direction) -> bool {
     let name = name.as_str();
     if let Some(kind) = name.strip_prefix("x-") {
         return matches!(
@@ -146,24 +166,15 @@ fn has_one_value(name: &HeaderName) -> bool {
                 | "request-id"
         ) || kind.starts_with("envoy-");
     }
-    matches!(
-        name,
-        "accept"
-            | "accept-encoding"
-            | "authorization"
-            | "content-type"
-            | "date"
-            | "expect"
-            | "grpc-message"
-            | "grpc-status"
-            | "grpc-timeout"
-            | "location"
-            | "referer"
-            | "server"
-            | "te"
-            | "user-agent"
-            | "via"
-    )
+    match name {
+        "content-type" | "via" => true,
+        "accept" | "accept-encoding" | "authorization" | "expect" | "grpc-timeout" | "referer"
+        | "te" | "user-agent" => direction == Direction::Request,
+        "date" | "grpc-message" | "grpc-status" | "location" | "server" => {
+            direction == Direction::Response
+        }
+        _ => false,
+    }
 }
 
 /// The value of a format string; none if it is empty, or nothing that a header may hold.
@@ -421,6 +432,31 @@ mod tests {
             listed(&headers),
             // `e` is the `b` of before; `f` would be empty, and stays.
             ["a=added", "b=set", "c=added", "c=set", "e=1", "f=1"]
+        );
+    }
+
+    #[test]
+    fn lines_of_a_header_of_one_value_become_one() {
+        let mut headers = map(&[
+            ("user-agent", "a"),
+            ("user-agent", ""),
+            ("user-agent", "b"),
+            ("x-mine", "a"),
+            ("x-mine", "b"),
+            // Of answers alone.
+            ("server", "a"),
+            ("server", "b"),
+        ]);
+        join_lines(&mut headers);
+        assert_eq!(
+            listed(&headers),
+            [
+                "server=a",
+                "server=b",
+                "user-agent=a,b",
+                "x-mine=a",
+                "x-mine=b"
+            ]
         );
     }
 

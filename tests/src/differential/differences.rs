@@ -4,9 +4,8 @@
 //! chance comes upon it.
 
 use super::{
-    case::Case,
     compare::{Divergence, Outcome},
-    ground::{MIRRORS, PORT},
+    ground::MIRRORS,
     request::Request,
 };
 
@@ -16,7 +15,6 @@ const TIMEOUT: &str = "header x-envoy-expected-rq-timeout-ms";
 /// What something differs in.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
-    pub(super) case: &'a Case,
     pub(super) request: &'a Request,
     /// What became of it with Istio.
     pub(super) istio: &'a Outcome,
@@ -100,81 +98,11 @@ pub const MEANT: &[Difference] = &[
 ];
 
 /// Those that are to be mended. Whoever mends one takes it out.
-pub const OPEN: &[Difference] = &[
-    Difference {
-        name: "lines-of-user-agent",
-        reason: "several lines of a header that Envoy has a place of its own for are one value with commas there, \
-                 without empty ones, for conditions and for endpoints",
-        is: |found, seen| {
-            let lines = seen.request.headers.iter();
-            let lines = lines.filter(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
-            found.aspect.ends_with("header user-agent") || lines.count() > 1
-        },
-    },
-    Difference {
-        name: "operation-of-several",
-        reason: "where a route has several destinations, Istio names its operation by the VirtualService",
-        is: |found, _| {
-            let of_gateway = found.istio.contains(&format!(":{PORT}"));
-            found.aspect.ends_with("header x-envoy-decorator-operation") && of_gateway
-        },
-    },
-    Difference {
-        name: "regex-with-delegate",
-        reason: "expressions in conditions of delegates, and of routes that have one, are taken by Istio, and make \
-                 nodegate refuse the VirtualService",
-        is: |_, seen| {
-            let text = format!("{:?}", seen.case.objects);
-            text.contains("\"delegate\"") && text.contains("\"regex\"")
-        },
-    },
-    Difference {
-        name: "keep-alive-1.0",
-        reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
-        is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
-    },
-    Difference {
-        name: "connect-with-path",
-        reason: "CONNECT with a path is a bad request",
-        is: |_, seen| seen.request.method == "CONNECT" && seen.istio.status == 400,
-    },
-    Difference {
-        name: "grpc-head",
-        reason: "to HEAD of gRPC, an answer of the gateway's own has no grpc-message",
-        is: |found, seen| seen.request.method == "HEAD" && found.aspect == "header grpc-message",
-    },
-    Difference {
-        name: "mirror-timeout",
-        reason: "a copy has the route's timeout in x-envoy-expected-rq-timeout-ms, and not that of an attempt",
-        is: |found, _| at_mirror(found, TIMEOUT),
-    },
-    Difference {
-        name: "mirror-length",
-        reason: "a copy of a request without a body says content-length: 0 where the request itself does",
-        is: |found, _| at_mirror(found, "header content-length") && found.istio.contains("\"0\""),
-    },
-    Difference {
-        name: "mirror-alone",
-        reason: "where the destination has no endpoints, nothing is copied either",
-        is: |found, seen| {
-            let mirrors = MIRRORS.iter().any(|name| found.nodegate.contains(name));
-            found.aspect == "endpoints"
-                && found.istio == "[]"
-                && seen.istio.status == 503
-                && mirrors
-        },
-    },
-    Difference {
-        name: "redirect-of-namespace",
-        reason: "a server with httpsRedirect for a host with a namespace redirects nobody where no VirtualService \
-                 of that namespace serves it, and leaves the host to other Gateways: Istio takes the namespace for \
-                 a part of the host",
-        is: |_, seen| {
-            let text = format!("{:?}", seen.case.objects);
-            text.contains("\"httpsRedirect\"") && text.contains("\"other/")
-        },
-    },
-];
+pub const OPEN: &[Difference] = &[Difference {
+    name: "keep-alive-1.0",
+    reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
+    is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
+}];
 
 /// The known difference that this is.
 pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {

@@ -65,10 +65,9 @@ fn round(stage: &mut Stage, shrinking: &mut [Shrinking<'_>]) -> anyhow::Result<(
     let questions: Vec<_> = questions.collect();
     let pairs = stage.ask_all(&questions)?;
     let mut good = vec![Vec::new(); shrinking.len()];
-    for ((name, index, case), pair) in cases.iter().zip(&pairs) {
+    for ((name, index, _), pair) in cases.iter().zip(&pairs) {
         let finding = &shrinking[*index].finding;
-        good[*index]
-            .push(there.contains(name) && is_the_same(finding, case, &finding.request, pair));
+        good[*index].push(there.contains(name) && is_the_same(finding, &finding.request, pair));
     }
     for (one, good) in shrinking.iter_mut().zip(good) {
         one.take(&good);
@@ -77,8 +76,8 @@ fn round(stage: &mut Stage, shrinking: &mut [Shrinking<'_>]) -> anyhow::Result<(
 }
 
 /// Whether what differed first in a finding still does; a status in the same way.
-fn is_the_same(finding: &Finding, case: &Case, request: &Request, pair: &Pair) -> bool {
-    let found = judge(case, request, pair).unknown;
+fn is_the_same(finding: &Finding, request: &Request, pair: &Pair) -> bool {
+    let found = judge(request, pair).unknown;
     let first = finding.divergences.first();
     first.is_some_and(|first| {
         let is_same = |one: &Divergence| match first.aspect.as_str() {
@@ -157,12 +156,12 @@ fn requests(stage: &mut Stage, findings: &mut [Finding]) -> anyhow::Result<()> {
             let pairs = stage.ask_all(&questions)?;
             let mut good = tried.iter().zip(&pairs);
             let Some((request, pair)) =
-                good.find(|(request, pair)| is_the_same(finding, &finding.case, request, pair))
+                good.find(|(request, pair)| is_the_same(finding, request, pair))
             else {
                 break;
             };
             let done = *request == finding.request;
-            finding.divergences = judge(&finding.case, request, pair).unknown;
+            finding.divergences = judge(request, pair).unknown;
             finding.pair = pair.clone();
             finding.request = request.clone();
             if done {

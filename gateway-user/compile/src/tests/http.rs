@@ -263,11 +263,12 @@ fn delegates_that_are_not_there_or_contradict_are_reported() {
 }
 
 #[test]
-fn https_redirect_is_for_all_hosts_of_the_server() {
-    let server = "{port: {number: 80, name: http, protocol: HTTP}, tls: {httpsRedirect: true}, hosts: [a.x, 'other/b.x']}, {port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}";
+fn https_redirect_is_for_hosts_of_the_server_and_with_a_namespace_for_its_virtual_services() {
+    let server = "{port: {number: 80, name: http, protocol: HTTP}, tls: {httpsRedirect: true}, hosts: [a.x, c.x, 'other/b.x', 'default/d.x']}, {port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}";
     let snapshot = snapshot(&[
         &gateway("g", server),
         &routes("v", "a.x", "g", &rule("{uri: {prefix: /a}}")),
+        &routes("w", "d.x", "g", &rule("{uri: {prefix: /d}}")),
     ]);
     assert_eq!(messages(&snapshot), [""; 0]);
     let hosts: Vec<_> = snapshot
@@ -284,8 +285,10 @@ fn https_redirect_is_for_all_hosts_of_the_server() {
         hosts,
         [
             ("a.x:80".into(), true, 1),
-            ("b.x:80".into(), true, 0),
+            ("c.x:80".into(), true, 0),
+            ("d.x:80".into(), true, 1),
             ("a.x:81".to_owned(), false, 1),
+            ("d.x:81".into(), false, 1),
         ]
     );
 }

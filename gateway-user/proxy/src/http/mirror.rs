@@ -12,7 +12,7 @@ use super::{
     exchange::Exchange,
     head_form,
     headers::X_ENVOY_ATTEMPT_COUNT,
-    outgoing::Outgoing,
+    outgoing::{self, Outgoing},
 };
 use crate::{
     cluster::{ClusterState, Observation},
@@ -100,6 +100,9 @@ async fn copy(
         .headers
         .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     head_form::set_version(&mut parts, http2);
+    if body.is_empty() && !http2 {
+        outgoing::say_empty(&mut parts);
+    }
     let response = upstream.send(Request::from_parts(parts, body)).await.ok()?;
     engaged.observe(
         worker.index,

@@ -213,7 +213,14 @@ fn prepare(parts: &mut Parts, attempt: u32, empty: bool) {
         let attempt = HeaderValue::from(attempt);
         parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, attempt);
     }
-    if empty && http1::request::says_empty(&parts.method) {
+    if empty {
+        say_empty(parts);
+    }
+}
+
+/// Says of a request in HTTP/1.1 without a body that it has none, if one may be expected.
+pub(crate) fn say_empty(parts: &mut Parts) {
+    if http1::request::says_empty(&parts.method) {
         let nothing = HeaderValue::from_static("0");
         parts.headers.insert(CONTENT_LENGTH, nothing);
     }

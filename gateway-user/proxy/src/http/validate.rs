@@ -2,11 +2,11 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, REFERER, UPGRADE},
+    header::{CONNECTION, COOKIE, HOST, REFERER, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
-use nodegate_route::path;
+use nodegate_route::{headers::join_lines, path};
 
 use super::{authority::authority, reply::LocalReply, survey::Survey};
 use crate::{
@@ -76,6 +76,10 @@ fn validate_http1(
     // The body is framed anew for the endpoint, so that every coding must be undone (RFC 9112, section
     // 6.1).
     if survey.hop_by_hop && Framing::of(&parts.headers).coding.is_unknown() {
+        return Err(LocalReply::unknown_coding());
+    }
+    // A tunnel has no body to be coded (Envoy: `ConnectionImpl::onHeadersCompleteImpl`).
+    if parts.method == Method::CONNECT && parts.headers.contains_key(TRANSFER_ENCODING) {
         return Err(LocalReply::unknown_coding());
     }
     if survey.hop_by_hop && !names_are_harmless(&parts.headers) {
@@ -201,6 +205,7 @@ pub(crate) fn normalize(parts: &mut Parts) -> Result<(), LocalReply> {
     if parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
+    join_lines(&mut parts.headers);
     if let Some(normal) = path::normalize(&parts.uri).map_err(|_| LocalReply::bad_path())? {
         parts.uri = normal;
     }

@@ -1,7 +1,11 @@
 //! A server of a Gateway: what it speaks, and which hosts it has for a VirtualService.
 
 use nodegate_resources::{
-    istio::{self, hosts::ServerHost, words::ServerProtocol},
+    istio::{
+        self,
+        hosts::{ServerHost, server_host},
+        words::ServerProtocol,
+    },
     lookup::{full_host, is_host_within},
     object::Object,
 };
@@ -115,10 +119,13 @@ impl GatewayServer<'_> {
         self.spec.tls.as_ref().is_some_and(|tls| tls.https_redirect)
     }
 
-    /// Its hosts, for VirtualServices of any namespace.
+    /// The hosts that are redirected even where no VirtualService serves them: those that are written without a
+    /// namespace. With one, Istio waits for a VirtualService of it, so that no other Gateway loses the host
+    /// (`buildGatewayHTTPRouteConfig` of istio's pilot/pkg/networking/core/gateway.go: the text is the domain).
     pub(super) fn own_domains(&self) -> Vec<String> {
         let mut domains = Vec::new();
-        for host in self.spec.read_hosts() {
+        let written = self.spec.hosts.iter().filter(|text| !text.contains('/'));
+        for host in written.filter_map(|text| server_host(text).ok()) {
             if !domains.contains(&host.domain) {
                 domains.push(host.domain);
             }
