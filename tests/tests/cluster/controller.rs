@@ -117,6 +117,7 @@ fn there_is_something_to_do(
             "ServiceEntry",
             json!({"hosts": [format!("bad {round}")], "ports": []}),
         ),
+        ("WorkloadEntry", json!({"address": format!("bad {round}")})),
     ];
     for (kind, spec) in specs {
         let object = json!({

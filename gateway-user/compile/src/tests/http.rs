@@ -264,7 +264,7 @@ fn delegates_that_are_not_there_or_contradict_are_reported() {
 
 #[test]
 fn https_redirect_is_for_hosts_of_the_server_and_with_a_namespace_for_its_virtual_services() {
-    let server = "{port: {number: 80, name: http, protocol: HTTP}, tls: {httpsRedirect: true}, hosts: [a.x, c.x, 'other/b.x', 'default/d.x']}, {port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}";
+    let server = "{port: {number: 80, name: http, protocol: HTTP}, tls: {httpsRedirect: true}, hosts: [a.x, '*/c.x', 'other/b.x', 'default/d.x']}, {port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}";
     let snapshot = snapshot(&[
         &gateway("g", server),
         &routes("v", "a.x", "g", &rule("{uri: {prefix: /a}}")),

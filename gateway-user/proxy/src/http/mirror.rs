@@ -11,7 +11,7 @@ use super::{
     client::HttpPool,
     exchange::Exchange,
     head_form,
-    headers::X_ENVOY_ATTEMPT_COUNT,
+    headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT},
     outgoing::{self, Outgoing},
 };
 use crate::{
@@ -38,7 +38,13 @@ pub(crate) fn send(
         };
         let worker = Rc::clone(&exchange.client.worker);
         let pool = Rc::clone(&exchange.client.pool);
-        let parts = outgoing.parts().clone();
+        let mut parts = outgoing.parts().clone();
+        if let Some(timeout) = timeout
+            && let Some(time) = parts.headers.get_mut(X_ENVOY_EXPECTED_TIMEOUT)
+        {
+            // It is tried once: of all the time that there is, and not of a try's.
+            *time = HeaderValue::from(timeout.as_millis() as u64);
+        }
         let store = outgoing.store().cloned();
         let progress = exchange.request_body().cloned();
         let copy = async move {

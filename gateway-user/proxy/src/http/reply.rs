@@ -316,7 +316,13 @@ impl LocalReply {
         let (status, body) = if context.grpc {
             let of_http = || nodegate_values::grpc::of_http(self.status.as_u16());
             let status = self.grpc_status.unwrap_or_else(of_http);
-            grpc::reply(&mut headers, status, &self.body);
+            // To HEAD there are no words either (Envoy: Utility::prepareLocalReply).
+            let message = if exchange.head_only {
+                &[][..]
+            } else {
+                &self.body
+            };
+            grpc::reply(&mut headers, status, message);
             (StatusCode::OK, Bytes::new())
         } else {
             (self.status, self.body)

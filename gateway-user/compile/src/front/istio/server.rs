@@ -1,11 +1,7 @@
 //! A server of a Gateway: what it speaks, and which hosts it has for a VirtualService.
 
 use nodegate_resources::{
-    istio::{
-        self,
-        hosts::{ServerHost, server_host},
-        words::ServerProtocol,
-    },
+    istio::{self, hosts::ServerHost, words::ServerProtocol},
     lookup::{full_host, is_host_within},
     object::Object,
 };
@@ -119,13 +115,14 @@ impl GatewayServer<'_> {
         self.spec.tls.as_ref().is_some_and(|tls| tls.https_redirect)
     }
 
-    /// The hosts that are redirected even where no VirtualService serves them: those that are written without a
-    /// namespace. With one, Istio waits for a VirtualService of it, so that no other Gateway loses the host
-    /// (`buildGatewayHTTPRouteConfig` of istio's pilot/pkg/networking/core/gateway.go: the text is the domain).
+    /// The hosts that are redirected even where no VirtualService serves them: those for VirtualServices of any
+    /// namespace. With a namespace, Istio waits for a VirtualService of it, so that no other Gateway loses the
+    /// host (`buildGatewayHTTPRouteConfig` of istio's pilot/pkg/networking/core/gateway.go: the text is the
+    /// domain, without `*/`).
     pub(super) fn own_domains(&self) -> Vec<String> {
         let mut domains = Vec::new();
-        let written = self.spec.hosts.iter().filter(|text| !text.contains('/'));
-        for host in written.filter_map(|text| server_host(text).ok()) {
+        let of_any = |host: &ServerHost<'_>| host.namespace == "*";
+        for host in self.spec.read_hosts().filter(of_any) {
             if !domains.contains(&host.domain) {
                 domains.push(host.domain);
             }
