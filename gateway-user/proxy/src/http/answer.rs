@@ -104,6 +104,9 @@ pub(crate) async fn answer(
                 Counted::Status(reply.status().as_u16()),
             );
             context.routed = None;
+            // Nor is it one of gRPC, whatever is asked for (Envoy: CorsFilter::decodeHeaders, which writes
+            // its answer itself).
+            context.grpc = false;
             return reply.into_response(exchange, context);
         }
     };

@@ -643,13 +643,15 @@ async fn origins_are_told_what_they_may() {
             client
                 .send(format!(
                     "{method} / HTTP/1.1\r\nHost: a\r\nOrigin: https://{origin}\r\n\
-                     Access-Control-Request-Method: POST\r\n\r\n"
+                     Access-Control-Request-Method: POST\r\n\
+                     Content-Type: application/grpc\r\n\r\n"
                 ))
                 .await;
             client.response().await
         };
         let (head, body) = ask("OPTIONS", "good.example").await;
         assert_eq!((status(&head), body.as_str()), ("HTTP/1.1 200 OK", ""));
+        assert_eq!(header(&head, "grpc-status"), None);
         for (name, wanted) in [
             ("access-control-allow-origin", "https://good.example"),
             ("access-control-allow-methods", "GET,POST"),
