@@ -1,14 +1,12 @@
 //! What is wrong with objects altogether, whoever serves them.
 
+mod labels;
 mod pod_makers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nodegate_resources::{Resources, lookup::selects};
-use nodegate_values::{
-    diagnostic::{self, Diagnostic, Severity},
-    spelling::nearest,
-};
+use nodegate_values::diagnostic::{self, Diagnostic, Severity};
 
 use super::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile};
 
@@ -46,21 +44,10 @@ fn unserved(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diagn
         if !is_nobodys(selector) {
             continue;
         }
-        let wanted: Vec<_> = selector
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        // A label whose value is misspelled.
-        let meant = selector.iter().find_map(|(key, value)| {
-            let values = known.iter().filter_map(|labels| labels.get(key));
-            Some(format!(
-                "did you mean `{key}: {}`?",
-                nearest(value, values)?
-            ))
-        });
+        let meant = labels::meant(selector, known.iter().copied());
         let message = format!(
             "neither a Pod nor a Service's selector has {}: nobody serves this Gateway",
-            wanted.join(", ")
+            labels::written(selector)
         );
         let fix = meant.unwrap_or_else(|| "the labels of the gateway's pods".to_owned());
         found.push(object.report(Severity::Warning, "spec.selector", message, fix));

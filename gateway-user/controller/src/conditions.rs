@@ -123,19 +123,14 @@ impl Conditions {
 
     /// Writes on each of Istio's objects of which something else is wrong than before.
     pub(crate) async fn tell(&mut self, resources: &Resources, before: &Faults, now: &Faults) {
-        let keys: BTreeSet<_> = now.keys().chain(before.keys()).collect();
-        for key in keys {
-            let (before, now) = (before.get(key), now.get(key));
+        for (key, wrong) in faults::changed(before, now) {
             let Some(kind) = KINDS
                 .into_iter()
                 .find(|kind| kind.key(&key.namespace, &key.name) == *key)
             else {
                 continue;
             };
-            if before == now {
-                continue;
-            }
-            let word = Word::of(resources, key, now.map_or(&[], Vec::as_slice));
+            let word = Word::of(resources, key, wrong.unwrap_or_default());
             if let Err(error) = self.write(kind, key, &word).await {
                 complain(key, kind, &error);
             }

@@ -15,7 +15,7 @@ use crate::{
     faults::{self, Faults},
     leader::Candidate,
     review::{Refusal, Reviewer},
-    webhook::{self, Webhook},
+    webhook::Webhook,
 };
 
 /// The Lease of the one that may write.
@@ -87,7 +87,8 @@ impl Controller {
         };
         let (sender, mut leads) = watch::channel(false);
         if let Some(admission) = &self.admission {
-            self.answer(admission, &client, inputs.clone(), leads.clone())?;
+            self.answer(admission, &client, inputs.clone(), leads.clone())
+                .await?;
         }
         tokio::spawn(candidate.run(sender));
         let mut writer = Writer {
@@ -119,7 +120,7 @@ impl Controller {
     }
 
     /// Starts the webhook, and what looks after its certificate.
-    fn answer(
+    async fn answer(
         &self,
         admission: &Admission,
         client: &Client,
@@ -127,8 +128,8 @@ impl Controller {
         leads: watch::Receiver<bool>,
     ) -> Result<(), ControllerError> {
         let address = admission.address;
-        let listener = |source| ControllerError::Bind { address, source };
-        let listener: TcpListener = webhook::bind(address).map_err(listener)?;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| ControllerError::Bind { address, source })?;
         let (sender, tls) = watch::channel(None);
         tokio::spawn(Keeper::new(client, &self.namespace).run(leads, sender));
         let labels = admission.gateway_labels.clone();

@@ -1,6 +1,6 @@
 //! Faults of objects as Events on them, where their authors look: `kubectl describe`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -35,15 +35,10 @@ pub(crate) struct Reporter {
 impl Reporter {
     /// Writes an Event for each object of which something else is wrong than before.
     pub(crate) async fn tell(&self, resources: &Resources, before: &Faults, now: &Faults) {
-        let keys: BTreeSet<_> = now.keys().chain(before.keys()).collect();
-        for key in keys {
-            let (before, now) = (before.get(key), now.get(key));
-            if before == now {
-                continue;
-            }
+        for (key, wrong) in faults::changed(before, now) {
             // One that is refused and was never accepted is known by its name alone.
             let object = resources.objects.get(key);
-            let event = event(&self.identity, key, object, now.map(Vec::as_slice));
+            let event = event(&self.identity, key, object, wrong);
             let namespace = event.metadata.namespace.clone().unwrap_or_default();
             let events = Api::<Event>::namespaced(self.client.clone(), &namespace);
             if let Err(error) = events.create(&PostParams::default(), &event).await {

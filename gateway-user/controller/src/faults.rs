@@ -1,6 +1,6 @@
 //! What is wrong with each object of the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodegate_resources::Resources;
 use nodegate_values::diagnostic::{Diagnostic, ObjectKey, Severity};
@@ -24,6 +24,18 @@ pub(crate) fn faults(resources: &Resources) -> Faults {
         all.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
     }
     faults
+}
+
+/// The objects of which something else is wrong than before; with what is wrong now, if anything.
+pub(crate) fn changed<'f>(
+    before: &'f Faults,
+    now: &'f Faults,
+) -> impl Iterator<Item = (&'f ObjectKey, Option<&'f [Diagnostic]>)> {
+    let keys: BTreeSet<_> = now.keys().chain(before.keys()).collect();
+    let keys = keys
+        .into_iter()
+        .filter(|key| before.get(*key) != now.get(*key));
+    keys.map(|key| (key, now.get(key).map(Vec::as_slice)))
 }
 
 /// Whether the object is refused, and not only questionable. Nothing wrong is no refusal.

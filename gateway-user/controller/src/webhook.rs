@@ -8,7 +8,7 @@
 //! The port is open to all who reach the pod. What they can keep busy is bounded; what they learn is what is
 //! wrong with an object of their own in this cluster.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -58,16 +58,6 @@ pub struct Webhook {
 /// Why a question has no answer.
 #[derive(Debug)]
 struct NoAnswer(StatusCode, String);
-
-/// Binds the port; with an unspecified address of IPv6 it is IPv4's, too.
-///
-/// # Errors
-/// Fails if the port is taken, or may not be had.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
 
 // === impl Webhook ===
 

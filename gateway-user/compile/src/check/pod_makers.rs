@@ -2,7 +2,7 @@
 //!
 //! A namespace without one says nothing: its pods may be made by somebody else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort},
@@ -13,12 +13,9 @@ use nodegate_resources::{
     lookup::{full_host, selects, service_of},
     pod_maker::PodMaker,
 };
-use nodegate_values::{
-    diagnostic::{Diagnostic, Severity},
-    spelling::nearest,
-};
+use nodegate_values::diagnostic::{Diagnostic, Severity};
 
-type Labels = BTreeMap<String, String>;
+use super::labels::{Labels, meant, written};
 
 /// Who is behind a Service, by namespace and name.
 type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r PodMaker>>;
@@ -128,27 +125,6 @@ fn missing_port<'p>(port: &'p ServicePort, chosen: &[&PodMaker]) -> Option<&'p s
         }
         _ => None,
     }
-}
-
-fn written(labels: &Labels) -> String {
-    let labels: Vec<_> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    labels.join(", ")
-}
-
-/// A label whose value is misspelled, as those have it that there are.
-fn meant<'l>(labels: &Labels, known: impl Iterator<Item = &'l Labels>) -> Option<String> {
-    let known: Vec<_> = known.collect();
-    labels.iter().find_map(|(key, value)| {
-        let values: BTreeSet<_> = known.iter().filter_map(|labels| labels.get(key)).collect();
-        if values.contains(value) {
-            return None;
-        }
-        let near = nearest(value, values)?;
-        Some(format!("did you mean `{key}: {near}`?"))
-    })
 }
 
 #[cfg(test)]

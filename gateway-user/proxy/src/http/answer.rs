@@ -280,12 +280,12 @@ async fn pass_on(
     };
     // Where there is nobody to ask, nobody gets a copy either (Envoy: Filter::decodeHeaders, which has sent its
     // answer before maybeDoShadowing).
-    let has_endpoints = cluster.addresses().next().is_some();
+    let has_endpoints = || cluster.addresses().next().is_some();
     let mirrors: Vec<_> = routed
         .state()
         .mirrors
         .iter()
-        .filter(|mirror| has_endpoints && mirror.percentage.includes(fastrand::u64(..)))
+        .filter(|mirror| has_endpoints() && mirror.percentage.includes(fastrand::u64(..)))
         .collect();
     let errand = Errand {
         cluster,
