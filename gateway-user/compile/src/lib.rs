@@ -21,6 +21,7 @@ mod placement;
 mod ports;
 mod publisher;
 mod scope;
+mod secret;
 mod services;
 mod share;
 mod slices;

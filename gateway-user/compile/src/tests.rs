@@ -5,12 +5,16 @@ mod incremental;
 mod policy;
 mod scenarios;
 mod services;
+mod tls;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use nodegate_model::{
     Snapshot,
-    gateway::{HttpRoute, Listener, ListenerProtocol, PathMatch, PathRewrite},
+    gateway::{
+        ChainProtocol, HttpRoute, HttpRoutes, Listener, ListenerProtocol, PathMatch, PathRewrite,
+        TcpRoute, TlsChain,
+    },
 };
 use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
 use nodegate_values::diagnostic::Severity;
@@ -125,14 +129,34 @@ fn listener(listener: &Listener) -> Vec<String> {
             route.origin.index,
             destinations(&route.destinations)
         )],
-        ListenerProtocol::Http(routes) => {
-            let head = format!("{port} {}", routes.name);
-            let hosts = routes.virtual_hosts.iter().flat_map(|host| {
-                let domains = host.domains.join(",");
-                let routes = host.routes.iter();
-                routes.map(move |r| format!("{port} {} [{domains}] {}", host.name, route(r)))
-            });
-            [head].into_iter().chain(hosts).collect()
+        ListenerProtocol::Http(routes) => http(port, routes),
+        ListenerProtocol::Tls(tls) => tls.chains.iter().flat_map(|of| chain(port, of)).collect(),
+    }
+}
+
+fn http(port: u16, routes: &HttpRoutes) -> Vec<String> {
+    let head = format!("{port} {}", routes.name);
+    let hosts = routes.virtual_hosts.iter().flat_map(|host| {
+        let domains = host.domains.join(",");
+        let routes = host.routes.iter();
+        routes.map(move |r| format!("{port} {} [{domains}] {}", host.name, route(r)))
+    });
+    [head].into_iter().chain(hosts).collect()
+}
+
+fn chain(port: u16, chain: &TlsChain) -> Vec<String> {
+    let names = chain.server_names.join(",");
+    let leading = |what: &str, route: &TcpRoute| {
+        let to = destinations(&route.destinations);
+        vec![format!("{port} {what} {} for [{names}] ->{to}", chain.name)]
+    };
+    match &chain.protocol {
+        ChainProtocol::Passthrough(route) => leading("passes", route),
+        ChainProtocol::Tls { route, .. } => leading("ends", route),
+        ChainProtocol::Https { routes, .. } => {
+            let mut lines = vec![format!("{port} ends {} for [{names}]", chain.name)];
+            lines.extend(http(port, routes).into_iter().skip(1));
+            lines
         }
     }
 }

@@ -1,6 +1,9 @@
 //! All that is to be said about a question.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use gateway_common::decide::Verdict;
 use serde::Serialize;
@@ -10,7 +13,7 @@ use super::{
     connection::{Attempt, Client, Connection, connection},
     node::{Choices, Loaded, Node},
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
-    request::{Known, Request, Routed, route},
+    request::{Known, Request, Routed, TlsAsked, route},
 };
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy};
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
@@ -50,6 +53,8 @@ pub struct RequestParts {
     pub path: Option<String>,
     /// Other headers.
     pub headers: Vec<(String, String)>,
+    /// The name that is asked for in TLS, if it is another than the host's.
+    pub server_name: Option<String>,
 }
 
 /// How the node is set up, beside what manifests say.
@@ -295,6 +300,7 @@ impl Question {
             host,
             path,
             headers,
+            server_name,
         } = &self.request;
         let url = self.to.url();
         let asked = method.is_some() || host.is_some() || path.is_some() || !headers.is_empty();
@@ -303,13 +309,25 @@ impl Question {
         }
         let (authority, url_path) = url.unzip();
         let of_target = || authority.unwrap_or_else(|| destination.to_string());
+        let host = host.clone().unwrap_or_else(of_target);
+        // As `curl --resolve` does: the name that is asked for is the host's.
+        let server_name = server_name.clone().or_else(|| name_of(&host));
+        let secure = self.to.is_secure() || self.request.server_name.is_some();
         Some(Request {
             method: method.clone().unwrap_or_else(|| "GET".to_owned()),
-            host: host.clone().unwrap_or_else(of_target),
+            tls: secure.then_some(TlsAsked { server_name }),
+            host,
             path: path.clone().or(url_path).unwrap_or_else(|| "/".to_owned()),
             headers: headers.clone(),
         })
     }
+}
+
+/// The name in a host; none of an address.
+fn name_of(host: &str) -> Option<String> {
+    let bare = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_address = host.starts_with('[') || bare.parse::<IpAddr>().is_ok();
+    (!is_address).then(|| bare.to_ascii_lowercase())
 }
 
 /// Where the connection may go.

@@ -36,6 +36,9 @@ pub struct Ask {
     /// Other headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
+    /// The name that is asked for in TLS, if it is another than the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 /// What of it cannot be asked.
@@ -66,6 +69,7 @@ impl Ask {
                 host: self.host,
                 path: self.path,
                 headers: self.headers,
+                server_name: self.server_name,
             },
         })
     }

@@ -59,8 +59,10 @@ pub enum SpecError {
         /// What is wrong with it.
         source: http::uri::InvalidUri,
     },
-    /// A URL of another scheme than http.
-    #[error("`{0}`: only http:// is understood (fix: ADDRESS:PORT, for the connection)")]
+    /// A URL of another scheme than http and https.
+    #[error(
+        "`{0}`: only http:// and https:// are understood (fix: ADDRESS:PORT, for the connection)"
+    )]
     OtherScheme(String),
     /// A URL without a host.
     #[error("`{0}` has no host (fix: http://ADDRESS:PORT/PATH)")]
@@ -78,11 +80,13 @@ pub enum SpecError {
 pub enum TargetSpec {
     /// An address and a port.
     Address(SocketAddr),
-    /// `http://HOST:PORT/PATH`
+    /// `http://HOST:PORT/PATH`, or with `https`
     Url {
+        /// Whether TLS is spoken.
+        secure: bool,
         /// An address, or a name of a Service.
         host: String,
-        /// 80 if the URL has none.
+        /// That of the scheme if the URL has none.
         port: u16,
         /// Host and port as the URL has them.
         authority: String,
@@ -335,17 +339,20 @@ fn url(text: &str) -> Result<TargetSpec, SpecError> {
         text: text.to_owned(),
         source,
     })?;
-    if uri.scheme_str() != Some("http") {
-        return Err(SpecError::OtherScheme(text.to_owned()));
-    }
+    let secure = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(SpecError::OtherScheme(text.to_owned())),
+    };
     let (host, authority) = match (uri.host(), uri.authority()) {
         (Some(host), Some(authority)) if !host.is_empty() => (host, authority.as_str()),
         _ => return Err(SpecError::NoHost(text.to_owned())),
     };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(TargetSpec::Url {
+        secure,
         host: host.trim_matches(['[', ']']).to_owned(),
-        port: uri.port_u16().unwrap_or(80),
+        port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
         authority: authority.to_owned(),
         path: path.to_owned(),
     })
@@ -400,6 +407,11 @@ impl TargetSpec {
                 port,
             } => cluster_ip(resources, namespace, name, port.as_deref()),
         }
+    }
+
+    /// Whether it is the URL of something that speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Url { secure: true, .. })
     }
 
     /// Host and path, if it is a URL.

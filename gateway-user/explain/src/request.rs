@@ -8,7 +8,7 @@ use serde::Serialize;
 use nodegate_model::{
     gateway::{
         CorsPolicy, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes, ListenerProtocol,
-        RouteOrigin,
+        RouteOrigin, TcpRoute,
     },
     service::ServicePort,
 };
@@ -24,13 +24,12 @@ use nodegate_values::spelling::nearest;
 
 mod action;
 mod routes;
+mod secure;
 mod shares;
 
 pub(super) use action::Doings;
+pub use secure::Secured;
 use shares::shares;
-
-/// What gateways see of requests that come in clear.
-const SCHEME: &str = "http";
 
 /// What is asked of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,6 +43,16 @@ pub struct Request {
     /// Other headers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
+    /// Of a client that speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsAsked>,
+}
+
+/// What a client asks for in its TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TlsAsked {
+    /// A name (SNI); none: only an address was known.
+    pub server_name: Option<String>,
 }
 
 /// What the gateway does.
@@ -51,6 +60,9 @@ pub struct Request {
 pub struct Routed {
     /// The port that it listens on.
     pub listener: u16,
+    /// How TLS is spoken there; none in the clear, and if no server is for the client's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Secured>,
     /// What was asked; none of a TCP listener, and if nothing was.
     pub request: Option<Request>,
     /// How it got on with the routes; none of a TCP listener.
@@ -207,20 +219,27 @@ pub fn route(known: &Known<'_>, listener: u16, request: Option<&Request>) -> Opt
     let mut listeners = known.gateway.listeners.iter();
     let found = listeners.find(|candidate| candidate.port == listener)?;
     let mut routed = match &found.protocol {
-        ListenerProtocol::Tcp(route) => Routed {
-            listener,
-            request: None,
-            http: None,
-            origin: Some(route.origin.clone()),
-            destinations: shares(known, &route.destinations),
-            end: End::Endpoint,
-        },
+        ListenerProtocol::Tcp(route) => tcp(known, listener, route),
         ListenerProtocol::Http(routes) => http(known, listener, routes, request),
+        ListenerProtocol::Tls(tls) => secure::route(known, listener, tls, request),
     };
     if let (End::Endpoint, Some(fault)) = (&routed.end, fault(&routed)) {
         routed.end = fault;
     }
     Some(routed)
+}
+
+/// What becomes of each connection.
+fn tcp(known: &Known<'_>, listener: u16, route: &TcpRoute) -> Routed {
+    Routed {
+        listener,
+        tls: None,
+        request: None,
+        http: None,
+        origin: Some(route.origin.clone()),
+        destinations: shares(known, &route.destinations),
+        end: End::Endpoint,
+    }
 }
 
 fn http(
@@ -241,6 +260,7 @@ fn http(
     };
     let mut routed = Routed {
         listener,
+        tls: None,
         request: request.cloned(),
         http: None,
         origin: None,
@@ -249,6 +269,10 @@ fn http(
     };
     let http = match request {
         None => http,
+        Some(request) if request.tls.is_some() && !routes.name.starts_with("https.") => {
+            routed.end = secure::on_a_plain_port();
+            http
+        }
         Some(request) => match Parsed::of(request) {
             Ok(parsed) => matched(known, routes, &parsed, http, &mut routed),
             Err(text) => {
@@ -263,15 +287,27 @@ fn http(
 
 /// Makes a client's headers those by which the gateway looks for a route. Of the client's address nothing
 /// is known here but that there is one.
-fn as_routed(headers: &mut HeaderMap) {
+fn as_routed(headers: &mut HeaderMap, scheme: &'static str) {
     join_lines(headers);
     edge::leave_connection(headers, None);
     edge::strip_control(headers, false);
     for (name, value) in [
-        (edge::X_FORWARDED_PROTO, "http"),
+        (edge::X_FORWARDED_PROTO, scheme),
         (edge::X_REQUEST_ID, "00000000-0000-4000-8000-000000000000"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// `https` of a client that speaks TLS.
+    fn scheme(&self) -> &'static str {
+        match self.tls {
+            None => "http",
+            Some(_) => "https",
+        }
     }
 }
 
@@ -303,7 +339,7 @@ impl<'r> Parsed<'r> {
             let value = HeaderValue::try_from(value).map_err(|error| error.to_string())?;
             map.append(name, value);
         }
-        as_routed(&mut map);
+        as_routed(&mut map, request.scheme());
         Ok(Self {
             request,
             method: Method::try_from(method.as_str()).map_err(|error| error.to_string())?,
@@ -318,14 +354,14 @@ impl<'r> Parsed<'r> {
             path: self.target.path(),
             query: self.target.query(),
             method: &self.method,
-            scheme: SCHEME,
+            scheme: self.request.scheme(),
             headers: &self.headers,
         }
     }
 
     fn requested(&self) -> Requested<'_> {
         Requested {
-            scheme: SCHEME,
+            scheme: self.request.scheme(),
             authority: &self.request.host,
             target: self.target.as_str(),
         }

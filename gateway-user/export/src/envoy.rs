@@ -4,6 +4,7 @@
 //! Left out is what would make Envoy do something else than this proxy by design: tracing, access
 //! logs.
 
+mod chain;
 mod cluster;
 mod route;
 mod tls;
@@ -53,14 +54,28 @@ pub fn bootstrap(gateway: &Gateway, options: ExportOptions) -> Value {
 }
 
 fn listener(gateway: &Gateway, listener: &Listener, options: ExportOptions) -> Value {
-    let filter = match &listener.protocol {
-        ListenerProtocol::Http(routes) => http(gateway, routes, options.extended_connect),
-        ListenerProtocol::Tcp(route) => tcp(gateway, route, listener.port),
+    let (filters, chains) = match &listener.protocol {
+        ListenerProtocol::Http(routes) => {
+            let filter = http(gateway, routes, options.extended_connect);
+            (Value::Null, json!([{"filters": [filter]}]))
+        }
+        ListenerProtocol::Tcp(route) => {
+            let filter = tcp(gateway, route, listener.port);
+            (Value::Null, json!([{"filters": [filter]}]))
+        }
+        ListenerProtocol::Tls(tls) => (
+            chain::inspector(),
+            tls.chains
+                .iter()
+                .map(|of| chain::chain(gateway, of, listener.port, options))
+                .collect(),
+        ),
     };
     json!({
         "name": format!("{}_{}", options.listen, listener.port),
         "address": address(options.listen, listener.port),
-        "filter_chains": [{"filters": [filter]}],
+        "listener_filters": filters,
+        "filter_chains": chains,
     })
 }
 

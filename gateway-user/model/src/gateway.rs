@@ -12,6 +12,7 @@ mod action;
 mod cluster;
 mod condition;
 mod serial;
+mod tls;
 
 pub use action::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
@@ -25,6 +26,10 @@ pub use cluster::{
 };
 pub use condition::{HeaderMatch, MatchedHeader, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 pub use nodegate_values::retry::RetryOn;
+pub use tls::{
+    ChainProtocol, ClientCertificates, ClientIdentities, DownstreamTls, ServerCertificate,
+    TlsChain, TlsListener, TlsSource, TlsVersion,
+};
 
 /// What one gateway pod serves.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -56,6 +61,8 @@ pub enum ListenerProtocol {
     Http(HttpRoutes),
     /// TCP: hand each connection to a cluster.
     Tcp(TcpRoute),
+    /// TLS: the name that a client asks for says what becomes of its connection.
+    Tls(TlsListener),
 }
 
 /// Envoy's RouteConfiguration.

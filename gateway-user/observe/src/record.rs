@@ -52,6 +52,9 @@ pub struct RequestRecord {
     pub local: SocketAddr,
     /// Port of the listener.
     pub listener: u16,
+    /// The name that the client asked for in its TLS (SNI); none in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     /// `HTTP/1.1` or `HTTP/2`
     pub protocol: &'static str,
     /// `GET`
@@ -140,6 +143,9 @@ pub struct ConnectionRecord {
     pub local: SocketAddr,
     /// Port of the listener.
     pub listener: u16,
+    /// The name that the client asked for in its TLS (SNI); none in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     /// Opened or closed.
     pub state: ConnectionState,
     /// Where the route and the balancer led to.
@@ -188,6 +194,7 @@ impl fmt::Display for RequestRecord {
             self.status
         )?;
         outcome(f, self.flags, &self.details)?;
+        asked(f, self.server_name.as_deref())?;
         if let Some(path) = &self.rewritten_path {
             write!(f, " rewritten={path}")?;
         }
@@ -214,6 +221,7 @@ impl fmt::Display for ConnectionRecord {
             }
         )?;
         outcome(f, self.flags, &self.details)?;
+        asked(f, self.server_name.as_deref())?;
         self.decision.fmt(f)?;
         totals(f, self.duration, self.bytes_received, self.bytes_sent)
     }
@@ -242,6 +250,14 @@ impl fmt::Display for RouteDecision {
             write!(f, " endpoint={endpoint}")?;
         }
         Ok(())
+    }
+}
+
+/// The name that was asked for in TLS.
+fn asked(f: &mut fmt::Formatter<'_>, server_name: Option<&str>) -> fmt::Result {
+    match server_name {
+        Some(name) => write!(f, " sni={name}"),
+        None => Ok(()),
     }
 }
 
@@ -291,6 +307,7 @@ pub(crate) mod fixture {
             client: "10.0.0.9:51034".parse().unwrap(),
             local: "10.0.0.1:8080".parse().unwrap(),
             listener: 8080,
+            server_name: None,
             protocol: "HTTP/1.1",
             method: "GET".into(),
             authority: "simple.baihl.io".into(),

@@ -136,6 +136,7 @@ mod tests {
             client: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], listener).into(),
             listener,
+            server_name: None,
             state: ConnectionState::Opened,
             decision: RouteDecision::default(),
             flags: ResponseFlags::default(),

@@ -6,7 +6,7 @@ mod bind;
 mod by_protocol;
 mod sockets;
 
-pub(crate) use acceptor::{Acceptor, Arrival, Peers, Transport};
+pub(crate) use acceptor::{Acceptor, Arrival, Peers, Security, Transport};
 pub use bind::BindError;
 pub(crate) use bind::listen;
 pub(crate) use by_protocol::ByProtocol;

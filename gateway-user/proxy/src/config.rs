@@ -10,9 +10,11 @@ mod history;
 mod listener;
 mod operation;
 mod target;
+mod tls_port;
 
 pub(crate) use clusters::{Changes, Clusters, Endpoints};
-pub(crate) use listener::{HttpListener, Listener, MirrorState, Protocol, Routed};
+pub(crate) use listener::{HttpListener, Listener, MirrorState, Protocol, Routed, TcpListener};
+pub(crate) use tls_port::{Chain, Inner};
 
 use crate::dns::Answers;
 use clusters::Previous;
@@ -116,6 +118,7 @@ mod tests {
         let target = match &listener.protocol {
             Protocol::Http(http) => &http.routes().next().unwrap().2.target,
             Protocol::Tcp(tcp) => &tcp.target,
+            Protocol::Tls(_) => panic!("made in the clear"),
         };
         (0..count)
             .map(|_| target.choose().name.to_owned())
@@ -188,7 +191,7 @@ mod tests {
                 let cluster = tcp.target.choose().cluster;
                 cluster.map(|cluster| cluster.engage(None, &[]).is_some())
             }
-            Protocol::Http(_) => panic!("made as TCP"),
+            _ => panic!("made as TCP"),
         };
         assert_eq!(choose(1), None);
         assert_eq!(choose(2), Some(false));
@@ -232,7 +235,7 @@ mod tests {
     fn http(config: &Config) -> &HttpListener {
         match &config.listener(80).unwrap().protocol {
             Protocol::Http(http) => http,
-            Protocol::Tcp(_) => panic!("made as HTTP"),
+            _ => panic!("made as HTTP"),
         }
     }
 

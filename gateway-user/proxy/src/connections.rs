@@ -355,6 +355,11 @@ impl Handle {
         }
     }
 
+    /// The connection is to finish what it serves, and close.
+    pub(crate) fn finish(&self) {
+        self.give(Order::Finish);
+    }
+
     fn give(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);

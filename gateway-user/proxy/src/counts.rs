@@ -3,7 +3,7 @@
 use nodegate_model::gateway::RouteOrigin;
 
 use crate::{
-    config::{Config, Protocol},
+    config::{Config, HttpListener, Protocol, TcpListener},
     counters::Counts,
 };
 
@@ -46,22 +46,15 @@ impl ProxyCounts {
         let mut routes = Vec::new();
         for listener in config.listeners() {
             match &listener.protocol {
-                Protocol::Http(http) => {
-                    routes.extend(http.routes().map(|(host, route, state)| RouteCounts {
-                        port: listener.port,
-                        virtual_host: Some(host.name.clone()),
-                        origin: route.origin.clone(),
-                        name: route.name.clone(),
-                        counts: state.counters.sum(),
-                    }));
+                Protocol::Http(http) => routes.extend(of_http(listener.port, http)),
+                Protocol::Tcp(tcp) => routes.push(of_tcp(listener.port, tcp)),
+                Protocol::Tls(tls) => {
+                    for chain in tls.chains() {
+                        let http = chain.http().into_iter();
+                        routes.extend(http.flat_map(|http| of_http(listener.port, http)));
+                        routes.extend(chain.tcp().map(|tcp| of_tcp(listener.port, tcp)));
+                    }
                 }
-                Protocol::Tcp(tcp) => routes.push(RouteCounts {
-                    port: listener.port,
-                    virtual_host: None,
-                    origin: tcp.route.origin.clone(),
-                    name: String::new(),
-                    counts: tcp.counters.sum(),
-                }),
             }
         }
         let clusters = config.clusters().iter().map(|cluster| ClusterCounts {
@@ -72,5 +65,25 @@ impl ProxyCounts {
             routes,
             clusters: clusters.collect(),
         }
+    }
+}
+
+fn of_http(port: u16, http: &HttpListener) -> impl Iterator<Item = RouteCounts> {
+    http.routes().map(move |(host, route, state)| RouteCounts {
+        port,
+        virtual_host: Some(host.name.clone()),
+        origin: route.origin.clone(),
+        name: route.name.clone(),
+        counts: state.counters.sum(),
+    })
+}
+
+fn of_tcp(port: u16, tcp: &TcpListener) -> RouteCounts {
+    RouteCounts {
+        port,
+        virtual_host: None,
+        origin: tcp.route.origin.clone(),
+        name: String::new(),
+        counts: tcp.counters.sum(),
     }
 }

@@ -23,6 +23,8 @@ pub enum Difference {
     HalfClose,
     /// A WebSocket of HTTP/2 has a `sec-websocket-key` for its endpoint.
     WebsocketKey,
+    /// A host that another server of the port has is not found, and not misdirected.
+    Misdirected,
 }
 
 /// The differences in which to do as Envoy does.
@@ -36,7 +38,7 @@ pub struct UnknownDifference(String);
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TransportFailure,
         Self::TimeoutWithFault,
         Self::Overloaded,
@@ -46,6 +48,7 @@ impl Difference {
         Self::EarlyReply,
         Self::HalfClose,
         Self::WebsocketKey,
+        Self::Misdirected,
     ];
 
     /// The name that options have for it.
@@ -60,6 +63,7 @@ impl Difference {
             Self::EarlyReply => "early-reply",
             Self::HalfClose => "half-close",
             Self::WebsocketKey => "websocket-key",
+            Self::Misdirected => "misdirected",
         }
     }
 }

@@ -6,3 +6,4 @@ mod relay;
 mod watched;
 
 pub(crate) use acceptor::TcpAcceptor;
+pub(crate) use log::ConnectionLog;

@@ -27,6 +27,7 @@ use crate::{
     http::{HttpAcceptor, HttpPool},
     options::Options,
     tcp::TcpAcceptor,
+    tls::TlsAcceptor,
     worker::Worker,
 };
 
@@ -42,7 +43,7 @@ pub(crate) enum Command {
     /// HTTP connections finish.
     Unlisten(u16, oneshot::Sender<()>),
     /// A new configuration is in force. HTTP connections of these ports have to finish, because their
-    /// ports speak TCP now, and idle connections to these endpoints are closed, because no cluster has
+    /// ports speak something else now, and idle connections to these endpoints are closed, because no cluster has
     /// them any more.
     Applied(Vec<u16>, Arc<HashSet<SocketAddr>>, oneshot::Sender<()>),
     /// Stop accepting, finish what is open, and end: at the deadline at the latest.
@@ -99,6 +100,11 @@ impl Running {
         let acceptor = ByProtocol {
             http: HttpAcceptor::new(Rc::clone(&worker), Rc::clone(&pool)),
             tcp: TcpAcceptor::new(Rc::clone(&worker)),
+            tls: TlsAcceptor::new(
+                Rc::clone(&worker),
+                HttpAcceptor::new(Rc::clone(&worker), Rc::clone(&pool)),
+                TcpAcceptor::new(Rc::clone(&worker)),
+            ),
         };
         Self {
             sockets: Sockets::new(Rc::clone(&worker), Box::new(acceptor)),

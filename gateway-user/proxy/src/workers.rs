@@ -244,7 +244,7 @@ impl Shared {
             let protocol = next.listener(port).map(|new| new.protocol.name());
             tracing::info!(port, protocol, "listener opened");
         }
-        let finish = changed_to_tcp(&previous, &next);
+        let finish = changed_from_http(&previous, &next);
         let gone = Arc::new(applying.endpoints.update(&changes));
         let applied = |done| Command::Applied(finish.clone(), Arc::clone(&gone), done);
         self.ask(applied).await;
@@ -295,11 +295,11 @@ async fn follow(shared: Weak<Shared>, mut answers: watch::Receiver<Arc<Answers>>
     }
 }
 
-/// Ports that spoke HTTP and speak TCP now. Their sockets stay.
-fn changed_to_tcp(previous: &Config, next: &Config) -> Vec<u16> {
+/// Ports that spoke HTTP in the clear and speak something else now. Their sockets stay.
+fn changed_from_http(previous: &Config, next: &Config) -> Vec<u16> {
     next.listeners()
         .iter()
-        .filter(|new| matches!(new.protocol, Protocol::Tcp(_)))
+        .filter(|new| !matches!(new.protocol, Protocol::Http(_)))
         .filter(|new| {
             previous
                 .listener(new.port)

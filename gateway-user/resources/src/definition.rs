@@ -229,7 +229,13 @@ mod tests {
 
         let spec = schema::<Gateway>(&[Step::Key("spec".into())]);
         let tls = at(&spec, "properties.servers.items.properties.tls.properties");
-        let opaque = at(tls, "credentialName.x-kubernetes-preserve-unknown-fields");
+        assert_eq!(at(tls, "credentialName.type"), "string");
+        let spec = schema::<Gateway>(&[Step::Key("spec".into())]);
+        let server = at(&spec, "properties.servers.items.properties");
+        let opaque = at(
+            server,
+            "defaultEndpoint.x-kubernetes-preserve-unknown-fields",
+        );
         assert_eq!(*opaque, Value::Bool(true));
     }
 

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 mod entry;
 pub mod hosts;
 mod http;
+mod l4;
 mod policy;
 pub mod reading;
 mod secrets;
+mod server;
 pub mod words;
 mod workload;
 
@@ -27,7 +29,9 @@ pub use policy::{
     RingHash, TcpPool, Tls, TrafficPolicy, Warmup,
 };
 
-pub use secrets::secret_names;
+pub use l4::{L4Match, TcpRoute, TlsMatch, TlsRoute};
+pub use secrets::{own_secret, secret_names};
+pub use server::{Port, Server, ServerCertificate, ServerTls};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -74,76 +78,6 @@ pub struct GatewaySpec {
     pub servers: Vec<Server>,
 }
 
-/// `Gateway.spec.servers[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Server {
-    /// The port.
-    pub port: Port,
-    /// The address to listen on.
-    pub bind: Option<String>,
-    /// `host`, `namespace/host`, `./host` or `*/host`.
-    pub hosts: Vec<String>,
-    /// How TLS is terminated, or passed on.
-    pub tls: Option<ServerTls>,
-    /// Where to send what nothing else wants.
-    pub default_endpoint: Option<Opaque>,
-    /// Name of the server.
-    pub name: Option<String>,
-}
-
-/// `Gateway.spec.servers[].tls`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ServerTls {
-    /// Whether requests in the clear are sent to `https`.
-    pub https_redirect: bool,
-    /// `SIMPLE`, `MUTUAL`, `PASSTHROUGH`, …
-    pub mode: Option<Opaque>,
-    /// File of the certificate.
-    pub server_certificate: Option<Opaque>,
-    /// File of the key.
-    pub private_key: Option<Opaque>,
-    /// File of the clients' authorities.
-    pub ca_certificates: Option<Opaque>,
-    /// File of revocations.
-    pub ca_crl: Option<Opaque>,
-    /// Secret with all of them.
-    pub credential_name: Option<Opaque>,
-    /// Several of those.
-    pub credential_names: Option<Opaque>,
-    /// Several of those.
-    pub tls_certificates: Option<Opaque>,
-    /// ConfigMap or Secret of the clients' authorities.
-    pub ca_cert_credential_name: Option<Opaque>,
-    /// Names that clients' certificates must have.
-    pub subject_alt_names: Option<Opaque>,
-    /// Fingerprints that clients' certificates must have.
-    pub verify_certificate_spki: Option<Opaque>,
-    /// Fingerprints that clients' certificates must have.
-    pub verify_certificate_hash: Option<Opaque>,
-    /// The oldest version.
-    pub min_protocol_version: Option<Opaque>,
-    /// The newest version.
-    pub max_protocol_version: Option<Opaque>,
-    /// Ciphers.
-    pub cipher_suites: Option<Opaque>,
-}
-
-/// `Gateway.spec.servers[].port`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Port {
-    /// A port of the *Service* in front of the gateway pods.
-    pub number: i64,
-    /// `HTTP`, `HTTP2`, `GRPC`, `HTTPS`, `TLS`, `TCP`, …
-    pub protocol: String,
-    /// Name of the port.
-    pub name: String,
-    /// Deprecated, and without effect in Istio too.
-    pub target_port: Option<i64>,
-}
-
 /// `VirtualService.spec`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -155,7 +89,7 @@ pub struct VirtualServiceSpec {
     /// HTTP routes, in order.
     pub http: Vec<HttpRoute>,
     /// Routes for TLS that is passed through.
-    pub tls: Vec<Opaque>,
+    pub tls: Vec<TlsRoute>,
     /// TCP routes, in order.
     pub tcp: Vec<TcpRoute>,
     /// The namespaces that see this: names, `.` or `*`.
@@ -192,43 +126,6 @@ pub struct Destination {
 pub struct PortSelector {
     /// The port's number.
     pub number: i64,
-}
-
-/// `VirtualService.spec.tcp[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TcpRoute {
-    /// Conditions, of which one must be met; empty: none.
-    #[serde(rename = "match")]
-    pub matches: Vec<L4Match>,
-    /// Where to, by weight.
-    pub route: Vec<RouteDestination>,
-}
-
-/// `VirtualService.spec.tcp[].match[]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct L4Match {
-    /// The port of the Gateway's server; 0: any.
-    pub port: i64,
-    /// The gateways for which this counts; empty: those of the VirtualService.
-    pub gateways: Vec<String>,
-    /// Without effect on a gateway.
-    pub destination_subnets: Option<Opaque>,
-    /// Without effect on a gateway.
-    pub source_subnet: Option<Opaque>,
-    /// Without effect on a gateway.
-    pub source_labels: Option<Opaque>,
-    /// Without effect on a gateway.
-    pub source_namespace: Option<Opaque>,
-}
-
-impl TcpRoute {
-    /// Whether every connection that comes this far is for this route.
-    pub fn takes_all(&self) -> bool {
-        let any = L4Match::default();
-        self.matches.is_empty() || self.matches.contains(&any)
-    }
 }
 
 /// `DestinationRule.spec`

@@ -3,6 +3,7 @@
 
 mod gateway;
 mod policy;
+mod server_tls;
 mod service;
 mod service_entry;
 mod virtual_service;
@@ -16,7 +17,7 @@ use nodegate_values::{
 };
 
 use super::{
-    istio::{Subset, words::Word},
+    istio::{Server, Subset, words::Word},
     names,
     object::{Body, Object},
 };
@@ -68,6 +69,15 @@ pub(crate) fn is_good_subset(object: &Object, subset: &Subset) -> bool {
         verdict: Verdict::default(),
     };
     policy::one_subset(subset, "", &mut findings)
+}
+
+/// Whether a server of a Gateway can be served with what it says of TLS.
+pub fn is_good_server_tls(gateway: &Object, server: &Server) -> bool {
+    let mut findings = Findings {
+        object: gateway,
+        verdict: Verdict::default(),
+    };
+    server_tls::check(server, "", &mut findings).is_ok()
 }
 
 /// What was found about an object.

@@ -28,6 +28,7 @@ pub fn is_own(name: &HeaderName) -> bool {
         X_FORWARDED_PROTO,
         X_REQUEST_ID,
         X_ENVOY_EXTERNAL_ADDRESS,
+        X_FORWARDED_CLIENT_CERT,
     ]
     .contains(name)
 }

@@ -4,6 +4,7 @@
 //! | part | what it decides |
 //! |---|---|
 //! | [`edge`] | which of a client's headers count, before a route is looked for |
+//! | [`SniTable`] | which chain takes a connection of TLS |
 //! | [`RouteTable`] | virtual host and route of a request |
 //! | [`Split`] | whose turn it is among weighted destinations |
 //! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
@@ -25,6 +26,7 @@ mod predicate;
 pub mod redirect;
 pub mod retry;
 mod rewrite;
+mod sni;
 mod split;
 mod table;
 pub mod timeout;
@@ -32,5 +34,6 @@ pub mod timeout;
 pub use host::is_in_domain;
 pub use predicate::{Failed, Query, pseudo_value};
 pub use rewrite::{Rewrite, RewriteError};
+pub use sni::SniTable;
 pub use split::Split;
 pub use table::{Explanation, Match, Miss, RouteTable, Tried, explain};

@@ -107,6 +107,11 @@ impl RouteTable {
         &self.routes
     }
 
+    /// Whether there is a virtual host for this `Host`.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.hosts.find(&host::normalize(host)).is_some()
+    }
+
     /// Finds the route of a request: the virtual host by its host, then the first route that
     /// matches.
     ///

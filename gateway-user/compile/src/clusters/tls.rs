@@ -1,6 +1,5 @@
 //! TLS settings → how to speak to the endpoints.
 
-use k8s_openapi::api::core::v1::Secret;
 use nodegate_model::gateway::{TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
 use nodegate_resources::{
     Resources,
@@ -10,6 +9,8 @@ use nodegate_resources::{
     },
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+use crate::secret;
 
 /// Settings whose Secret lacks something, and what.
 pub(super) type Lacking<'r> = (&'r Tls, &'static str);
@@ -142,26 +143,14 @@ fn credentials(tls: &Tls, mode: TlsMode, subject: &TlsSubject<'_>) -> TlsCredent
 fn content(subject: &TlsSubject<'_>, name: &str, mode: TlsMode) -> Option<TlsSecret> {
     let [name, beside] = secret_names(name);
     let find = |name: &str| subject.resources.secret(subject.namespace, name);
-    let secret = find(&name)?;
+    let found = find(&name)?;
     let beside = find(&beside);
-    let pair = |certificate, key| Some((value(secret, certificate)?, value(secret, key)?));
-    let authorities = |secret| value(secret, "cacert").or_else(|| value(secret, "ca.crt"));
     Some(TlsSecret {
         identity: (mode == TlsMode::Mutual)
-            .then(|| pair("cert", "key").or_else(|| pair("tls.crt", "tls.key")))
+            .then(|| secret::identity(found))
             .flatten(),
-        authorities: authorities(secret).or_else(|| authorities(beside?)),
+        authorities: secret::authorities(found).or_else(|| secret::authorities(beside?)),
     })
-}
-
-fn value(secret: &Secret, key: &str) -> Option<Vec<u8>> {
-    // The API server lets `stringData` win over `data`.
-    let text = secret.string_data.as_ref().and_then(|data| data.get(key));
-    if let Some(text) = text {
-        return Some(text.clone().into_bytes());
-    }
-    let bytes = secret.data.as_ref()?.get(key)?;
-    Some(bytes.0.clone())
 }
 
 fn some(text: &str) -> Option<String> {

@@ -6,7 +6,9 @@ mod context;
 mod destinations;
 mod http;
 mod server;
+mod server_tls;
 mod tcp;
+mod tls;
 
 use nodegate_model::gateway::{Gateway, Listener, ListenerProtocol};
 use nodegate_resources::{Resources, lookup::Destinations};
@@ -42,10 +44,11 @@ pub(crate) fn compile(
     for (port, (kind, servers)) in ports {
         let protocol = match kind {
             ListenerKind::Http => Some(ListenerProtocol::Http(http::routes(
-                port,
+                format!("http.{port}"),
                 &servers,
                 &mut context,
             ))),
+            ListenerKind::Tls => tls::listener(&servers, &mut context).map(ListenerProtocol::Tls),
             ListenerKind::Tcp => servers.first().and_then(|server| {
                 let route = tcp::route(*server, &mut context);
                 if route.is_none() {

@@ -22,7 +22,7 @@ pub(super) fn routes(name: &str, hosts: &str, gateways: &str, routes: &str) -> S
     )
 }
 
-fn to(path: &str) -> String {
+pub(super) fn to(path: &str) -> String {
     format!(
         "  - match: [{{uri: {{prefix: {path}}}}}]\n    route: [{{destination: {{host: app}}}}]\n"
     )
@@ -143,7 +143,7 @@ fn without_routes_http_answers_and_tcp_is_closed() {
         messages(&snapshot),
         [
             "warning: 0.yaml:6: Gateway default/g: spec.servers[1].port.number: no VirtualService has a tcp route for this server, so the port is closed (fix: bind a VirtualService with a tcp route to this Gateway)",
-            "warning: 0.yaml:6: Gateway default/g: spec.servers[2].port.protocol: HTTPS is not supported by this version; this server is left out",
+            "warning: 0.yaml:6: Gateway default/g: spec.servers[2].port.number: no VirtualService has a tls route for this server, so its connections are closed (fix: bind a VirtualService with a tls route to this Gateway)",
         ]
     );
 }

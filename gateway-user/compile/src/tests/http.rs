@@ -277,7 +277,7 @@ fn https_redirect_is_for_hosts_of_the_server_and_with_a_namespace_for_its_virtua
         .iter()
         .flat_map(|listener| match &listener.protocol {
             ListenerProtocol::Http(routes) => routes.virtual_hosts.clone(),
-            ListenerProtocol::Tcp(_) => panic!("only HTTP here"),
+            _ => panic!("only HTTP here"),
         })
         .map(|host| (host.name, host.require_tls, host.routes.len()))
         .collect();

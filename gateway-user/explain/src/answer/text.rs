@@ -232,12 +232,32 @@ impl Answer {
     }
 }
 
+/// How TLS is spoken.
+fn tls_row(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
+    let Some(tls) = &routed.tls else {
+        return Ok(());
+    };
+    let names = if tls.server_names.is_empty() {
+        "every name".to_owned()
+    } else {
+        tls.server_names.join(", ")
+    };
+    row(f, "TLS", &format!("the server for {names}: {}", tls.how))
+}
+
 fn tcp_rows(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
-    let text = format!(
-        "listener :{}, TCP: each connection to a cluster",
-        routed.listener
-    );
-    row(f, "gateway", &text)?;
+    let speaks = match (&routed.tls, &routed.origin) {
+        (Some(_), _) => "TLS: each connection to a cluster",
+        (None, Some(_)) => "TCP: each connection to a cluster",
+        // Nothing was found out about the connection's names.
+        (None, None) => "TLS",
+    };
+    row(
+        f,
+        "gateway",
+        &format!("listener :{}, {speaks}", routed.listener),
+    )?;
+    tls_row(f, routed)?;
     let Some(origin) = &routed.origin else {
         return Ok(());
     };
@@ -247,13 +267,18 @@ fn tcp_rows(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
         name,
         index,
     } = origin;
-    let text = format!("tcp[{index}] of {kind} {namespace}/{name}");
+    let route = match &routed.tls {
+        Some(tls) if tls.chain.starts_with("tls.") => "tls",
+        _ => "tcp",
+    };
+    let text = format!("{route}[{index}] of {kind} {namespace}/{name}");
     row(f, "route", &text)
 }
 
 fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::Result {
     let listener = format!("listener :{}, routes {}", routed.listener, http.name);
     row(f, "gateway", &listener)?;
+    tls_row(f, routed)?;
     if matches!(routed.end, End::Unasked) {
         let text = format!(
             "--host and --path, or a URL, say what a request gets; the hosts are {}",

@@ -48,6 +48,7 @@ fn request(host: &str) -> Request {
         host: host.into(),
         path: "/".into(),
         headers: Vec::new(),
+        tls: None,
     }
 }
 

@@ -67,7 +67,7 @@ question cannot be answered.";
 /// Explain what becomes of a connection or a request, and why.
 ///
 /// FROM is `external` (a client outside the cluster), `node` (a process on the node), `pod/NS/NAME`, or
-/// an address. TO is ADDRESS:PORT, http://ADDRESS:PORT/PATH, or NS/NAME:PORT, a Service's cluster IP.
+/// an address. TO is ADDRESS:PORT, http://ADDRESS:PORT/PATH (or https), or NS/NAME:PORT, a Service's cluster IP.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
@@ -109,6 +109,9 @@ struct RequestArgs {
     /// Another header; may be given several times
     #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// Name that the client asks for in its TLS, SNI [default: that of the host]
+    #[arg(long = "server-name", value_name = "NAME")]
+    server_name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +205,7 @@ impl Explain {
             host: self.request.host.clone(),
             path: self.request.path.clone(),
             headers: self.request.headers.clone(),
+            server_name: self.request.server_name.clone(),
         }
     }
 

@@ -131,6 +131,8 @@ enum Field {
     DownstreamLocalPort,
     DownstreamRemoteAddress,
     DownstreamRemotePort,
+    /// The name that the client asked for in its TLS.
+    ServerName,
     /// What this proxy never has.
     Nothing,
 }
@@ -323,7 +325,7 @@ impl Template {
 impl Field {
     fn named(name: &str) -> Result<Self, LogFormatError> {
         if name.eq_ignore_ascii_case("REQUESTED_SERVER_NAME") {
-            return Ok(Self::Nothing);
+            return Ok(Self::ServerName);
         }
         let argument = |of: &str| {
             let argument = name
@@ -398,6 +400,7 @@ impl Field {
             Self::DownstreamRemotePort => port(Some(record.client)),
             Self::Environment(value) => value.as_str().into(),
             Self::EmitTime => format!("{:.3}", Timestamp::now()).into(),
+            Self::ServerName => text(record.server_name.as_deref().unwrap_or_default()),
             Self::Nothing => Value::Null,
         }
     }
@@ -421,6 +424,7 @@ impl Field {
             Self::DownstreamLocalPort => port(Some(record.local)),
             Self::DownstreamRemoteAddress => ip(Some(record.client)),
             Self::DownstreamRemotePort => port(Some(record.client)),
+            Self::ServerName => text(record.server_name.as_deref().unwrap_or_default()),
             Self::Environment(value) => value.as_str().into(),
             Self::EmitTime => format!("{:.3}", Timestamp::now()).into(),
             _ => Value::Null,

@@ -1,7 +1,8 @@
 //! The seam between a connection that has come in and the protocol that is spoken over it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
+use http::HeaderValue;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,6 +29,19 @@ pub(crate) struct Arrival<S = TcpStream> {
     pub(crate) listener: Arc<Listener>,
     /// Keeps the connection among those of the worker until it is dropped.
     pub(crate) registration: Registration,
+    /// What is known of the client from TLS; none of a connection in the clear.
+    pub(crate) security: Option<Rc<Security>>,
+}
+
+/// What is known of a client from its TLS.
+#[derive(Debug)]
+pub(crate) struct Security {
+    /// The name of the listener's chain that took the connection.
+    pub(crate) chain: Arc<str>,
+    /// The name that the client asked for (SNI).
+    pub(crate) server_name: Option<String>,
+    /// What endpoints are told of the client's certificate, if it has shown one.
+    pub(crate) certificate: Option<HeaderValue>,
 }
 
 /// Both ends of a client's connection.

@@ -133,6 +133,7 @@ impl Door {
             peers,
             listener,
             registration,
+            security: None,
         });
     }
 }

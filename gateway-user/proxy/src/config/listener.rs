@@ -17,6 +17,7 @@ use super::{
     history::{History, RouteName},
     operation::operation,
     target::{ClusterRef, Target},
+    tls_port::TlsPort,
 };
 use crate::{cluster::ClusterState, counters::Counters};
 
@@ -32,6 +33,7 @@ pub(crate) struct Listener {
 pub(crate) enum Protocol {
     Http(Arc<HttpListener>),
     Tcp(TcpListener),
+    Tls(TlsPort),
 }
 
 /// Routes of an HTTP listener and where they lead.
@@ -93,6 +95,11 @@ impl Listener {
             ListenerProtocol::Tcp(route) => {
                 Protocol::Tcp(TcpListener::new(route, &mut history, clusters))
             }
+            ListenerProtocol::Tls(listener) => Protocol::Tls(TlsPort::new(
+                listener,
+                previous.and_then(Self::tls),
+                clusters,
+            )),
         };
         Self {
             port: listener.port,
@@ -107,12 +114,14 @@ impl Listener {
                 Some(http) => Protocol::Http(Arc::new(http)),
                 None => return Arc::clone(self),
             },
-            Protocol::Tcp(tcp) if tcp.target.is_concerned(changes) => Protocol::Tcp(TcpListener {
-                route: tcp.route.clone(),
-                target: tcp.target.with(changes),
-                counters: Arc::clone(&tcp.counters),
-            }),
-            Protocol::Tcp(_) => return Arc::clone(self),
+            Protocol::Tcp(tcp) => match tcp.with(changes) {
+                Some(tcp) => Protocol::Tcp(tcp),
+                None => return Arc::clone(self),
+            },
+            Protocol::Tls(tls) => match tls.with(changes) {
+                Some(tls) => Protocol::Tls(tls),
+                None => return Arc::clone(self),
+            },
         };
         Arc::new(Self {
             port: self.port,
@@ -125,16 +134,37 @@ impl Listener {
         let mut history = History::default();
         match &self.protocol {
             Protocol::Http(http) => http.tell(&mut history),
-            Protocol::Tcp(TcpListener {
-                route,
-                target,
-                counters,
-            }) => {
-                let name = RouteName::of_tcp(route);
-                history.note(name, &route.destinations, target.position(), counters);
-            }
+            Protocol::Tcp(tcp) => tcp.tell(&mut history),
+            // Each of its chains has a history of its own.
+            Protocol::Tls(_) => {}
         }
         history
+    }
+
+    /// The routes of requests over connections of this chain; of a port in the clear there is none to name.
+    pub(crate) fn http(&self, chain: Option<&str>) -> Option<&Arc<HttpListener>> {
+        match (&self.protocol, chain) {
+            (Protocol::Http(http), None) => Some(http),
+            (Protocol::Tls(tls), Some(chain)) => tls.named(chain)?.http(),
+            _ => None,
+        }
+    }
+
+    /// Where connections of this chain go; of a port in the clear there is none to name.
+    pub(crate) fn tcp(&self, chain: Option<&str>) -> Option<&TcpListener> {
+        match (&self.protocol, chain) {
+            (Protocol::Tcp(tcp), None) => Some(tcp),
+            (Protocol::Tls(tls), Some(chain)) => tls.named(chain)?.tcp(),
+            _ => None,
+        }
+    }
+
+    /// The chains of a port of TLS.
+    pub(crate) fn tls(&self) -> Option<&TlsPort> {
+        match &self.protocol {
+            Protocol::Tls(tls) => Some(tls),
+            Protocol::Http(_) | Protocol::Tcp(_) => None,
+        }
     }
 }
 
@@ -144,6 +174,7 @@ impl Protocol {
         match self {
             Self::Http(_) => "HTTP",
             Self::Tcp(_) => "TCP",
+            Self::Tls(_) => "TLS",
         }
     }
 }
@@ -155,7 +186,11 @@ fn matches_own_headers(routes: &HttpRoutes) -> bool {
 }
 
 impl HttpListener {
-    fn new<'a>(routes: &'a HttpRoutes, history: &mut History<'a>, clusters: &Clusters) -> Self {
+    pub(super) fn new<'a>(
+        routes: &'a HttpRoutes,
+        history: &mut History<'a>,
+        clusters: &Clusters,
+    ) -> Self {
         let hosts = &routes.virtual_hosts;
         let mut next = 0;
         let first = hosts.iter().map(|host| {
@@ -190,7 +225,7 @@ impl HttpListener {
     }
 
     /// The same with clusters as they are now; none if no route leads to a changed cluster.
-    fn with(&self, changes: &Changes) -> Option<Self> {
+    pub(super) fn with(&self, changes: &Changes) -> Option<Self> {
         let places = changes.names().filter_map(|name| self.leading_to.get(name));
         // A route may lead to several of them.
         let places: BTreeSet<usize> = places.flatten().copied().collect();
@@ -211,7 +246,7 @@ impl HttpListener {
     }
 
     /// Says what its routes have counted.
-    fn tell<'a>(&'a self, history: &mut History<'a>) {
+    pub(super) fn tell<'a>(&'a self, history: &mut History<'a>) {
         for (host, route, state) in self.routes() {
             let (position, counters) = (state.target.position(), &state.counters);
             let name = RouteName::of_http(host, route);
@@ -304,7 +339,11 @@ impl MirrorState {
 }
 
 impl TcpListener {
-    fn new<'a>(route: &'a TcpRoute, history: &mut History<'a>, clusters: &Clusters) -> Self {
+    pub(super) fn new<'a>(
+        route: &'a TcpRoute,
+        history: &mut History<'a>,
+        clusters: &Clusters,
+    ) -> Self {
         let name = RouteName::of_tcp(route);
         let position = history.position(name, &route.destinations);
         Self {
@@ -312,6 +351,22 @@ impl TcpListener {
             target: Target::new(&route.destinations, position, clusters),
             counters: history.counters(name),
         }
+    }
+
+    /// The same with clusters as they are now; none if it leads to no changed cluster.
+    pub(super) fn with(&self, changes: &Changes) -> Option<Self> {
+        self.target.is_concerned(changes).then(|| Self {
+            route: self.route.clone(),
+            target: self.target.with(changes),
+            counters: Arc::clone(&self.counters),
+        })
+    }
+
+    /// Says what its route has counted.
+    pub(super) fn tell<'a>(&'a self, history: &mut History<'a>) {
+        let name = RouteName::of_tcp(&self.route);
+        let position = self.target.position();
+        history.note(name, &self.route.destinations, position, &self.counters);
     }
 }
 

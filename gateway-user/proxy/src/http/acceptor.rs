@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::task;
 
 use super::{
-    client::{Client, HttpPool},
+    client::{Arrived, Client, HttpPool},
     connection::serve,
     stream::ClientStream,
 };
@@ -35,11 +35,17 @@ impl<S: Transport> Acceptor<S> for HttpAcceptor {
             peers,
             listener,
             registration,
+            security,
         } = arrival;
         let handle = &registration.handle;
         // A request that is being served is finished before the connection closes.
         handle.set_gentle();
-        let Some(client) = Client::new(&self.worker, &self.pool, handle, peers, listener) else {
+        let arrived = Arrived {
+            peers,
+            listener,
+            security,
+        };
+        let Some(client) = Client::new(&self.worker, &self.pool, handle, arrived) else {
             return;
         };
         let stream = ClientStream::new(stream, peers, Rc::clone(handle), Rc::clone(&self.worker));

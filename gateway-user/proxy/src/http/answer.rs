@@ -36,7 +36,7 @@ use super::{
     validate,
 };
 use crate::{
-    config::{Protocol, Routed},
+    config::Routed,
     counters::Counted,
     parity::{Difference, Parity},
 };
@@ -113,11 +113,11 @@ pub(crate) async fn answer(
     context.origin = origin.as_ref();
     match &route.action {
         HttpAction::Redirect(redirect) => {
-            let location = redirect::location(redirect, requested(&parts));
+            let location = redirect::location(redirect, requested(&parts, &exchange));
             LocalReply::redirect(redirect.status, &location).into_response(exchange, context)
         }
         HttpAction::DirectResponse(direct) => {
-            let location = redirect::own_location(direct.status, requested(&parts));
+            let location = redirect::own_location(direct.status, requested(&parts, &exchange));
             LocalReply::direct(direct, location).into_response(exchange, context)
         }
         HttpAction::Forward(forward) => {
@@ -201,17 +201,22 @@ fn route(
     exchange: &mut Exchange,
 ) -> Result<Routed, LocalReply> {
     let config = client.worker.config();
-    let current = config.listener(client.listener.port);
-    for listener in current.into_iter().chain([&client.listener]) {
-        if let Protocol::Http(http) = &listener.protocol {
-            if http.matches_own_headers() {
-                own.identify(&mut parts.headers);
-            }
-            return find(http, parts, exchange);
-        }
+    let (port, chain) = (client.listener.port, client.chain());
+    let current = config
+        .listener(port)
+        .and_then(|listener| listener.http(chain));
+    if current.is_none() {
+        // Nothing is served there any more but what had come before.
+        client.handle.finish();
     }
-    // Not reached: connections come here only from HTTP listeners.
-    Err(LocalReply::no_route())
+    let Some(http) = current.or_else(|| client.listener.http(chain)) else {
+        // Not reached: connections come here only from where HTTP is spoken.
+        return Err(LocalReply::no_route());
+    };
+    if http.matches_own_headers() {
+        own.identify(&mut parts.headers);
+    }
+    find(http, parts, exchange)
 }
 
 /// The origin whose pages may use the answer, if the answer has to say so; or the answer to a preflight.

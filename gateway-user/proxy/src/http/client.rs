@@ -10,7 +10,13 @@ use std::{
 };
 
 use super::{body::RequestBody, identity::Identity};
-use crate::{accept::Peers, config::Listener, connections::Handle, pool::Pool, worker::Worker};
+use crate::{
+    accept::{Peers, Security},
+    config::Listener,
+    connections::Handle,
+    pool::Pool,
+    worker::Worker,
+};
 
 /// Connections to endpoints for HTTP requests.
 pub(crate) type HttpPool = Pool<RequestBody>;
@@ -34,6 +40,16 @@ pub(crate) struct Client {
     /// As it was when the connection was accepted: for when the port has no HTTP listener any more,
     /// but a request had already been sent.
     pub(crate) listener: Arc<Listener>,
+    /// What is known of it from TLS; none of a connection in the clear.
+    pub(crate) security: Option<Rc<Security>>,
+}
+
+/// How a client has come in.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) peers: Peers,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) security: Option<Rc<Security>>,
 }
 
 impl Client {
@@ -41,9 +57,14 @@ impl Client {
         worker: &Rc<Worker>,
         pool: &Rc<HttpPool>,
         handle: &Rc<Handle>,
-        peers: Peers,
-        listener: Arc<Listener>,
+        arrived: Arrived,
     ) -> Option<Rc<Self>> {
+        let Arrived {
+            peers,
+            listener,
+            security,
+        } = arrived;
+        let identity = Identity::new(peers.client.ip(), security.as_deref())?;
         Some(Rc::new(Self {
             worker: Rc::clone(worker),
             pool: Rc::clone(pool),
@@ -51,8 +72,27 @@ impl Client {
             address: peers.client,
             number: CLIENTS.fetch_add(1, Ordering::Relaxed),
             local: peers.local,
-            identity: Rc::new(Identity::new(peers.client.ip())?),
+            identity: Rc::new(identity),
             listener,
+            security,
         }))
+    }
+
+    /// `http`, or `https` over TLS.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.security {
+            None => "http",
+            Some(_) => "https",
+        }
+    }
+
+    /// The name of the listener's chain that took the connection; none of a port in the clear.
+    pub(crate) fn chain(&self) -> Option<&str> {
+        self.security.as_ref().map(|security| &*security.chain)
+    }
+
+    /// The name that the client asked for in its TLS, if any.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.security.as_ref()?.server_name.as_deref()
     }
 }

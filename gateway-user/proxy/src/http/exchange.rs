@@ -301,6 +301,7 @@ impl Exchange {
             client: self.client.address,
             local: self.client.local,
             listener: self.client.listener.port,
+            server_name: self.client.server_name().map(ToOwned::to_owned),
             protocol: self.protocol(),
             method: parts.method.as_str().to_owned(),
             authority: authority(parts).unwrap_or_default().to_owned(),

@@ -9,7 +9,10 @@ use nodegate_route::{
 };
 
 use super::{authority::authority, exchange::Exchange, reply::LocalReply};
-use crate::config::{HttpListener, Routed};
+use crate::{
+    config::{HttpListener, Routed},
+    parity::Difference,
+};
 
 /// Finds the route.
 pub(crate) fn find(
@@ -22,7 +25,7 @@ pub(crate) fn find(
         path: parts.uri.path(),
         query: parts.uri.query(),
         method: &parts.method,
-        scheme: "http",
+        scheme: exchange.client.scheme(),
         headers: &parts.headers,
     };
     match http.table.find(&query) {
@@ -44,8 +47,9 @@ pub(crate) fn find(
             });
             Err(match miss {
                 Miss::TlsRequired { .. } => {
-                    LocalReply::redirect(301, &redirect::https_location(requested(parts)))
+                    LocalReply::redirect(301, &redirect::https_location(requested(parts, exchange)))
                 }
+                Miss::NoVirtualHost if is_misdirected(parts, exchange) => LocalReply::misdirected(),
                 Miss::NoVirtualHost | Miss::NoRoute { .. } => LocalReply::no_route(),
             })
         }
@@ -53,10 +57,25 @@ pub(crate) fn find(
 }
 
 /// What redirections are made from.
-pub(crate) fn requested(parts: &Parts) -> Requested<'_> {
+pub(crate) fn requested<'p>(parts: &'p Parts, exchange: &Exchange) -> Requested<'p> {
     Requested {
-        scheme: "http",
+        scheme: exchange.client.scheme(),
         authority: authority(parts).unwrap_or_default(),
         target: parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
     }
+}
+
+/// Whether the host is served at this port, but over connections that ask for its own name: a client that takes
+/// one connection for all names of a certificate should make another one (RFC 9110, section 15.5.20).
+fn is_misdirected(parts: &Parts, exchange: &Exchange) -> bool {
+    let client = &exchange.client;
+    let host = authority(parts).unwrap_or_default();
+    let config = client.worker.config();
+    let tls = config
+        .listener(client.listener.port)
+        .and_then(|listener| listener.tls());
+    let Some((tls, chain)) = tls.zip(client.chain()) else {
+        return false;
+    };
+    !client.worker.options.parity.has(Difference::Misdirected) && tls.is_served_beside(chain, host)
 }

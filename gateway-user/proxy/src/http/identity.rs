@@ -5,21 +5,29 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use crate::http1;
-use nodegate_route::edge::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use crate::{accept::Security, http1};
+use nodegate_route::edge::{
+    X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
+};
 
-const SCHEME: HeaderValue = HeaderValue::from_static("http");
+const CLEAR: HeaderValue = HeaderValue::from_static("http");
+const SECURE: HeaderValue = HeaderValue::from_static("https");
 
 /// What endpoints are told of a client with each of its requests.
 #[derive(Debug)]
 pub(crate) struct Identity {
     address: HeaderValue,
+    scheme: HeaderValue,
+    /// What is said of the client's certificate, if it has shown one.
+    certificate: Option<HeaderValue>,
     /// The header lines of HTTP/1.1.
     lines: Vec<u8>,
 }
 
 impl Identity {
-    pub(crate) fn new(address: IpAddr) -> Option<Self> {
+    pub(crate) fn new(address: IpAddr, security: Option<&Security>) -> Option<Self> {
+        let scheme = if security.is_some() { SECURE } else { CLEAR };
+        let certificate = security.and_then(|security| security.certificate.clone());
         let address = HeaderValue::try_from(address.to_string()).ok()?;
         let mut lines = Vec::new();
         // Every client is an outside one: no network is trusted (Envoy: `internal_address_config` is
@@ -30,8 +38,20 @@ impl Identity {
             X_ENVOY_EXTERNAL_ADDRESS.as_str(),
             address.as_bytes(),
         );
-        http1::put(&mut lines, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
-        Some(Self { address, lines })
+        http1::put(&mut lines, X_FORWARDED_PROTO.as_str(), scheme.as_bytes());
+        if let Some(certificate) = &certificate {
+            http1::put(
+                &mut lines,
+                X_FORWARDED_CLIENT_CERT.as_str(),
+                certificate.as_bytes(),
+            );
+        }
+        Some(Self {
+            address,
+            scheme,
+            certificate,
+            lines,
+        })
     }
 
     /// The headers as lines of a head of HTTP/1.1.
@@ -49,7 +69,10 @@ impl Identity {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
         append_forwarded_for(headers, &self.address);
         headers.insert(X_ENVOY_EXTERNAL_ADDRESS, self.address.clone());
-        headers.insert(X_FORWARDED_PROTO, SCHEME);
+        headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
+        if let Some(certificate) = &self.certificate {
+            headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
+        }
     }
 }
 

@@ -157,7 +157,7 @@ mod tests {
 
     fn own() -> OwnHeaders {
         OwnHeaders {
-            client: Rc::new(Identity::new([10, 0, 0, 9].into()).unwrap()),
+            client: Rc::new(Identity::new([10, 0, 0, 9].into(), None).unwrap()),
             operation: Some(HeaderValue::from_static("a:80/*")),
             attempt: 2,
             timeout: Some(1500),

@@ -113,6 +113,7 @@ impl RefusalRecord {
             client: peers.client,
             local: peers.local,
             listener,
+            server_name: None,
             protocol: "HTTP/1.1",
             method: String::new(),
             authority: String::new(),

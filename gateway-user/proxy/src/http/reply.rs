@@ -107,6 +107,12 @@ impl LocalReply {
         Self::new(StatusCode::NOT_FOUND, "route_not_found").with_flag(ResponseFlag::NoRoute)
     }
 
+    /// The host is served at this port, but not over a connection that has asked for another name.
+    pub(crate) fn misdirected() -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected_request")
+            .with_flag(ResponseFlag::NoRoute)
+    }
+
     /// The route leads to a cluster that doesn't exist.
     pub(crate) fn no_cluster() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")

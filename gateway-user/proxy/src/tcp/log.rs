@@ -18,8 +18,8 @@ struct EndCause {
 }
 
 /// The record of a connection, sent when it is opened and when it is over.
-pub(super) struct ConnectionLog<'a> {
-    pub(super) worker: &'a Worker,
+pub(crate) struct ConnectionLog<'a> {
+    pub(crate) worker: &'a Worker,
     /// Those of the route.
     counters: Option<Arc<Counters>>,
     time: Timestamp,
@@ -30,15 +30,19 @@ pub(super) struct ConnectionLog<'a> {
     /// Why the connection ended, unless both sides ended it.
     ending: Option<EndCause>,
     /// Which side broke the connection off.
-    pub(super) blame: Cell<Option<ResponseFlag>>,
+    pub(crate) blame: Cell<Option<ResponseFlag>>,
     /// Bytes from the client.
-    pub(super) received: Cell<u64>,
+    pub(crate) received: Cell<u64>,
     /// Bytes from the endpoint.
-    pub(super) sent: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
+    /// The name that the client asked for in its TLS.
+    server_name: Option<String>,
+    /// Whether somebody else keeps the record.
+    is_left: bool,
 }
 
 impl<'a> ConnectionLog<'a> {
-    pub(super) fn new(worker: &'a Worker, peers: Peers, listener: u16) -> Self {
+    pub(crate) fn new(worker: &'a Worker, peers: Peers, listener: u16) -> Self {
         Self {
             worker,
             counters: None,
@@ -51,16 +55,36 @@ impl<'a> ConnectionLog<'a> {
             blame: Cell::new(None),
             received: Cell::new(0),
             sent: Cell::new(0),
+            server_name: None,
+            is_left: false,
         }
     }
 
     /// Notes what was decided.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut RouteDecision)) {
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut RouteDecision)) {
         note(&mut self.decision);
     }
 
+    /// Notes the name that the client asked for in its TLS.
+    pub(crate) fn asked_for(&mut self, server_name: Option<String>) {
+        self.server_name = server_name;
+    }
+
+    /// Somebody else serves the connection, and keeps its record.
+    pub(crate) fn leave_to_others(&mut self) {
+        self.is_left = true;
+    }
+
+    /// The connection is not served.
+    pub(crate) fn refused(&mut self, flag: Option<ResponseFlag>, details: &str) {
+        self.ending = Some(EndCause {
+            flag,
+            details: details.replace(' ', "_"),
+        });
+    }
+
     /// The connection counts as one of a route.
-    pub(super) fn set_counters(&mut self, counters: &Arc<Counters>) {
+    pub(crate) fn set_counters(&mut self, counters: &Arc<Counters>) {
         self.counters = Some(Arc::clone(counters));
     }
 
@@ -71,7 +95,7 @@ impl<'a> ConnectionLog<'a> {
     }
 
     /// There is no connection to an endpoint.
-    pub(super) fn failed(&mut self, flag: ResponseFlag, details: &str) {
+    pub(crate) fn failed(&mut self, flag: ResponseFlag, details: &str) {
         self.count(Counted::Failed);
         self.ending = Some(EndCause {
             flag: Some(flag),
@@ -80,7 +104,7 @@ impl<'a> ConnectionLog<'a> {
     }
 
     /// The connection has broken.
-    pub(super) fn broken(&mut self, error: &io::Error) {
+    pub(crate) fn broken(&mut self, error: &io::Error) {
         let details = match self.blame.get() {
             None => "idle_timeout".to_owned(),
             Some(_) => error.to_string().replace(' ', "_"),
@@ -92,13 +116,13 @@ impl<'a> ConnectionLog<'a> {
     }
 
     /// Both sides are connected.
-    pub(super) fn opened(&self) {
+    pub(crate) fn opened(&self) {
         self.count(Counted::Opened);
         self.send(ConnectionState::Opened);
     }
 
     fn send(&self, state: ConnectionState) {
-        if !self.worker.tap.is_active() {
+        if self.is_left || !self.worker.tap.is_active() {
             return;
         }
         let (flag, details) = match &self.ending {
@@ -110,6 +134,7 @@ impl<'a> ConnectionLog<'a> {
             client: self.peers.client,
             local: self.peers.local,
             listener: self.listener,
+            server_name: self.server_name.clone(),
             state,
             decision: self.decision.clone(),
             flags: flag.into(),

@@ -11,7 +11,7 @@ use crate::{
     accept::{Arrival, Transport},
     clock::ticks,
     cluster::{ClusterState, Engaged, Observation, Permit},
-    config::{Config, Listener, Protocol},
+    config::{Config, Listener},
     connections::Order,
     pool::{self, ConnectError, PeerStream},
     tls::Inner,
@@ -28,9 +28,14 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
         peers,
         listener,
         registration,
+        security,
     } = arrival;
     let mut log = ConnectionLog::new(&worker, peers, listener.port);
-    let Some(cluster) = choose(&worker.config(), &listener, &mut log) else {
+    let chain = security.as_ref().map(|security| {
+        log.asked_for(security.server_name.clone());
+        &*security.chain
+    });
+    let Some(cluster) = choose(&worker.config(), &listener, chain, &mut log) else {
         reset(client.tcp());
         return;
     };
@@ -94,16 +99,12 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
 fn choose(
     config: &Config,
     accepted_by: &Arc<Listener>,
+    chain: Option<&str>,
     log: &mut ConnectionLog<'_>,
 ) -> Option<Arc<ClusterState>> {
     let current = config.listener(accepted_by.port);
-    let tcp = current
-        .into_iter()
-        .chain([accepted_by])
-        .find_map(|listener| match &listener.protocol {
-            Protocol::Tcp(tcp) => Some(tcp),
-            Protocol::Http(_) => None,
-        })?;
+    let mut listeners = current.into_iter().chain([accepted_by]);
+    let tcp = listeners.find_map(|listener| listener.tcp(chain))?;
     log.set_counters(&tcp.counters);
     let chosen = tcp.target.choose();
     log.note(|decision| {

@@ -224,6 +224,10 @@ impl Peer {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub(crate) fn stream_of(&self) -> &S {
+        &self.stream
+    }
+
     pub(crate) fn of(stream: S) -> Self {
         Self {
             stream,

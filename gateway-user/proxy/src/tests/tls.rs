@@ -1,6 +1,6 @@
 //! Endpoints that are spoken to in TLS.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, StatusCode,
@@ -11,15 +11,11 @@ use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn}
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nodegate_model::gateway::{Cluster, TlsCredentials, TlsMode, TlsSecret, UpstreamTls};
 use nodegate_observe::{Record, ResponseFlag};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     server::WebPkiClientVerifier,
 };
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -27,58 +23,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::harness::{Endpoint, Fixture, Peer, free_port, header, status};
+use super::{
+    authority::Authority,
+    harness::{Endpoint, Fixture, Peer, free_port, header, status},
+};
 use crate::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
 
-/// An authority, and files with what it has issued.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    directory: TempDir,
-}
-
 impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = Self {
-            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
-            directory: tempfile::tempdir().unwrap(),
-        };
-        authority.write("ca.pem", &authority.issuer.pem());
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        // As Secrets are mounted: replaced, never written over.
-        let new = self.path(&format!("{name}.new"));
-        fs::write(&new, text).unwrap();
-        fs::rename(new, self.path(name)).unwrap();
-    }
-
-    fn issue(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-
-    /// Issues a certificate into two files.
-    fn issue_files(&self, name: &str) -> (PathBuf, PathBuf) {
-        let (certificate, key) = self.issue(&[name]);
-        let (chain, private) = (format!("{name}.pem"), format!("{name}.key"));
-        self.write(&chain, &certificate.pem());
-        self.write(&private, &key.serialize_pem());
-        (self.path(&chain), self.path(&private))
-    }
-
     /// An endpoint with a certificate for these names, which may want one of the client.
     async fn endpoint(&self, names: &[&str], mutual: bool) -> TlsEndpoint {
         let (certificate, key) = self.issue(names);

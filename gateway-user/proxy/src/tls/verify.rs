@@ -17,7 +17,7 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-use super::{TlsError, system_authorities};
+use super::material::{TlsError, root_store, system_authorities};
 
 /// Accepts certificates that an authority has issued for the right name.
 // Envoy: DefaultCertValidator. Unlike rustls' own verifier it may take any name.
@@ -45,14 +45,9 @@ impl Verifier {
             _ if policy.insecure_skip_verify => None,
             None => Some(system_authorities()?),
             Some(authorities) => {
-                let mut store = RootCertStore::empty();
-                let (added, _) = store.add_parsable_certificates(authorities.iter().cloned());
-                if added == 0 {
-                    let message = "none of the authorities' certificates can be used";
-                    return Err(TlsError::Unusable(message.to_owned()));
-                }
+                let store = root_store(&authorities)?;
                 kept = authorities;
-                Some(Arc::new(store))
+                Some(store)
             }
         };
         Ok(Self {
@@ -75,19 +70,19 @@ impl Verifier {
         matches!(cause, Some(webpki::Error::CaUsedAsEndEntity))
             && self.authorities.iter().any(|known| known == certificate)
     }
+}
 
-    /// Whether the certificate has one of the names.
-    // Envoy: DefaultCertValidator::matchSubjectAltName. `*` stands for one label of a DNS name.
-    fn has_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
-        let parsed = EndEntityCert::try_from(certificate)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let uris: Vec<&str> = parsed.valid_uri_names().collect();
-        Ok(self.names.iter().any(|name| {
-            uris.contains(&name.as_str())
-                || ServerName::try_from(name.as_str())
-                    .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
-        }))
-    }
+/// Whether a certificate has one of the names.
+// Envoy: DefaultCertValidator::matchSubjectAltName. `*` stands for one label of a DNS name.
+pub(super) fn has_name(certificate: &CertificateDer<'_>, names: &[String]) -> Result<bool, Error> {
+    let parsed = EndEntityCert::try_from(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let uris: Vec<&str> = parsed.valid_uri_names().collect();
+    Ok(names.iter().any(|name| {
+        uris.contains(&name.as_str())
+            || ServerName::try_from(name.as_str())
+                .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+    }))
 }
 
 impl ServerCertVerifier for Verifier {
@@ -117,7 +112,7 @@ impl ServerCertVerifier for Verifier {
         if self.asked {
             verify_server_name(&parsed, server_name)?;
         }
-        if !self.names.is_empty() && !self.has_name(end_entity)? {
+        if !self.names.is_empty() && !has_name(end_entity, &self.names)? {
             let message = format!(
                 "the certificate has none of the names {}",
                 self.names.join(", ")

@@ -102,7 +102,9 @@ fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) 
     } = miss;
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
-        _ if path.starts_with("spec.tcp") => "connections to it are closed",
+        _ if path.starts_with("spec.tcp") || path.starts_with("spec.tls") => {
+            "connections to it are closed"
+        }
         _ if path.contains(".mirror") => "no copies are sent",
         _ => "requests to it are answered with 503",
     };
@@ -135,6 +137,9 @@ fn destinations(service: &VirtualService) -> impl Iterator<Item = (String, &Dest
             let path = format!("{path}.mirrors[{index}].destination");
             found.push((path, &mirror.destination));
         }
+    }
+    for (index, route) in service.spec.tls.iter().enumerate() {
+        found.extend(of_route(&route.route, &format!("spec.tls[{index}]")));
     }
     for (index, route) in service.spec.tcp.iter().enumerate() {
         found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));

@@ -55,6 +55,36 @@ words! {
         Tcp = "TCP" | "MONGO",
     }
 
+    /// `ServerTLSSettings.mode`
+    ServerTlsMode {
+        /// TLS is passed on as it is, by the name that clients ask for.
+        Passthrough = "" | "PASSTHROUGH",
+        /// The gateway shows a certificate.
+        Simple = "SIMPLE",
+        /// Both sides do.
+        Mutual = "MUTUAL",
+        /// Clients may show one, which must be good then.
+        OptionalMutual = "OPTIONAL_MUTUAL",
+        /// Both do, with the mesh's own.
+        IstioMutual = "ISTIO_MUTUAL",
+        /// As `PASSTHROUGH`, where the name that is asked for names the cluster.
+        AutoPassthrough = "AUTO_PASSTHROUGH",
+    }
+
+    /// `ServerTLSSettings.minProtocolVersion`, `maxProtocolVersion`
+    TlsVersion {
+        /// The gateway chooses.
+        Auto = "" | "TLS_AUTO",
+        /// TLS 1.0, which nobody should speak any more (RFC 8996).
+        V10 = "TLSV1_0",
+        /// TLS 1.1, which nobody should speak any more (RFC 8996).
+        V11 = "TLSV1_1",
+        /// TLS 1.2
+        V12 = "TLSV1_2",
+        /// TLS 1.3
+        V13 = "TLSV1_3",
+    }
+
     /// `ClientTLSSettings.mode`
     TlsMode {
         /// In the clear.

@@ -5,7 +5,7 @@
 
 use nodegate_values::port::port;
 
-use super::Findings;
+use super::{Findings, server_tls};
 use crate::istio::{
     Gateway, Server,
     hosts::server_host,
@@ -32,17 +32,22 @@ pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
 /// Gives whether anything of the server can be read.
 fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool {
     let mut is_served = true;
-    let mut left_out = |field: &str, message: &str, fix: &str| {
+    let mut left_out = |findings: &mut Findings<'_>, field: &str, message: &str, fix: &str| {
         findings.left_out(format!("{path}.{field}"), "server", message, fix);
         is_served = false;
     };
     if let Err(error) = port(server.port.number) {
-        left_out("port.number", &error.to_string(), "1 to 65535");
+        left_out(findings, "port.number", &error.to_string(), "1 to 65535");
     }
     let protocol = server.port.protocol.to_ascii_uppercase();
     let read = server.port.protocol();
     if protocol.is_empty() {
-        left_out("port.protocol", "missing", "HTTP or TCP");
+        left_out(
+            findings,
+            "port.protocol",
+            "missing",
+            "HTTP, HTTPS, TLS or TCP",
+        );
     } else if read.is_err() {
         let message = format!("`{}` is not a protocol", server.port.protocol);
         let known: Vec<_> = ServerProtocol::WORDS
@@ -50,13 +55,23 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool 
             .map(|(word, _)| *word)
             .collect();
         let fix = format!("one of {}", known.join(", "));
-        left_out("port.protocol", &message, &fix);
+        left_out(findings, "port.protocol", &message, &fix);
     }
     if server.port.name.is_empty() {
-        left_out("port.name", "missing", "give it a name, such as `http`");
+        left_out(
+            findings,
+            "port.name",
+            "missing",
+            "give it a name, such as `http`",
+        );
     }
     if server.hosts.is_empty() {
-        left_out("hosts", "no hosts", "name at least one; `*` is any");
+        left_out(
+            findings,
+            "hosts",
+            "no hosts",
+            "name at least one; `*` is any",
+        );
     }
     for (index, host) in server.hosts.iter().enumerate() {
         if let Err(error) = server_host(host) {
@@ -68,13 +83,8 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool 
             );
         }
     }
-    let redirects = server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
-    if matches!(read, Ok(ServerProtocol::Https | ServerProtocol::Tls)) {
-        let message =
-            format!("{protocol} is not supported by this version; this server is left out");
-        findings.warning(format!("{path}.port.protocol"), message, "");
-    } else if !(redirects && read == Ok(ServerProtocol::Http)) {
-        findings.ignored(format!("{path}.tls"), server.tls.is_some());
+    if let Err(told) = server_tls::check(server, &format!("{path}.tls"), findings) {
+        left_out(findings, told.field, &told.message, told.fix);
     }
     if server.bind.as_ref().is_some_and(|bind| !bind.is_empty()) {
         findings.warning(

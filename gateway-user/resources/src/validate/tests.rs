@@ -152,8 +152,9 @@ fn virtual_services() {
         istio("VirtualService", tcp),
         [
             "I 4 spec.gateways: names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
-            "W 6 spec.tls: not supported by this version; ignored",
             "W 8 spec.tcp[0].match[0].sourceSubnet: has no effect on a gateway, in Istio neither; ignored",
+            "E 6 spec.tls[0].match: no condition: connections are told apart by the names that they ask for",
+            "E 6 spec.tls[0]: leads nowhere",
         ]
     );
 }
@@ -579,4 +580,75 @@ fn workload_entries() {
         ]
     );
     assert_eq!(all("  labels: {}\n"), ["E 4 spec.address: missing"]);
+}
+
+#[test]
+fn servers_of_tls() {
+    let server = |protocol: &str, tls: &str| {
+        let spec = format!(
+            "  selector: {{}}\n  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [a]}}, {{port: {{number: 443, name: https, protocol: {protocol}}}, hosts: [a], {tls}}}]\n"
+        );
+        istio("Gateway", &spec)
+    };
+    let good = "tls: {mode: MUTUAL, credentialName: web, minProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], ecdhCurves: [X25519]}";
+    assert_eq!(server("HTTPS", good), [""; 0]);
+    for (protocol, tls, expected) in [
+        (
+            "HTTPS",
+            "",
+            "E 6 spec.servers[1].tls: missing, and HTTPS needs it; this server is left out",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SECURE}",
+            "E 6 spec.servers[1].tls.mode: `SECURE` is not among what is known; this server is left out",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SIMPLE}",
+            "E 6 spec.servers[1].tls.credentialName: there is no certificate; this server is left out",
+        ),
+        (
+            "TLS",
+            "tls: {mode: MUTUAL, serverCertificate: a, privateKey: b}",
+            "E 6 spec.servers[1].tls.caCertificates: missing: who may sign clients' certificates?; this server is left out",
+        ),
+        (
+            "TLS",
+            "tls: {mode: PASSTHROUGH, credentialName: web}",
+            "W 6 spec.servers[1].tls.credentialName: not used: TLS is passed on as it is (PASSTHROUGH)",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SIMPLE, credentialName: web, maxProtocolVersion: TLSV1_1}",
+            "E 6 spec.servers[1].tls.maxProtocolVersion: TLS 1.0 and 1.1 are not spoken: they are broken (RFC 8996); this server is left out",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SIMPLE, credentialName: web, minProtocolVersion: TLSV1_0}",
+            "W 6 spec.servers[1].tls.minProtocolVersion: TLS 1.0 and 1.1 are not spoken: they are broken (RFC 8996); it is TLS 1.2",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SIMPLE, credentialName: web, cipherSuites: [AES128-SHA]}",
+            "E 6 spec.servers[1].tls.cipherSuites: no cipher of these is spoken; this server is left out",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: SIMPLE, credentialName: web, subjectAltNames: [a]}",
+            "W 6 spec.servers[1].tls.subjectAltNames: without effect: SIMPLE asks clients for no certificate",
+        ),
+        (
+            "HTTP",
+            "tls: {mode: SIMPLE, credentialName: web}",
+            "E 6 spec.servers[1].tls: TLS is asked for on a port in the clear; this server is left out",
+        ),
+        (
+            "HTTPS",
+            "tls: {mode: ISTIO_MUTUAL, credentialName: web}",
+            "E 6 spec.servers[1].tls.mode: ISTIO_MUTUAL has the mesh's own certificates, and takes no others; this server is left out",
+        ),
+    ] {
+        assert_eq!(server(protocol, tls), [expected], "{protocol} {tls}");
+    }
 }

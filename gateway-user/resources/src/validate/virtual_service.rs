@@ -5,6 +5,7 @@
 
 mod actions;
 mod conditions;
+mod connections;
 
 use super::{Findings, names};
 use crate::istio::{Destination, HttpRoute, RouteDestination, TcpRoute, VirtualService, hosts};
@@ -29,7 +30,7 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
         own_hosts(service, findings);
     }
     if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
-        findings.error("spec", "no routes", "give it `http` or `tcp` routes");
+        findings.error("spec", "no routes", "give it `http`, `tls` or `tcp` routes");
     }
     let on_gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
     if !on_gateway && !delegate {
@@ -39,14 +40,16 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
             "",
         );
     }
-    findings.ignored("spec.tls", !spec.tls.is_empty());
     for (index, route) in spec.http.iter().enumerate() {
         http(route, delegate, &format!("spec.http[{index}]"), findings);
     }
     never_asked("http", spec.http.iter().map(HttpRoute::takes_all), findings);
     never_asked("tcp", spec.tcp.iter().map(TcpRoute::takes_all), findings);
     for (index, route) in spec.tcp.iter().enumerate() {
-        tcp(route, &format!("spec.tcp[{index}]"), findings);
+        connections::tcp(route, &format!("spec.tcp[{index}]"), findings);
+    }
+    for (index, route) in spec.tls.iter().enumerate() {
+        connections::tls(route, spec, &format!("spec.tls[{index}]"), findings);
     }
 }
 
@@ -113,41 +116,6 @@ fn http(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'
     for (index, destination) in route.route.iter().enumerate() {
         if let Some(headers) = &destination.headers {
             actions::headers(headers, &format!("{path}.route[{index}].headers"), findings);
-        }
-    }
-}
-
-fn tcp(route: &TcpRoute, path: &str, findings: &mut Findings<'_>) {
-    if route.route.is_empty() {
-        findings.error(
-            path,
-            "leads nowhere",
-            "give it a `route` with a destination",
-        );
-    }
-    for (index, matches) in route.matches.iter().enumerate() {
-        let path = format!("{path}.match[{index}]");
-        if matches.port != 0 {
-            findings.port(format!("{path}.port"), matches.port);
-        }
-        // `l4SingleMatch` of istio's gateway.go looks at port and gateways only.
-        for (field, given) in [
-            ("destinationSubnets", matches.destination_subnets.is_some()),
-            ("sourceSubnet", matches.source_subnet.is_some()),
-            ("sourceLabels", matches.source_labels.is_some()),
-            ("sourceNamespace", matches.source_namespace.is_some()),
-        ] {
-            if given {
-                let message = "has no effect on a gateway, in Istio neither; ignored";
-                findings.warning(format!("{path}.{field}"), message, "");
-            }
-        }
-    }
-    destinations(&route.route, path, findings);
-    for (index, destination) in route.route.iter().enumerate() {
-        if destination.headers.is_some() {
-            let path = format!("{path}.route[{index}].headers");
-            findings.error(path, "a TCP connection has no headers", "remove it");
         }
     }
 }

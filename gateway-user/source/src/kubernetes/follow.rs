@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     access::{Access, Connected},
-    interest::{Interest, Wanted, WantedKind},
+    interest::{Interest, Wanted},
     journal::{self, Journal},
     ledger::Ledger,
     watch::{self, Found, News, Report},
@@ -269,7 +269,7 @@ impl Worker {
                 continue;
             }
             let kind = report.wanted.kind;
-            mentions_secrets |= kind == WantedKind::DestinationRule;
+            mentions_secrets |= kind.mentions_secrets();
             if let News::Object(found) = &report.news {
                 self.note(found);
             }

@@ -151,6 +151,11 @@ impl WantedKind {
         Self::WorkloadEntry,
     ];
 
+    /// Whether its objects name Secrets.
+    pub(super) fn mentions_secrets(self) -> bool {
+        matches!(self, Self::Gateway | Self::DestinationRule)
+    }
+
     /// The kind of this name, in singular or plural or as kubectl shortens it, in any case.
     pub(super) fn named(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();

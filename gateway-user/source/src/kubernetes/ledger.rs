@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nodegate_resources::{istio::DestinationRuleSpec, manifest::Manifest, object::Body};
+use nodegate_resources::{
+    istio::{own_secret, secret_names},
+    manifest::Manifest,
+    object::Body,
+};
 use nodegate_values::diagnostic::Diagnostic;
 
 use super::{
@@ -51,7 +55,7 @@ struct Known {
 /// Namespace and name.
 pub(super) type Name = (String, String);
 
-/// The names of Secrets that an object wants.
+/// The credentials that an object names: Secrets.
 type Mentions = BTreeSet<String>;
 
 /// A trouble, and since when.
@@ -186,13 +190,17 @@ impl Ledger {
     /// Wants these Secrets, and no others; gives those that were not wanted before, and those that are not
     /// any more.
     pub(super) fn want_secrets(&mut self, namespace: &str) -> (Vec<Wanted>, Vec<Wanted>) {
-        let rules = self.kinds.iter();
-        let rules = rules.filter(|(wanted, _)| wanted.kind == WantedKind::DestinationRule);
-        let mentions = rules.flat_map(|(_, known)| known.objects.values());
-        let names: BTreeSet<_> = mentions.flatten().collect();
+        let kinds = self.kinds.iter();
+        let kinds = kinds.filter(|(wanted, _)| wanted.kind.mentions_secrets());
+        let mentions = kinds.flat_map(|(_, known)| known.objects.values());
+        let names: BTreeSet<_> = mentions
+            .flatten()
+            .filter_map(|credential| own_secret(credential, namespace))
+            .flat_map(secret_names)
+            .collect();
         let wanted: BTreeSet<_> = names
             .into_iter()
-            .map(|name| Wanted::secret(namespace, name))
+            .map(|name| Wanted::secret(namespace, &name))
             .collect();
         let known = self.kinds.keys();
         let held: BTreeSet<_> = known
@@ -285,14 +293,17 @@ impl Known {
     }
 }
 
-/// The names of Secrets in a DestinationRule, as the compiler looks for them.
+/// The credentials that a Gateway or a DestinationRule names, as the compiler looks for them.
 fn mentions(manifest: &Manifest) -> Mentions {
-    let rules = manifest
-        .objects
-        .iter()
-        .filter_map(|object| match &object.body {
-            Body::DestinationRule(rule) => Some(&rule.spec),
-            _ => None,
-        });
-    rules.flat_map(DestinationRuleSpec::secret_names).collect()
+    let objects = manifest.objects.iter();
+    objects
+        .flat_map(|object| -> Vec<&str> {
+            match &object.body {
+                Body::Gateway(gateway) => gateway.spec.credentials().collect(),
+                Body::DestinationRule(rule) => rule.spec.credentials().collect(),
+                _ => Vec::new(),
+            }
+        })
+        .map(ToOwned::to_owned)
+        .collect()
 }

@@ -33,8 +33,8 @@ pub(super) fn gateways<'r>(
     gateways
 }
 
-/// The servers of this pod's Gateways, by the port to bind. HTTP servers share a port; anything else
-/// that comes later is left out.
+/// The servers of this pod's Gateways, by the port to bind. HTTP servers share a port, and so do servers of TLS;
+/// anything else that comes later is left out.
 pub(super) fn servers_by_port<'r>(
     resources: &'r Resources,
     identity: &GatewayIdentity,
@@ -43,8 +43,8 @@ pub(super) fn servers_by_port<'r>(
     let mut ports: BTreeMap<u16, (ListenerKind, Vec<GatewayServer<'r>>)> = BTreeMap::new();
     for (gateway, spec) in gateways(resources, identity) {
         for (index, spec) in spec.spec.servers.iter().enumerate() {
-            let (Some(kind), Ok(number)) = (ListenerKind::of(spec), port_number(spec.port.number))
-            else {
+            let kind = ListenerKind::of(gateway, spec);
+            let (Some(kind), Ok(number)) = (kind, port_number(spec.port.number)) else {
                 continue;
             };
             let server = GatewayServer {
@@ -62,7 +62,7 @@ pub(super) fn servers_by_port<'r>(
             };
             let (first_kind, servers) = ports.entry(bind).or_insert((kind, Vec::new()));
             match servers.first() {
-                Some(first) if (*first_kind, kind) != (ListenerKind::Http, ListenerKind::Http) => {
+                Some(first) if !kind.shares_with(*first_kind) => {
                     diagnostics.push(server.conflict(kind, first, *first_kind));
                 }
                 _ => servers.push(server),

@@ -24,11 +24,11 @@ use super::{
     server::GatewayServer,
 };
 
-/// The routes of the HTTP servers that share `port` (`buildGatewayHTTPRouteConfig` of istio's
+/// The routes of HTTP servers that share them (`buildGatewayHTTPRouteConfig` of istio's
 /// pilot/pkg/networking/core/gateway.go). Without any VirtualService there is no virtual host, and
 /// everything is answered with 404.
 pub(super) fn routes(
-    port: u16,
+    name: String,
     servers: &[GatewayServer<'_>],
     context: &mut GatewayContext<'_>,
 ) -> HttpRoutes {
@@ -64,7 +64,7 @@ pub(super) fn routes(
     }
     virtual_hosts.sort_by(|a, b| a.name.cmp(&b.name));
     HttpRoutes {
-        name: format!("http.{port}"),
+        name,
         virtual_hosts,
     }
 }

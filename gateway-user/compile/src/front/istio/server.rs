@@ -4,6 +4,7 @@ use nodegate_resources::{
     istio::{self, hosts::ServerHost, words::ServerProtocol},
     lookup::{full_host, is_host_within},
     object::Object,
+    validate::is_good_server_tls,
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
@@ -25,28 +26,40 @@ pub(super) struct GatewayServer<'r> {
 pub(super) enum ListenerKind {
     Http,
     Tcp,
+    /// The name that is asked for tells the servers apart.
+    Tls,
 }
 
 // === impl ListenerKind ===
 
 impl ListenerKind {
     /// What a server speaks; none for what is left out, which validation has told.
-    pub(super) fn of(server: &istio::Server) -> Option<Self> {
+    pub(super) fn of(gateway: &Object, server: &istio::Server) -> Option<Self> {
         let is_bound = server.bind.as_ref().is_some_and(|bind| !bind.is_empty());
         if is_bound || server.port.name.is_empty() || server.hosts.is_empty() {
+            return None;
+        }
+        if !is_good_server_tls(gateway, server) {
             return None;
         }
         match server.port.protocol() {
             Ok(ServerProtocol::Http) => Some(Self::Http),
             Ok(ServerProtocol::Tcp) => Some(Self::Tcp),
-            Ok(ServerProtocol::Https | ServerProtocol::Tls) | Err(_) => None,
+            Ok(ServerProtocol::Https | ServerProtocol::Tls) => Some(Self::Tls),
+            Err(_) => None,
         }
+    }
+
+    /// Whether servers of the two kinds can share a port.
+    pub(super) fn shares_with(self, other: Self) -> bool {
+        self == other && self != Self::Tcp
     }
 
     const fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
             Self::Tcp => "TCP",
+            Self::Tls => "TLS",
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     server::GatewayServer,
 };
 use nodegate_model::gateway::{RouteOrigin, TcpRoute};
-use nodegate_resources::istio::L4Match;
+use nodegate_resources::istio::{L4Match, RouteDestination};
 
 /// The route of a TCP server: of the first VirtualService that has one for it, the first. They are
 /// not put together (`buildGatewayNetworkFiltersFromTCPRoutes` of istio's
@@ -35,15 +35,27 @@ pub(super) fn route(
             namespace: &key.namespace,
             server_port: server.port,
         };
-        return Some(TcpRoute {
-            origin: RouteOrigin::virtual_service(&key.namespace, &key.name, index),
-            destinations: destinations::of_route(&route.route, named_in, &mut context.clusters)
-                .into_iter()
-                .map(|(_, destination)| destination)
-                .collect(),
-        });
+        let origin = RouteOrigin::virtual_service(&key.namespace, &key.name, index);
+        return Some(leading(origin, &route.route, named_in, context));
     }
     None
+}
+
+/// A route to these destinations.
+pub(super) fn leading(
+    origin: RouteOrigin,
+    route: &[RouteDestination],
+    named_in: NamedIn<'_>,
+    context: &mut GatewayContext<'_>,
+) -> TcpRoute {
+    let destinations = destinations::of_route(route, named_in, &mut context.clusters);
+    TcpRoute {
+        origin,
+        destinations: destinations
+            .into_iter()
+            .map(|(_, destination)| destination)
+            .collect(),
+    }
 }
 
 /// On a gateway only port and gateways count (`l4SingleMatch`).
