@@ -20,6 +20,7 @@ mod log;
 mod pair;
 mod places;
 mod script;
+mod secure;
 mod upstream;
 
 use std::{
@@ -83,6 +84,16 @@ fn main() -> anyhow::Result<ExitCode> {
         let steps = case.steps.clone();
         let test = move |pair: &Pair| beyond::kept(pair, &steps);
         trials.push(with_pair(format!("kept::{name}"), Box::new(test)));
+    }
+    let secure: [Named; 5] = [
+        ("clients", secure::clients),
+        ("protocols", secure::protocols),
+        ("schemes", secure::schemes),
+        ("misdirected", secure::misdirected),
+        ("others", secure::others),
+    ];
+    for (name, test) in secure {
+        trials.push(with_pair(format!("secure::{name}"), Box::new(test)));
     }
     let beyond: [Named; 10] = [
         ("distributed", places::distributed),

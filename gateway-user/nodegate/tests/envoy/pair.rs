@@ -55,8 +55,9 @@ pub(crate) struct Pair {
 }
 
 /// Numbers that manifests and requests name as `{{name}}`: `port`, the port of Gateways; `tls-port`,
-/// that of a Gateway that sends clients to https; and the endpoints' ports, by their names. Long texts
-/// are `{{a*20000}}` and `{{a*70000}}`; `{{certificates}}` is the directory of the endpoints' certificates.
+/// that of a Gateway that sends clients to https; `https-port`, that of one that speaks TLS; and the endpoints'
+/// ports, by their names. Long texts are `{{a*20000}}` and `{{a*70000}}`; `{{certificates}}` is the directory of
+/// certificates, and `{{client-hash}}` the fingerprint of the client's.
 #[derive(Debug)]
 pub(crate) struct Places {
     numbers: BTreeMap<&'static str, u16>,
@@ -126,6 +127,11 @@ impl Pair {
 
     pub(crate) fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// What clients may run on.
+    pub(crate) fn runtime(&self) -> anyhow::Result<&Runtime> {
+        self.runtime.as_ref().context("not running")
     }
 
     /// Sends both the same bytes.
@@ -253,12 +259,17 @@ impl Drop for Pair {
 impl Places {
     fn new(upstreams: Upstreams) -> io::Result<Self> {
         let mut numbers = upstreams.ports.clone();
-        for name in ["port", "tls-port"] {
+        for name in ["port", "tls-port", "https-port"] {
             // Free with one is as good as free with both: nobody else has these addresses.
             let socket = TcpListener::bind((ENVOY, 0))?;
             numbers.insert(name, socket.local_addr()?.port());
         }
         Ok(Self { numbers, upstreams })
+    }
+
+    /// The directory of certificates.
+    pub(crate) fn certificates(&self) -> &Path {
+        self.upstreams.certificates.directory.path()
     }
 
     /// Puts the numbers in.
@@ -269,6 +280,8 @@ impl Places {
         }
         let certificates = self.upstreams.certificates.directory.path();
         text = text.replace("{{certificates}}", &certificates.to_string_lossy());
+        let hash = &self.upstreams.certificates.client_hash;
+        text = text.replace("{{client-hash}}", hash);
         for length in [20_000, 70_000] {
             text = text.replace(&format!("{{{{a*{length}}}}}"), &"a".repeat(length));
         }

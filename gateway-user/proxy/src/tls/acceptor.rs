@@ -4,7 +4,11 @@
 use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use nodegate_observe::ResponseFlag;
-use tokio::{net::TcpStream, task, time};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task, time,
+};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
 use super::{
@@ -22,6 +26,9 @@ use crate::{
 
 /// How long a handshake may take (`transport_socket_connect_timeout` of istio's gateways).
 const LONGEST: Duration = Duration::from_secs(15);
+
+/// How long a client that is refused is heard out.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Takes connections of TLS.
 #[derive(Clone, Debug)]
@@ -160,6 +167,15 @@ fn refuse(stream: &TcpStream, log: &mut ConnectionLog<'_>, refused: &Refused) {
     log.refused(refused.flag, &refused.details);
 }
 
+/// Reads what a refused client has sent meanwhile: a close would reset the connection, and the client would never
+/// read why it is refused.
+async fn hear_out(mut stream: TcpStream) {
+    let mut unheard = [0; 4096];
+    if stream.shutdown().await.is_ok() {
+        while let Ok(1..) = stream.read(&mut unheard).await {}
+    }
+}
+
 // === impl Begun ===
 
 impl Begun {
@@ -184,10 +200,13 @@ impl Begun {
         };
         let handshake = handshake.map_err(|error| Refused::unready(&error.to_string()))?;
         let start = StartHandshake::from_parts(self.hello.accepted, self.stream);
-        let stream = start
-            .into_stream(handshake.config)
-            .await
-            .map_err(|error| Refused::failed(&error))?;
+        let stream = match start.into_stream(handshake.config).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                let _ = time::timeout(FAREWELL, hear_out(stream)).await;
+                return Err(Refused::failed(&error));
+            }
+        };
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().and_then(<[_]>::first);
         let security = Rc::new(Security {
