@@ -151,8 +151,7 @@ fn revocations(authority: &Authority) -> Result<String, rcgen::Error> {
 
 /// SHA-256 in hexadecimal digits.
 pub(crate) fn hash(certificate: &[u8]) -> String {
-    let digest = Sha256::digest(certificate);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(certificate))
 }
 
 fn acceptor(

@@ -98,7 +98,7 @@ pub(crate) fn clients(pair: &Pair) -> Result<(), Failed> {
     if served < 40 {
         complaints.push(format!("only {served} clients were served"));
     }
-    finish(complaints)
+    finish(&complaints)
 }
 
 /// What is agreed upon for the protocol inside, also where there is nothing to agree upon.
@@ -115,7 +115,7 @@ pub(crate) fn protocols(pair: &Pair) -> Result<(), Failed> {
         let path = if protocols.contains(&"h2") { "" } else { "/x" };
         complaints.extend(ask(pair, client, "simple.test", path)?.1);
     }
-    finish(complaints)
+    finish(&complaints)
 }
 
 /// Schemes of headers, conditions and redirections.
@@ -132,7 +132,7 @@ pub(crate) fn schemes(pair: &Pair) -> Result<(), Failed> {
             complaints.extend(ask(pair, client, host, path)?.1);
         }
     }
-    finish(complaints)
+    finish(&complaints)
 }
 
 /// A host of another server: Envoy finds no route, this proxy says that it wants a connection of its own.
@@ -175,10 +175,10 @@ pub(crate) fn others(pair: &Pair) -> Result<(), Failed> {
         version: &TLS13,
         protocols: &[],
     };
-    finish(ask(pair, client, "echo.example", "/x")?.1)
+    finish(&ask(pair, client, "echo.example", "/x")?.1)
 }
 
-fn finish(complaints: Vec<String>) -> Result<(), Failed> {
+fn finish(complaints: &[String]) -> Result<(), Failed> {
     if complaints.is_empty() {
         return Ok(());
     }

@@ -101,9 +101,7 @@ impl Parts {
         } = arrival;
         let begun = match hello::read(&mut stream).await {
             Ok(hello) => {
-                let client = hello.accepted.client_hello();
-                let server_name = client.server_name().map(ToOwned::to_owned);
-                drop(client);
+                let server_name = hello.server_name();
                 log.asked_for(server_name.clone());
                 // As it is now, not as it was when the connection was accepted.
                 let config = self.worker.config();

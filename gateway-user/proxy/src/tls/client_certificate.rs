@@ -11,8 +11,10 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-use super::verify::has_name;
-use crate::tls::peer::{base64_of, hexadecimal, sha256};
+use super::{
+    peer::{fingerprint, pin},
+    verify::has_name,
+};
 
 /// Accepts certificates that an authority has issued, with one of some names, keys and fingerprints.
 // Envoy: DefaultCertValidator::verifyCertificate.
@@ -42,13 +44,13 @@ impl ClientVerifier {
         if self.spki.is_empty() && self.hashes.is_empty() {
             return Ok(true);
         }
-        if self.hashes.contains(&hexadecimal(&sha256(certificate))) {
+        if self.hashes.contains(&fingerprint(certificate)) {
             return Ok(true);
         }
         let parsed = EndEntityCert::try_from(certificate)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let key = parsed.subject_public_key_info();
-        Ok(self.spki.contains(&base64_of(&sha256(&key))))
+        Ok(self.spki.contains(&pin(&key)))
     }
 }
 

@@ -27,6 +27,14 @@ pub(super) struct Hello {
     pub(super) read: Vec<u8>,
 }
 
+impl Hello {
+    /// The name that is asked for (SNI).
+    pub(super) fn server_name(&self) -> Option<String> {
+        let message = self.accepted.client_hello();
+        message.server_name().map(ToOwned::to_owned)
+    }
+}
+
 /// Why there is none.
 #[derive(Debug)]
 pub(super) enum NoHello {

@@ -10,24 +10,14 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate, X509Name},
 };
 
-/// SHA-256 (FIPS 180-4).
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+/// SHA-256 (FIPS 180-4) in hexadecimal digits, lower case.
+pub(super) fn fingerprint(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
 }
 
-/// Two digits for each byte, lower case.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Base64 with padding (RFC 4648, section 4).
-pub(super) fn base64_of(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
+/// SHA-256 in Base64 with padding (RFC 4648, section 4).
+pub(super) fn pin(bytes: &[u8]) -> String {
+    STANDARD.encode(Sha256::digest(bytes))
 }
 
 /// The header's value for a client with this certificate, at a server whose certificate has these URIs.
@@ -35,7 +25,7 @@ pub(super) fn base64_of(bytes: &[u8]) -> String {
 // certificate, subject, URIs, DNS names (`buildGatewayConnectionManager` of istio's gateway.go).
 pub(super) fn forwarded(certificate: &CertificateDer<'_>, own: &[String]) -> Option<HeaderValue> {
     let mut parts: Vec<_> = own.iter().map(|uri| format!("By={uri}")).collect();
-    parts.push(format!("Hash={}", hexadecimal(&sha256(certificate))));
+    parts.push(format!("Hash={}", fingerprint(certificate)));
     parts.push(format!("Cert=\"{}\"", url_encoded(certificate)));
     parts.push(format!("Subject=\"{}\"", subject(certificate)));
     let parsed = EndEntityCert::try_from(certificate).ok()?;
@@ -51,7 +41,7 @@ pub(super) fn forwarded(certificate: &CertificateDer<'_>, own: &[String]) -> Opt
 /// The certificate in PEM, as part of a URL.
 // Envoy: ConnectionInfoImplBase::urlEncodedPemEncodedPeerCertificate.
 fn url_encoded(certificate: &[u8]) -> String {
-    let text = base64_of(certificate);
+    let text = STANDARD.encode(certificate);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
     for line in text.as_bytes().chunks(64) {
         pem.extend(line.iter().map(|byte| char::from(*byte)));
@@ -123,10 +113,18 @@ fn escaped(value: &Any<'_>) -> String {
             b'#' if index == 0 => text.push_str("\\#"),
             b' ' if at_end => text.push_str("\\ "),
             0x20..=0x7e => text.push(char::from(*byte)),
-            _ => text.push_str(&format!("\\{byte:02X}")),
+            _ => {
+                text.push('\\');
+                text.push_str(&format_byte(*byte));
+            }
         }
     }
     text
+}
+
+/// Two digits, upper case.
+fn format_byte(byte: u8) -> String {
+    format!("{byte:02X}")
 }
 
 #[cfg(test)]
@@ -156,7 +154,7 @@ mod tests {
         let header = header.to_str().unwrap();
         let parts: Vec<_> = header.split(';').collect();
         assert_eq!(parts[0], "By=spiffe://shop/gateway");
-        assert_eq!(parts[1], format!("Hash={}", hexadecimal(&sha256(&found))));
+        assert_eq!(parts[1], format!("Hash={}", fingerprint(&found)));
         assert!(parts[2].starts_with("Cert=\"-----BEGIN%20CERTIFICATE-----%0AMII"));
         assert!(parts[2].ends_with("-----END%20CERTIFICATE-----%0A\""));
         assert_eq!(
