@@ -22,6 +22,7 @@ use std::{
     path::PathBuf,
 };
 
+mod behaviour;
 mod case;
 mod client;
 mod compare;
@@ -29,8 +30,10 @@ mod differences;
 mod finding;
 mod generate;
 mod ground;
+mod http2;
 mod minimize;
 mod names;
+mod odd;
 mod request;
 mod shrink;
 mod stage;
@@ -43,6 +46,7 @@ pub use differences::{Difference, MEANT, OPEN};
 use differences::{Seen, known};
 pub use finding::Finding;
 pub use generate::case;
+pub use odd::Odd;
 pub use request::Request;
 pub use stage::Stage;
 use stage::{Pair, Question};

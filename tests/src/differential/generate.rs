@@ -11,6 +11,7 @@ use super::{
 mod actions;
 mod conditions;
 mod delegates;
+mod frames;
 mod gateways;
 mod headers;
 mod policies;
@@ -172,6 +173,14 @@ mod tests {
             "x-behave",
             "silent",
             "is_chunked: true",
+            "HTTP/2",
+            "application/grpc",
+            "grpc-timeout",
+            "useClientProtocol",
+            "h2UpgradePolicy",
+            "refused-stream",
+            "Crumbs",
+            "trailers: [(",
         ] {
             assert!(text.contains(word), "{word}");
         }

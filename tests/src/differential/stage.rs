@@ -177,7 +177,7 @@ impl Stage {
             let mut last = String::new();
             let served = network::inside(&namespace, || {
                 Ok(patience::until(|| {
-                    let outcome = client::ask(address, &request.bytes("", ""));
+                    let outcome = client::ask(address, &request, "", "");
                     last = format!("{outcome:?}");
                     outcome
                         .is_ok_and(|outcome| outcome.status == 200)
@@ -248,9 +248,8 @@ impl Stage {
     }
 
     fn both(&self, question: &Question<'_>, id: &str) -> anyhow::Result<Pair> {
-        let bytes = question.request.bytes(question.name, id);
         let ask = |who: &str, address| {
-            client::ask(address, &bytes)
+            client::ask(address, question.request, question.name, id)
                 .with_context(|| format!("{who}, asked:\n{}", question.request.head(question.name)))
         };
         Ok([ask("Istio", self.istio)?, ask("nodegate", self.nodegate)?])
