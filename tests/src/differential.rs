@@ -244,7 +244,11 @@ fn judge(request: &Request, pair: &Pair) -> Verdict {
         unknown: Vec::new(),
     };
     for found in compare::compare(istio, nodegate) {
-        let seen = Seen { request, istio };
+        let seen = Seen {
+            request,
+            istio,
+            nodegate,
+        };
         match known(&found, &seen) {
             Some(difference) => drop(verdict.known.insert(difference.name)),
             None => verdict.unknown.push(found),

@@ -41,6 +41,8 @@ pub(crate) enum UpstreamError {
     Hyper(hyper::Error),
     /// The connection broke while it was read directly.
     Io(io::Error),
+    /// The endpoint has reset the stream and called that no error.
+    Abandoned,
 }
 
 impl<B> UpstreamBody<B> {
@@ -75,7 +77,13 @@ impl<B> UpstreamBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match &mut self.rest {
             Rest::Hyper(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                // hyper takes a stream that is reset with NO_ERROR for one that ends, which is so for requests
+                // alone (RFC 9113, section 8.1).
+                let is_http2 = || self.upstream.as_ref().is_some_and(Upstream::is_http2);
+                if frame.is_none() && !incoming.is_end_stream() && is_http2() {
+                    return Poll::Ready(Some(Err(UpstreamError::Abandoned)));
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::Hyper)))
             }
             Rest::Direct(0) => Poll::Ready(None),

@@ -26,9 +26,6 @@ pub(super) const END_HEADERS: u8 = 0x4;
 pub(super) const PADDED: u8 = 0x8;
 pub(super) const PRIORITY: u8 = 0x20;
 
-/// `SETTINGS_MAX_CONCURRENT_STREAMS`.
-pub(super) const MAX_STREAMS: u16 = 3;
-
 /// What comes over a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -273,7 +270,7 @@ mod tests {
         assert_eq!(
             heard(&frames),
             [
-                Event::Settings(vec![(MAX_STREAMS, 9)]),
+                Event::Settings(vec![(3, 9)]),
                 head,
                 data,
                 Event::Reset { stream: 3, code: 8 },

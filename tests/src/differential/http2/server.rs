@@ -141,6 +141,8 @@ impl Answer<'_> {
                 say("connection", "x-a");
                 say("keep-alive", "timeout=9");
             }
+            // RFC 9110, section 8.6.
+            _ if status == 204 => {}
             _ => say("content-length", &body.len().to_string()),
         }
         if let Some(Behaviour::Odd(odd)) = behaviour {

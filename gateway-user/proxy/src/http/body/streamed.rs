@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -17,14 +18,17 @@ use super::{error::BodyError, gate::Gate, progress::Progress};
 #[derive(Debug)]
 pub(super) struct Streamed {
     incoming: Incoming,
+    /// Whether it is a stream of HTTP/2.
+    is_stream: bool,
     progress: Rc<Progress>,
     gate: Option<Arc<Gate>>,
 }
 
 impl Streamed {
-    pub(super) fn new(incoming: Incoming, progress: Rc<Progress>) -> Self {
+    pub(super) fn new(incoming: Incoming, version: Version, progress: Rc<Progress>) -> Self {
         Self {
             incoming,
+            is_stream: version == Version::HTTP_2,
             progress,
             gate: None,
         }
@@ -76,6 +80,10 @@ impl Streamed {
         });
         if is_last || self.incoming.is_end_stream() {
             progress.finish();
+        }
+        // A stream that is reset with NO_ERROR has no end, which hyper would say of it.
+        if frame.is_none() && self.is_stream && !self.incoming.is_end_stream() {
+            return Poll::Ready(Some(Err(BodyError::Abandoned)));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
