@@ -60,7 +60,10 @@ pub const MEANT: &[Difference] = &[
         name: "bodiless-status",
         reason: "answers with status 204 and 304 have no body, also where directResponse gives them one",
         is: |found, seen| {
-            found.aspect == "header content-length" && matches!(seen.istio.status, 204 | 304)
+            let is_about = ["header content-length", "body"].contains(&found.aspect.as_str());
+            is_about
+                && matches!(seen.istio.status, 204 | 304)
+                && seen.nodegate.answer.body.is_empty()
         },
     },
     Difference {
@@ -139,12 +142,22 @@ pub const MEANT: &[Difference] = &[
     },
 ];
 
-/// Those that are to be mended. Whoever mends one takes it out.
-pub const OPEN: &[Difference] = &[Difference {
-    name: "keep-alive-1.0",
-    reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
-    is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
-}];
+/// Those that are to be mended, here or in a library. Whoever mends one takes it out.
+pub const OPEN: &[Difference] = &[
+    Difference {
+        name: "keep-alive-1.0",
+        reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
+        is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
+    },
+    Difference {
+        name: "connect-with-length",
+        reason: "CONNECT in HTTP/2 with a content-length costs the connection: what serves it (hyper) ends it",
+        is: |_, seen| {
+            let has_length = seen.request.body.is_some() && !seen.request.is_chunked;
+            seen.request.is_http2() && seen.request.method == "CONNECT" && has_length
+        },
+    },
+];
 
 /// The known difference that this is.
 pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {

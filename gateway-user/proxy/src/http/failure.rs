@@ -130,6 +130,7 @@ pub(crate) fn broken_answer(error: &BodyError) -> Broken {
         }
         // HTTP/1.1, read directly.
         BodyError::Io(_) => Broken::Early,
+        BodyError::Unexpected => Broken::Early,
         BodyError::Hyper(_) | BodyError::Unwanted | BodyError::Timeout => Broken::Off,
     }
 }

@@ -17,6 +17,9 @@ pub(crate) enum BodyError {
     /// The other side has reset the stream and called that no error.
     #[error("the stream has been reset")]
     Abandoned,
+    /// The endpoint sends a body where there is none.
+    #[error("the endpoint sends a body where there is none")]
+    Unexpected,
     /// The endpoint has answered without asking for the body.
     #[error("the endpoint does not want the body")]
     Unwanted,
@@ -37,6 +40,7 @@ impl From<UpstreamError> for BodyError {
             UpstreamError::Hyper(error) => Self::Hyper(error),
             UpstreamError::Io(error) => Self::Io(error),
             UpstreamError::Abandoned => Self::Abandoned,
+            UpstreamError::Unexpected => Self::Unexpected,
         }
     }
 }
