@@ -37,7 +37,9 @@ mod odd;
 mod request;
 mod shrink;
 mod stage;
+mod taken;
 mod upstream;
+mod verdicts;
 mod wire;
 
 pub use case::Case;
@@ -50,7 +52,9 @@ pub use odd::Odd;
 pub use request::Request;
 pub use stage::Stage;
 use stage::{Pair, Question};
+pub use taken::{Meant, VERDICTS};
 pub use upstream::Report as Reported;
+pub use verdicts::{Verdicts, verdicts};
 pub use wire::{Headers, Message};
 
 /// How much is compared.

@@ -131,6 +131,21 @@ pub const MEANT: &[Difference] = &[
         },
     },
     Difference {
+        name: "pseudo-headers-of-answers",
+        reason: "what an endpoint says in other pseudo-headers than :status is ignored",
+        is: |_, seen| says_value(seen.request, BEHAVE, "odd:path"),
+    },
+    Difference {
+        name: "body-of-204",
+        reason: "an answer with status 204 is whole without the body that an endpoint sends with it, which costs \
+                 no client of HTTP/1.1 its connection",
+        is: |found, seen| {
+            found.aspect == "kept"
+                && !seen.request.is_http2()
+                && says_value(seen.request, BEHAVE, "body-204")
+        },
+    },
+    Difference {
         name: "fragment",
         reason: "a fragment in :path is dropped, and not refused",
         is: |_, seen| seen.request.odd == Some(Odd::With(":path", "/a#b")),
@@ -165,8 +180,8 @@ pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Diff
     all.find(|known| (known.is)(found, seen))
 }
 
-/// Whether Istio has ended the connection, and nodegate has refused the request or, where what is wrong comes after
-/// the head, answered it itself.
+/// Whether Istio has ended the connection, and nodegate has refused the request. Where what is wrong comes after the
+/// head, endpoints may have answered it already.
 fn is_malformed(seen: &Seen<'_>) -> bool {
     let Seen {
         request,
@@ -177,7 +192,7 @@ fn is_malformed(seen: &Seen<'_>) -> bool {
     let refuses = matches!(nodegate.status, 0 | 400..=499)
         || nodegate.answer.values("grpc-status").next().is_some();
     let nobody_asked = istio.reports.is_empty() && nodegate.reports.is_empty();
-    istio.status == 0 && istio.kept == Some(false) && nobody_asked && (refuses || comes_late)
+    istio.status == 0 && istio.kept == Some(false) && (nobody_asked && refuses || comes_late)
 }
 
 /// Whether a request has a header whose value begins so.

@@ -60,6 +60,8 @@ impl From<&hyper::Error> for Failure {
             return failure;
         }
         match reset_reason(error) {
+            // Envoy: ConnectionImpl::onStreamClose, StreamResetReason::ProtocolError.
+            Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },
