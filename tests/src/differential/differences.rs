@@ -136,13 +136,29 @@ pub const MEANT: &[Difference] = &[
         is: |_, seen| says_value(seen.request, BEHAVE, "odd:path"),
     },
     Difference {
-        name: "body-of-204",
-        reason: "an answer with status 204 is whole without the body that an endpoint sends with it, which costs \
-                 no client of HTTP/1.1 its connection",
+        name: "whole-answer",
+        reason: "an answer in HTTP/1.1 is whole with the last byte of its length, and without a body where its \
+                 status has none: what an endpoint does to its stream then costs no client its connection",
         is: |found, seen| {
-            found.aspect == "kept"
-                && !seen.request.is_http2()
-                && says_value(seen.request, BEHAVE, "body-204")
+            let does = |what| says_value(seen.request, BEHAVE, what);
+            found.aspect == "kept" && !seen.request.is_http2() && (does("body-204") || does("half"))
+        },
+    },
+    Difference {
+        name: "framing-trailers",
+        reason: "trailers that are about where a message ends stay here (RFC 9110, section 6.5.1)",
+        is: |found, seen| {
+            found.aspect.ends_with("trailer content-length")
+                && seen.request.odd == Some(Odd::Trailer("content-length", "9"))
+        },
+    },
+    Difference {
+        name: "host-of-no-uri",
+        reason: "a host that is part of no URI is told to endpoints in HTTP/2 by host, and not by :authority",
+        is: |found, _| {
+            let is_host = ["header :authority", "header host"];
+            is_host.iter().any(|name| found.aspect.ends_with(name))
+                && (found.istio.contains('%') || found.nodegate.contains('%'))
         },
     },
     Difference {
