@@ -22,6 +22,7 @@ use std::{
     path::PathBuf,
 };
 
+mod behaviour;
 mod case;
 mod client;
 mod compare;
@@ -29,12 +30,16 @@ mod differences;
 mod finding;
 mod generate;
 mod ground;
+mod http2;
 mod minimize;
 mod names;
+mod odd;
 mod request;
 mod shrink;
 mod stage;
+mod taken;
 mod upstream;
+mod verdicts;
 mod wire;
 
 pub use case::Case;
@@ -43,10 +48,13 @@ pub use differences::{Difference, MEANT, OPEN};
 use differences::{Seen, known};
 pub use finding::Finding;
 pub use generate::case;
+pub use odd::Odd;
 pub use request::Request;
 pub use stage::Stage;
 use stage::{Pair, Question};
+pub use taken::{Meant, VERDICTS};
 pub use upstream::Report as Reported;
+pub use verdicts::{Verdicts, verdicts};
 pub use wire::{Headers, Message};
 
 /// How much is compared.
@@ -240,7 +248,11 @@ fn judge(request: &Request, pair: &Pair) -> Verdict {
         unknown: Vec::new(),
     };
     for found in compare::compare(istio, nodegate) {
-        let seen = Seen { request, istio };
+        let seen = Seen {
+            request,
+            istio,
+            nodegate,
+        };
         match known(&found, &seen) {
             Some(difference) => drop(verdict.known.insert(difference.name)),
             None => verdict.unknown.push(found),

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use nodegate_programs::{Program, Use};
 use nodegate_testbed::{
     cluster::{Cluster, Istio as Peer, parts::Purpose},
-    differential::{self, MEANT, OPEN, Report, Stage},
+    differential::{self, MEANT, OPEN, Report, Stage, VERDICTS, Verdicts},
 };
 
 use crate::{binaries, cluster, phases::Clock, setup, table};
@@ -35,20 +35,33 @@ pub(crate) enum Command {
     /// with 0 only if nothing is.
     #[command(after_help = EXAMPLES)]
     Istio(Istio),
+    /// Which objects are taken: by istiod's webhook, and by nodegate's and `nodegate check`.
+    ///
+    /// Brings up the same, makes objects with something odd or wrong in each, and hears what all say of them. Nothing
+    /// is stored. What is judged otherwise and is not known is written to target/differential. Ends with 0 only if
+    /// nothing is.
+    Verdicts(Wanted),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Istio {
-    /// Makes the same cases again
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// How many cases: hosts with VirtualServices.
-    #[arg(long, default_value_t = 200)]
-    cases: u64,
+    #[command(flatten)]
+    wanted: Wanted,
     /// How many requests for each.
     #[arg(long, default_value_t = 12)]
     requests: usize,
-    /// How many differences are made small and written down.
+}
+
+/// How much is compared, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Wanted {
+    /// Makes the same cases again
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How many cases: hosts with VirtualServices, or objects.
+    #[arg(long, default_value_t = 200)]
+    cases: u64,
+    /// How many differences are written down, and made small where they can be.
     #[arg(long, default_value_t = 12)]
     most: usize,
     /// Where they are written to [default: target/differential]
@@ -67,56 +80,89 @@ pub(crate) struct Istio {
 
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let Command::Istio(istio) = command;
+    match command {
+        Command::Istio(istio) => {
+            let began = Instant::now();
+            let report = on_stage(&istio.wanted, |stage, options| {
+                let requests = istio.requests;
+                differential::run(
+                    stage,
+                    &differential::Options {
+                        requests,
+                        ..options
+                    },
+                )
+            })?;
+            show(&report);
+            println!("\n{} in {}", summary(&report), Clock(began.elapsed()));
+            Ok(code(report.unknown.is_empty()))
+        }
+        Command::Verdicts(wanted) => {
+            let began = Instant::now();
+            let verdicts = on_stage(wanted, |stage, options| {
+                differential::verdicts(stage, &options)
+            })?;
+            show_verdicts(&verdicts);
+            let unknown: usize = verdicts.unknown.values().sum();
+            println!(
+                "\n{} objects ({} refused by Istio), {unknown} judged otherwise in {}",
+                verdicts.objects,
+                verdicts.refused,
+                Clock(began.elapsed())
+            );
+            Ok(code(verdicts.unknown.is_empty()))
+        }
+    }
+}
+
+fn code(is_good: bool) -> ExitCode {
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Brings both gateways up, lets something be done with them, and takes them down.
+fn on_stage<T>(
+    wanted: &Wanted,
+    work: impl FnOnce(&mut Stage, differential::Options) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     // Of programs a build needs Go, which no package has, and this one.
     setup::program(Program::Cc)?;
     let parts = cluster::build(Purpose::Istio)?;
     setup::tools(&[&setup::CLUSTER[..], &[Use::Product]].concat())?;
     setup::machine()?;
     // Before builds that may take minutes.
-    Cluster::check_free(&istio.name)?;
+    Cluster::check_free(&wanted.name)?;
     let envoy = setup::envoy()?;
-    let nodegate = match &istio.binary {
+    let nodegate = match &wanted.binary {
         Some(binary) => std::path::absolute(binary)?,
         None => binaries::build()?.nodegate,
     };
-    let began = Instant::now();
     let cluster = Cluster::up(&nodegate_testbed::cluster::Options {
         nodes: 0,
         istio: Some(Peer::new(envoy)),
         say,
-        ..nodegate_testbed::cluster::Options::new(&istio.name, parts, binaries::node()?)
+        ..nodegate_testbed::cluster::Options::new(&wanted.name, parts, binaries::node()?)
     })?;
     let mut stage = Stage::new(cluster, &nodegate)?;
     let workspace = binaries::workspace().canonicalize()?;
-    let directory = istio.directory.clone();
-    let report = differential::run(
-        &mut stage,
-        &differential::Options {
-            requests: istio.requests,
-            most: istio.most,
-            say,
-            ..differential::Options::new(
-                istio.seed,
-                istio.cases,
-                directory.unwrap_or_else(|| workspace.join("target/differential")),
-            )
-        },
-    );
+    let directory = wanted.directory.clone();
+    let directory = directory.unwrap_or_else(|| workspace.join("target/differential"));
+    let options = differential::Options {
+        most: wanted.most,
+        say,
+        ..differential::Options::new(wanted.seed, wanted.cases, directory)
+    };
+    let report = work(&mut stage, options);
     let cluster = stage.into_cluster();
-    if istio.keep {
+    if wanted.keep {
         let _ = cluster.keep();
     } else {
         cluster.down()?;
     }
-    let report = report?;
-    show(&report);
-    println!("\n{} in {}", summary(&report), Clock(began.elapsed()));
-    Ok(if report.unknown.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    report
 }
 
 fn say(text: &str) {
@@ -159,6 +205,31 @@ fn show(report: &Report) {
         table::print(&["UNKNOWN", "REQUESTS"], rows);
         println!();
         for (_, file) in &report.findings {
+            println!("{}", file.display());
+        }
+    }
+}
+
+fn show_verdicts(verdicts: &Verdicts) {
+    let known = VERDICTS.iter().filter_map(|meant| {
+        let count = verdicts.known.get(meant.name)?;
+        Some(vec![
+            meant.name.to_owned(),
+            count.to_string(),
+            meant.reason.to_owned(),
+        ])
+    });
+    let known: Vec<_> = known.collect();
+    if !known.is_empty() {
+        table::print(&["MEANT", "OBJECTS", "WHAT"], known);
+        println!();
+    }
+    if !verdicts.unknown.is_empty() {
+        let rows = verdicts.unknown.iter();
+        let rows = rows.map(|(said, count)| vec![said.clone(), count.to_string()]);
+        table::print(&["UNKNOWN", "OBJECTS"], rows);
+        println!();
+        for file in &verdicts.files {
             println!("{}", file.display());
         }
     }

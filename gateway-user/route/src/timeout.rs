@@ -11,10 +11,14 @@ const MAX_GRPC_TIMEOUT: u128 = 99_999_999;
 /// Whether a request is of gRPC: `application/grpc`, with or without a suffix.
 // Envoy: Grpc::Common::hasGrpcContentType.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let rest = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    let mut lines = headers.get_all(CONTENT_TYPE).iter();
+    let first = lines.next().map(HeaderValue::as_bytes);
+    let rest = first.and_then(|value| value.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| match rest.first() {
+        // Several lines are one value, in which a comma follows.
+        None => lines.next().is_none(),
+        Some(next) => matches!(next, b'+' | b';'),
+    })
 }
 
 /// How long a request may take, all tries together: what the route says. For gRPC it is what the
@@ -112,5 +116,15 @@ mod tests {
         let mut other = grpc("1m");
         other.insert(CONTENT_TYPE, "application/grpcx".parse().unwrap());
         assert_eq!(of_request(route, &other), route);
+        // Several lines are one value with commas.
+        for (second, first, is) in [
+            ("application/grpc", "application/grpc", false),
+            ("text/plain", "application/grpc+proto", true),
+        ] {
+            let mut several = HeaderMap::new();
+            several.append(CONTENT_TYPE, HeaderValue::from_static(first));
+            several.append(CONTENT_TYPE, HeaderValue::from_static(second));
+            assert_eq!(is_grpc(&several), is, "{first}, {second}");
+        }
     }
 }

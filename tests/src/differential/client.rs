@@ -7,13 +7,27 @@ use std::{
 
 use super::{
     compare::Outcome,
+    http2,
+    request::Request,
     wire::{Rest, Wire},
 };
 
-/// What a gateway answers to a request on a connection of its own.
-pub(super) fn ask(gateway: SocketAddr, request: &[u8]) -> io::Result<Outcome> {
-    let mut wire = Wire::new(TcpStream::connect(gateway)?)?;
-    wire.send(request)?;
+/// What is asked to see whether a connection is still there.
+const AGAIN: &[u8] = b"GET / HTTP/1.1\r\nhost: nobody.test\r\n\r\n";
+
+/// What a gateway answers to a request, for a case under a name, on a connection of its own.
+pub(super) fn ask(
+    gateway: SocketAddr,
+    request: &Request,
+    name: &str,
+    id: &str,
+) -> io::Result<Outcome> {
+    let stream = TcpStream::connect(gateway)?;
+    if request.is_http2() {
+        return http2::client::ask(stream, request, name, id);
+    }
+    let mut wire = Wire::new(stream)?;
+    wire.send(&request.bytes(name, id))?;
     let mut outcome = Outcome::default();
     while let Some(mut message) = wire.head()? {
         let status = message.start.split(' ').nth(1);
@@ -22,12 +36,17 @@ pub(super) fn ask(gateway: SocketAddr, request: &[u8]) -> io::Result<Outcome> {
             outcome.interim.push(status);
             continue;
         }
-        if !(request.starts_with(b"HEAD ") || matches!(status, 101 | 204 | 304)) {
+        if !(request.method == "HEAD" || matches!(status, 101 | 204 | 304)) {
             wire.body(&mut message, Rest::Connection)?;
         }
         outcome.status = status;
         outcome.answer = message;
         break;
+    }
+    if request.again && outcome.status != 101 {
+        // Whoever has closed the connection may say so to what comes now.
+        let sent = wire.send(AGAIN);
+        outcome.kept = Some(sent.is_ok() && wire.head()?.is_some());
     }
     Ok(outcome)
 }

@@ -5,7 +5,10 @@ use std::{
     fmt::Debug,
 };
 
-use super::{upstream::Report, wire::Message};
+use super::{
+    upstream::Report,
+    wire::{Headers, Message},
+};
 
 /// Headers whose values are never the same: only that they are there is compared.
 const VARYING: [&str; 3] = ["date", "x-envoy-upstream-service-time", "x-request-id"];
@@ -32,6 +35,12 @@ pub struct Outcome {
     pub status: u16,
     /// The answer.
     pub answer: Message,
+    /// With which error the stream was reset, in HTTP/2.
+    pub reset: Option<u32>,
+    /// With which error the connection was said to end, in HTTP/2.
+    pub away: Option<u32>,
+    /// Whether the connection could have been used for another request, where that was tried.
+    pub kept: Option<bool>,
     /// What endpoints got, in the order in which they did.
     pub reports: Vec<Report>,
 }
@@ -53,6 +62,9 @@ pub(super) fn compare(istio: &Outcome, nodegate: &Outcome) -> Vec<Divergence> {
     found.check("status", &istio.status, &nodegate.status);
     found.check("interim", &istio.interim, &nodegate.interim);
     found.message("", &istio.answer, &nodegate.answer);
+    found.check("reset", &istio.reset, &nodegate.reset);
+    found.check("away", &istio.away, &nodegate.away);
+    found.check("kept", &istio.kept, &nodegate.kept);
     let endpoints = |outcome: &Outcome| -> Vec<_> {
         let mut all: Vec<_> = outcome.reports.iter().map(|one| one.endpoint).collect();
         // Copies for mirrors come when they come.
@@ -95,15 +107,12 @@ impl Found {
     }
 
     fn message(&mut self, what: &str, istio: &Message, nodegate: &Message) {
-        let (theirs, ours) = (values(istio), values(nodegate));
-        let names: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
-        let mut same = true;
-        for name in names {
-            let (theirs, ours) = (theirs.get(name), ours.get(name));
-            same &= theirs.map(Vec::len) == ours.map(Vec::len);
-            self.check(&format!("{what}header {name}"), &theirs, &ours);
-        }
-        if same {
+        self.values(
+            &format!("{what}trailer"),
+            &istio.trailers,
+            &nodegate.trailers,
+        );
+        if self.values(&format!("{what}header"), &istio.headers, &nodegate.headers) {
             let [theirs, ours] = [istio, nodegate].map(|message| order(message, false));
             self.check(&format!("{what}order"), &theirs, &ours);
             if theirs == ours {
@@ -114,6 +123,19 @@ impl Found {
         let text = |message: &Message| String::from_utf8_lossy(&message.body).into_owned();
         self.check(&format!("{what}body"), &text(istio), &text(nodegate));
         self.check(&format!("{what}cut"), &istio.cut, &nodegate.cut);
+    }
+
+    /// Whether both have the same names, equally often.
+    fn values(&mut self, what: &str, istio: &Headers, nodegate: &Headers) -> bool {
+        let (theirs, ours) = (values(istio), values(nodegate));
+        let names: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
+        let mut same = true;
+        for name in names {
+            let (theirs, ours) = (theirs.get(name), ours.get(name));
+            same &= theirs.map(Vec::len) == ours.map(Vec::len);
+            self.check(&format!("{what} {name}"), &theirs, &ours);
+        }
+        same
     }
 }
 
@@ -130,9 +152,9 @@ fn order(message: &Message, with_own: bool) -> String {
 }
 
 /// Values by the names of headers.
-fn values(message: &Message) -> BTreeMap<String, Vec<&str>> {
+fn values(headers: &Headers) -> BTreeMap<String, Vec<&str>> {
     let mut all = BTreeMap::<_, Vec<_>>::new();
-    for (name, value) in &message.headers {
+    for (name, value) in headers {
         let name = name.to_lowercase();
         let varies = VARYING.contains(&name.as_str());
         let value = if varies { "(varies)" } else { value };

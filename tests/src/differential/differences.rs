@@ -4,13 +4,18 @@
 //! chance comes upon it.
 
 use super::{
+    behaviour::BEHAVE,
     compare::{Divergence, Outcome},
     ground::MIRRORS,
+    odd::Odd,
     request::Request,
 };
 
-/// The header that tells endpoints how long they have.
-const TIMEOUT: &str = "header x-envoy-expected-rq-timeout-ms";
+/// The headers that tell endpoints how long they have.
+const TIMES: [&str; 2] = [
+    "header x-envoy-expected-rq-timeout-ms",
+    "header grpc-timeout",
+];
 
 /// What something differs in.
 #[derive(Debug)]
@@ -18,6 +23,8 @@ pub(super) struct Seen<'a> {
     pub(super) request: &'a Request,
     /// What became of it with Istio.
     pub(super) istio: &'a Outcome,
+    /// And with nodegate.
+    pub(super) nodegate: &'a Outcome,
 }
 
 /// A difference that is known.
@@ -53,7 +60,10 @@ pub const MEANT: &[Difference] = &[
         name: "bodiless-status",
         reason: "answers with status 204 and 304 have no body, also where directResponse gives them one",
         is: |found, seen| {
-            found.aspect == "header content-length" && matches!(seen.istio.status, 204 | 304)
+            let is_about = ["header content-length", "body"].contains(&found.aspect.as_str());
+            is_about
+                && matches!(seen.istio.status, 204 | 304)
+                && seen.nodegate.answer.body.is_empty()
         },
     },
     Difference {
@@ -67,8 +77,12 @@ pub const MEANT: &[Difference] = &[
         name: "time-left",
         reason: "how much of a timeout is left for another attempt is the machine's doing",
         is: |found, _| {
-            let is_rest = |value: &str| value != "None" && !value.ends_with("000\"])");
-            found.aspect.ends_with(TIMEOUT) && is_rest(&found.istio) && is_rest(&found.nodegate)
+            let is_rest = |value: &str| {
+                let value = value.trim_end_matches("\"])").trim_end_matches('m');
+                value != "None" && !value.ends_with("000")
+            };
+            let is_time = TIMES.iter().any(|name| found.aspect.ends_with(name));
+            is_time && is_rest(&found.istio) && is_rest(&found.nodegate)
         },
     },
     Difference {
@@ -95,19 +109,112 @@ pub const MEANT: &[Difference] = &[
                  gateway says it itself",
         is: |found, seen| found.aspect == "interim" && says(seen.request, "expect"),
     },
+    Difference {
+        name: "interim",
+        reason: "interim answers of endpoints stay at the gateway, but for the 100 Continue that is asked for",
+        is: |found, seen| found.aspect == "interim" && says_value(seen.request, BEHAVE, "interim"),
+    },
+    Difference {
+        name: "malformed-stream",
+        reason: "a request in HTTP/2 that none may be costs its stream (RFC 9113, section 8.1.1), and not the \
+                 connection with all others",
+        is: |_, seen| seen.request.is_http2() && is_malformed(seen),
+    },
+    Difference {
+        name: "reason-of-the-end",
+        reason: "a connection in HTTP/2 ends with a frame that says why (RFC 9113, section 5.4.1)",
+        is: |found, seen| {
+            found.aspect == "away"
+                && [seen.istio, seen.nodegate]
+                    .iter()
+                    .all(|one| one.kept == Some(false))
+        },
+    },
+    Difference {
+        name: "pseudo-headers-of-answers",
+        reason: "what an endpoint says in other pseudo-headers than :status is ignored",
+        is: |_, seen| says_value(seen.request, BEHAVE, "odd:path"),
+    },
+    Difference {
+        name: "whole-answer",
+        reason: "an answer in HTTP/1.1 is whole with the last byte of its length, and without a body where its \
+                 status has none: what an endpoint does to its stream then costs no client its connection",
+        is: |found, seen| {
+            let does = |what| says_value(seen.request, BEHAVE, what);
+            found.aspect == "kept" && !seen.request.is_http2() && (does("body-204") || does("half"))
+        },
+    },
+    Difference {
+        name: "framing-trailers",
+        reason: "trailers that are about where a message ends stay here (RFC 9110, section 6.5.1)",
+        is: |found, seen| {
+            found.aspect.ends_with("trailer content-length")
+                && seen.request.odd == Some(Odd::Trailer("content-length", "9"))
+        },
+    },
+    Difference {
+        name: "host-of-no-uri",
+        reason: "a host that is part of no URI is told to endpoints in HTTP/2 by host, and not by :authority",
+        is: |found, _| {
+            let is_host = ["header :authority", "header host"];
+            is_host.iter().any(|name| found.aspect.ends_with(name))
+                && (found.istio.contains('%') || found.nodegate.contains('%'))
+        },
+    },
+    Difference {
+        name: "fragment",
+        reason: "a fragment in :path is dropped, and not refused",
+        is: |_, seen| seen.request.odd == Some(Odd::With(":path", "/a#b")),
+    },
+    Difference {
+        name: "scheme",
+        reason: "what has come in the clear is http, whatever :scheme says",
+        is: |_, seen| matches!(seen.request.odd, Some(Odd::With(":scheme", _))),
+    },
 ];
 
-/// Those that are to be mended. Whoever mends one takes it out.
-pub const OPEN: &[Difference] = &[Difference {
-    name: "keep-alive-1.0",
-    reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
-    is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
-}];
+/// Those that are to be mended, here or in a library. Whoever mends one takes it out.
+pub const OPEN: &[Difference] = &[
+    Difference {
+        name: "keep-alive-1.0",
+        reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
+        is: |found, seen| seen.request.version == "HTTP/1.0" && found.aspect == "header connection",
+    },
+    Difference {
+        name: "connect-with-length",
+        reason: "CONNECT in HTTP/2 with a content-length costs the connection: what serves it (hyper) ends it",
+        is: |_, seen| {
+            let has_length = seen.request.body.is_some() && !seen.request.is_chunked;
+            seen.request.is_http2() && seen.request.method == "CONNECT" && has_length
+        },
+    },
+];
 
 /// The known difference that this is.
 pub(super) fn known(found: &Divergence, seen: &Seen<'_>) -> Option<&'static Difference> {
     let mut all = MEANT.iter().chain(OPEN);
     all.find(|known| (known.is)(found, seen))
+}
+
+/// Whether Istio has ended the connection, and nodegate has refused the request. Where what is wrong comes after the
+/// head, endpoints may have answered it already.
+fn is_malformed(seen: &Seen<'_>) -> bool {
+    let Seen {
+        request,
+        istio,
+        nodegate,
+    } = seen;
+    let comes_late = matches!(request.odd, Some(Odd::Trailer(..) | Odd::Length(_)));
+    let refuses = matches!(nodegate.status, 0 | 400..=499)
+        || nodegate.answer.values("grpc-status").next().is_some();
+    let nobody_asked = istio.reports.is_empty() && nodegate.reports.is_empty();
+    istio.status == 0 && istio.kept == Some(false) && (nobody_asked && refuses || comes_late)
+}
+
+/// Whether a request has a header whose value begins so.
+fn says_value(request: &Request, name: &str, value: &str) -> bool {
+    let mut headers = request.headers.iter();
+    headers.any(|(own, text)| own.eq_ignore_ascii_case(name) && text.starts_with(value))
 }
 
 /// Whether a request has a header.

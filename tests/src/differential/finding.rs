@@ -68,6 +68,12 @@ impl Finding {
         let request = self.request.head(NAME);
         let body = self.request.body.as_deref().unwrap_or_default();
         let _ = write!(notes, "\nRequest:\n{}{body}", indented(&request));
+        for (name, value) in &self.request.trailers {
+            let _ = write!(notes, "\n  {name}: {value} (trailer)");
+        }
+        if let Some(odd) = self.request.odd {
+            let _ = write!(notes, "\n  (odd: {odd:?})");
+        }
         let [istio, nodegate] = &self.pair;
         let _ = write!(notes, "\nIstio:\n{}", outcome(istio));
         let _ = write!(notes, "\nnodegate:\n{}", outcome(nodegate));
@@ -85,6 +91,16 @@ impl Finding {
 
 fn outcome(outcome: &Outcome) -> String {
     let mut text = message(&outcome.answer);
+    let marks = [
+        ("reset", outcome.reset.map(|code| code.to_string())),
+        ("away", outcome.away.map(|code| code.to_string())),
+        ("kept", outcome.kept.map(|kept| kept.to_string())),
+    ];
+    for (name, value) in marks {
+        if let Some(value) = value {
+            let _ = writeln!(text, "  ({name}: {value})");
+        }
+    }
     for report in &outcome.reports {
         let _ = write!(
             text,
@@ -107,6 +123,8 @@ fn message(message: &Message) -> String {
     if !message.body.is_empty() {
         lines.push(format!("{:?}", String::from_utf8_lossy(&message.body)));
     }
+    let trailers = message.trailers.iter();
+    lines.extend(trailers.map(|(name, value)| format!("{name}: {value} (trailer)")));
     if message.cut {
         lines.push("(cut off)".into());
     }

@@ -11,11 +11,15 @@ use super::{
 mod actions;
 mod conditions;
 mod delegates;
+mod faults;
+mod frames;
 mod gateways;
 mod headers;
 mod policies;
 mod requests;
 mod words;
+
+pub(super) use faults::faulty;
 
 /// What a request must be for a condition, as far as requests are made from it.
 #[derive(Clone, Debug, Default)]
@@ -172,6 +176,14 @@ mod tests {
             "x-behave",
             "silent",
             "is_chunked: true",
+            "HTTP/2",
+            "application/grpc",
+            "grpc-timeout",
+            "useClientProtocol",
+            "h2UpgradePolicy",
+            "refused-stream",
+            "Crumbs",
+            "trailers: [(",
         ] {
             assert!(text.contains(word), "{word}");
         }

@@ -17,6 +17,12 @@ pub(super) const ALPHA: &str = "alpha";
 pub(super) const BETA: &str = "beta";
 /// A Service whose port's name says that it is TCP.
 pub(super) const GAMMA: &str = "gamma";
+/// A Service in HTTP/2.
+pub(super) const DELTA: &str = "delta";
+/// A Service of gRPC.
+pub(super) const CALLS: &str = "calls";
+/// A Service in HTTP/2, with a connection for each request: what is done to that is done to no other request.
+pub(super) const ALONE: &str = "alone";
 /// Services for copies of requests.
 pub(super) const MIRRORS: [&str; 2] = ["mirror", "mirror-too"];
 /// A ServiceEntry with the subsets `v1` and `v2`, and one that has no endpoints.
@@ -27,7 +33,7 @@ pub(super) const GATEWAY: &str = "web";
 pub(super) const PORT: u16 = 8080;
 
 /// All of them.
-pub(super) const ENDPOINTS: [Endpoint; 7] = [
+pub(super) const ENDPOINTS: [Endpoint; 10] = [
     endpoint("alpha", 9001),
     endpoint("beta", 9002),
     endpoint("mirror", 9003),
@@ -35,6 +41,9 @@ pub(super) const ENDPOINTS: [Endpoint; 7] = [
     endpoint("v1", 9005),
     endpoint("v2", 9006),
     endpoint("gamma", 9007),
+    endpoint(DELTA, 9008),
+    endpoint(CALLS, 9009),
+    endpoint(ALONE, 9010),
 ];
 
 const fn endpoint(name: &'static str, port: u16) -> Endpoint {
@@ -55,9 +64,13 @@ pub(super) fn objects() -> Vec<Value> {
     objects.extend(service(ALPHA, "http", &[80, 81], 9001));
     objects.extend(service(BETA, "http", &[80], 9002));
     objects.extend(service(GAMMA, "tcp", &[80], 9007));
-    for (name, port) in MIRRORS.into_iter().zip(9003..) {
-        objects.extend(service(name, "http", &[80], port));
-    }
+    objects.extend(service(DELTA, "http2", &[80], 9008));
+    objects.extend(service(CALLS, "grpc", &[80], 9009));
+    objects.extend(service(ALONE, "http2", &[80], 9010));
+    objects.push(alone());
+    let [first, second] = MIRRORS;
+    objects.extend(service(first, "http", &[80], 9003));
+    objects.extend(service(second, "http2", &[80], 9004));
     objects.extend(shards());
     objects
 }
@@ -106,6 +119,18 @@ fn service(name: &str, protocol: &str, ports: &[u16], target: u16) -> [Value; 2]
             "ports": of_slice.collect::<Vec<_>>(),
         }),
     ]
+}
+
+fn alone() -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": {"name": ALONE, "namespace": "default"},
+        "spec": {
+            "host": ALONE,
+            "trafficPolicy": {"connectionPool": {"http": {"maxRequestsPerConnection": 1}}},
+        },
+    })
 }
 
 fn shards() -> [Value; 2] {

@@ -1,9 +1,12 @@
 //! A request of a case, to be made more than once.
 
-use super::names::PLACEHOLDER;
+use super::{names::PLACEHOLDER, odd::Odd};
 
 /// Names a request to endpoints, through whatever is done to its other headers.
 pub(super) const ID: &str = "x-differential";
+
+/// The version in which requests are frames.
+pub(super) const HTTP_2: &str = "HTTP/2";
 
 /// A request, in the parts that can be left out of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,15 +23,32 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// If there is one.
     pub body: Option<String>,
-    /// Whether it is sent as a chunk, and not announced with its length.
+    /// Whether its length is not announced; in HTTP/1.1 it is a chunk then.
     pub is_chunked: bool,
+    /// After the body, where that has no announced length.
+    pub trailers: Vec<(String, String)>,
+    /// What is odd about it in HTTP/2.
+    pub odd: Option<Odd>,
+    /// Whether the client asks once more over the same connection, to see if that is still there.
+    pub again: bool,
 }
 
 impl Request {
-    /// The bytes, for a case under a name, with the request's own.
+    /// Whether it is made of frames.
+    pub(super) fn is_http2(&self) -> bool {
+        self.version == HTTP_2
+    }
+
+    /// The bytes in HTTP/1.1, for a case under a name, with the request's own.
     pub(super) fn bytes(&self, name: &str, id: &str) -> Vec<u8> {
         let body = match &self.body {
-            Some(body) if self.is_chunked => format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            Some(body) if self.is_chunked => {
+                let trailers = self.trailers.iter();
+                let trailers: String = trailers
+                    .map(|(name, value)| format!("{name}: {value}\r\n"))
+                    .collect();
+                format!("{:x}\r\n{body}\r\n0\r\n{trailers}\r\n", body.len())
+            }
             Some(body) => body.clone(),
             None => String::new(),
         };
@@ -43,12 +63,11 @@ impl Request {
         ];
         let headers = self.headers.iter();
         lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
-        lines.extend(self.body.iter().map(|body| {
-            if self.is_chunked {
-                "transfer-encoding: chunked".to_owned()
-            } else {
-                format!("content-length: {}", body.len())
+        lines.extend(self.body.iter().filter_map(|body| {
+            if !self.is_chunked {
+                return Some(format!("content-length: {}", body.len()));
             }
+            (!self.is_http2()).then(|| "transfer-encoding: chunked".to_owned())
         }));
         lines.push(String::new());
         lines.join("\r\n").replace(PLACEHOLDER, name)
@@ -57,10 +76,36 @@ impl Request {
     /// Each request that has one thing less.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut all = Vec::new();
+        if self.is_http2() {
+            all.push(Self {
+                version: "HTTP/1.1",
+                odd: None,
+                ..self.clone()
+            });
+        }
+        if self.odd.is_some() {
+            all.push(Self {
+                odd: None,
+                ..self.clone()
+            });
+        }
+        if self.again {
+            all.push(Self {
+                again: false,
+                ..self.clone()
+            });
+        }
+        if !self.trailers.is_empty() {
+            all.push(Self {
+                trailers: Vec::new(),
+                ..self.clone()
+            });
+        }
         if self.body.is_some() {
             all.push(Self {
                 body: None,
                 is_chunked: false,
+                trailers: Vec::new(),
                 ..self.clone()
             });
         }
@@ -103,7 +148,7 @@ mod tests {
             host: "CASE.differential.test:80".into(),
             headers: vec![("x-a".into(), "1".into())],
             body: Some("body".into()),
-            is_chunked: false,
+            ..Request::default()
         }
     }
 
@@ -111,6 +156,7 @@ mod tests {
     fn chunks_are_framed() {
         let request = Request {
             is_chunked: true,
+            trailers: vec![("x-t".into(), "1".into())],
             ..request()
         };
         let bytes = String::from_utf8(request.bytes("h3", "h3-7")).unwrap();
@@ -118,7 +164,10 @@ mod tests {
             bytes.contains("\r\ntransfer-encoding: chunked\r\n"),
             "{bytes}"
         );
-        assert!(bytes.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n"), "{bytes}");
+        assert!(
+            bytes.ends_with("\r\n\r\n4\r\nbody\r\n0\r\nx-t: 1\r\n\r\n"),
+            "{bytes}"
+        );
     }
 
     #[test]
@@ -133,7 +182,13 @@ mod tests {
 
     #[test]
     fn everything_but_the_path_and_the_host_can_go() {
-        let mut smallest = request();
+        let mut smallest = Request {
+            version: HTTP_2,
+            trailers: vec![("x-t".into(), "1".into())],
+            odd: Some(Odd::Padded),
+            again: true,
+            ..request()
+        };
         while let Some(smaller) = smallest.smaller().into_iter().next() {
             smallest = smaller;
         }

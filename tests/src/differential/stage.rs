@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -38,6 +38,8 @@ const KINDS: &str = "virtualservices.networking.istio.io,destinationrules.networ
 #[derive(Debug)]
 pub struct Stage {
     cluster: Cluster,
+    /// nodegate's program.
+    nodegate_program: PathBuf,
     upstreams: Upstreams,
     istio: SocketAddr,
     nodegate: SocketAddr,
@@ -85,6 +87,7 @@ impl Stage {
         let (istio, ours) = (address(GATEWAY)?, address(CONTROL_PLANE)?);
         let mut stage = Self {
             cluster,
+            nodegate_program: nodegate.to_owned(),
             upstreams,
             istio,
             nodegate: ours,
@@ -93,6 +96,16 @@ impl Stage {
         };
         stage.apply(&[])?;
         Ok(stage)
+    }
+
+    /// The cluster.
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// nodegate's program.
+    pub(super) fn nodegate(&self) -> &Path {
+        &self.nodegate_program
     }
 
     /// The cluster, to take down or to keep.
@@ -177,7 +190,7 @@ impl Stage {
             let mut last = String::new();
             let served = network::inside(&namespace, || {
                 Ok(patience::until(|| {
-                    let outcome = client::ask(address, &request.bytes("", ""));
+                    let outcome = client::ask(address, &request, "", "");
                     last = format!("{outcome:?}");
                     outcome
                         .is_ok_and(|outcome| outcome.status == 200)
@@ -248,9 +261,8 @@ impl Stage {
     }
 
     fn both(&self, question: &Question<'_>, id: &str) -> anyhow::Result<Pair> {
-        let bytes = question.request.bytes(question.name, id);
         let ask = |who: &str, address| {
-            client::ask(address, &bytes)
+            client::ask(address, question.request, question.name, id)
                 .with_context(|| format!("{who}, asked:\n{}", question.request.head(question.name)))
         };
         Ok([ask("Istio", self.istio)?, ask("nodegate", self.nodegate)?])
@@ -258,7 +270,7 @@ impl Stage {
 }
 
 /// Why objects were refused, each without where it stands and what it is called.
-fn reasons(said: &str) -> Vec<String> {
+pub(super) fn reasons(said: &str) -> Vec<String> {
     let refusals = said.split("Error from server").skip(1);
     let reasons = refusals.map(|refusal| {
         let marks = ["configuration is invalid: ", "is invalid: "];

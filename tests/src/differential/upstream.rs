@@ -10,34 +10,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nix::sys::socket::{self, sockopt};
+use nix::sys::socket;
 
 use super::{
+    behaviour::{BEHAVE, Behaviour, behaviour},
+    http2::{self, link::PREFACE},
     request::ID,
     wire::{Message, Rest, Wire},
 };
 use crate::network;
-
-/// The header by which a request asks for something else than a good answer: a [`Behaviour`], and after a
-/// comma for how many attempts (all, where it is absent).
-pub(super) const BEHAVE: &str = "x-behave";
-
-/// What an endpoint does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Behaviour {
-    /// Answers with a status.
-    Status(u16),
-    /// Ends the connection without an answer.
-    Close,
-    /// Resets it.
-    Reset,
-    /// Says nothing until the proxy gives up.
-    Silent,
-    /// Ends the connection within the answer's body.
-    Cut,
-    /// Answers with headers that are for the connection only.
-    Hop,
-}
 
 /// A request, as an endpoint got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,46 +99,49 @@ fn lock(reports: &Reports) -> MutexGuard<'_, BTreeMap<Asked, Vec<Report>>> {
     reports.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Answers a request. Connections are not kept: which of the two has one left from another request, on which
-/// an end without an answer means less, would be chance.
+/// Speaks with a gateway in the version that it begins with.
 fn serve(endpoint: &'static str, stream: TcpStream, reports: &Reports) -> io::Result<()> {
     let source = stream.peer_addr()?.ip();
     let mut wire = Wire::new(stream)?;
-    let Some(mut message) = wire.head()? else {
+    let Some(message) = wire.head()? else {
         return Ok(());
     };
-    wire.body(&mut message, Rest::Nothing)?;
-    let id = message.values(ID).next().unwrap_or_default().to_owned();
-    let behave: Vec<_> = message.values(BEHAVE).map(str::to_owned).collect();
-    let head_only = message.start.starts_with("HEAD ");
-    let attempt = {
-        let mut reports = lock(reports);
-        let reports = reports.entry((source, id)).or_default();
-        reports.push(Report { endpoint, message });
-        // Copies for mirrors are no attempts.
-        reports
-            .iter()
-            .filter(|one| one.endpoint == endpoint)
-            .count()
-    };
-    let behaviour = behave.first().and_then(|word| behaviour(word, attempt));
-    answer(&mut wire, endpoint, behaviour, head_only)
+    let report = |message| report(endpoint, source, message, reports);
+    if format!("{}\r\n\r\n", message.start) == PREFACE[0] {
+        return http2::server::serve(wire, endpoint, report);
+    }
+    http1(wire, message, endpoint, report)
 }
 
-/// What a request asks for on its so-manieth attempt; nothing for a good answer.
-fn behaviour(text: &str, attempt: usize) -> Option<Behaviour> {
-    let (word, times) = text.split_once(',').unwrap_or((text, ""));
-    if times.parse().is_ok_and(|times: usize| attempt > times) {
-        return None;
-    }
-    match word {
-        "close" => Some(Behaviour::Close),
-        "reset" => Some(Behaviour::Reset),
-        "silent" => Some(Behaviour::Silent),
-        "cut" => Some(Behaviour::Cut),
-        "hop" => Some(Behaviour::Hop),
-        status => status.parse().ok().map(Behaviour::Status),
-    }
+/// Notes a request, and tells what it asks for.
+fn report(
+    endpoint: &'static str,
+    source: IpAddr,
+    message: Message,
+    reports: &Reports,
+) -> Option<Behaviour> {
+    let id = message.values(ID).next().unwrap_or_default().to_owned();
+    let behave = message.values(BEHAVE).next().map(str::to_owned);
+    let mut reports = lock(reports);
+    let reports = reports.entry((source, id)).or_default();
+    reports.push(Report { endpoint, message });
+    // Copies for mirrors are no attempts.
+    let own = reports.iter().filter(|one| one.endpoint == endpoint);
+    behaviour(&behave?, own.count())
+}
+
+/// Answers a request in HTTP/1.1. Connections are not kept: which of the two has one left from another request, on
+/// which an end without an answer means less, would be chance.
+fn http1(
+    mut wire: Wire,
+    mut message: Message,
+    endpoint: &str,
+    report: impl Fn(Message) -> Option<Behaviour>,
+) -> io::Result<()> {
+    wire.body(&mut message, Rest::Nothing)?;
+    let head_only = message.start.starts_with("HEAD ");
+    let behaviour = report(message);
+    answer(&mut wire, endpoint, behaviour, head_only)
 }
 
 /// Answers as a request wants it.
@@ -168,47 +152,48 @@ fn answer(
     head_only: bool,
 ) -> io::Result<()> {
     let body = format!("{endpoint}\n");
-    let (mut status, mut length, mut hop) = (200, body.len(), "");
+    let (mut status, mut length, mut more, mut trailers) = (200, body.len(), String::new(), None);
     match behaviour {
         None => {}
         Some(Behaviour::Status(other)) => status = other,
-        Some(Behaviour::Cut) => length += 10,
-        Some(Behaviour::Hop) => hop = "keep-alive: timeout=9\r\nproxy-connection: close\r\n",
-        Some(Behaviour::Close) => return Ok(()),
-        Some(Behaviour::Reset) => return reset(wire.stream()),
+        Some(Behaviour::Cut | Behaviour::Headed(_) | Behaviour::Half(_)) => length += 10,
+        Some(Behaviour::Hop) => {
+            more = "keep-alive: timeout=9\r\nproxy-connection: close\r\n".into();
+        }
+        Some(Behaviour::Trailers) => trailers = Some("x-trailer: 1\r\n".to_owned()),
+        Some(Behaviour::Grpc(status)) => trailers = Some(format!("grpc-status: {status}\r\n")),
+        Some(Behaviour::GrpcOnly(status)) => more = format!("grpc-status: {status}\r\n"),
+        Some(Behaviour::Interim(status)) => {
+            wire.send(format!("HTTP/1.1 {status} Soon\r\nlink: </a>\r\n\r\n").as_bytes())?;
+        }
+        // What is odd about a head in HTTP/2 has no counterpart.
+        Some(Behaviour::Odd(_)) => {}
+        Some(Behaviour::Body204) => status = 204,
+        Some(
+            Behaviour::Close | Behaviour::Stream(_) | Behaviour::Away { .. } | Behaviour::Error,
+        ) => return Ok(()),
+        Some(Behaviour::Reset) => return wire.reset(),
         // Nothing more comes but the end.
         Some(Behaviour::Silent) => return wire.head().map(drop),
     }
+    let framing = match trailers {
+        Some(_) => "transfer-encoding: chunked".to_owned(),
+        None => format!("content-length: {length}"),
+    };
     let head = format!(
         "HTTP/1.1 {status} Said\r\nServer: endpoint\r\ncontent-type: text/plain\r\nX-Of: {endpoint}\r\n\
-         x-a: of endpoint\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n{hop}connection: close\r\n\
-         content-length: {length}\r\n\r\n"
+         x-a: of endpoint\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n{more}connection: close\r\n\
+         {framing}\r\n\r\n"
     );
     wire.send(head.as_bytes())?;
-    if !head_only && !matches!(status, 204 | 304) {
-        wire.send(body.as_bytes())?;
+    if head_only || matches!(status, 204 | 304) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Lets the end of a connection be a reset (socket(7), `SO_LINGER`).
-fn reset(stream: &TcpStream) -> io::Result<()> {
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    Ok(socket::setsockopt(stream, sockopt::Linger, &linger)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn misbehaviour_ends_after_so_many_attempts() {
-        assert_eq!(behaviour("503", 9), Some(Behaviour::Status(503)));
-        assert_eq!(behaviour("reset,2", 2), Some(Behaviour::Reset));
-        assert_eq!(behaviour("reset,2", 3), None);
-        assert_eq!(behaviour("nonsense", 1), None);
-    }
+    wire.send(
+        match trailers {
+            Some(trailers) => format!("{:x}\r\n{body}\r\n0\r\n{trailers}\r\n", body.len()),
+            None => body,
+        }
+        .as_bytes(),
+    )
 }

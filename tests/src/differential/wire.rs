@@ -5,6 +5,8 @@ use std::{
     net::TcpStream,
 };
 
+use nix::sys::socket::{self, sockopt};
+
 /// Headers as they came.
 pub type Headers = Vec<(String, String)>;
 
@@ -17,6 +19,8 @@ pub struct Message {
     pub headers: Headers,
     /// Without its framing.
     pub body: Vec<u8>,
+    /// What comes after the body.
+    pub trailers: Headers,
     /// Whether the connection ended within the body.
     pub cut: bool,
 }
@@ -61,9 +65,13 @@ impl Wire {
         self.stream.write_all(bytes)
     }
 
-    /// The connection itself.
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Ends the connection with a reset (socket(7), `SO_LINGER`).
+    pub(super) fn reset(&self) -> io::Result<()> {
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        Ok(socket::setsockopt(&self.stream, sockopt::Linger, &linger)?)
     }
 
     /// First line and headers of the next message; none at the end of the connection.
@@ -75,13 +83,9 @@ impl Wire {
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.trim_end_matches("\r\n").split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();
-        let header = |line: &str| match line.split_once(':') {
-            Some((name, value)) => (name.to_owned(), value.trim().to_owned()),
-            None => (line.to_owned(), String::new()),
-        };
         Ok(Some(Message {
             start,
-            headers: lines.map(header).collect(),
+            headers: lines.map(field).collect(),
             ..Message::default()
         }))
     }
@@ -132,18 +136,39 @@ impl Wire {
         }
     }
 
-    fn exactly(&mut self, length: usize, message: &mut Message) -> io::Result<()> {
+    /// So many bytes; none if there are fewer before the end of the connection.
+    pub(super) fn bytes(&mut self, length: usize) -> io::Result<Option<Vec<u8>>> {
         while self.buffer.len() < length {
             if !self.fill()? {
-                message.cut = true;
-                message.body.append(&mut self.buffer);
-                return Ok(());
+                return Ok(None);
             }
         }
         let rest = self.buffer.split_off(length);
-        let body = std::mem::replace(&mut self.buffer, rest);
-        message.body.extend(body);
+        Ok(Some(std::mem::replace(&mut self.buffer, rest)))
+    }
+
+    fn exactly(&mut self, length: usize, message: &mut Message) -> io::Result<()> {
+        if let Some(body) = self.bytes(length)? {
+            message.body.extend(body);
+        } else {
+            message.cut = true;
+            message.body.append(&mut self.buffer);
+        }
         Ok(())
+    }
+
+    fn trailers(&mut self, message: &mut Message) -> io::Result<()> {
+        loop {
+            let Some(line) = self.until(b"\r\n")? else {
+                message.cut = true;
+                return Ok(());
+            };
+            let line = String::from_utf8_lossy(&line);
+            match line.trim_end() {
+                "" => return Ok(()),
+                line => message.trailers.push(field(line)),
+            }
+        }
     }
 
     fn chunks(&mut self, message: &mut Message) -> io::Result<()> {
@@ -161,12 +186,19 @@ impl Wire {
             if message.cut {
                 return Ok(());
             }
-            // Neither proxy passes trailers on, so none are generated.
-            self.until(b"\r\n")?;
             if size == 0 {
-                return Ok(());
+                return self.trailers(message);
             }
+            self.until(b"\r\n")?;
         }
+    }
+}
+
+/// Name and value of a line.
+fn field(line: &str) -> (String, String) {
+    match line.split_once(':') {
+        Some((name, value)) => (name.to_owned(), value.trim().to_owned()),
+        None => (line.to_owned(), String::new()),
     }
 }
 
@@ -200,7 +232,7 @@ mod tests {
     fn messages_follow_each_other_whatever_ends_them() {
         let messages = read(
             b"POST /a HTTP/1.1\r\nX-A: 1\r\nx-a:  2 \r\ncontent-length: 3\r\n\r\nabc\
-              POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nde\r\n1\r\nf\r\n0\r\n\r\n\
+              POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nde\r\n1\r\nf\r\n0\r\nX-T: 1\r\n\r\n\
               GET /c HTTP/1.1\r\n\r\n",
             Rest::Nothing,
         );
@@ -208,6 +240,7 @@ mod tests {
         assert_eq!(bodies, [&b"abc"[..], b"def", b""]);
         let values: Vec<_> = messages[0].values("x-a").collect();
         assert_eq!(values, ["1", "2"]);
+        assert_eq!(messages[1].trailers, [("X-T".to_owned(), "1".to_owned())]);
         assert_eq!(messages[2].start, "GET /c HTTP/1.1");
         assert!(messages.iter().all(|message| !message.cut));
     }

@@ -175,13 +175,14 @@ async fn serve_http2<S: Transport>(
 
 /// Begins to serve a request.
 fn begin(client: &Rc<Client>, request: Request<Incoming>) -> (Request<RequestBody>, Box<Exchange>) {
-    let mut exchange = Exchange::new(client, request.version());
+    let version = request.version();
+    let mut exchange = Exchange::new(client, version);
     exchange.head_only = request.method() == Method::HEAD;
-    if request.version() < Version::HTTP_11 {
+    if version < Version::HTTP_11 {
         client.handle.set_outdated();
     }
     let (parts, incoming) = request.into_parts();
-    let (body, progress) = RequestBody::new(incoming, &client.handle);
+    let (body, progress) = RequestBody::new(incoming, version, &client.handle);
     exchange.set_request_body(progress);
     (Request::from_parts(parts, body), exchange)
 }

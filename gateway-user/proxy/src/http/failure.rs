@@ -60,6 +60,8 @@ impl From<&hyper::Error> for Failure {
             return failure;
         }
         match reset_reason(error) {
+            // Envoy: ConnectionImpl::onStreamClose, StreamResetReason::ProtocolError.
+            Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },
@@ -89,8 +91,10 @@ impl From<Overflow> for Failure {
 /// How the body that was to be sent broke off, if it could not be read from the client.
 fn broken_body(error: &hyper::Error) -> Option<Failure> {
     let cause = error.source().filter(|_| error.is_user())?.downcast_ref();
-    let Some(BodyError::Hyper(error)) = cause else {
-        return None;
+    let error = match cause {
+        Some(BodyError::Hyper(error)) => error,
+        Some(BodyError::Abandoned) => return Some(Failure::ClientGone),
+        _ => return None,
     };
     let kind = error
         .source()
@@ -122,11 +126,13 @@ pub(crate) enum Broken {
 pub(crate) fn broken_answer(error: &BodyError) -> Broken {
     match error {
         BodyError::Hyper(error) if reset_reason(error).is_some() => Broken::Reset,
+        BodyError::Abandoned => Broken::Reset,
         BodyError::Hyper(error) if of_http2(error).is_none_or(h2::Error::is_library) => {
             Broken::Early
         }
         // HTTP/1.1, read directly.
         BodyError::Io(_) => Broken::Early,
+        BodyError::Unexpected => Broken::Early,
         BodyError::Hyper(_) | BodyError::Unwanted | BodyError::Timeout => Broken::Off,
     }
 }

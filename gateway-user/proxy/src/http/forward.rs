@@ -328,5 +328,10 @@ async fn answer(
     }
     let request = outgoing.make(attempt, upstream.is_http2(), keep);
     let response = upstream.send(request).await?;
-    Ok(response.map(Rest::Hyper))
+    let has_body = response.version() != Version::HTTP_2
+        || !matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    Ok(response.map(if has_body { Rest::Hyper } else { Rest::Nothing }))
 }

@@ -25,11 +25,18 @@ pub(crate) fn set_version(parts: &mut Parts, http2: bool) {
 
 /// HTTP/2 says in pseudo-headers what HTTP/1.1 says in `Host` (RFC 9113, section 8.3.1).
 fn for_http2(parts: &mut Parts) {
-    parts.version = Version::HTTP_2;
     parts.headers.remove(TRANSFER_ENCODING);
     parts.headers.remove(CONNECTION);
-    let host = parts.headers.remove(HOST);
+    let host = parts.headers.get(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if host.is_some() && authority.is_none() {
+        // What a rule wants to be the host, and no URI has: `host` may say it alone (section 8.3.1). As a request that
+        // comes from HTTP/1.1 it need have no authority.
+        parts.version = Version::HTTP_11;
+        return;
+    }
+    parts.version = Version::HTTP_2;
+    parts.headers.remove(HOST);
     let mut uri = mem::take(&mut parts.uri).into_parts();
     uri.authority = authority;
     uri.scheme = uri.authority.is_some().then_some(Scheme::HTTP);

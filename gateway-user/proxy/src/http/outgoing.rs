@@ -3,7 +3,9 @@
 use std::{mem, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Version, header::CONTENT_LENGTH, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
 };
 use nodegate_route::timeout;
 
@@ -147,6 +149,11 @@ impl Outgoing {
         };
         head_form::set_version(&mut parts, http2);
         prepare(&mut parts, attempt, empty && !http2);
+        if !empty && !http2 && !parts.headers.contains_key(CONTENT_LENGTH) {
+            // hyper sends no body with GET, HEAD and CONNECT that it has not been told of.
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
         let body = match &mut self.body {
             Body::Once(body) => mem::replace(body, RequestBody::EMPTY),
             Body::Kept(store) => RequestBody::copy_of(store).unwrap_or_default(),

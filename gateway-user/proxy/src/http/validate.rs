@@ -61,6 +61,14 @@ pub(crate) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> 
     if first.is_none() && authority(parts).is_none() {
         return Err(LocalReply::bad_host("missing_host_header"));
     }
+    // RFC 9113, section 8.3.1.
+    let target = parts
+        .uri
+        .authority()
+        .filter(|_| parts.version == Version::HTTP_2);
+    if target.is_some_and(|host| host.as_str().contains('@')) {
+        return Err(LocalReply::bad_host("http.invalid_authority"));
+    }
     if parts.version == Version::HTTP_11 {
         validate_http1(parts, first, survey)?;
     }

@@ -31,6 +31,8 @@ pub(crate) struct UpstreamBody<B> {
 pub(crate) enum Rest {
     /// What hyper reads.
     Hyper(Incoming),
+    /// What hyper reads, of which there may be nothing.
+    Nothing(Incoming),
     /// So many bytes, read directly.
     Direct(u64),
 }
@@ -41,6 +43,10 @@ pub(crate) enum UpstreamError {
     Hyper(hyper::Error),
     /// The connection broke while it was read directly.
     Io(io::Error),
+    /// The endpoint has reset the stream and called that no error.
+    Abandoned,
+    /// The endpoint sends a body where there is none.
+    Unexpected,
 }
 
 impl<B> UpstreamBody<B> {
@@ -55,7 +61,7 @@ impl<B> UpstreamBody<B> {
     /// Whether all of it has come.
     pub(crate) fn is_end_stream(&self) -> bool {
         match &self.rest {
-            Rest::Hyper(incoming) => incoming.is_end_stream(),
+            Rest::Hyper(incoming) | Rest::Nothing(incoming) => incoming.is_end_stream(),
             Rest::Direct(left) => *left == 0,
         }
     }
@@ -64,6 +70,7 @@ impl<B> UpstreamBody<B> {
     pub(crate) fn size_hint(&self) -> SizeHint {
         match &self.rest {
             Rest::Hyper(incoming) => incoming.size_hint(),
+            Rest::Nothing(_) => SizeHint::with_exact(0),
             Rest::Direct(left) => SizeHint::with_exact(*left),
         }
     }
@@ -73,10 +80,22 @@ impl<B> UpstreamBody<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let is_nothing = matches!(self.rest, Rest::Nothing(_));
         match &mut self.rest {
-            Rest::Hyper(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::Hyper)))
+            Rest::Hyper(incoming) | Rest::Nothing(incoming) => {
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                // hyper takes a stream that is reset with NO_ERROR for one that ends, which is so for requests
+                // alone (RFC 9113, section 8.1).
+                let is_http2 = || self.upstream.as_ref().is_some_and(Upstream::is_http2);
+                if frame.is_none() && !incoming.is_end_stream() && is_http2() {
+                    return Poll::Ready(Some(Err(UpstreamError::Abandoned)));
+                }
+                let is_data =
+                    |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| !data.is_empty());
+                Poll::Ready(frame.map(|frame| match frame {
+                    Ok(frame) if is_nothing && is_data(&frame) => Err(UpstreamError::Unexpected),
+                    frame => frame.map_err(UpstreamError::Hyper),
+                }))
             }
             Rest::Direct(0) => Poll::Ready(None),
             Rest::Direct(left) => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Make;
-use crate::differential::ground::{ALPHA, BETA, GAMMA, SHARDS};
+use crate::differential::ground::{ALONE, ALPHA, BETA, CALLS, DELTA, GAMMA, SHARDS};
 
 /// Patterns and what replaces their matches.
 const REPLACEMENTS: [(&str, &str); 4] = [
@@ -101,7 +101,7 @@ impl Make {
     }
 
     fn destination(&mut self) -> Value {
-        let destination = match self.0.u8(..14) {
+        let destination = match self.0.u8(..20) {
             0 => json!({"host": "unknown.default.svc.cluster.local"}),
             1 => json!({"host": ALPHA, "port": {"number": 81}}),
             2 => {
@@ -115,6 +115,9 @@ impl Make {
                 json!({"host": self.one(&[&format!("{ALPHA}.default"), &format!("{ALPHA}.default.svc")])})
             }
             8 => json!({"host": GAMMA}),
+            9..12 => json!({"host": DELTA}),
+            12..14 => json!({"host": CALLS}),
+            14..16 => json!({"host": ALONE}),
             _ => json!({"host": ALPHA, "port": {"number": 80}}),
         };
         json!({"destination": destination})

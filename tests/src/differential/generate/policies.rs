@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Make, object};
-use crate::differential::ground::{ENDPOINTS, Endpoint, MIRRORS, address};
+use crate::differential::ground::{ALONE, ENDPOINTS, Endpoint, MIRRORS, address};
 
 impl Make {
     pub(super) fn policies(&mut self, route: &mut Map<String, Value>) {
@@ -54,7 +54,13 @@ impl Make {
             route["retries"] = json!({"attempts": 0});
         } else {
             let attempts = 1 + self.0.u8(..2);
-            let retry_on = self.one(&["5xx", "gateway-error", "reset", "connect-failure"]);
+            let retry_on = self.one(&[
+                "5xx",
+                "gateway-error",
+                "reset",
+                "connect-failure",
+                "refused-stream",
+            ]);
             route["timeout"] = json!("5s");
             route["retries"] =
                 json!({"attempts": attempts, "retryOn": retry_on, "perTryTimeout": "0.3s"});
@@ -83,6 +89,11 @@ impl Make {
                 "connect-failure",
                 "503,404",
                 "retriable-status-codes,418",
+                "refused-stream",
+                "reset",
+                "reset-before-request",
+                "cancelled,unavailable",
+                "internal,deadline-exceeded,resource-exhausted",
             ]));
         }
         if self.chance(30) {
@@ -125,7 +136,16 @@ impl Make {
     /// A ServiceEntry, and maybe a DestinationRule for it.
     pub(super) fn own_service(&mut self) -> Vec<Value> {
         let host = "CASE-own.test";
-        let Endpoint { name, port } = self.one(&ENDPOINTS);
+        // One is only for those who have a connection for each request.
+        let shared = ENDPOINTS.map(|endpoint| {
+            let [first, ..] = ENDPOINTS;
+            if endpoint.name == ALONE {
+                first
+            } else {
+                endpoint
+            }
+        });
+        let Endpoint { name, port } = self.one(&shared);
         let port_name = self.one(&["http", "http-own"]);
         let entry = json!({
             "hosts": [host],
@@ -134,7 +154,7 @@ impl Make {
             "ports": [{
                 "number": self.one(&[80, 8000]),
                 "name": port_name,
-                "protocol": "HTTP",
+                "protocol": self.one(&["HTTP", "HTTP", "HTTP2", "GRPC"]),
             }],
             "endpoints": [{"address": address(), "ports": {port_name: port}, "labels": {"of": name}}],
         });
@@ -143,7 +163,13 @@ impl Make {
             let policies = [
                 json!({"loadBalancer": {"simple": "ROUND_ROBIN"}}),
                 json!({"connectionPool": {"http": {"maxRequestsPerConnection": 1}}}),
-                json!({"connectionPool": {"http": {"maxRetries": 1}}}),
+                // More than there ever are at once: which would be refused is chance.
+                json!({"connectionPool": {"http": {"maxRetries": 100}}}),
+                json!({"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}),
+                json!({"connectionPool": {"http": {"h2UpgradePolicy": "DO_NOT_UPGRADE"}}}),
+                json!({"connectionPool": {"http": {"useClientProtocol": true}}}),
+                json!({"connectionPool": {"http": {"useClientProtocol": true, "h2UpgradePolicy": "UPGRADE"}}}),
+                json!({"connectionPool": {"http": {"http2MaxRequests": 100, "maxConcurrentStreams": 1}}}),
                 json!({"outlierDetection": {"consecutive5xxErrors": 0}}),
                 json!({"loadBalancer": {"consistentHash": {"httpHeaderName": "x-a"}}}),
                 json!({"loadBalancer": {"consistentHash": {"httpCookie": {"name": "seen", "ttl": "60s"}}}}),

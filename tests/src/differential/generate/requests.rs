@@ -1,10 +1,10 @@
 //! Requests for conditions, and those that miss them by little.
 
 use super::{
-    Make, Wanted,
+    Make, Wanted, frames,
     words::{HEADERS, METHODS, ORIGINS, PATHS, QUERIES, VALUES},
 };
-use crate::differential::{request::Request, upstream::BEHAVE};
+use crate::differential::{behaviour::BEHAVE, request::Request};
 
 /// What endpoints are asked to do.
 const BEHAVIOURS: [&str; 13] = [
@@ -69,7 +69,11 @@ impl Make {
         let mut headers = self.order(&want);
         self.visit(method, &mut headers);
         if self.chance(25) {
-            let behaviour = self.one(&BEHAVIOURS);
+            let behaviour = if self.chance(50) {
+                self.one(&BEHAVIOURS)
+            } else {
+                self.one(&frames::BEHAVIOURS)
+            };
             // Where nobody gives up, it would take for ever.
             let behaviour = if is_impatient { "silent" } else { behaviour };
             headers.push((BEHAVE.into(), behaviour.into()));
@@ -83,9 +87,14 @@ impl Make {
             headers,
             body: (sends && self.chance(60)).then(|| "body".into()),
             is_chunked: self.chance(20),
+            again: self.chance(20),
+            ..Request::default()
         };
         if self.chance(12) {
             self.twist(&mut request);
+        }
+        if request.version != "HTTP/1.0" && self.chance(45) {
+            self.frame(&mut request, is_impatient);
         }
         request
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -38,12 +39,16 @@ impl RequestBody {
     pub(crate) const EMPTY: Self = Self(RequestSource::Nothing);
 
     /// Wraps the client's body, unless there is none.
-    pub(crate) fn new(incoming: Incoming, client: &Rc<Handle>) -> (Self, Option<Rc<Progress>>) {
+    pub(crate) fn new(
+        incoming: Incoming,
+        version: Version,
+        client: &Rc<Handle>,
+    ) -> (Self, Option<Rc<Progress>>) {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
         let progress = Progress::new(client);
-        let body = Streamed::new(incoming, Rc::clone(&progress));
+        let body = Streamed::new(incoming, version, Rc::clone(&progress));
         (Self(RequestSource::Client(Box::new(body))), Some(progress))
     }
 
@@ -104,7 +109,8 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            RequestSource::Nothing => SizeHint::with_exact(0),
+            // A length of 0 would be said of it in HTTP/2, where Envoy says nothing.
+            RequestSource::Nothing => SizeHint::default(),
             RequestSource::Client(body) => body.size_hint(),
             RequestSource::Store { store, at: 0 } => store.length(),
             // Senders ask for it at the beginning only.

@@ -8,6 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{
+    HeaderMap, Version,
+    header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING},
+};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -17,14 +21,17 @@ use super::{error::BodyError, gate::Gate, progress::Progress};
 #[derive(Debug)]
 pub(super) struct Streamed {
     incoming: Incoming,
+    /// Whether it is a stream of HTTP/2.
+    is_stream: bool,
     progress: Rc<Progress>,
     gate: Option<Arc<Gate>>,
 }
 
 impl Streamed {
-    pub(super) fn new(incoming: Incoming, progress: Rc<Progress>) -> Self {
+    pub(super) fn new(incoming: Incoming, version: Version, progress: Rc<Progress>) -> Self {
         Self {
             incoming,
+            is_stream: version == Version::HTTP_2,
             progress,
             gate: None,
         }
@@ -77,6 +84,41 @@ impl Streamed {
         if is_last || self.incoming.is_end_stream() {
             progress.finish();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        // A stream that is reset with NO_ERROR has no end, which hyper would say of it.
+        if frame.is_none() && self.is_stream && !self.incoming.is_end_stream() {
+            return Poll::Ready(Some(Err(BodyError::Abandoned)));
+        }
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = frame?;
+            if let Some(trailers) = frame.trailers_mut() {
+                clean(trailers);
+            }
+            Ok(frame)
+        }))
+    }
+}
+
+/// Takes from trailers what says where a message ends or leads: it has no meaning there, and endpoints that see it
+/// may refuse the request (RFC 9110, section 6.5.1).
+fn clean(trailers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING] {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn trailers_frame_nothing() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        clean(&mut trailers);
+        let left: Vec<_> = trailers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(left, ["grpc-status"]);
     }
 }

@@ -229,7 +229,8 @@ fn all_narrow(root: &BTreeMap<String, StringMatch>, leaf: &BTreeMap<String, Stri
         .all(|(name, leaf)| narrows(root.get(name), Some(leaf)))
 }
 
-/// Whether whatever `leaf` matches is matched by `root` (the opposite of `stringMatchConflict`).
+/// Whether whatever `leaf` matches is matched by `root` (the opposite of `stringMatchConflict`, to which an empty text
+/// is none).
 fn narrows(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> bool {
     let (Some(root), Some(leaf)) = (root, leaf) else {
         return true;
@@ -237,15 +238,13 @@ fn narrows(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> bool {
     if root.regex.is_some() || leaf.regex.is_some() {
         return false;
     }
-    match (
-        &root.exact,
-        &root.prefix,
-        leaf.exact.as_ref(),
-        leaf.prefix.as_ref(),
-    ) {
+    let [root_exact, root_prefix, exact, prefix] =
+        [&root.exact, &root.prefix, &leaf.exact, &leaf.prefix]
+            .map(|text| text.as_deref().filter(|text| !text.is_empty()));
+    match (root_exact, root_prefix, exact, prefix) {
         (Some(root), _, Some(leaf), None) => root == leaf,
         (None, Some(root), Some(leaf), None) | (None, Some(root), None, Some(leaf)) => {
-            leaf.starts_with(root.as_str())
+            leaf.starts_with(root)
         }
         _ => false,
     }
