@@ -1,4 +1,4 @@
-//! The `networking.istio.io` API, as far as manifests may name it.
+//! The `networking.istio.io` and `security.istio.io` APIs, as far as manifests may name it.
 //!
 //! Every field of the API is here, so that a misspelled one can be told from one that this version
 //! does not act on; the latter are [`Opaque`], and [`super::validate`] says what becomes of them.
@@ -12,6 +12,7 @@ mod http;
 mod policy;
 pub mod reading;
 mod secrets;
+mod security;
 pub mod words;
 mod workload;
 
@@ -28,6 +29,7 @@ pub use policy::{
 };
 
 pub use secrets::secret_names;
+pub use security::{AuthorizationPolicy, PolicyScope, RequestAuthentication};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
