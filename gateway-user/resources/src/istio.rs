@@ -130,6 +130,10 @@ pub struct ServerTls {
     pub max_protocol_version: Option<Opaque>,
     /// Ciphers.
     pub cipher_suites: Option<Opaque>,
+    /// Curves.
+    pub ecdh_curves: Option<Opaque>,
+    /// Whether any certificate of a client will do.
+    pub insecure_skip_verify: Option<Opaque>,
 }
 
 /// `Gateway.spec.servers[].port`

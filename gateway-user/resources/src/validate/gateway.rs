@@ -68,6 +68,19 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool 
             );
         }
     }
+    if matches!(read, Ok(ServerProtocol::Https | ServerProtocol::Tls)) && server.tls.is_none() {
+        let message = format!("missing: {protocol} needs a certificate, or to be passed on");
+        findings.left_out(
+            format!("{path}.tls"),
+            "server",
+            &message,
+            "`{mode: SIMPLE, credentialName: NAME}`",
+        );
+    }
+    if server.port.target_port.is_some_and(|port| port != 0) {
+        let message = "has no effect, in Istio neither; ignored";
+        findings.warning(format!("{path}.port.targetPort"), message, "remove it");
+    }
     let redirects = server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
     if matches!(read, Ok(ServerProtocol::Https | ServerProtocol::Tls)) {
         let message =
