@@ -2,7 +2,9 @@ mod entries;
 mod gateway;
 mod http;
 mod incremental;
+mod policies;
 mod policy;
+mod review;
 mod scenarios;
 mod services;
 mod tls;
@@ -90,6 +92,7 @@ impl Cluster {
             namespace: namespace.into(),
             name: "istio-ingressgateway-0".into(),
             labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
+            ..GatewayIdentity::default()
         };
         let node = NodeIdentity {
             name: "node1".into(),

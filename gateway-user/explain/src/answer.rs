@@ -15,17 +15,22 @@ use super::{
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
     request::{Known, Request, Routed, TlsAsked, route},
 };
-use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy};
+use nodegate_compile::{
+    GatewayIdentity, NodeIdentity, ServiceScope, Unenforced, compile, gateway, kube_proxy,
+};
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
 
 mod closed;
+mod endpoints;
 mod outcome;
+mod said;
 mod text;
 
 pub use outcome::Outcome;
 use outcome::outcome;
+pub use text::{Brief, LABEL};
 
 /// What is asked, as it is written.
 #[derive(Debug)]
@@ -68,6 +73,8 @@ pub struct Setup {
     pub services: ServiceScope,
     /// kube-proxy's Services, where they are known from its rules and not from the objects.
     pub by_kube_proxy: Option<Vec<ServicePort>>,
+    /// What gateways do where a policy is for them that is not enforced.
+    pub unenforced: Unenforced,
 }
 
 /// Why there is no answer.
@@ -151,16 +158,23 @@ pub fn explain(
     let connection = connection(&world.node, &attempt);
     let ends = ends(&connection);
     let request = question.request(attempt.destination);
-    let gateway = ends.first().and_then(|end| {
-        (attempt.protocol == Protocol::Tcp)
-            .then(|| world.gateway(&cluster, *end, request.as_ref()))?
-    });
+    let (gateway, told) = ends
+        .first()
+        .and_then(|end| {
+            (attempt.protocol == Protocol::Tcp)
+                .then(|| world.gateway(&cluster, *end, request.as_ref()))?
+        })
+        .unzip();
     let closed = ends.first().filter(|_| gateway.is_none()).and_then(|end| {
         let identity = identity(resources, &cluster, &world.services, *end)?;
         (attempt.protocol == Protocol::Tcp).then(|| closed::why(&world, &identity, *end))?
     });
     let mut notes = world.node.refused().to_vec();
     notes.extend(notes_on(&world, &attempt, &connection));
+    notes.extend(endpoints::notes(&world, &connection));
+    let told = told.unwrap_or_default();
+    let first = told.first().cloned();
+    notes.extend(told);
     if let Some(end) = ends.first()
         && gateway.is_none()
         && closed.is_none()
@@ -171,9 +185,18 @@ pub fn explain(
         ));
     }
     let result = match closed {
-        Some(text) => Outcome { good: false, text },
+        Some(text) => Outcome {
+            good: false,
+            text,
+            why: String::new(),
+        },
         None => outcome(&connection, &cluster, &ends, gateway.as_ref()),
     };
+    let why = match result.why.as_str() {
+        "" => first.unwrap_or_default(),
+        _ => result.why,
+    };
+    let result = Outcome { why, ..result };
     Ok(Answer {
         node: name,
         from,
@@ -190,6 +213,7 @@ struct World<'w> {
     resources: &'w Resources,
     services: Vec<ServicePort>,
     node: Node,
+    unenforced: Unenforced,
 }
 
 // === impl World ===
@@ -227,6 +251,7 @@ impl<'w> World<'w> {
             resources,
             services: by_kube_proxy,
             node,
+            unenforced: setup.unenforced,
         })
     }
 
@@ -236,14 +261,21 @@ impl<'w> World<'w> {
         cluster: &Cluster,
         at: SocketAddr,
         request: Option<&Request>,
-    ) -> Option<Routed> {
-        let identity = identity(self.resources, cluster, &self.services, at)?;
+    ) -> Option<(Routed, Vec<String>)> {
+        let identity = GatewayIdentity {
+            unenforced: self.unenforced,
+            ..identity(self.resources, cluster, &self.services, at)?
+        };
+        let mut diagnostics = Vec::new();
         let known = Known {
-            gateway: &gateway(self.resources, &identity, &mut Vec::new()),
+            gateway: &gateway(self.resources, &identity, &mut diagnostics),
             resources: self.resources,
             services: &self.services,
+            identity: &identity,
         };
-        route(&known, at.port(), request)
+        let routed = route(&known, at.port(), request)?;
+        let told = said::about(&known, &diagnostics, &routed);
+        Some((routed, told))
     }
 }
 
@@ -263,6 +295,7 @@ fn identity(
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             labels: labels.clone(),
+            ..GatewayIdentity::default()
         });
     }
     let leads_here = |service: &&ServicePort| {
@@ -286,6 +319,7 @@ fn identity(
                 namespace: name.namespace.clone(),
                 name: pod.map_or_else(|| name.name.clone(), |(pod, _)| pod.name.clone()),
                 labels: labels.clone(),
+                ..GatewayIdentity::default()
             })
     })
 }

@@ -16,8 +16,8 @@ mod tls;
 
 pub use action::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
-    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect,
-    RetryPolicy,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, PrefixChange,
+    Redirect, RetryPolicy,
 };
 pub use cluster::{
     Balancing, Cluster, ClusterPolicy, ConnectionLimits, Distribution, DnsTarget, Endpoint,
@@ -94,12 +94,18 @@ pub struct VirtualHost {
 pub enum RouteKind {
     /// Istio's, of `networking.istio.io`.
     VirtualService,
+    /// Istio's, of `security.istio.io`: because of it everything is refused.
+    AuthorizationPolicy,
+    /// Istio's, of `security.istio.io`: because of it everything is refused.
+    RequestAuthentication,
 }
 
 impl fmt::Display for RouteKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::VirtualService => "VirtualService",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         })
     }
 }
@@ -163,6 +169,21 @@ pub struct TcpRoute {
     pub origin: RouteOrigin,
     /// Where to; never empty.
     pub destinations: Vec<Destination>,
+}
+
+// === impl ListenerProtocol ===
+
+impl ListenerProtocol {
+    /// All tables by which requests are routed: of a port of TLS, one for each server.
+    pub fn tables(&self) -> impl Iterator<Item = &HttpRoutes> {
+        let (clear, chains) = match self {
+            Self::Http(routes) => (Some(routes), [].as_slice()),
+            Self::Tcp(_) => (None, [].as_slice()),
+            Self::Tls(tls) => (None, tls.chains.as_slice()),
+        };
+        let inside = chains.iter().filter_map(|chain| chain.protocol.http());
+        clear.into_iter().chain(inside)
+    }
 }
 
 // === impl HttpRoute ===

@@ -25,7 +25,10 @@ use std::sync::Arc;
 
 pub use kind::ResourceKind;
 
-use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
+use istio::{
+    AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry,
+    VirtualService,
+};
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
@@ -72,6 +75,8 @@ of_kind! {
     virtual_services: VirtualService,
     destination_rules: DestinationRule,
     service_entries: ServiceEntry,
+    authorization_policies: AuthorizationPolicy,
+    request_authentications: RequestAuthentication,
 }
 
 impl Resources {
@@ -92,6 +97,15 @@ impl Resources {
     pub fn node(&self, name: &str) -> Option<&Node> {
         match &self.get(ResourceKind::Node, "", name)?.body {
             Body::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// One Gateway.
+    pub fn gateway(&self, namespace: &str, name: &str) -> Option<(&Arc<Object>, &Gateway)> {
+        let object = self.get(ResourceKind::Gateway, namespace, name)?;
+        match &object.body {
+            Body::Gateway(gateway) => Some((object, gateway)),
             _ => None,
         }
     }

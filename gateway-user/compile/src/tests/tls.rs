@@ -198,7 +198,7 @@ fn tls_is_passed_on_by_the_names_of_routes() {
     assert_eq!(
         messages(&snapshot),
         [
-            "warning: 1.yaml:10: VirtualService default/v: spec.tls[1].match[0].sniHosts: `a.x` is at port 443 already, by VirtualService default/v; this match is left out (fix: a name can lead to one route at a port)"
+            "warning: 1.yaml:10: VirtualService default/v: spec.tls[1].match[0]: has no effect: tls[0] has a name of it (fix: remove one of them)"
         ]
     );
 }

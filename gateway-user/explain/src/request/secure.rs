@@ -34,6 +34,7 @@ pub(super) fn route(
         request: request.cloned(),
         http: None,
         origin: None,
+        behind: None,
         destinations: Vec::new(),
         end,
     };

@@ -38,6 +38,7 @@ fn explained(gateway: &Gateway, port: u16, request: Option<&Request>) -> Option<
         gateway,
         resources: &Resources::default(),
         services: &[],
+        identity: &GatewayIdentity::default(),
     };
     route(&known, port, request)
 }
@@ -243,6 +244,7 @@ fn what_the_route_answers_itself_is_no_failure() {
         authority: None,
         port: None,
         path: None,
+        prefix: None,
     };
     let asked = Request {
         path: "/a/../b?q".into(),

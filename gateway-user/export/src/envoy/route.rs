@@ -40,9 +40,13 @@ fn virtual_host(gateway: &Gateway, host: &VirtualHost) -> Value {
 
 fn route(gateway: &Gateway, route: &HttpRoute) -> Value {
     let origin = &route.origin;
-    let RouteKind::VirtualService = origin.kind;
+    let (api, kind) = match origin.kind {
+        RouteKind::VirtualService => ("networking.istio.io/v1alpha3", "virtual-service"),
+        RouteKind::AuthorizationPolicy => ("security.istio.io/v1", "authorization-policy"),
+        RouteKind::RequestAuthentication => ("security.istio.io/v1", "request-authentication"),
+    };
     let config = format!(
-        "/apis/networking.istio.io/v1alpha3/namespaces/{}/virtual-service/{}",
+        "/apis/{api}/namespaces/{}/{kind}/{}",
         origin.namespace, origin.name
     );
     let mut all = operations(&route.headers);
@@ -239,6 +243,7 @@ fn redirect(redirect: &Redirect) -> Value {
         "host_redirect": redirect.authority,
         "port_redirect": redirect.port,
         "path_redirect": redirect.path,
+        "prefix_rewrite": redirect.prefix.as_ref().map(|change| &change.replacement),
         "response_code": match redirect.status {
             302 => "FOUND",
             303 => "SEE_OTHER",

@@ -7,8 +7,10 @@ use nodegate_values::{
 };
 
 use crate::{
-    istio::{Destination, DestinationRule, RouteDestination, VirtualService},
-    lookup::{Destinations, NoDestination, full_host, gateway_reference, service_of},
+    istio::{Destination, DestinationRule, VirtualService},
+    lookup::{
+        Destinations, NoDestination, full_host, gateway_reference, named_destinations, service_of,
+    },
     object::{Body, Object},
 };
 
@@ -41,10 +43,13 @@ impl Round {
                     };
                     let is_new = |destination: &Destination| {
                         before.is_some_and(|before| {
-                            !destinations(before).any(|(_, before)| before == destination)
+                            !named_destinations(before).any(|(_, before)| before == destination)
                         })
                     };
-                    let severity = if misses.iter().any(|(_, destination, _)| is_new(destination)) {
+                    let on_gateway = on_gateway(&object, service);
+                    let severity = if on_gateway
+                        && misses.iter().any(|(_, destination, _)| is_new(destination))
+                    {
                         proposal.refuse();
                         Severity::Error
                     } else {
@@ -52,7 +57,7 @@ impl Round {
                     };
                     let reports = misses
                         .into_iter()
-                        .map(|(path, _, miss)| report(&object, severity, &path, miss));
+                        .map(|(path, _, miss)| report(&object, severity, on_gateway, &path, miss));
                     self.diagnostics.extend(reports);
                     self.diagnostics
                         .extend(no_gateways(&object, service, &gateways));
@@ -94,7 +99,20 @@ fn no_subject(
     Some(object.report(Severity::Warning, "spec.host", message, fix))
 }
 
-fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) -> Diagnostic {
+/// Whether a gateway may apply it. What others delegate to is applied where they are.
+fn on_gateway(object: &Object, service: &VirtualService) -> bool {
+    let mut names = service.spec.gateways.iter();
+    service.spec.hosts.is_empty()
+        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
+}
+
+fn report(
+    object: &Object,
+    severity: Severity,
+    on_gateway: bool,
+    path: &str,
+    miss: NoDestination,
+) -> Diagnostic {
     let NoDestination {
         field,
         message,
@@ -102,6 +120,7 @@ fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) 
     } = miss;
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
+        _ if !on_gateway => "only sidecars would have this route",
         _ if path.starts_with("spec.tcp") || path.starts_with("spec.tls") => {
             "connections to it are closed"
         }
@@ -117,46 +136,12 @@ fn misses<'v>(
     service: &'v VirtualService,
     known: &Destinations<'_>,
 ) -> Vec<(String, &'v Destination, NoDestination)> {
-    destinations(service)
+    named_destinations(service)
         .filter_map(|(path, destination)| {
             let miss = known.miss(destination, &object.key.namespace)?;
             Some((path, destination, miss))
         })
         .collect()
-}
-
-/// All destinations, each with its path.
-fn destinations(service: &VirtualService) -> impl Iterator<Item = (String, &Destination)> {
-    let mut found = Vec::new();
-    for (index, route) in service.spec.http.iter().enumerate() {
-        let path = format!("spec.http[{index}]");
-        found.extend(of_route(&route.route, &path));
-        let mirror = route.mirror.iter();
-        found.extend(mirror.map(|mirror| (format!("{path}.mirror"), mirror)));
-        for (index, mirror) in route.mirrors.iter().enumerate() {
-            let path = format!("{path}.mirrors[{index}].destination");
-            found.push((path, &mirror.destination));
-        }
-    }
-    for (index, route) in service.spec.tls.iter().enumerate() {
-        found.extend(of_route(&route.route, &format!("spec.tls[{index}]")));
-    }
-    for (index, route) in service.spec.tcp.iter().enumerate() {
-        found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));
-    }
-    found.into_iter()
-}
-
-fn of_route<'v>(
-    route: &'v [RouteDestination],
-    path: &str,
-) -> impl Iterator<Item = (String, &'v Destination)> {
-    route.iter().enumerate().map(move |(index, route)| {
-        (
-            format!("{path}.route[{index}].destination"),
-            &route.destination,
-        )
-    })
 }
 
 /// Warns about Gateways that are not there.
@@ -171,7 +156,7 @@ fn no_gateways(
         let Some((its_namespace, name)) = gateway_reference(name, namespace) else {
             continue;
         };
-        if gateways.contains(&(its_namespace, name)) {
+        if gateways.contains(&(its_namespace, name)) || name.contains('*') || its_namespace == "*" {
             continue;
         }
         let same_name = gateways.iter().find(|(_, other)| *other == name);

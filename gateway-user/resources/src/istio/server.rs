@@ -77,6 +77,8 @@ pub struct ServerTls {
     pub cipher_suites: Vec<String>,
     /// Groups of the key exchange, such as `X25519`; empty: all that are safe.
     pub ecdh_curves: Vec<String>,
+    /// Whether any certificate of a client will do.
+    pub insecure_skip_verify: Option<bool>,
 }
 
 /// `Gateway.spec.servers[].tls.tlsCertificates[]`

@@ -15,14 +15,16 @@ use super::{
     destinations::NamedIn,
     http,
     server::GatewayServer,
-    server_tls, tcp,
+    server_tls,
+    tcp::{self, Lost},
 };
 
 /// The chains of the servers that share a port; none if nothing would be served. Each has routes of its own
 /// (`buildGatewayTCPBasedFilterChains` of istio's pilot/pkg/networking/core/gateway.go).
-pub(super) fn listener(
-    servers: &[GatewayServer<'_>],
-    context: &mut GatewayContext<'_>,
+pub(super) fn listener<'r>(
+    servers: &[GatewayServer<'r>],
+    context: &mut GatewayContext<'r>,
+    lost: &mut Vec<Lost<'r>>,
 ) -> Option<TlsListener> {
     let mut names = Names::default();
     let mut chains = Vec::new();
@@ -34,7 +36,7 @@ pub(super) fn listener(
             Ok(ServerTlsMode::Passthrough) => passed_on(*server, &mut names, &mut chains, context),
             Ok(mode) if mode.ends_here() => {
                 if names.take_all(*server, context) {
-                    chains.extend(ending_here(*server, mode, context));
+                    chains.extend(ending_here(*server, mode, context, lost));
                 }
             }
             Ok(_) | Err(_) => {}
@@ -44,10 +46,11 @@ pub(super) fn listener(
 }
 
 /// The chain of a server at which TLS ends. None for TCP inside TLS that leads nowhere.
-fn ending_here(
-    server: GatewayServer<'_>,
+fn ending_here<'r>(
+    server: GatewayServer<'r>,
     mode: ServerTlsMode,
-    context: &mut GatewayContext<'_>,
+    context: &mut GatewayContext<'r>,
+    lost: &mut Vec<Lost<'r>>,
 ) -> Option<TlsChain> {
     let tls = Box::new(server_tls::compile(server, mode, context)?);
     let name = name(server);
@@ -55,7 +58,7 @@ fn ending_here(
         let routes = http::routes(name.clone(), &[server], context);
         ChainProtocol::Https { tls, routes }
     } else {
-        let Some(route) = tcp::route(server, context) else {
+        let Some(route) = tcp::route(server, context, lost) else {
             let message =
                 "no VirtualService has a tcp route for this server, so its connections are closed";
             let fix = "bind a VirtualService with a tcp route to this Gateway".to_owned();
@@ -217,15 +220,17 @@ impl Names {
         let Err((name, holder)) = self.take(&sni(matches), &whose) else {
             return true;
         };
-        let message = format!(
-            "`{name}` is at port {} already, by {holder}; this match is left out",
-            server.port
-        );
-        let path = format!("spec.tls[{}].match[{}].sniHosts", site.route, site.place);
-        let fix = "a name can lead to one route at a port".to_owned();
-        context
-            .diagnostics
-            .push(object.report(Severity::Warning, path, message, fix));
+        // Of one VirtualService's own routes the review of routes tells.
+        if holder != whose {
+            let message = format!(
+                "`{name}` is at port {} already, by {holder}; this match is left out",
+                server.port
+            );
+            let path = format!("spec.tls[{}].match[{}].sniHosts", site.route, site.place);
+            let fix = "a name can lead to one route at a port".to_owned();
+            let warning = object.report(Severity::Warning, path, message, fix);
+            context.diagnostics.push(warning);
+        }
         false
     }
 
