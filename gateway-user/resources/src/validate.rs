@@ -5,6 +5,7 @@ mod gateway;
 mod policy;
 mod service;
 mod service_entry;
+mod strict;
 mod virtual_service;
 mod workload_entry;
 
@@ -57,6 +58,11 @@ pub fn validate(object: &Object) -> Verdict {
         | Body::Secret(_)
         | Body::EndpointSlice(_)
         | Body::PodMaker(_) => {}
+    }
+    // What is wrong anyway is one message.
+    let is_good = |diagnostic: &Diagnostic| diagnostic.severity != Severity::Error;
+    if findings.verdict.diagnostics.iter().all(is_good) {
+        strict::check(&object.body, &mut findings);
     }
     findings.verdict
 }
