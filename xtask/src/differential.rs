@@ -24,6 +24,8 @@ Examples:
   cargo xtask differential istio                          200 cases, always the same
   cargo xtask differential istio --seed 7 --cases 1000
   cargo xtask differential istio --seed 7 --keep          leave the cluster, to try a finding there
+  cargo xtask differential verdicts --cases 2000          who takes which objects
+  cargo xtask differential mutants                        whether faults that are made on purpose are found
   cargo xtask cluster kubectl --name differential apply -f target/differential/7-0-status.yaml
   cargo xtask cluster logs --name differential gateway.envoy
 
@@ -373,7 +375,7 @@ fn show_verdicts(verdicts: &Verdicts) {
 fn summary(report: &Report) -> String {
     let unknown: usize = report.unknown.values().sum();
     format!(
-        "{} requests for {} cases ({} refused by Istio), {unknown} with unknown differences",
-        report.requests, report.cases, report.refused
+        "{} requests ({} in HTTP/2, {} of gRPC) for {} cases ({} refused by Istio), {unknown} with unknown differences",
+        report.requests, report.streams, report.calls, report.cases, report.refused
     )
 }

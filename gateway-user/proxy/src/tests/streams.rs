@@ -75,6 +75,20 @@ async fn a_body_of_unknown_length_goes_on_whatever_the_method() {
     assert_eq!(&seen[..], b"4\r\nbody\r\n0\r\n\r\n");
 }
 
+/// Which it may be asked over another connection.
+#[tokio::test]
+async fn a_stream_that_is_not_taken_any_more_is_refused() {
+    // Of this connection none is taken.
+    let frames = vec![frame(7, 0, 0, &[0; 8])];
+    let (_fixture, port, _endpoint) = proxy_to_frames(frames).await;
+    let (head, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(status(&head), "HTTP/1.1 503 Service Unavailable");
+    assert!(
+        body.ends_with("reset reason: remote refused stream reset"),
+        "{body}"
+    );
+}
+
 #[tokio::test]
 async fn user_information_is_no_part_of_a_host() {
     let endpoint = Endpoint::answering("ok").await;
