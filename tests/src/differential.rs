@@ -32,6 +32,7 @@ mod generate;
 mod ground;
 mod http2;
 mod minimize;
+mod mutants;
 mod names;
 mod odd;
 mod request;
@@ -48,6 +49,7 @@ pub use differences::{Difference, MEANT, OPEN};
 use differences::{Seen, known};
 pub use finding::Finding;
 pub use generate::case;
+pub use mutants::{Mutant, found, mutants};
 pub use odd::Odd;
 pub use request::Request;
 pub use stage::Stage;
@@ -102,6 +104,10 @@ pub struct Report {
     pub refusals: BTreeMap<String, usize>,
     /// How many requests were compared.
     pub requests: usize,
+    /// How many of them in HTTP/2.
+    pub streams: usize,
+    /// How many of them calls of gRPC.
+    pub calls: usize,
     /// Requests by the status that Istio answered with.
     pub statuses: BTreeMap<u16, usize>,
     /// Known differences that were met, by name: in how many requests.
@@ -178,6 +184,10 @@ fn batch(
     let questions: Vec<_> = asked.iter().map(|(.., question)| *question).collect();
     let pairs = stage.ask_all(&questions)?;
     report.requests += pairs.len();
+    for question in &questions {
+        report.streams += usize::from(question.request.is_http2());
+        report.calls += usize::from(question.request.is_grpc());
+    }
     for [istio, _] in &pairs {
         *report.statuses.entry(istio.status).or_default() += 1;
     }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -82,6 +82,20 @@ pub(crate) fn node() -> anyhow::Result<PathBuf> {
     executable(&run(cargo)?, "testbed-node")
 }
 
+/// Builds the `nodegate` of other sources, in a directory of their own.
+pub(crate) fn mutant(sources: &Path, target: &Path) -> anyhow::Result<PathBuf> {
+    setup::toolchain()?;
+    let mut cargo = setup::cargo();
+    cargo
+        .args(["build", "--message-format", "json-render-diagnostics"])
+        .args(NODEGATE)
+        .env("PATH", setup::path_with_linker()?)
+        .env("CARGO_TARGET_DIR", target)
+        // Lines of code are of no use here, and take most of the room.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    executable(&run_in(cargo, sources)?, "nodegate")
+}
+
 /// The binary that the environment names.
 fn given() -> anyhow::Result<Option<PathBuf>> {
     std::env::var_os("NODEGATE_BIN")
@@ -93,9 +107,13 @@ fn given() -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Lets cargo build, and returns its messages.
-fn run(mut cargo: Command) -> anyhow::Result<String> {
+fn run(cargo: Command) -> anyhow::Result<String> {
+    run_in(cargo, &workspace())
+}
+
+fn run_in(mut cargo: Command, sources: &Path) -> anyhow::Result<String> {
     let output = cargo
-        .current_dir(workspace())
+        .current_dir(sources)
         .stderr(Stdio::inherit())
         .output()
         .context("starting cargo")?;

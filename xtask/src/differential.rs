@@ -1,12 +1,19 @@
 //! `cargo xtask differential`: nodegate beside what it is to do as.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::Context as _;
 
 use clap::{Args, Subcommand};
 use nodegate_programs::{Program, Use};
 use nodegate_testbed::{
     cluster::{Cluster, Istio as Peer, parts::Purpose},
-    differential::{self, MEANT, OPEN, Report, Stage, VERDICTS, Verdicts},
+    differential::{self, MEANT, Mutant, OPEN, Report, Stage, VERDICTS, Verdicts},
 };
 
 use crate::{binaries, cluster, phases::Clock, setup, table};
@@ -17,6 +24,8 @@ Examples:
   cargo xtask differential istio                          200 cases, always the same
   cargo xtask differential istio --seed 7 --cases 1000
   cargo xtask differential istio --seed 7 --keep          leave the cluster, to try a finding there
+  cargo xtask differential verdicts --cases 2000          who takes which objects
+  cargo xtask differential mutants                        whether faults that are made on purpose are found
   cargo xtask cluster kubectl --name differential apply -f target/differential/7-0-status.yaml
   cargo xtask cluster logs --name differential gateway.envoy
 
@@ -41,6 +50,38 @@ pub(crate) enum Command {
     /// is stored. What is judged otherwise and is not known is written to target/differential. Ends with 0 only if
     /// nothing is.
     Verdicts(Wanted),
+    /// Whether the comparison finds faults that are made on purpose: those of `tests/mutants.yaml`.
+    ///
+    /// Each is made in a copy of the sources, below target/mutants, and built there, unless that was done before: the
+    /// first takes as long as nodegate does, the others a minute. Ends with 0 only if all are found, and if without them nothing is.
+    Mutants(Mutants),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mutants {
+    /// Makes the same cases again
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Within how many cases each must be found.
+    #[arg(long, default_value_t = 2000)]
+    cases: u64,
+    /// Only those whose names have this in them
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "WORD",
+        hide_default_value = true
+    )]
+    only: String,
+    /// Try this nodegate as the one without faults, rather than build one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Only build them
+    #[arg(long)]
+    prepare: bool,
+    /// The cluster's name.
+    #[arg(long, default_value = "mutants")]
+    name: String,
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +138,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
             println!("\n{} in {}", summary(&report), Clock(began.elapsed()));
             Ok(code(report.unknown.is_empty()))
         }
+        Command::Mutants(mutants) => run_mutants(mutants),
         Command::Verdicts(wanted) => {
             let began = Instant::now();
             let verdicts = on_stage(wanted, |stage, options| {
@@ -113,6 +155,101 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
             Ok(code(verdicts.unknown.is_empty()))
         }
     }
+}
+
+/// Makes the faults, one after the other, and prints who was found.
+fn run_mutants(wanted: &Mutants) -> anyhow::Result<ExitCode> {
+    let workspace = binaries::workspace().canonicalize()?;
+    let mut mutants = differential::mutants(&workspace)?;
+    mutants.retain(|mutant| mutant.name.contains(&wanted.only));
+    let peer = Wanted {
+        seed: wanted.seed,
+        cases: wanted.cases,
+        most: 0,
+        directory: None,
+        binary: wanted.binary.clone(),
+        name: wanted.name.clone(),
+        keep: false,
+    };
+    let built = build_mutants(&workspace, &mutants)?;
+    if wanted.prepare {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = on_stage(&peer, |stage, options| {
+        let options = differential::Options {
+            // Most are found among the first.
+            batch: 100,
+            ..options
+        };
+        let good = stage.nodegate().to_owned();
+        let (mut rows, mut most) = (Vec::new(), 0);
+        for (mutant, binary) in mutants.iter().zip(&built) {
+            say(&format!("{}: {}", mutant.name, mutant.what));
+            stage.replace(binary)?;
+            let found = differential::found(stage, &options)?;
+            most = most.max(found.as_ref().map_or(0, |(cases, _)| *cases));
+            let (cases, aspects) = found.map_or_else(
+                || ("not found".to_owned(), String::new()),
+                |(cases, aspects)| (cases.to_string(), aspects),
+            );
+            rows.push(vec![
+                mutant.name.clone(),
+                cases,
+                aspects,
+                mutant.what.clone(),
+            ]);
+        }
+        say("no fault");
+        stage.replace(&good)?;
+        let options = differential::Options {
+            cases: most.next_multiple_of(options.batch),
+            ..options
+        };
+        Ok((rows, differential::found(stage, &options)?))
+    })?;
+    let (rows, without) = rows;
+    if let Some((cases, aspects)) = without {
+        println!("without a fault there is one, too, after {cases} cases: {aspects}\n");
+        return Ok(ExitCode::FAILURE);
+    }
+    let all_found = rows.iter().all(|row| row[1] != "not found");
+    table::print(&["MUTANT", "CASES", "DIFFERS IN", "WHAT"], rows);
+    Ok(code(all_found))
+}
+
+/// Builds what has not been built of the same sources before, and tells where all of it is.
+fn build_mutants(workspace: &Path, mutants: &[Mutant]) -> anyhow::Result<Vec<PathBuf>> {
+    let place = workspace.join("target/mutants");
+    let built = place.join("built");
+    fs::create_dir_all(&built)?;
+    let wanted: Vec<_> = mutants
+        .iter()
+        .map(|mutant| Ok(built.join(mutant.build(workspace)?)))
+        .collect::<anyhow::Result<_>>()?;
+    for (mutant, file) in mutants.iter().zip(&wanted) {
+        if file.exists() {
+            continue;
+        }
+        say(&format!("building {}", mutant.name));
+        let copy = place.join("tree");
+        mutant.make(workspace, &copy)?;
+        let binary = binaries::mutant(&copy, &place.join("build"))?;
+        let part = file.with_extension("part");
+        fs::copy(&binary, &part).with_context(|| format!("writing {}", part.display()))?;
+        fs::rename(&part, file)?;
+    }
+    // Those of other sources take room only.
+    for entry in fs::read_dir(&built)? {
+        let path = entry?.path();
+        let named = |mutant: &Mutant| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&format!("{}-", mutant.name))
+        };
+        if mutants.iter().any(named) && !wanted.contains(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(wanted)
 }
 
 fn code(is_good: bool) -> ExitCode {
@@ -238,7 +375,7 @@ fn show_verdicts(verdicts: &Verdicts) {
 fn summary(report: &Report) -> String {
     let unknown: usize = report.unknown.values().sum();
     format!(
-        "{} requests for {} cases ({} refused by Istio), {unknown} with unknown differences",
-        report.requests, report.cases, report.refused
+        "{} requests ({} in HTTP/2, {} of gRPC) for {} cases ({} refused by Istio), {unknown} with unknown differences",
+        report.requests, report.streams, report.calls, report.cases, report.refused
     )
 }

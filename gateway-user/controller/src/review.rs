@@ -81,15 +81,13 @@ impl Reviewer {
         let rehearsed = resources.rehearse(&candidate.manifest);
         // What another object may mend is no reason to keep this one out: people apply them in any order.
         let alone = Resources::default().rehearse(&candidate.manifest);
-        // Nor is a part of it that is left out while the rest is served.
-        let refused = !alone.objects.contains_key(&candidate.key);
         let mut findings = Findings::default();
         for diagnostic in check(&rehearsed, &self.gateway_labels) {
             let is_its_own = diagnostic.object.as_ref() == Some(&candidate.key);
             match (diagnostic.severity, is_its_own) {
                 (Severity::Info, _) => {}
                 (_, false) => findings.others.push(diagnostic),
-                (Severity::Error, true) if refused && alone.diagnostics.contains(&diagnostic) => {
+                (Severity::Error, true) if alone.diagnostics.contains(&diagnostic) => {
                     findings.errors.push(text(&diagnostic));
                 }
                 (Severity::Error | Severity::Warning, true) => {
@@ -320,15 +318,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_in_part_is_let_in_with_a_warning() {
+    fn what_would_be_served_in_part_is_denied() {
         let part = EDGE.replace("hosts: ['*']", "hosts: ['*', 'a b']");
         let asked = request("UPDATE", "Gateway", "edge", &part);
-        let (allowed, _, warnings) = ask(Refusal::Deny, &asked);
-        assert!(allowed);
-        assert!(
-            warnings[0].starts_with("spec.servers[0].hosts[1]: "),
-            "{warnings:?}"
-        );
+        let (allowed, said, warnings) = ask(Refusal::Deny, &asked);
+        assert!(!allowed && warnings.is_empty(), "{warnings:?}");
+        assert!(said.starts_with("spec.servers[0].hosts[1]: "), "{said}");
     }
 
     #[test]

@@ -9,6 +9,60 @@ pub(crate) fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
+/// A label of DNS, in upper or lower case (`IsDNS1123Label` of istio's pkg/config/labels).
+pub(crate) fn is_dns_label(name: &str) -> bool {
+    let good = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(good)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// A domain (`ValidateFQDN` of istio's pkg/config/validation/agent).
+pub(crate) fn is_domain(name: &str) -> bool {
+    let labels: Vec<_> = name.split('.').collect();
+    let (last, others) = labels.split_last().unwrap_or((&"", &[]));
+    let ends =
+        is_dns_label(last) && last.parse::<i64>().is_err() || last.is_empty() && !others.is_empty();
+    (1..=255).contains(&name.len()) && ends && others.iter().all(|label| is_dns_label(label))
+}
+
+/// A domain whose first label may be, or begin with, the wildcard `*` (`ValidateWildcardDomain` of istio's
+/// pkg/config/validation/agent).
+pub(crate) fn is_wildcard_domain(name: &str) -> bool {
+    let (first, rest) = match name.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (name, None),
+    };
+    let plain = first.strip_prefix("*-").or_else(|| first.strip_prefix('*'));
+    let is_good = first == "*" || first.len() <= 63 && is_dns_label(plain.unwrap_or(first));
+    name.len() <= 255 && is_good && rest.is_none_or(|rest| rest.is_empty() || is_domain(rest))
+}
+
+/// A host that can be served, and that is no domain to Istio.
+pub(crate) fn is_lax_host(host: &str) -> bool {
+    is_host(&host.to_ascii_lowercase()) && !is_wildcard_domain(host)
+}
+
+/// The value of a label, which may be empty (`labelValueRegexp` of istio's pkg/config/labels).
+pub(crate) fn is_label_value(value: &str) -> bool {
+    let good = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    let ends = [value.bytes().next(), value.bytes().last()];
+    value.len() <= 63
+        && value.bytes().all(good)
+        && ends.iter().flatten().all(u8::is_ascii_alphanumeric)
+}
+
+/// The name of a label: a domain and a slash may stand before it (`tagRegexp` of istio's pkg/config/labels).
+pub(crate) fn is_label_key(key: &str) -> bool {
+    let (domain, name) = match key.split_once('/') {
+        Some((domain, name)) => (Some(domain), name),
+        None => (None, key),
+    };
+    let is_domain = |domain: &str| domain.len() <= 253 && domain.split('.').all(is_dns_label);
+    !name.is_empty() && is_label_value(name) && domain.is_none_or(is_domain)
+}
+
 /// RFC 1123 subdomain: labels with dots between, at most 253. A label may be longer than 63 here:
 /// the API server looks at the whole only.
 pub(crate) fn is_subdomain(name: &str) -> bool {
@@ -71,6 +125,31 @@ mod tests {
         ] {
             assert!(!is_host(host), "{host}");
         }
+    }
+
+    #[test]
+    fn domains_and_labels_as_istio_has_them() {
+        for (name, plain, wildcard) in [
+            ("web.x", true, true),
+            ("web.x.", true, true),
+            ("Web", true, true),
+            ("*.x", false, true),
+            ("*-a.x", false, true),
+            ("*", false, true),
+            ("a_b.x", false, false),
+            ("-a.x", false, false),
+            ("1.2.3.4", false, false),
+            ("a..b", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(
+                (is_domain(name), is_wildcard_domain(name)),
+                (plain, wildcard),
+                "{name}"
+            );
+        }
+        assert!(is_label_key("a.b/c_d") && !is_label_key("") && !is_label_key("a b"));
+        assert!(is_label_value("") && is_label_value("v1.0") && !is_label_value("-a"));
     }
 
     #[test]

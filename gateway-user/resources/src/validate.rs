@@ -6,6 +6,7 @@ mod policy;
 mod server_tls;
 mod service;
 mod service_entry;
+mod strict;
 mod virtual_service;
 mod workload_entry;
 
@@ -60,6 +61,11 @@ pub fn validate(object: &Object) -> Verdict {
         | Body::PodMaker(_)
         | Body::AuthorizationPolicy(_)
         | Body::RequestAuthentication(_) => {}
+    }
+    // What is wrong anyway is one message.
+    let is_good = |diagnostic: &Diagnostic| diagnostic.severity != Severity::Error;
+    if findings.verdict.diagnostics.iter().all(is_good) {
+        strict::check(&object.body, &mut findings);
     }
     findings.verdict
 }

@@ -141,7 +141,9 @@ pub const MEANT: &[Difference] = &[
                  status has none: what an endpoint does to its stream then costs no client its connection",
         is: |found, seen| {
             let does = |what| says_value(seen.request, BEHAVE, what);
-            found.aspect == "kept" && !seen.request.is_http2() && (does("body-204") || does("half"))
+            let is_whole =
+                does("body-204") || does("half") || does("headed") && seen.request.method == "HEAD";
+            found.aspect == "kept" && !seen.request.is_http2() && is_whole
         },
     },
     Difference {

@@ -39,6 +39,13 @@ impl Request {
         self.version == HTTP_2
     }
 
+    /// Whether it is a call of gRPC.
+    pub(super) fn is_grpc(&self) -> bool {
+        let is_content = |name: &str| name.eq_ignore_ascii_case("content-type");
+        let mut headers = self.headers.iter();
+        headers.any(|(name, value)| is_content(name) && value.starts_with("application/grpc"))
+    }
+
     /// The bytes in HTTP/1.1, for a case under a name, with the request's own.
     pub(super) fn bytes(&self, name: &str, id: &str) -> Vec<u8> {
         let body = match &self.body {

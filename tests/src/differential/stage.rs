@@ -10,6 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use nodegate_programs::own;
 use serde_json::{Value, json};
 
@@ -40,6 +44,8 @@ pub struct Stage {
     cluster: Cluster,
     /// nodegate's program.
     nodegate_program: PathBuf,
+    /// nodegate.
+    process: Pid,
     upstreams: Upstreams,
     istio: SocketAddr,
     nodegate: SocketAddr,
@@ -76,7 +82,7 @@ impl Stage {
         let upstreams = Upstreams::start(&namespace, ground::address(), &endpoints)?;
         let list = json!({"apiVersion": "v1", "kind": "List", "items": ground::objects()});
         cluster.apply(&list.to_string())?;
-        start(&cluster, nodegate)?;
+        let process = start(&cluster, nodegate)?;
         let address = |host: &str| {
             let hosts = cluster.hosts();
             let found = hosts.iter().find(|(name, _)| name == host);
@@ -88,6 +94,7 @@ impl Stage {
         let mut stage = Self {
             cluster,
             nodegate_program: nodegate.to_owned(),
+            process,
             upstreams,
             istio,
             nodegate: ours,
@@ -104,8 +111,19 @@ impl Stage {
     }
 
     /// nodegate's program.
-    pub(super) fn nodegate(&self) -> &Path {
+    pub fn nodegate(&self) -> &Path {
         &self.nodegate_program
+    }
+
+    /// Lets another nodegate take the place of the one that runs.
+    pub fn replace(&mut self, nodegate: &Path) -> anyhow::Result<()> {
+        // It may have ended by itself.
+        let _ = kill(self.process, Signal::SIGKILL);
+        patience::until(|| kill(self.process, None).is_err().then_some(()))
+            .context("nodegate does not end")?;
+        self.process = start(&self.cluster, nodegate)?;
+        nodegate.clone_into(&mut self.nodegate_program);
+        self.apply(&[]).map(drop)
     }
 
     /// The cluster, to take down or to keep.
@@ -282,7 +300,7 @@ pub(super) fn reasons(said: &str) -> Vec<String> {
 }
 
 /// Starts nodegate as a gateway, which ends with the cluster.
-fn start(cluster: &Cluster, nodegate: &Path) -> anyhow::Result<()> {
+fn start(cluster: &Cluster, nodegate: &Path) -> anyhow::Result<Pid> {
     let state = cluster.names().state();
     let mut command = own(nodegate);
     command
@@ -293,8 +311,7 @@ fn start(cluster: &Cluster, nodegate: &Path) -> anyhow::Result<()> {
         .arg("--admin")
         .arg(state.join("nodegate.sock"));
     let command = cluster.enter(CONTROL_PLANE, command)?;
-    process::detach(command, &state.join("logs/nodegate.log"))?;
-    Ok(())
+    process::detach(command, &state.join("logs/nodegate.log"))
 }
 
 /// A service, its subset and a route there. The route comes last: without the others it is of no use.

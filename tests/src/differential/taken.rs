@@ -23,7 +23,44 @@ pub struct Meant {
 }
 
 /// All of them.
-pub const VERDICTS: &[Meant] = &[];
+pub const VERDICTS: &[Meant] = &[
+    Meant {
+        name: "refused-by-envoy",
+        reason: "what Envoy would refuse of what istiod makes of it, and with it the whole port's configuration: a \
+                 redirection with another status than 301, 302, 303, 307 and 308, an answer with 600, groups that a \
+                 pattern does not have, names of headers that are none",
+        is: |verdict, _| {
+            let words = [
+                "is not a redirection",
+                "is not a status of an answer",
+                "is about a group that the pattern does not have",
+                "is not the name of a header",
+            ];
+            refuses(verdict, &words)
+        },
+    },
+    Meant {
+        name: "two-actions",
+        reason: "a route that delegates and does something else, too, is ambiguous",
+        is: |verdict, _| refuses(verdict, &["a route has either `"]),
+    },
+    Meant {
+        name: "sockets-of-files",
+        reason: "endpoints that are sockets of files are not supported, and then none is left",
+        is: |verdict, _| refuses(verdict, &["`unix:///x` is not an address"]),
+    },
+    Meant {
+        name: "ipv6-hosts",
+        reason: "an IPv6 address is no host here, and then none is left",
+        is: |verdict, _| refuses(verdict, &["`::1` is not a host"]),
+    },
+];
+
+/// Whether nodegate alone refuses an object, for one of these reasons.
+fn refuses(verdict: &Verdict, words: &[&str]) -> bool {
+    let reason = verdict.webhook.as_deref().unwrap_or_default();
+    verdict.istio.is_none() && words.iter().any(|words| reason.contains(words))
+}
 
 /// The known difference that this is.
 pub(super) fn known(verdict: &Verdict, object: &Value) -> Option<&'static Meant> {

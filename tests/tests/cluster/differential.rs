@@ -1,5 +1,6 @@
-//! The comparison with Istio by chance, briefly: that both gateways get what is generated, and that nothing
-//! differs but what is known. `cargo xtask differential istio` takes longer.
+//! The comparison with Istio by chance, briefly: that both gateways get what is generated, in HTTP/1.1, HTTP/2 and
+//! gRPC, that nothing differs but what is known, and that both take the same objects. `cargo xtask differential` takes
+//! longer.
 
 use anyhow::ensure;
 use nodegate_testbed::{
@@ -12,6 +13,8 @@ use crate::services::options;
 
 /// How many cases: some of each kind.
 const CASES: u64 = 60;
+/// How many objects are judged.
+const OBJECTS: u64 = 300;
 
 pub(crate) fn by_chance(name: &str, parts: &Parts) -> anyhow::Result<()> {
     let cluster = Cluster::up(&Options {
@@ -42,6 +45,19 @@ pub(crate) fn by_chance(name: &str, parts: &Parts) -> anyhow::Result<()> {
         report.refused * 4 < report.cases
             && counts.iter().all(|count| count * 50 > report.requests),
         "{report:?}"
+    );
+    ensure!(
+        report.streams * 4 > report.requests && report.calls * 20 > report.requests,
+        "{} requests in HTTP/2, {} calls of gRPC, of {}",
+        report.streams,
+        report.calls,
+        report.requests
+    );
+    let wanted = differential::Options::new(0, OBJECTS, findings.path().into());
+    let verdicts = differential::verdicts(&stage, &wanted)?;
+    ensure!(
+        verdicts.unknown.is_empty() && verdicts.refused * 4 > verdicts.objects,
+        "{verdicts:?}"
     );
     stage.into_cluster().down()
 }

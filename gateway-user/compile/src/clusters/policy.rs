@@ -85,13 +85,12 @@ impl<'p> PortSettings<'p> {
 }
 
 fn balancing(balancer: &LoadBalancer) -> Balancing {
-    if let Some(hash) = &balancer.consistent_hash
-        && let Some(key) = hash_key(hash)
-    {
-        return Balancing::ConsistentHash {
+    if let Some(hash) = &balancer.consistent_hash {
+        // Envoy's rings and tables take any endpoint where there is no key.
+        return hash_key(hash).map_or(Balancing::Random, |key| Balancing::ConsistentHash {
             key,
             table: hash_table(hash),
-        };
+        });
     }
     match balancer.simple.as_deref().map(SimpleBalancing::read) {
         Some(Ok(SimpleBalancing::RoundRobin)) => Balancing::RoundRobin,

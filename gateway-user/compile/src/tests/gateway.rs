@@ -177,8 +177,9 @@ fn a_servers_port_is_the_port_of_the_service_in_front() {
         .replace("istio-system", "default")
         .replace("80, targetPort: web", "83, targetPort: 9");
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: istio-ingressgateway-0, namespace: istio-system}\nspec:\n  containers: [{name: c, ports: [{name: web, containerPort: 8080}]}]\n";
-    let server =
-        |port| format!("{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}");
+    let server = |port| {
+        format!("{{port: {{number: {port}, name: http-{port}, protocol: HTTP}}, hosts: ['*']}}")
+    };
     let servers = [80, 81, 82, 83].map(server).join(", ");
     let snapshot = snapshot(&[front, &elsewhere, pod, &gateway("g", &servers)]);
     let ports: Vec<_> = snapshot

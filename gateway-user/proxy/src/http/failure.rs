@@ -62,6 +62,10 @@ impl From<&hyper::Error> for Failure {
         match reset_reason(error) {
             // Envoy: ConnectionImpl::onStreamClose, StreamResetReason::ProtocolError.
             Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
+            // The endpoint has said which streams it still takes, and this is none of them (RFC 9113, section 6.8).
+            Some(_) if of_http2(error).is_some_and(h2::Error::is_go_away) => {
+                Self::Reset { refused: true }
+            }
             Some(reason) => Self::Reset {
                 refused: reason == h2::Reason::REFUSED_STREAM,
             },

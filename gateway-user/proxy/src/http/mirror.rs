@@ -106,8 +106,12 @@ async fn copy(
         .headers
         .insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     head_form::set_version(&mut parts, http2);
-    if body.is_empty() && !http2 {
-        outgoing::say_empty(&mut parts);
+    if !http2 {
+        if body.is_empty() {
+            outgoing::say_empty(&mut parts);
+        } else {
+            outgoing::say_chunked(&mut parts);
+        }
     }
     let response = upstream.send(Request::from_parts(parts, body)).await.ok()?;
     engaged.observe(

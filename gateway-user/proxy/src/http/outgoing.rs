@@ -149,10 +149,8 @@ impl Outgoing {
         };
         head_form::set_version(&mut parts, http2);
         prepare(&mut parts, attempt, empty && !http2);
-        if !empty && !http2 && !parts.headers.contains_key(CONTENT_LENGTH) {
-            // hyper sends no body with GET, HEAD and CONNECT that it has not been told of.
-            let chunked = HeaderValue::from_static("chunked");
-            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        if !empty && !http2 {
+            say_chunked(&mut parts);
         }
         let body = match &mut self.body {
             Body::Once(body) => mem::replace(body, RequestBody::EMPTY),
@@ -222,6 +220,15 @@ fn prepare(parts: &mut Parts, attempt: u32, empty: bool) {
     }
     if empty {
         say_empty(parts);
+    }
+}
+
+/// Says of a request in HTTP/1.1 with a body how that ends: hyper sends no body with GET, HEAD and CONNECT that it has
+/// not been told of.
+pub(crate) fn say_chunked(parts: &mut Parts) {
+    if !parts.headers.contains_key(CONTENT_LENGTH) {
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, chunked);
     }
 }
 

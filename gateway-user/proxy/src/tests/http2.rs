@@ -37,16 +37,16 @@ use crate::{
     fixture::{cluster, forward, gateway, http_listener, prefix_route},
 };
 
-type Client = SendRequest<BoxBody<Bytes, Infallible>>;
+pub(super) type Client = SendRequest<BoxBody<Bytes, Infallible>>;
 
 /// An endpoint that speaks HTTP/2: answers what the closure says, with the request's body and trailers.
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -95,7 +95,13 @@ async fn serve(
     ] {
         response.headers_mut().insert(name, value.parse().unwrap());
     }
-    for name in ["te", "host", "x-forwarded-for", "x-envoy-attempt-count"] {
+    for name in [
+        "te",
+        "host",
+        "content-length",
+        "x-forwarded-for",
+        "x-envoy-attempt-count",
+    ] {
         if let Some(value) = parts.headers.get(name) {
             let name: http::HeaderName = format!("x-seen-{name}").parse().unwrap();
             response.headers_mut().insert(name, value.clone());
@@ -104,7 +110,7 @@ async fn serve(
     Ok(response)
 }
 
-async fn connect(port: u16) -> Client {
+pub(super) async fn connect(port: u16) -> Client {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .await
         .unwrap();
@@ -118,7 +124,7 @@ async fn connect(port: u16) -> Client {
     client
 }
 
-fn request(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
+pub(super) fn request(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
     Request::post(format!("http://a.example:30001{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -127,7 +133,10 @@ fn request(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>
 }
 
 /// A proxy in front of an HTTP/2 endpoint.
-async fn proxy_to_http2(server: &Server, change: impl FnOnce(&mut HttpRoute)) -> (Fixture, u16) {
+pub(super) async fn proxy_to_http2(
+    server: &Server,
+    change: impl FnOnce(&mut HttpRoute),
+) -> (Fixture, u16) {
     let fixture = Fixture::new(1);
     let port = free_port();
     let mut route = prefix_route("/", &[("web", 1)]);
@@ -319,7 +328,7 @@ async fn answering_with(frames: Vec<Vec<u8>>) -> Endpoint {
     .await
 }
 
-async fn proxy_to_frames(frames: Vec<Vec<u8>>) -> (Fixture, u16, Endpoint) {
+pub(super) async fn proxy_to_frames(frames: Vec<Vec<u8>>) -> (Fixture, u16, Endpoint) {
     let endpoint = answering_with(frames).await;
     let server = Server {
         address: endpoint.address,
@@ -332,7 +341,7 @@ async fn proxy_to_frames(frames: Vec<Vec<u8>>) -> (Fixture, u16, Endpoint) {
 /// The type of the frame that a request begins with.
 const HEADERS: u8 = 1;
 /// `:status: 200`
-const OK: u8 = 0x88;
+pub(super) const OK: u8 = 0x88;
 
 #[tokio::test]
 async fn what_is_no_http2_is_a_bad_gateway() {
@@ -398,7 +407,7 @@ async fn heads_have_their_limits() {
 }
 
 /// A frame (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);

@@ -116,7 +116,7 @@ pub enum AbortWith {
 /// Why the status of an abort cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AbortError {
-    /// There is none, or more than one.
+    /// There is more than one.
     #[error("one status is needed")]
     NotOne,
     /// Its `httpStatus`.
@@ -344,7 +344,8 @@ impl Redirect {
     ///
     /// If it is not a port.
     pub fn port(&self) -> Result<Option<u16>, NotAPort> {
-        self.port.map(port).transpose()
+        // 0 is a field that is left empty (`validateHTTPRedirect`).
+        self.port.filter(|port| *port != 0).map(port).transpose()
     }
 }
 
@@ -396,16 +397,17 @@ impl Retries {
 // === impl Abort ===
 
 impl Abort {
-    /// What the client is answered.
+    /// What the client is answered; none if nothing is said of it.
     ///
     /// # Errors
     ///
-    /// If that is not exactly one status.
-    pub fn status(&self) -> Result<AbortWith, AbortError> {
+    /// If that is more than one status, or none of an answer.
+    pub fn status(&self) -> Result<Option<AbortWith>, AbortError> {
         match (self.http_status, &self.grpc_status) {
-            (Some(status), None) => Ok(AbortWith::Http(answer(status)?)),
-            (None, Some(name)) => Ok(AbortWith::Grpc(grpc::code(name)?)),
-            _ => Err(AbortError::NotOne),
+            (Some(status), None) => Ok(Some(AbortWith::Http(answer(status)?))),
+            (None, Some(name)) => Ok(Some(AbortWith::Grpc(grpc::code(name)?))),
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(AbortError::NotOne),
         }
     }
 }

@@ -180,7 +180,12 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
         hash.use_source_ip == Some(true),
         hash.http_query_parameter_name.is_some(),
     ];
-    if keys.iter().filter(|given| **given).count() != 1 {
+    let count = keys.iter().filter(|given| **given).count();
+    if count == 0 {
+        let message = "says no key: requests go to endpoints by chance";
+        let fix = "httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName";
+        findings.warning(path, message, fix);
+    } else if count > 1 {
         findings.error(
             path,
             "one key is needed",
@@ -428,8 +433,8 @@ fn one_tls(tls: &Tls, path: &str, findings: &mut Findings<'_>) {
             let message = "certificates are in files or in a Secret";
             findings.error(path, message, "remove it, or `credentialName`");
         } else if tls.mode == "ISTIO_MUTUAL" && !file.is_empty() {
-            let message = "ISTIO_MUTUAL has the certificates of the mesh";
-            findings.error(path, message, "remove it, or use MUTUAL");
+            let message = "has no effect: ISTIO_MUTUAL has the certificates of the mesh";
+            findings.warning(path, message, "remove it, or use MUTUAL");
         }
     }
     if tls.mode == "ISTIO_MUTUAL" {

@@ -151,7 +151,7 @@ fn one_endpoint(
         }
         if !spec.ports.iter().any(|port| port.name == *name) {
             let message = format!("there is no port `{name}` in spec.ports");
-            findings.warning(path, message, "rename or remove it");
+            findings.not_admitted(path, &message, "rename or remove it");
         }
     }
     findings.ignored(format!("{path}.network"), endpoint.network.is_some());

@@ -68,7 +68,7 @@ fn own_hosts(service: &VirtualService, findings: &mut Findings<'_>) {
         if let Err(error) = hosts::host(host) {
             let fix = "`web.example.com`, `*.example.com` or `*`";
             findings.left_out(path, "host", &error.to_string(), fix);
-        } else if before.any(|other| other.eq_ignore_ascii_case(host)) {
+        } else if before.any(|other| other != host && other.eq_ignore_ascii_case(host)) {
             let message = format!("`{host}` is there already");
             findings.warning(path, message, "remove one of them");
         } else if host == "*" && !on_gateway {

@@ -81,7 +81,9 @@ impl Streamed {
             Ok(frame) => frame.is_trailers(),
             Err(_) => true,
         });
-        if is_last || self.incoming.is_end_stream() {
+        // Nor is there more than was announced, whenever the stream says that it is over.
+        let is_all = self.incoming.size_hint().exact() == Some(0);
+        if is_last || is_all || self.incoming.is_end_stream() {
             progress.finish();
         }
         // A stream that is reset with NO_ERROR has no end, which hyper would say of it.

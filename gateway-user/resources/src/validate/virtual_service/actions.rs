@@ -70,15 +70,9 @@ fn conflicts(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findi
         let message = format!("a route has either `{first}` or `{second}`");
         findings.error(format!("{path}.{second}"), message, "remove one of them");
     }
-    if let Some(to) = &route.delegate {
-        if to.name.is_empty() {
-            let fix = "the name of a VirtualService without hosts";
-            findings.error(format!("{path}.delegate.name"), "missing", fix);
-        }
-        if delegate {
-            let message = "what others delegate to cannot delegate any further";
-            findings.error(format!("{path}.delegate"), message, "give it a `route`");
-        }
+    if route.delegate.is_some() && delegate {
+        let message = "what others delegate to cannot delegate any further";
+        findings.error(format!("{path}.delegate"), message, "give it a `route`");
     }
     if matches!(*first, "redirect" | "directResponse") {
         for (field, given) in [
@@ -101,7 +95,7 @@ fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
             "301, 302, 303, 307 or 308",
         );
     }
-    if let Some(port) = redirect.port {
+    if let Some(port) = redirect.port.filter(|port| *port != 0) {
         findings.port(format!("{path}.port"), port);
     }
     if let Some(derived) = &redirect.derive_port {
@@ -236,10 +230,12 @@ fn one_retries(retries: &Retries, path: &str, findings: &mut Findings<'_>) {
         format!("{path}.retryRemoteLocalities"),
         retries.retry_remote_localities == Some(true),
     );
-    if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty())
-    {
+    let says_more = retries.per_try_timeout.is_some()
+        || !retries.retry_on.is_empty()
+        || retries.retry_remote_localities.is_some();
+    if retries.attempts == 0 && says_more {
         let message = "0, or absent: nothing is tried again, and the rest has no effect";
-        findings.warning(format!("{path}.attempts"), message, "1 or more");
+        findings.not_admitted(format!("{path}.attempts"), message, "1 or more");
     }
 }
 
@@ -250,7 +246,8 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
     if let Some(delay) = &fault.delay {
         let path = format!("{path}.delay");
         if delay.fixed_delay.is_none() {
-            findings.error(format!("{path}.fixedDelay"), "missing", "such as `5s`");
+            let message = "missing: no request is delayed";
+            findings.warning(format!("{path}.fixedDelay"), message, "such as `5s`");
         }
         if delay.exponential_delay.is_some() {
             let message = "has no effect, in Istio neither; ignored";
@@ -261,11 +258,13 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
             );
         }
         findings.duration(format!("{path}.fixedDelay"), delay.fixed_delay);
-        percentage(
-            format!("{path}.percent"),
-            whole_percent(delay.percent),
-            findings,
-        );
+        if delay.percent > 100 {
+            let message = format!("{} is as much as 100", delay.percent);
+            findings.warning(format!("{path}.percent"), message, "0 to 100");
+        } else {
+            let read = whole_percent(delay.percent);
+            percentage(format!("{path}.percent"), read, findings);
+        }
         percent(delay.percentage, &path, findings);
         if delay.percent != 0 {
             deprecated(format!("{path}.percent"), "`percentage`", findings);
@@ -278,7 +277,11 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
     if let Some(abort) = &fault.abort {
         let path = format!("{path}.abort");
         match abort.status() {
-            Ok(_) => {}
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let message = "says no status: no request is aborted";
+                findings.warning(&path, message, "`httpStatus` or `grpcStatus`");
+            }
             Err(AbortError::Http(error)) => status(error, format!("{path}.httpStatus"), findings),
             Err(AbortError::Grpc(error)) => {
                 let fix = "such as UNAVAILABLE";
@@ -426,8 +429,8 @@ fn is_of_router(name: &str) -> bool {
 fn header_name(name: &str, may_be_host: bool, path: &str, findings: &mut Findings<'_>) {
     match changed_header(name) {
         Ok(None) if !may_be_host => {
-            let message = format!("`{name}` cannot be changed here; ignored");
-            findings.warning(path, message, "");
+            let message = format!("`{name}` cannot be changed here, and is left alone");
+            findings.not_admitted(path, &message, "remove it");
         }
         Ok(_) => {}
         Err(error) => findings.error(path, error.to_string(), "letters, digits and `-`"),

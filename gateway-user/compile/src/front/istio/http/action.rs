@@ -214,7 +214,7 @@ fn direct_response(given: &istio::DirectResponse) -> Result<DirectResponse, Unre
 /// `TranslateFault`: without a percentage, no request is hit.
 pub(super) fn fault(given: &istio::Fault) -> Result<Option<Fault>, Unreadable> {
     let delay = given.delay.as_ref().map(delay).transpose()?.flatten();
-    let abort = given.abort.as_ref().map(abort).transpose()?;
+    let abort = given.abort.as_ref().map(abort).transpose()?.flatten();
     Ok((delay.is_some() || abort.is_some()).then_some(Fault { delay, abort }))
 }
 
@@ -222,7 +222,7 @@ pub(super) fn fault(given: &istio::Fault) -> Result<Option<Fault>, Unreadable> {
 fn delay(given: &istio::Delay) -> Result<Option<FaultDelay>, Unreadable> {
     let percentage = match given.percentage {
         Some(percent) => percent.share()?,
-        None => whole_percent(given.percent)?,
+        None => whole_percent(given.percent.min(100))?,
     };
     Ok(given.fixed_delay.map(|delay| FaultDelay {
         percentage,
@@ -230,15 +230,16 @@ fn delay(given: &istio::Delay) -> Result<Option<FaultDelay>, Unreadable> {
     }))
 }
 
-fn abort(given: &istio::Abort) -> Result<FaultAbort, Unreadable> {
+/// None without a status.
+fn abort(given: &istio::Abort) -> Result<Option<FaultAbort>, Unreadable> {
     let percentage = given.percentage.map(Percent::share).transpose()?;
-    Ok(FaultAbort {
+    Ok(given.status()?.map(|status| FaultAbort {
         percentage: percentage.unwrap_or_default(),
-        status: match given.status()? {
+        status: match status {
             AbortWith::Http(status) => AbortStatus::Http(status),
             AbortWith::Grpc(status) => AbortStatus::Grpc(status),
         },
-    })
+    }))
 }
 
 /// `TranslateCORSPolicy`
