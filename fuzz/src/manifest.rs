@@ -24,6 +24,7 @@ pub fn run(input: &[u8]) {
         namespace: "istio-system".into(),
         name: "istio-ingressgateway".into(),
         labels: BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]),
+        ..GatewayIdentity::default()
     };
     let node = NodeIdentity::default();
     let compiled = compile(&resources, &node, Some(&gateway), &ServiceScope::All);

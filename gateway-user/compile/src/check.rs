@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nodegate_resources::{Resources, lookup::selects};
 use nodegate_values::diagnostic::{self, Diagnostic, Severity};
 
-use super::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, compile};
+use super::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, ServiceScope, Unenforced, compile};
 
 /// What nodegate would refuse, ignore or serve otherwise than meant, for every kind of gateway pod that the
 /// Gateways name. `ours`: the labels of nodegate's own gateway pods, where there may be none yet.
@@ -73,6 +73,7 @@ fn gateways(resources: &Resources) -> Vec<GatewayIdentity> {
                 namespace: object.key.namespace.clone(),
                 name: object.key.name.clone(),
                 labels: pod.metadata.labels.clone().unwrap_or_default(),
+                unenforced: Unenforced::Pass,
             };
         }
         let service = resources.services().find_map(|(object, service)| {
@@ -85,6 +86,7 @@ fn gateways(resources: &Resources) -> Vec<GatewayIdentity> {
                 .to_owned(),
             name: "gateway".into(),
             labels: service.map_or(selector.clone(), |(_, labels)| labels.clone()),
+            unenforced: Unenforced::Pass,
         }
     };
     selectors.into_iter().map(identity).collect()

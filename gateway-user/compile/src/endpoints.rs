@@ -31,8 +31,17 @@ pub(crate) struct Endpoints<'r> {
 /// Where Nodes are, by name.
 pub(crate) type Localities = BTreeMap<String, Locality>;
 
+/// Whose point of view it is: kube-proxy does not even watch the slices of headless Services, whatever their
+/// Service is (`newInformerFactory` of its cmd/kube-proxy/app); for gateways they are as any others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    KubeProxy,
+    Gateway,
+}
+
 #[derive(Debug)]
 struct Slice<'r> {
+    is_headless: bool,
     ports: &'r [EndpointPort],
     targets: Vec<SliceTarget<'r>>,
 }
@@ -78,6 +87,7 @@ impl<'r> Endpoints<'r> {
                 strange_ports(object, slice, (service, key.1), diagnostics);
             }
             slices.entry(key).or_default().push(Slice {
+                is_headless: is_headless(slice),
                 ports: slice.ports.as_deref().unwrap_or_default(),
                 targets: targets(resources, object, slice, diagnostics),
             });
@@ -131,9 +141,11 @@ impl<'r> Endpoints<'r> {
         namespace: &str,
         service: &str,
         (name, wanted): (&str, Protocol),
+        view: View,
     ) -> Vec<(SliceTarget<'r>, u16)> {
         let mut behind = Vec::new();
-        for slice in self.slices.get(&(namespace, service)).into_iter().flatten() {
+        let slices = self.slices.get(&(namespace, service)).into_iter().flatten();
+        for slice in slices.filter(|slice| view == View::Gateway || !slice.is_headless) {
             let target = slice.ports.iter().find_map(|port| {
                 let same = port.name.as_deref().unwrap_or_default() == name
                     && protocol(port.protocol.as_deref()) == wanted;
@@ -151,10 +163,14 @@ impl<'r> Endpoints<'r> {
 /// The Service that a slice belongs to, if it counts at all.
 pub(crate) fn service_of(slice: &EndpointSlice) -> Option<&str> {
     let labels = slice.metadata.labels.as_ref()?;
-    // kube-proxy does not even watch the slices of headless Services. Whether the Service itself has the
-    // label does not count.
-    let service = labels.get(SERVICE_NAME)?;
-    (!labels.contains_key(HEADLESS)).then_some(service)
+    labels.get(SERVICE_NAME).map(String::as_str)
+}
+
+/// Whether a slice is marked as one of a headless Service. Whether the Service itself has the label does not
+/// count.
+fn is_headless(slice: &EndpointSlice) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.is_some_and(|labels| labels.contains_key(HEADLESS))
 }
 
 /// Namespace and name of the Pod that has an endpoint of a slice of `namespace`.

@@ -21,4 +21,16 @@ pub struct GatewayIdentity {
     pub name: String,
     /// The pod's labels, by which Gateways and Services choose it.
     pub labels: BTreeMap<String, String>,
+    /// What becomes of requests that a policy may be about.
+    pub unenforced: Unenforced,
+}
+
+/// What becomes of requests where a policy is for the gateway that this version does not enforce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unenforced {
+    /// They are served as if it were not there.
+    #[default]
+    Pass,
+    /// All of them are answered with 403.
+    Refuse,
 }

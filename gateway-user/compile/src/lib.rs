@@ -37,7 +37,7 @@ use nodegate_values::diagnostic::Diagnostic;
 pub use check::check;
 pub use compiled::Compiled;
 pub use compiler::{Compiler, Work};
-pub use identity::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity};
+pub use identity::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, Unenforced};
 pub use publisher::Publisher;
 pub use scope::{Claims, ServiceScope};
 pub use topology::topology;

@@ -13,7 +13,7 @@ use nodegate_resources::{Resources, lookup::selects, object::Object};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use crate::{
-    endpoints::Endpoints,
+    endpoints::{Endpoints, View},
     identity::{INGRESS_GATEWAY, NodeIdentity},
     ports::protocol,
     scope::{Claims, ServiceScope},
@@ -212,7 +212,9 @@ pub(crate) fn behind(
     node: &NodeIdentity,
 ) -> Vec<Endpoint> {
     let mut found: BTreeMap<_, Endpoint> = BTreeMap::new();
-    for (target, number) in endpoints.behind(&name.namespace, &name.name, (&name.port, protocol)) {
+    let port = (name.port.as_str(), protocol);
+    let targets = endpoints.behind(&name.namespace, &name.name, port, View::KubeProxy);
+    for (target, number) in targets {
         let endpoint = target.model(number, &node.name);
         let rank = |endpoint: &Endpoint| {
             (

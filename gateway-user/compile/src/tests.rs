@@ -2,6 +2,7 @@ mod entries;
 mod gateway;
 mod http;
 mod incremental;
+mod policies;
 mod policy;
 mod scenarios;
 mod services;
@@ -90,6 +91,7 @@ impl Cluster {
             namespace: namespace.into(),
             name: "istio-ingressgateway-0".into(),
             labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
+            ..GatewayIdentity::default()
         };
         let node = NodeIdentity {
             name: "node1".into(),

@@ -15,7 +15,9 @@ use super::{
     question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
     request::{Known, Request, Routed, TlsAsked, route},
 };
-use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile, gateway, kube_proxy};
+use nodegate_compile::{
+    GatewayIdentity, NodeIdentity, ServiceScope, Unenforced, compile, gateway, kube_proxy,
+};
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
@@ -68,6 +70,8 @@ pub struct Setup {
     pub services: ServiceScope,
     /// kube-proxy's Services, where they are known from its rules and not from the objects.
     pub by_kube_proxy: Option<Vec<ServicePort>>,
+    /// What gateways do where a policy is for them that is not enforced.
+    pub unenforced: Unenforced,
 }
 
 /// Why there is no answer.
@@ -190,6 +194,7 @@ struct World<'w> {
     resources: &'w Resources,
     services: Vec<ServicePort>,
     node: Node,
+    unenforced: Unenforced,
 }
 
 // === impl World ===
@@ -227,6 +232,7 @@ impl<'w> World<'w> {
             resources,
             services: by_kube_proxy,
             node,
+            unenforced: setup.unenforced,
         })
     }
 
@@ -237,7 +243,10 @@ impl<'w> World<'w> {
         at: SocketAddr,
         request: Option<&Request>,
     ) -> Option<Routed> {
-        let identity = identity(self.resources, cluster, &self.services, at)?;
+        let identity = GatewayIdentity {
+            unenforced: self.unenforced,
+            ..identity(self.resources, cluster, &self.services, at)?
+        };
         let known = Known {
             gateway: &gateway(self.resources, &identity, &mut Vec::new()),
             resources: self.resources,
@@ -263,6 +272,7 @@ fn identity(
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             labels: labels.clone(),
+            ..GatewayIdentity::default()
         });
     }
     let leads_here = |service: &&ServicePort| {
@@ -286,6 +296,7 @@ fn identity(
                 namespace: name.namespace.clone(),
                 name: pod.map_or_else(|| name.name.clone(), |(pod, _)| pod.name.clone()),
                 labels: labels.clone(),
+                ..GatewayIdentity::default()
             })
     })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use nodegate_model::{
     gateway::{
         CorsPolicy, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes, ListenerProtocol,
-        RouteOrigin, TcpRoute,
+        RouteKind, RouteOrigin, TcpRoute,
     },
     service::ServicePort,
 };
@@ -434,6 +434,17 @@ fn end(route: &HttpRoute, requested: Requested<'_>) -> End {
             status: to.status,
             text: format!("{place} sends to {}", redirect::location(to, requested)),
         },
+        HttpAction::DirectResponse(response) if route.origin.kind != RouteKind::VirtualService => {
+            End::Status {
+                status: response.status,
+                flag: None,
+                text: format!(
+                    "{place} is not enforced by this version, and so everything is refused \
+                     (--unenforced-policies refuse)"
+                ),
+                share: 1.0,
+            }
+        }
         HttpAction::DirectResponse(response) => End::Answer {
             status: response.status,
             text: format!("{place} answers itself"),
@@ -504,7 +515,14 @@ impl std::fmt::Display for Place<'_> {
             name,
             index,
         } = self.0;
-        write!(f, "http[{index}] of {kind} {namespace}/{name}")
+        match kind {
+            RouteKind::VirtualService => {
+                write!(f, "http[{index}] of {kind} {namespace}/{name}")
+            }
+            RouteKind::AuthorizationPolicy | RouteKind::RequestAuthentication => {
+                write!(f, "{kind} {namespace}/{name}")
+            }
+        }
     }
 }
 

@@ -94,12 +94,18 @@ pub struct VirtualHost {
 pub enum RouteKind {
     /// Istio's, of `networking.istio.io`.
     VirtualService,
+    /// Istio's, of `security.istio.io`: because of it everything is refused.
+    AuthorizationPolicy,
+    /// Istio's, of `security.istio.io`: because of it everything is refused.
+    RequestAuthentication,
 }
 
 impl fmt::Display for RouteKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::VirtualService => "VirtualService",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         })
     }
 }

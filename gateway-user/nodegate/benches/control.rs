@@ -250,6 +250,7 @@ fn identities() -> (NodeIdentity, GatewayIdentity) {
         namespace: "istio-system".into(),
         name: "gateway-0".into(),
         labels: [("istio".into(), "ingressgateway".into())].into(),
+        ..GatewayIdentity::default()
     };
     (node, gateway)
 }

@@ -26,7 +26,7 @@ use nodegate_admin::{
     status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
     trace::Traces,
 };
-use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope};
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, Unenforced};
 use nodegate_datapath::{self as datapath, Datapath, redirector::Redirector};
 use nodegate_explain::{
     answer::{Answer, Setup, explain},
@@ -225,6 +225,11 @@ impl Daemon {
                 },
                 datapath: redirector.zip(options.datapath),
                 gateway: gateway_progress,
+                unenforced: options
+                    .proxy
+                    .as_ref()
+                    .map(|proxy| proxy.identity.unenforced)
+                    .unwrap_or_default(),
                 leaving: CancellationToken::new(),
                 report_trouble: watch::Sender::new(None),
             }),
@@ -246,6 +251,9 @@ impl Daemon {
     pub async fn run(self) -> anyhow::Result<()> {
         let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+        // Who rotates logs sends it, also where none is written: no reason to end.
+        let mut hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
+        let hangups = tokio::spawn(async move { while hangup.recv().await.is_some() {} });
         let speaker = Arc::clone(&self.speaker);
         let admin = tokio::spawn(admin::server::serve(self.admin, Arc::clone(&speaker)));
         let probes = self
@@ -271,7 +279,8 @@ impl Daemon {
             gateway.await.context("finishing requests")?;
         }
         let servers = [admin].into_iter().chain(probes);
-        servers.chain(self.tasks).for_each(|task| task.abort());
+        let tasks = servers.chain(self.tasks).chain([hangups]);
+        tasks.for_each(|task| task.abort());
         // A socket without a process looks like one that does not answer.
         let _ = std::fs::remove_file(self.socket);
         Ok(())
@@ -361,6 +370,8 @@ struct Speaker {
     traces: Traces,
     datapath: Option<(Arc<Redirector>, datapath::Options)>,
     gateway: Option<watch::Receiver<gateway::Progress>>,
+    /// What the gateway does where a policy is for it that is not enforced.
+    unenforced: Unenforced,
     /// The process was told to end.
     leaving: CancellationToken,
     /// Why the cluster cannot be told how this nodegate stands.
@@ -442,6 +453,7 @@ impl admin::server::Subject for Speaker {
         let (resources, rules) = (&inputs.resources, &inputs.rules);
         let setup = Setup {
             by_kube_proxy: rules.as_ref().map(|rules| rules.services.clone()),
+            unenforced: self.unenforced,
             ..setup(options, self.services.clone())?
         };
         let loaded = Loaded { settings, mirror };
@@ -487,6 +499,7 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
         },
         services,
         by_kube_proxy: None,
+        unenforced: Unenforced::default(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The `networking.istio.io` API, as far as manifests may name it.
+//! The `networking.istio.io` and `security.istio.io` APIs, as far as manifests may name it.
 //!
 //! Every field of the API is here, so that a misspelled one can be told from one that this version
 //! does not act on; the latter are [`Opaque`], and [`super::validate`] says what becomes of them.
@@ -13,6 +13,7 @@ mod l4;
 mod policy;
 pub mod reading;
 mod secrets;
+mod security;
 mod server;
 pub mod words;
 mod workload;
@@ -32,6 +33,7 @@ pub use policy::{
 pub use l4::{L4Match, TcpRoute, TlsMatch, TlsRoute};
 pub use secrets::{own_secret, secret_names};
 pub use server::{Port, Server, ServerCertificate, ServerTls};
+pub use security::{AuthorizationPolicy, PolicyScope, RequestAuthentication};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};

@@ -33,12 +33,16 @@ pub enum ResourceKind {
     ServiceEntry,
     /// `networking.istio.io` WorkloadEntry
     WorkloadEntry,
+    /// `security.istio.io` AuthorizationPolicy
+    AuthorizationPolicy,
+    /// `security.istio.io` RequestAuthentication
+    RequestAuthentication,
 }
 
 // === impl ResourceKind ===
 
 impl ResourceKind {
-    const ALL: [(&'static str, &'static str, Self); 14] = [
+    const ALL: [(&'static str, &'static str, Self); 16] = [
         ("", "Service", Self::Service),
         ("", "Pod", Self::Pod),
         ("", "Node", Self::Node),
@@ -61,6 +65,16 @@ impl ResourceKind {
         ),
         ("networking.istio.io", "ServiceEntry", Self::ServiceEntry),
         ("networking.istio.io", "WorkloadEntry", Self::WorkloadEntry),
+        (
+            "security.istio.io",
+            "AuthorizationPolicy",
+            Self::AuthorizationPolicy,
+        ),
+        (
+            "security.istio.io",
+            "RequestAuthentication",
+            Self::RequestAuthentication,
+        ),
     ];
 
     /// The kind with this name; none of one that nodegate does not read.
@@ -104,12 +118,18 @@ impl ResourceKind {
             | Self::DestinationRule
             | Self::ServiceEntry
             | Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
+            Self::AuthorizationPolicy | Self::RequestAuthentication => &["v1", "v1beta1"],
         }
     }
 
     /// Whether its objects are in no namespace.
     pub(crate) const fn is_cluster_wide(self) -> bool {
         matches!(self, Self::Node | Self::Namespace)
+    }
+
+    /// Whether it is defined by a custom resource definition.
+    pub(crate) fn is_custom(self) -> bool {
+        self.group().ends_with(".istio.io")
     }
 
     /// Whether its objects make pods.
@@ -145,6 +165,8 @@ impl ResourceKind {
             Self::DestinationRule => "destinationrules",
             Self::ServiceEntry => "serviceentries",
             Self::WorkloadEntry => "workloadentries",
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::RequestAuthentication => "requestauthentications",
         }
     }
 

@@ -25,7 +25,10 @@ use std::sync::Arc;
 
 pub use kind::ResourceKind;
 
-use istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
+use istio::{
+    AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry,
+    VirtualService,
+};
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
@@ -72,6 +75,8 @@ of_kind! {
     virtual_services: VirtualService,
     destination_rules: DestinationRule,
     service_entries: ServiceEntry,
+    authorization_policies: AuthorizationPolicy,
+    request_authentications: RequestAuthentication,
 }
 
 impl Resources {

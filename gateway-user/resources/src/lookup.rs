@@ -15,7 +15,7 @@ use super::{
 const SERVICES: &str = ".svc.cluster.local";
 
 /// Istio's root namespace, whose DestinationRules are for everyone.
-const ROOT_NAMESPACE: &str = "istio-system";
+pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
 
 /// The full host: one without dots is a Service in `namespace`, any other is left as it is
 /// (`ResolveShortnameToFQDN` of istio's pilot/pkg/model/config.go). Lower case.

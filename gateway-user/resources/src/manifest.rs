@@ -7,6 +7,7 @@ pub(crate) mod fields;
 mod foreign;
 pub mod lines;
 mod mismatch;
+mod nulls;
 mod split;
 pub(crate) mod steps;
 
@@ -16,6 +17,7 @@ use nodegate_values::diagnostic::{Diagnostic, Location, ObjectKey, Severity};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
+use decode::Decoded;
 use lines::{BadDocument, Lines};
 use mismatch::Mismatch;
 
@@ -285,24 +287,33 @@ impl Manifest {
     }
 
     fn typed(&mut self, kind: ResourceKind, key: ObjectKey, value: Value, lines: Lines) {
+        let custom = kind.is_custom();
         let decoded = match kind {
-            ResourceKind::Service => decode(value, Body::Service),
-            ResourceKind::Pod => decode(value, Body::Pod),
-            ResourceKind::Node => decode(value, Body::Node),
-            ResourceKind::Namespace => decode(value, Body::Namespace),
-            ResourceKind::Secret => decode(value, Body::Secret),
-            ResourceKind::EndpointSlice => decode(value, Body::EndpointSlice),
+            ResourceKind::Service => decode(value, custom, Body::Service),
+            ResourceKind::Pod => decode(value, custom, Body::Pod),
+            ResourceKind::Node => decode(value, custom, Body::Node),
+            ResourceKind::Namespace => decode(value, custom, Body::Namespace),
+            ResourceKind::Secret => decode(value, custom, Body::Secret),
+            ResourceKind::EndpointSlice => decode(value, custom, Body::EndpointSlice),
             ResourceKind::Deployment | ResourceKind::StatefulSet | ResourceKind::DaemonSet => {
                 return self.pod_maker(kind, &value, lines);
             }
-            ResourceKind::Gateway => decode(value, Body::Gateway),
-            ResourceKind::VirtualService => decode(value, Body::VirtualService),
-            ResourceKind::DestinationRule => decode(value, Body::DestinationRule),
-            ResourceKind::ServiceEntry => decode(value, Body::ServiceEntry),
-            ResourceKind::WorkloadEntry => decode(value, Body::WorkloadEntry),
+            ResourceKind::Gateway => decode(value, custom, Body::Gateway),
+            ResourceKind::VirtualService => decode(value, custom, Body::VirtualService),
+            ResourceKind::DestinationRule => decode(value, custom, Body::DestinationRule),
+            ResourceKind::ServiceEntry => decode(value, custom, Body::ServiceEntry),
+            ResourceKind::WorkloadEntry => decode(value, custom, Body::WorkloadEntry),
+            ResourceKind::AuthorizationPolicy => decode(value, custom, Body::AuthorizationPolicy),
+            ResourceKind::RequestAuthentication => {
+                decode(value, custom, Body::RequestAuthentication)
+            }
         };
         match decoded {
-            Ok((body, unknown)) => {
+            Ok(Decoded {
+                value: body,
+                unknown,
+                null_conditions,
+            }) => {
                 let origin = ManifestPlace {
                     file: self.file.clone(),
                     lines,
@@ -314,10 +325,18 @@ impl Manifest {
                     let warning = object.report(Severity::Warning, path, message, fix);
                     self.diagnostics.push(warning);
                 }
+                for path in null_conditions {
+                    let message = "null says nothing: it is as if this condition were not there";
+                    let fix = "remove it, or say what it wants".to_owned();
+                    let warning = object.report(Severity::Warning, path, message, fix);
+                    self.diagnostics.push(warning);
+                }
                 self.objects.push(Arc::new(object));
             }
-            Err(Mismatch { path, message, fix }) => {
-                self.refuse(key, lines.line(&path), &path, message, fix);
+            Err(mismatches) => {
+                for Mismatch { path, message, fix } in mismatches {
+                    self.refuse(key.clone(), lines.line(&path), &path, message, fix);
+                }
             }
         }
     }
@@ -331,7 +350,9 @@ impl Manifest {
         message: String,
         fix: Option<String>,
     ) {
-        self.unreadable.push(key.clone());
+        if !self.unreadable.contains(&key) {
+            self.unreadable.push(key.clone());
+        }
         self.diagnostics.push(Diagnostic {
             severity: Severity::Error,
             location: self.location(line),
@@ -366,10 +387,15 @@ impl Manifest {
 
 fn decode<T: DeserializeOwned>(
     value: Value,
+    custom: bool,
     body: impl FnOnce(Box<T>) -> Body,
-) -> Result<(Body, Vec<decode::Unknown>), Mismatch> {
-    let (decoded, unknown) = decode::decode(value)?;
-    Ok((body(Box::new(decoded)), unknown))
+) -> Result<Decoded<Body>, Vec<Mismatch>> {
+    let decoded = decode::decode(value, custom)?;
+    Ok(Decoded {
+        value: body(Box::new(decoded.value)),
+        unknown: decoded.unknown,
+        null_conditions: decoded.null_conditions,
+    })
 }
 
 fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
@@ -510,12 +536,12 @@ mod tests {
 
     #[test]
     fn what_routes_or_guards_requests_and_is_not_applied_is_told() {
-        let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: istio-system}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\ntype: route-rule\nname: helloworld-default\nspec: {destination: a}\n";
+        let text = "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: lua, namespace: istio-system}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\ntype: route-rule\nname: helloworld-default\nspec: {destination: a}\n";
         let manifest = parse(text);
         assert_eq!(
             messages(&manifest),
             [
-                "warning: web.yaml:2: AuthorizationPolicy istio-system/deny: is not applied by this version: it keeps nobody out (fix: keep such traffic away from this gateway)",
+                "warning: web.yaml:2: EnvoyFilter istio-system/lua: is not applied: there is no Envoy here",
                 "info: web.yaml:6: Gateway default/g: is of the Gateway API, which this version does not read (fix: Istio's Gateway and VirtualService)",
                 "error: web.yaml:9: type: `helloworld-default` is a route-rule of Istio 0.1 to 0.7, which is not read (fix: a VirtualService, with the tags as subsets of a DestinationRule)",
             ]

@@ -15,7 +15,10 @@ use serde::Serialize;
 
 use super::{
     ResourceKind,
-    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, Workload},
+    istio::{
+        AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry,
+        VirtualService, Workload,
+    },
     manifest::lines::Lines,
     pod_maker::PodMaker,
 };
@@ -68,6 +71,10 @@ pub enum Body {
     ServiceEntry(Box<ServiceEntry>),
     /// `networking.istio.io` WorkloadEntry
     WorkloadEntry(Box<Workload>),
+    /// `security.istio.io` AuthorizationPolicy
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// `security.istio.io` RequestAuthentication
+    RequestAuthentication(Box<RequestAuthentication>),
 }
 
 // === impl Object ===
@@ -151,6 +158,8 @@ impl Body {
             Self::DestinationRule(_) => ResourceKind::DestinationRule,
             Self::ServiceEntry(_) => ResourceKind::ServiceEntry,
             Self::WorkloadEntry(_) => ResourceKind::WorkloadEntry,
+            Self::AuthorizationPolicy(_) => ResourceKind::AuthorizationPolicy,
+            Self::RequestAuthentication(_) => ResourceKind::RequestAuthentication,
         }
     }
 
@@ -169,6 +178,8 @@ impl Body {
             Self::DestinationRule(body) => &body.metadata,
             Self::ServiceEntry(body) => &body.metadata,
             Self::WorkloadEntry(body) => &body.metadata,
+            Self::AuthorizationPolicy(body) => &body.metadata,
+            Self::RequestAuthentication(body) => &body.metadata,
         }
     }
 }

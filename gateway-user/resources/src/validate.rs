@@ -57,7 +57,9 @@ pub fn validate(object: &Object) -> Verdict {
         | Body::Node(_)
         | Body::Secret(_)
         | Body::EndpointSlice(_)
-        | Body::PodMaker(_) => {}
+        | Body::PodMaker(_)
+        | Body::AuthorizationPolicy(_)
+        | Body::RequestAuthentication(_) => {}
     }
     findings.verdict
 }

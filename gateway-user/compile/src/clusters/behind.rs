@@ -14,7 +14,11 @@ use nodegate_resources::{
 };
 
 use super::{members::Members, placed::Placed};
-use crate::{endpoints::Endpoints, placement::Placement, services::Labels};
+use crate::{
+    endpoints::{Endpoints, View},
+    placement::Placement,
+    services::Labels,
+};
 
 /// What is behind a cluster.
 #[derive(Debug)]
@@ -57,7 +61,8 @@ impl Behind {
     /// The cluster's endpoints.
     pub(super) fn members<'r>(&'r self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
         let (namespace, name) = &self.service;
-        let targets = endpoints.behind(namespace, name, (&self.port, Protocol::Tcp));
+        let port = (self.port.as_str(), Protocol::Tcp);
+        let targets = endpoints.behind(namespace, name, port, View::Gateway);
         let chosen = targets.into_iter().filter(|(target, _)| {
             let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
             let subset = self.subset.as_ref();

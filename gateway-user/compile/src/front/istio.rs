@@ -5,6 +5,7 @@ mod binding;
 mod context;
 mod destinations;
 mod http;
+mod policies;
 mod server;
 mod server_tls;
 mod tcp;
@@ -65,6 +66,7 @@ pub(crate) fn compile(
     let (clusters, behind) = context.clusters.finish(&mut context.diagnostics);
     diagnostics.append(&mut context.diagnostics);
     unreachable_hosts(resources, identity, diagnostics);
+    let listeners = policies::enforced(listeners, resources, identity, diagnostics);
     let gateway = Gateway {
         listeners: listeners.into(),
         clusters: clusters.into_iter().collect(),

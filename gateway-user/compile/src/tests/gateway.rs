@@ -425,3 +425,25 @@ fn a_host_or_a_server_that_is_none_is_left_out() {
         );
     }
 }
+
+/// Gateways find the endpoints of headless Services in their slices, which kube-proxy does not even watch
+/// (`convertResolution` of istio's pilot/pkg/networking/core: EDS for gateways).
+#[test]
+fn a_headless_service_is_served_from_its_slices() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, labels: {kubernetes.io/service-name: db, service.kubernetes.io/headless: ''}}\naddressType: IPv4\nports: [{name: '', port: 5432, protocol: TCP}]\nendpoints: [{addresses: [10.0.0.7]}]\n";
+    let snapshot = snapshot(&[
+        &gateway("g", HTTP),
+        &routes(
+            "v",
+            "'*'",
+            "g",
+            "  http:\n  - route: [{destination: {host: db}}]\n",
+        ),
+        &service("db", "{port: 5432}").replace("ports:", "clusterIP: None, ports:"),
+        slice,
+    ]);
+    assert_eq!(messages(&snapshot), [""; 0]);
+    let found = &clusters(&snapshot)["outbound|5432||db.default.svc.cluster.local"];
+    assert_eq!(*found, ["10.0.0.7:5432"]);
+    assert!(snapshot.services.iter().all(|port| port.name.name != "db"));
+}

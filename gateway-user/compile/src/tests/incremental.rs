@@ -200,6 +200,7 @@ fn identity(resources: &Resources) -> GatewayIdentity {
         namespace: "istio-system".into(),
         name: "gateway-0".into(),
         labels: own.map_or(usual, |pod| pod.metadata.labels.clone().unwrap_or_default()),
+        ..GatewayIdentity::default()
     }
 }
 

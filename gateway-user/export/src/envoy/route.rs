@@ -40,9 +40,13 @@ fn virtual_host(gateway: &Gateway, host: &VirtualHost) -> Value {
 
 fn route(gateway: &Gateway, route: &HttpRoute) -> Value {
     let origin = &route.origin;
-    let RouteKind::VirtualService = origin.kind;
+    let (api, kind) = match origin.kind {
+        RouteKind::VirtualService => ("networking.istio.io/v1alpha3", "virtual-service"),
+        RouteKind::AuthorizationPolicy => ("security.istio.io/v1", "authorization-policy"),
+        RouteKind::RequestAuthentication => ("security.istio.io/v1", "request-authentication"),
+    };
     let config = format!(
-        "/apis/networking.istio.io/v1alpha3/namespaces/{}/virtual-service/{}",
+        "/apis/{api}/namespaces/{}/{kind}/{}",
         origin.namespace, origin.name
     );
     let mut all = operations(&route.headers);

@@ -59,7 +59,7 @@ fn exported_with(extended_connect: bool) -> Value {
     let identity = GatewayIdentity {
         namespace: "istio-system".into(),
         name: "gateway".into(),
-        labels: BTreeMap::new(),
+        ..GatewayIdentity::default()
     };
     let node = NodeIdentity::default();
     let compiled = compile(&resources, &node, Some(&identity), &ServiceScope::Gateway);

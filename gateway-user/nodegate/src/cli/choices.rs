@@ -1,6 +1,7 @@
 //! What other rooms let one choose, as words of the command line.
 
 use clap::ValueEnum;
+use nodegate_compile::Unenforced;
 use nodegate_datapath::options::AttachMode;
 use nodegate_programming::{desired::ExternalIps, masquerade::MasqueradeMode};
 
@@ -37,6 +38,25 @@ pub(super) enum AttachArg {
     Tcx,
     /// Filters on a clsact qdisc.
     Clsact,
+}
+
+/// [`Unenforced`]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum UnenforcedArg {
+    /// They are served as if the policy were not there, which `status` and the log call an error.
+    #[default]
+    Pass,
+    /// All of them are answered with 403, and connections to TCP ports refused.
+    Refuse,
+}
+
+impl From<UnenforcedArg> for Unenforced {
+    fn from(word: UnenforcedArg) -> Self {
+        match word {
+            UnenforcedArg::Pass => Self::Pass,
+            UnenforcedArg::Refuse => Self::Refuse,
+        }
+    }
 }
 
 impl From<ExternalIpsArg> for ExternalIps {

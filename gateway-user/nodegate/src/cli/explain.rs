@@ -17,7 +17,7 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 use nodegate_admin::{client, server::ANSWER_IS_GOOD};
-use nodegate_compile::ServiceScope;
+use nodegate_compile::{ServiceScope, Unenforced};
 use nodegate_explain::{
     answer::{Setup, explain},
     ask::Ask,
@@ -33,7 +33,7 @@ use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use super::{
     Admin, Output,
-    choices::{ExternalIpsArg, MasqueradeArg},
+    choices::{ExternalIpsArg, MasqueradeArg, UnenforcedArg},
 };
 
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
@@ -144,6 +144,9 @@ struct NodeArgs {
     /// Which Services nodegate redirects: `all`, `gateway`, or labels such as `app=web` [default: all]
     #[arg(long, value_name = "WHICH", value_parser = super::run::scope)]
     services: Option<ServiceScope>,
+    /// What gateways do where a policy is for them that this version does not enforce [default: pass]
+    #[arg(long, value_enum)]
+    unenforced_policies: Option<UnenforcedArg>,
 }
 
 fn client(text: &str) -> Result<String, SpecError> {
@@ -271,6 +274,7 @@ impl NodeArgs {
             ("--external-ips", self.external_ips.is_some()),
             ("--masquerade", self.masquerade.is_some()),
             ("--services", self.services.is_some()),
+            ("--unenforced-policies", self.unenforced_policies.is_some()),
         ];
         let (option, _) = given.into_iter().find(|(_, given)| *given)?;
         Some(option)
@@ -300,6 +304,9 @@ impl NodeArgs {
             },
             services: self.services.clone().unwrap_or(ServiceScope::All),
             by_kube_proxy: None,
+            unenforced: self
+                .unenforced_policies
+                .map_or_else(Unenforced::default, Into::into),
         }
     }
 }

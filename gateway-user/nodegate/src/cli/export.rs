@@ -89,6 +89,7 @@ impl Envoy {
             namespace: self.pod_namespace,
             name: self.pod_name,
             labels: labels.unwrap_or(self.pod_labels),
+            ..GatewayIdentity::default()
         };
         let node = NodeIdentity::default();
         let compiled = compile(&resources, &node, Some(&identity), &ServiceScope::Gateway);

@@ -15,7 +15,7 @@ use nodegate_source::kubernetes::access::Access;
 use super::{
     api_server::ApiServerArgs,
     attachment::Attachment,
-    choices::{AttachArg, ExternalIpsArg, MasqueradeArg},
+    choices::{AttachArg, ExternalIpsArg, MasqueradeArg, UnenforcedArg},
 };
 use crate::daemon::{self, Daemon, KubernetesOptions, Role, SourceOptions};
 
@@ -195,6 +195,15 @@ struct ProxyArgs {
     /// with Istio
     #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
     extended_connect: bool,
+    /// What becomes of requests where an AuthorizationPolicy or RequestAuthentication is for this gateway,
+    /// which this version does not enforce: `pass`, or `refuse`, which answers 403 to all of them
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        env = "NODEGATE_UNENFORCED_POLICIES"
+    )]
+    unenforced_policies: UnenforcedArg,
     /// Write a line for every request and TCP connection to this file; `/dev/stdout` is possible.
     /// SIGHUP opens it again [default: no log]
     #[arg(long, env = "NODEGATE_ACCESS_LOG_FILE", value_name = "PATH")]
@@ -420,6 +429,7 @@ impl ProxyArgs {
                 namespace: self.pod_namespace.clone(),
                 name: self.pod_name.clone().unwrap_or_else(|| node.to_owned()),
                 labels: self.gateway_labels.clone(),
+                unenforced: self.unenforced_policies.into(),
             },
             workers: self.workers,
             linger: self.linger,

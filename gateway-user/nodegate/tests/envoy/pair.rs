@@ -299,6 +299,7 @@ fn compiled(directory: &Path) -> anyhow::Result<(Snapshot, Value)> {
         namespace: "istio-system".into(),
         name: "istio-ingressgateway".into(),
         labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+        ..GatewayIdentity::default()
     };
     let node = NodeIdentity::default();
     let compiled = compile(&resources, &node, Some(&gateway), &ServiceScope::Gateway);

@@ -140,7 +140,9 @@ fn stands_alone(object: &Object) -> bool {
         | Body::Namespace(_)
         | Body::Secret(_)
         | Body::EndpointSlice(_)
-        | Body::PodMaker(_) => true,
+        | Body::PodMaker(_)
+        | Body::AuthorizationPolicy(_)
+        | Body::RequestAuthentication(_) => true,
         Body::Service(_)
         | Body::Gateway(_)
         | Body::VirtualService(_)

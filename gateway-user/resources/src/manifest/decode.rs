@@ -7,6 +7,7 @@ use serde_yaml::Value;
 use super::{
     fields,
     mismatch::Mismatch,
+    nulls::{self, Nulls},
     steps::{Path, Step},
 };
 
@@ -18,20 +19,80 @@ pub(super) struct Unknown {
     pub(super) nearest: Option<String>,
 }
 
-/// Reads `value` as a `T`, noting the fields that `T` does not have.
-pub(super) fn decode<T: DeserializeOwned>(mut value: Value) -> Result<(T, Vec<Unknown>), Mismatch> {
-    // The API server treats `key: null` in an object as if the key were not there.
-    drop_nulls(&mut value);
-    let mut ignored = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-    let decoded = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)));
-    match decoded {
-        Ok(decoded) => Ok((
-            decoded,
-            ignored.iter().map(|path| unknown::<T>(path)).collect(),
-        )),
-        Err(error) => Err(Mismatch::of(field_path(&track.path()), &error.to_string())),
+/// How many values of a wrong type are told of one object.
+const MISMATCHES: usize = 16;
+
+/// A value that was read.
+#[derive(Debug)]
+pub(super) struct Decoded<T> {
+    pub(super) value: T,
+    /// Fields that `T` does not have.
+    pub(super) unknown: Vec<Unknown>,
+    /// Paths of conditions that are null, which is as if they were not there.
+    pub(super) null_conditions: Vec<String>,
+}
+
+/// Reads `value` as a `T`; fails with all that is of a wrong type. `custom`: whether it is a custom resource.
+pub(super) fn decode<T: DeserializeOwned>(
+    mut value: Value,
+    custom: bool,
+) -> Result<Decoded<T>, Vec<Mismatch>> {
+    let Nulls {
+        refused: mut mismatches,
+        conditions,
+    } = nulls::take::<T>(&mut value, custom);
+    loop {
+        let mut ignored = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let deserializer = serde_path_to_error::Deserializer::new(&value, &mut track);
+        let decoded = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)));
+        let error = match decoded {
+            Ok(_) if !mismatches.is_empty() => return Err(mismatches),
+            Ok(decoded) => {
+                return Ok(Decoded {
+                    value: decoded,
+                    unknown: ignored.iter().map(|path| unknown::<T>(path)).collect(),
+                    null_conditions: conditions,
+                });
+            }
+            Err(error) => error,
+        };
+        let path = steps_to(&track.path());
+        let mismatch = Mismatch::of(Path(&path).to_string(), &error.to_string());
+        let is_told = mismatches.iter().any(|told| told.path == mismatch.path);
+        if !is_told {
+            mismatches.push(mismatch);
+        }
+        // What else is wrong shows without it.
+        if is_told || mismatches.len() >= MISMATCHES || !remove(&mut value, &path) {
+            return Err(mismatches);
+        }
+    }
+}
+
+/// Removes what is at the end of the path; says whether it was there.
+fn remove(value: &mut Value, path: &[Step]) -> bool {
+    let Some((last, parents)) = path.split_last() else {
+        return false;
+    };
+    let parent = parents.iter().try_fold(value, |value, step| match step {
+        Step::Key(key) => value.get_mut(key.as_str()),
+        Step::Index(index) => value.get_mut(*index),
+    });
+    match (parent, last) {
+        (Some(Value::Mapping(mapping)), Step::Key(key)) => {
+            mapping.shift_remove(key.as_str()).is_some()
+        }
+        // In its place, so that others keep their number.
+        (Some(Value::Sequence(items)), Step::Index(index)) if *index < items.len() => {
+            let empty = match items[*index] {
+                Value::Null => return false,
+                _ => Value::Null,
+            };
+            items[*index] = empty;
+            true
+        }
+        _ => false,
     }
 }
 
@@ -43,17 +104,6 @@ fn unknown<T: DeserializeOwned>(path: &[Step]) -> Unknown {
     Unknown {
         path: Path(path).to_string(),
         nearest,
-    }
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Mapping(mapping) => {
-            mapping.retain(|_, value| !value.is_null());
-            mapping.values_mut().for_each(drop_nulls);
-        }
-        Value::Sequence(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
     }
 }
 
@@ -72,17 +122,14 @@ fn steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
     steps
 }
 
-fn field_path(path: &serde_path_to_error::Path) -> String {
+fn steps_to(path: &serde_path_to_error::Path) -> Vec<Step> {
     use serde_path_to_error::Segment;
-    let steps: Vec<_> = path
-        .iter()
-        .filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Map { key } => Some(Step::Key(key.clone())),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect();
-    Path(&steps).to_string()
+    let steps = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    steps.collect()
 }
 
 #[cfg(test)]
@@ -91,14 +138,14 @@ mod tests {
 
     use super::*;
 
-    fn service(text: &str) -> Result<(Service, Vec<Unknown>), Mismatch> {
-        decode(serde_yaml::from_str(text).unwrap())
+    fn service(text: &str) -> Result<Decoded<Service>, Vec<Mismatch>> {
+        decode(serde_yaml::from_str(text).unwrap(), false)
     }
 
     #[test]
     fn unknown_fields_are_named_with_what_was_meant() {
         let text = "{kind: Service, apiVersion: v1, spec: {ports: [{port: 1}, {port: 2, nodPort: 3}], zzz: 1}}";
-        let (_, unknown) = service(text).unwrap();
+        let Decoded { unknown, .. } = service(text).unwrap();
         let expected = [
             ("spec.ports[1].nodPort", Some("nodePort".to_owned())),
             ("spec.zzz", None),
@@ -112,7 +159,10 @@ mod tests {
     #[test]
     fn a_wrong_type_names_its_field() {
         let text = "{kind: Service, apiVersion: v1, spec: {ports: [{port: http}]}}";
-        let error = service(text).unwrap_err();
+        let errors = service(text).unwrap_err();
+        let [error] = &errors[..] else {
+            panic!("{errors:?}");
+        };
         assert_eq!(error.path, "spec.ports[0].port");
         assert_eq!(
             error.message,
@@ -124,8 +174,23 @@ mod tests {
     #[test]
     fn null_is_absent() {
         let text = "{kind: Service, apiVersion: v1, metadata: {creationTimestamp: null}, spec: {ports: null}}";
-        let (service, unknown) = service(text).unwrap();
+        let Decoded { value, unknown, .. } = service(text).unwrap();
         assert_eq!(unknown, []);
-        assert_eq!(service.spec.unwrap().ports, None);
+        assert_eq!(value.spec.unwrap().ports, None);
+    }
+
+    #[test]
+    fn all_that_is_of_a_wrong_type_is_told() {
+        let text = "{kind: Service, apiVersion: v1, spec: {type: [], ports: [{port: http}, {port: 1, nodePort: x}, 7], clusterIP: 5}}";
+        let errors = service(text).unwrap_err();
+        let paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+        let expected = [
+            "spec.type",
+            "spec.ports[0].port",
+            "spec.ports[1].nodePort",
+            "spec.ports[2]",
+            "spec.clusterIP",
+        ];
+        assert_eq!(paths, expected);
     }
 }

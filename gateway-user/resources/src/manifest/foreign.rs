@@ -1,6 +1,6 @@
 //! Kinds that say where requests go, or whether they may, and that this version does not apply.
 //!
-//! Whoever writes one counts on it; a gateway that keeps quiet about an `AuthorizationPolicy` is open.
+//! Whoever writes one counts on it.
 
 use nodegate_values::diagnostic::Severity;
 use serde_yaml::Value;
@@ -16,16 +16,6 @@ pub(super) fn left_out(
     kind: &str,
 ) -> Option<(Severity, &'static str, Option<&'static str>)> {
     Some(match (group, kind) {
-        ("security.istio.io", "AuthorizationPolicy") => (
-            Severity::Warning,
-            "is not applied by this version: it keeps nobody out",
-            Some("keep such traffic away from this gateway"),
-        ),
-        ("security.istio.io", "RequestAuthentication") => (
-            Severity::Warning,
-            "is not applied by this version: no token is looked at",
-            Some("verify tokens behind the gateway"),
-        ),
         ("networking.istio.io", "EnvoyFilter") | ("extensions.istio.io", "WasmPlugin") => (
             Severity::Warning,
             "is not applied: there is no Envoy here",

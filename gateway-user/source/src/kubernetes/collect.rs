@@ -65,6 +65,8 @@ pub async fn collect(
         WantedKind::DestinationRule,
         WantedKind::ServiceEntry,
         WantedKind::WorkloadEntry,
+        WantedKind::AuthorizationPolicy,
+        WantedKind::RequestAuthentication,
     ] {
         progress(kind.plural());
         match of_kind(&client, kind).await {
@@ -96,7 +98,9 @@ async fn of_kind(client: &Client, kind: WantedKind) -> Result<Vec<CollectedObjec
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
         | WantedKind::ServiceEntry
-        | WantedKind::WorkloadEntry => {
+        | WantedKind::WorkloadEntry
+        | WantedKind::AuthorizationPolicy
+        | WantedKind::RequestAuthentication => {
             let resource = custom::served(client, kind.resource()).await?;
             let resource = resource.ok_or_else(|| no_such_kind(kind))?;
             of_custom(client, kind, &resource).await

@@ -48,6 +48,8 @@ pub(super) enum WantedKind {
     DestinationRule,
     ServiceEntry,
     WorkloadEntry,
+    AuthorizationPolicy,
+    RequestAuthentication,
 }
 
 /// Which objects of a kind are watched.
@@ -90,6 +92,8 @@ impl Interest {
             (serves, Kind::DestinationRule, Objects::All),
             (serves, Kind::ServiceEntry, Objects::All),
             (serves, Kind::WorkloadEntry, Objects::All),
+            (serves, Kind::AuthorizationPolicy, Objects::All),
+            (serves, Kind::RequestAuthentication, Objects::All),
         ];
         let wanted = all.into_iter().filter(|(is_wanted, ..)| *is_wanted);
         wanted
@@ -138,7 +142,7 @@ impl fmt::Display for Wanted {
 // === impl WantedKind ===
 
 impl WantedKind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Node,
@@ -149,6 +153,8 @@ impl WantedKind {
         Self::DestinationRule,
         Self::ServiceEntry,
         Self::WorkloadEntry,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
     ];
 
     /// Whether its objects name Secrets.
@@ -176,6 +182,8 @@ impl WantedKind {
             Self::DestinationRule => Some("dr"),
             Self::ServiceEntry => Some("se"),
             Self::WorkloadEntry => Some("we"),
+            Self::AuthorizationPolicy => Some("ap"),
+            Self::RequestAuthentication => Some("ra"),
             Self::EndpointSlice | Self::Secret => None,
         }
     }
@@ -192,6 +200,8 @@ impl WantedKind {
             Self::DestinationRule => ResourceKind::DestinationRule,
             Self::ServiceEntry => ResourceKind::ServiceEntry,
             Self::WorkloadEntry => ResourceKind::WorkloadEntry,
+            Self::AuthorizationPolicy => ResourceKind::AuthorizationPolicy,
+            Self::RequestAuthentication => ResourceKind::RequestAuthentication,
         }
     }
 

@@ -386,7 +386,9 @@ fn found(kind: WantedKind, namespace: String, name: String, object: Value) -> Op
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
         | WantedKind::ServiceEntry
-        | WantedKind::WorkloadEntry => {
+        | WantedKind::WorkloadEntry
+        | WantedKind::AuthorizationPolicy
+        | WantedKind::RequestAuthentication => {
             let value = serde_yaml::to_value(&object).ok()?;
             let manifest = Manifest::of_value(kind.resource(), &namespace, &name, value);
             return Some(Found {

@@ -252,7 +252,11 @@ async fn resource(client: &Client, kind: WantedKind) -> Result<Option<ApiResourc
         | WantedKind::VirtualService
         | WantedKind::DestinationRule
         | WantedKind::ServiceEntry
-        | WantedKind::WorkloadEntry => return custom::served(client, kind.resource()).await,
+        | WantedKind::WorkloadEntry
+        | WantedKind::AuthorizationPolicy
+        | WantedKind::RequestAuthentication => {
+            return custom::served(client, kind.resource()).await;
+        }
         _ => (kind.group(), "v1"),
     };
     let api_version = match group {

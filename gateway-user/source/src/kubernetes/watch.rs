@@ -144,7 +144,9 @@ impl Watch {
             | WantedKind::VirtualService
             | WantedKind::DestinationRule
             | WantedKind::ServiceEntry
-            | WantedKind::WorkloadEntry => self.custom().await,
+            | WantedKind::WorkloadEntry
+            | WantedKind::AuthorizationPolicy
+            | WantedKind::RequestAuthentication => self.custom().await,
         }
     }
 

@@ -7,7 +7,10 @@ fn a_wrong_type_is_told_in_the_words_of_yaml_with_its_fix() {
     let told = |http: &str| {
         let text =
             format!("{{apiVersion: x, kind: x, metadata: {{name: x}}, spec: {{http: {http}}}}}");
-        let error = decode::<VirtualService>(serde_yaml::from_str(&text).unwrap()).unwrap_err();
+        let value = serde_yaml::from_str(&text).unwrap();
+        let mut errors = decode::<VirtualService>(value, true).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let error = errors.remove(0);
         let fix = error.fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
         format!("{}: {}{fix}", error.path, error.message)
     };
