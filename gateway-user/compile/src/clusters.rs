@@ -130,7 +130,8 @@ impl<'r> Clusters<'r> {
 
     /// The port of what is at `host`, if it has one and no other.
     pub(crate) fn only_port(&self, host: &str) -> Option<i64> {
-        if let Some(service) = self.known.service(host) {
+        let from = &self.identity.namespace;
+        if let Some(service) = self.known.service_for(host, from) {
             return match ports(service) {
                 [only] => Some(i64::from(only.port)),
                 _ => None,
@@ -178,7 +179,7 @@ impl<'r> Clusters<'r> {
             host,
             subset,
         };
-        let service = self.known.service(host);
+        let service = self.known.service_for(host, &self.identity.namespace);
         let mut behind = None;
         let members = match service {
             None => entry::members(&entries, port, wanted)?,

@@ -4,6 +4,7 @@ mod http;
 mod incremental;
 mod policies;
 mod policy;
+mod review;
 mod scenarios;
 mod services;
 mod tls;

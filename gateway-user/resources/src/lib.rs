@@ -101,6 +101,15 @@ impl Resources {
         }
     }
 
+    /// One Gateway.
+    pub fn gateway(&self, namespace: &str, name: &str) -> Option<(&Arc<Object>, &Gateway)> {
+        let object = self.get(ResourceKind::Gateway, namespace, name)?;
+        match &object.body {
+            Body::Gateway(gateway) => Some((object, gateway)),
+            _ => None,
+        }
+    }
+
     /// One Secret.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
         match &self.get(ResourceKind::Secret, namespace, name)?.body {

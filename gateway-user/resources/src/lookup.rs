@@ -1,15 +1,21 @@
 //! Who is meant: hosts, destinations, subsets, references to Gateways.
 
+mod hidden;
+mod missing;
+mod named;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Service;
-use nodegate_values::spelling::nearest;
 
 use super::{
-    istio::{Destination, DestinationRule, ServiceEntry, Subset, TrafficPolicy, Workload},
+    istio::{DestinationRule, ServiceEntry, Subset, TrafficPolicy, Workload},
     object::{Body, Object},
     validate::is_good_subset,
 };
+
+pub use missing::NoDestination;
+pub use named::named_destinations;
 
 /// What follows `name.namespace` in the host of a Service.
 const SERVICES: &str = ".svc.cluster.local";
@@ -78,6 +84,18 @@ pub fn is_exported(export_to: &[String], own: &str, from: &str) -> bool {
         })
 }
 
+/// Says to which namespaces a Service is exported, as an Istio object says it in `exportTo`.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// The namespaces that see a Service (`ConvertService` of istio's pilot/pkg/serviceregistry/kube).
+fn exports(service: &Service) -> Vec<String> {
+    let annotations = service.metadata.annotations.as_ref();
+    let to = annotations.and_then(|annotations| annotations.get(EXPORT_TO));
+    let names = to.into_iter().flat_map(|to| to.split(','));
+    let names = names.map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
 /// Whether `labels` has all of `selector`.
 pub fn selects(
     selector: &BTreeMap<String, String>,
@@ -128,17 +146,6 @@ pub struct MergedRule<'r> {
     /// The oldest of them.
     pub object: &'r Object,
     rules: Vec<Rule<'r>>,
-}
-
-/// Why a destination leads nowhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoDestination {
-    /// Below `destination`: `host`, `port.number` or `subset`.
-    pub field: &'static str,
-    /// What is wrong.
-    pub message: String,
-    /// What to do about it.
-    pub fix: String,
 }
 
 /// Which of a namespace's DestinationRules are looked at.
@@ -216,6 +223,13 @@ impl<'r> Destinations<'r> {
         self.services.get(&service_of(host)?).copied()
     }
 
+    /// The Service with this full host, if it is exported to proxies in namespace `from`.
+    pub fn service_for(&self, host: &str, from: &str) -> Option<&'r Service> {
+        let (own, _) = service_of(host)?;
+        let service = self.service(host)?;
+        is_exported(&exports(service), own, from).then_some(service)
+    }
+
     /// The host that is meant by a full host: a Service of type `ExternalName` is another name for one
     /// (`GetDestinationCluster` of istio's pilot/pkg/networking/core/route, which asks once).
     pub fn meant(&self, host: String) -> String {
@@ -235,7 +249,7 @@ impl<'r> Destinations<'r> {
     pub fn entries(&self, host: &str, from: &str) -> HostEntries<'r> {
         let all = self.entries.get(host).map(Vec::as_slice);
         let all = all.unwrap_or_default();
-        let namespace = match self.service(host).and(service_of(host)) {
+        let namespace = match self.service_for(host, from).and(service_of(host)) {
             Some((namespace, _)) => Some(namespace),
             None => all
                 .iter()
@@ -247,7 +261,7 @@ impl<'r> Destinations<'r> {
         let is_here = |(object, _): &&Entry<'_>| Some(object.key.namespace.as_str()) == namespace;
         // What is resolved and what is not can't be one cluster.
         let first = all.iter().find(is_here);
-        let is_resolved = self.service(host).is_none()
+        let is_resolved = self.service_for(host, from).is_none()
             && first.is_some_and(|(_, entry)| entry.spec.is_resolved());
         let (together, others): (Vec<_>, Vec<_>) = all
             .iter()
@@ -323,107 +337,6 @@ impl<'r> Destinations<'r> {
             .chain([String::from("*")])
             .find_map(|pattern| merged(in_namespace.get(&pattern)?, visibility, client))
     }
-
-    /// Why a destination in a VirtualService of `namespace` leads nowhere; none if it leads somewhere.
-    pub fn miss(&self, destination: &Destination, namespace: &str) -> Option<NoDestination> {
-        let named = full_host(&destination.host, namespace);
-        let host = self.meant(named.clone());
-        if let Some((_, entry)) = self.entries.get(&host).and_then(|entries| entries.first())
-            && self.service(&host).is_none()
-        {
-            return self.miss_in_entry(destination, &host, entry);
-        }
-        let Some(service) = self.service(&host) else {
-            if host != named {
-                return Some(NoDestination {
-                    field: "host",
-                    message: format!(
-                        "`{named}` is another name for `{host}`, which neither a Service nor a ServiceEntry has"
-                    ),
-                    fix: format!("create a ServiceEntry for `{host}`"),
-                });
-            }
-            return Some(self.no_host(&destination.host, &host, namespace));
-        };
-        let ports: Vec<i64> = service
-            .spec
-            .iter()
-            .flat_map(|spec| spec.ports.iter().flatten())
-            .map(|port| port.port.into())
-            .collect();
-        no_port(destination, "Service", &host, &ports)
-            .or_else(|| self.no_subset(&destination.subset, &host))
-    }
-
-    fn miss_in_entry(
-        &self,
-        destination: &Destination,
-        host: &str,
-        entry: &ServiceEntry,
-    ) -> Option<NoDestination> {
-        let ports: Vec<_> = entry.spec.read_ports().map(|port| port.number).collect();
-        no_port(destination, "ServiceEntry", host, &ports)
-            .or_else(|| self.no_subset(&destination.subset, host))
-    }
-
-    fn no_host(&self, host: &str, full: &str, namespace: &str) -> NoDestination {
-        let short = !host.contains('.');
-        let own = self
-            .services
-            .keys()
-            .filter(|(its, _)| *its == namespace)
-            .map(|(_, name)| *name);
-        let near = if short { nearest(host, own) } else { None };
-        let near = near.or_else(|| {
-            // `name.namespace` is not completed by Istio, and a short name only in its own namespace.
-            let wanted = if short { host } else { host.split('.').next()? };
-            let everywhere = self
-                .services
-                .keys()
-                .map(|(its, name)| service_host(its, name));
-            nearest(&format!("{host}{SERVICES}"), everywhere.clone())
-                .or_else(|| nearest(full, everywhere.clone()))
-                .or_else(|| {
-                    everywhere
-                        .into_iter()
-                        .find(|host| host.split('.').next() == Some(wanted))
-                })
-        });
-        NoDestination {
-            field: "host",
-            message: format!("no Service has the host `{full}`"),
-            fix: match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "create the Service, or name one that there is".into(),
-            },
-        }
-    }
-
-    fn no_subset(&self, subset: &str, host: &str) -> Option<NoDestination> {
-        if subset.is_empty() {
-            return None;
-        }
-        let mut names = Vec::new();
-        for (pattern, rules) in self.rules.values().flatten() {
-            for (object, rule) in rules.iter().filter(|_| is_host_within(host, pattern)) {
-                let subsets = rule.spec.subsets.iter();
-                let good = subsets.filter(|subset| is_good_subset(object, subset));
-                names.extend(good.map(|subset| subset.name.as_str()));
-            }
-        }
-        if names.contains(&subset) {
-            return None;
-        }
-        Some(NoDestination {
-            field: "subset",
-            message: format!("no DestinationRule for `{host}` has a subset `{subset}`"),
-            fix: if names.is_empty() {
-                format!("create a DestinationRule for `{host}` with this subset")
-            } else {
-                format!("its subsets are {}", names.join(", "))
-            },
-        })
-    }
 }
 
 /// The rules that the proxy sees. One for its own labels stands above those for everyone.
@@ -462,24 +375,6 @@ fn merged<'r>(
     })
 }
 
-fn no_port(
-    destination: &Destination,
-    kind: &str,
-    host: &str,
-    ports: &[i64],
-) -> Option<NoDestination> {
-    let port = destination.port.as_ref()?;
-    if ports.contains(&port.number) {
-        return None;
-    }
-    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-    Some(NoDestination {
-        field: "port.number",
-        message: format!("the {kind} `{host}` has no port {}", port.number),
-        fix: format!("its ports are {}", ports.join(", ")),
-    })
-}
-
 // === impl MergedRule ===
 
 impl<'r> MergedRule<'r> {
@@ -499,6 +394,19 @@ impl<'r> MergedRule<'r> {
         self.rules
             .iter()
             .find_map(|(_, rule)| rule.spec.traffic_policy.as_ref())
+    }
+
+    /// The rule whose policy counts.
+    pub fn policy_of(&self) -> &'r Object {
+        let mut rules = self.rules.iter();
+        let has_one = rules.find(|(_, rule)| rule.spec.traffic_policy.is_some());
+        has_one.map_or(self.object, |(object, _)| object)
+    }
+
+    /// Whether a rule is one of them.
+    pub fn has(&self, object: &Object) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|(rule, _)| rule.key == object.key)
     }
 }
 

@@ -326,7 +326,7 @@ impl Manifest {
                     self.diagnostics.push(warning);
                 }
                 for path in null_conditions {
-                    let message = "null says nothing: it is as if this condition were not there";
+                    let message = "null says nothing: it is as if this were not there";
                     let fix = "remove it, or say what it wants".to_owned();
                     let warning = object.report(Severity::Warning, path, message, fix);
                     self.diagnostics.push(warning);

@@ -14,6 +14,8 @@
 //! | [`fault`], [`retry`], [`timeout`] | when to fail, to try again and to give up |
 
 pub mod cors;
+#[cfg(test)]
+mod cover;
 pub mod edge;
 pub mod fault;
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod context;
 mod destinations;
 mod http;
 mod policies;
+mod review;
 mod server;
 mod server_tls;
 mod tcp;
@@ -15,10 +16,9 @@ use nodegate_model::gateway::{Gateway, Listener, ListenerProtocol};
 use nodegate_resources::{Resources, lookup::Destinations};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
-use bind::{gateways, servers_by_port};
-use binding::BoundService;
+use bind::servers_by_port;
 use context::GatewayContext;
-use server::{GatewayServer, ListenerKind};
+use server::ListenerKind;
 
 use crate::{
     clusters::{Behind, Clusters},
@@ -41,7 +41,7 @@ pub(crate) fn compile(
         diagnostics: Vec::new(),
     };
     let ports = servers_by_port(resources, identity, diagnostics);
-    let mut listeners = Vec::new();
+    let (mut listeners, mut lost) = (Vec::new(), Vec::new());
     for (port, (kind, servers)) in ports {
         let protocol = match kind {
             ListenerKind::Http => Some(ListenerProtocol::Http(http::routes(
@@ -51,7 +51,7 @@ pub(crate) fn compile(
             ))),
             ListenerKind::Tls => tls::listener(&servers, &mut context).map(ListenerProtocol::Tls),
             ListenerKind::Tcp => servers.first().and_then(|server| {
-                let route = tcp::route(*server, &mut context);
+                let route = tcp::route(*server, &mut context, &mut lost);
                 if route.is_none() {
                     let message =
                         "no VirtualService has a tcp route for this server, so the port is closed";
@@ -65,48 +65,13 @@ pub(crate) fn compile(
     }
     let (clusters, behind) = context.clusters.finish(&mut context.diagnostics);
     diagnostics.append(&mut context.diagnostics);
-    unreachable_hosts(resources, identity, diagnostics);
+    diagnostics.extend(lost.iter().filter_map(|lost| lost.report(&listeners)));
+    let known = Destinations::of(resources.objects.values());
+    review::report(resources, &known, &listeners, identity, diagnostics);
     let listeners = policies::enforced(listeners, resources, identity, diagnostics);
     let gateway = Gateway {
         listeners: listeners.into(),
         clusters: clusters.into_iter().collect(),
     };
     (gateway, behind)
-}
-
-/// Warns about VirtualServices whose hosts no server of their Gateways has.
-fn unreachable_hosts(
-    resources: &Resources,
-    identity: &GatewayIdentity,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let gateways = gateways(resources, identity);
-    for (object, service) in resources.virtual_services() {
-        let bound = BoundService {
-            object,
-            spec: &service.spec,
-        };
-        let its: Vec<_> = gateways
-            .iter()
-            .filter(|(gateway, _)| bound.names(gateway))
-            .collect();
-        let mut servers = its.iter().flat_map(|(gateway, spec)| {
-            let servers = spec.spec.servers.iter().enumerate();
-            servers.map(|(index, spec)| GatewayServer {
-                gateway,
-                index,
-                spec,
-                port: 0,
-            })
-        });
-        if !its.is_empty() && !servers.any(|server| !server.domains(&bound).is_empty()) {
-            let names: Vec<_> = its
-                .iter()
-                .map(|(gateway, _)| gateway.key.to_string())
-                .collect();
-            let message = format!("no server of {} has any of these hosts", names.join(", "));
-            let fix = "add the host to the Gateway's server".to_owned();
-            diagnostics.push(object.report(Severity::Warning, "spec.hosts", message, fix));
-        }
-    }
 }

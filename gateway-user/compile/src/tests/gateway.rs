@@ -360,21 +360,6 @@ fn external_names_are_other_names() {
 }
 
 #[test]
-fn hosts_that_no_server_has_are_reported() {
-    let server = "{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.io]}";
-    let snapshot = snapshot(&[
-        &gateway("g", server),
-        &routes("v", "b.io", "g", &format!("  http:\n{}", to("/"))),
-    ]);
-    assert_eq!(
-        messages(&snapshot),
-        [
-            "warning: 1.yaml:5: VirtualService default/v: spec.hosts: no server of Gateway default/g has any of these hosts (fix: add the host to the Gateway's server)"
-        ]
-    );
-}
-
-#[test]
 fn only_gateways_for_this_pod_count() {
     let other = gateway("g", HTTP).replace("ingressgateway", "egressgateway");
     let egress = snapshot(&[

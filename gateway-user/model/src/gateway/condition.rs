@@ -1,5 +1,7 @@
 //! Conditions of HTTP routes, ready to be evaluated.
 
+mod cover;
+
 use http::HeaderName;
 use nodegate_values::{pattern::Pattern, pseudo_header::PseudoHeader};
 use serde::{Serialize, Serializer};

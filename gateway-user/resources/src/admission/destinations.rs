@@ -7,8 +7,10 @@ use nodegate_values::{
 };
 
 use crate::{
-    istio::{Destination, DestinationRule, RouteDestination, VirtualService},
-    lookup::{Destinations, NoDestination, full_host, gateway_reference, service_of},
+    istio::{Destination, DestinationRule, VirtualService},
+    lookup::{
+        Destinations, NoDestination, full_host, gateway_reference, named_destinations, service_of,
+    },
     object::{Body, Object},
 };
 
@@ -41,7 +43,7 @@ impl Round {
                     };
                     let is_new = |destination: &Destination| {
                         before.is_some_and(|before| {
-                            !destinations(before).any(|(_, before)| before == destination)
+                            !named_destinations(before).any(|(_, before)| before == destination)
                         })
                     };
                     let severity = if misses.iter().any(|(_, destination, _)| is_new(destination)) {
@@ -117,46 +119,12 @@ fn misses<'v>(
     service: &'v VirtualService,
     known: &Destinations<'_>,
 ) -> Vec<(String, &'v Destination, NoDestination)> {
-    destinations(service)
+    named_destinations(service)
         .filter_map(|(path, destination)| {
             let miss = known.miss(destination, &object.key.namespace)?;
             Some((path, destination, miss))
         })
         .collect()
-}
-
-/// All destinations, each with its path.
-fn destinations(service: &VirtualService) -> impl Iterator<Item = (String, &Destination)> {
-    let mut found = Vec::new();
-    for (index, route) in service.spec.http.iter().enumerate() {
-        let path = format!("spec.http[{index}]");
-        found.extend(of_route(&route.route, &path));
-        let mirror = route.mirror.iter();
-        found.extend(mirror.map(|mirror| (format!("{path}.mirror"), mirror)));
-        for (index, mirror) in route.mirrors.iter().enumerate() {
-            let path = format!("{path}.mirrors[{index}].destination");
-            found.push((path, &mirror.destination));
-        }
-    }
-    for (index, route) in service.spec.tls.iter().enumerate() {
-        found.extend(of_route(&route.route, &format!("spec.tls[{index}]")));
-    }
-    for (index, route) in service.spec.tcp.iter().enumerate() {
-        found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));
-    }
-    found.into_iter()
-}
-
-fn of_route<'v>(
-    route: &'v [RouteDestination],
-    path: &str,
-) -> impl Iterator<Item = (String, &'v Destination)> {
-    route.iter().enumerate().map(move |(index, route)| {
-        (
-            format!("{path}.route[{index}].destination"),
-            &route.destination,
-        )
-    })
 }
 
 /// Warns about Gateways that are not there.

@@ -143,8 +143,6 @@ fn virtual_services() {
             "E 10 spec.http[1].route[0].weight: -1 is not a weight",
             "E 11 spec.http[1].route[1].destination.host: `*.x` is not a host",
             "E 13 spec.http[3].route: all weights are 0: nothing would get any traffic",
-            "W 12 spec.http[2]: never taken: http[1] takes all there is",
-            "W 13 spec.http[3]: never taken: http[1] takes all there is",
         ]
     );
     let tcp = "  hosts: [a]\n  tls: [{}]\n  tcp:\n  - match: [{port: 1, sourceSubnet: 10.0.0.0/8}]\n    route: [{destination: {host: a}}]\n";
@@ -474,50 +472,6 @@ fn service_entries() {
     assert_eq!(
         istio("ServiceEntry", wildcard),
         ["E 5 spec.hosts[0]: `*.x` cannot be resolved"]
-    );
-}
-
-#[test]
-fn routes_behind_one_that_takes_all_are_told() {
-    let told = |routes: &[&str]| {
-        let routes: Vec<_> = routes
-            .iter()
-            .map(|route| format!("  - {{route: [{{destination: {{host: a}}}}]{route}}}\n"))
-            .collect();
-        let spec = format!(
-            "  hosts: [a]\n  gateways: [g]\n  http:\n{}",
-            routes.concat()
-        );
-        istio("VirtualService", &spec)
-    };
-    for all in [
-        "",
-        ", match: [{uri: {prefix: /}}]",
-        ", match: [{uri: {regex: .*}, name: x}]",
-        ", match: [{uri: {exact: /a}}, {name: any}]",
-    ] {
-        assert_eq!(
-            told(&[", match: [{uri: {prefix: /a}}]", all, "", ""]),
-            [
-                "W 10 spec.http[2]: never taken: http[1] takes all there is",
-                "W 11 spec.http[3]: never taken: http[1] takes all there is",
-            ],
-            "{all}"
-        );
-    }
-    for some in [
-        ", match: [{uri: {prefix: /a}}]",
-        ", match: [{uri: {prefix: /}, method: {exact: GET}}]",
-        ", match: [{port: 80}]",
-        ", match: [{gateways: [g]}]",
-        ", match: [{headers: {a: {exact: b}}}]",
-    ] {
-        assert_eq!(told(&[some, ""]), [""; 0], "{some}");
-    }
-    let tcp = "  hosts: [a]\n  gateways: [g]\n  tcp:\n  - {route: [{destination: {host: a}}]}\n  - {match: [{port: 1}], route: [{destination: {host: a}}]}\n";
-    assert_eq!(
-        istio("VirtualService", tcp),
-        ["W 9 spec.tcp[1]: never taken: tcp[0] takes all there is"]
     );
 }
 

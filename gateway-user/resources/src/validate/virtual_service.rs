@@ -43,29 +43,11 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     for (index, route) in spec.http.iter().enumerate() {
         http(route, delegate, &format!("spec.http[{index}]"), findings);
     }
-    never_asked("http", spec.http.iter().map(HttpRoute::takes_all), findings);
-    never_asked("tcp", spec.tcp.iter().map(TcpRoute::takes_all), findings);
     for (index, route) in spec.tcp.iter().enumerate() {
         connections::tcp(route, &format!("spec.tcp[{index}]"), findings);
     }
     for (index, route) in spec.tls.iter().enumerate() {
         connections::tls(route, spec, &format!("spec.tls[{index}]"), findings);
-    }
-}
-
-/// The first route that matches is taken, so those behind one that takes all are not
-/// (`analyzeUnreachableHTTPRules`).
-fn never_asked(kind: &str, takes_all: impl Iterator<Item = bool>, findings: &mut Findings<'_>) {
-    let takes_all: Vec<_> = takes_all.collect();
-    let Some(first) = takes_all.iter().position(|takes_all| *takes_all) else {
-        return;
-    };
-    for index in first + 1..takes_all.len() {
-        findings.warning(
-            format!("spec.{kind}[{index}]"),
-            format!("never taken: {kind}[{first}] takes all there is"),
-            &format!("put it before {kind}[{first}]"),
-        );
     }
 }
 

@@ -1,9 +1,9 @@
 //! HTTP routes of VirtualServices → virtual hosts.
 
 mod action;
-mod condition;
+pub(super) mod condition;
 mod delegate;
-mod error;
+pub(super) mod error;
 mod site;
 
 use std::{borrow::Cow, collections::HashMap};

@@ -99,18 +99,27 @@ impl GatewayServer<'_> {
     /// The domains that this server serves for a VirtualService: of each pair of hosts that have
     /// something in common, the narrower one (`Names.Intersection` of istio's pkg/config/host).
     pub(super) fn domains(&self, service: &BoundService<'_>) -> Vec<String> {
-        let namespace = &service.object.key.namespace;
+        let hosts = service.spec.read_hosts();
+        self.domains_of(hosts, &service.object.key.namespace)
+    }
+
+    /// The same for hosts of a VirtualService in `namespace`.
+    pub(super) fn domains_of(
+        &self,
+        hosts: impl Iterator<Item = String>,
+        namespace: &str,
+    ) -> Vec<String> {
+        let hosts: Vec<_> = hosts.map(|host| full_host(&host, namespace)).collect();
         let mut domains = Vec::new();
         for server_host in self.spec.read_hosts() {
             if !self.is_for(&server_host, namespace) {
                 continue;
             }
             let server_host = server_host.domain;
-            for host in service.spec.read_hosts() {
-                let host = full_host(&host, namespace);
-                let narrower = if is_host_within(&host, &server_host) {
-                    host
-                } else if is_host_within(&server_host, &host) {
+            for host in &hosts {
+                let narrower = if is_host_within(host, &server_host) {
+                    host.clone()
+                } else if is_host_within(&server_host, host) {
                     server_host.clone()
                 } else {
                     continue;

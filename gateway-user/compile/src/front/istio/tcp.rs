@@ -6,16 +6,33 @@ use super::{
     destinations::{self, NamedIn},
     server::GatewayServer,
 };
-use nodegate_model::gateway::{RouteOrigin, TcpRoute};
-use nodegate_resources::istio::{L4Match, RouteDestination};
+use nodegate_model::gateway::{Listener, ListenerProtocol, RouteOrigin, TcpRoute};
+use nodegate_resources::{
+    istio::{L4Match, RouteDestination},
+    object::Object,
+};
+use nodegate_values::diagnostic::{Diagnostic, Severity};
+
+/// A route that another one is taken before.
+pub(super) struct Lost<'r> {
+    /// The VirtualService.
+    object: &'r Object,
+    /// The place in `spec.tcp`.
+    index: usize,
+    server: GatewayServer<'r>,
+    /// The one that is taken.
+    first: RouteOrigin,
+}
 
 /// The route of a TCP server: of the first VirtualService that has one for it, the first. They are
 /// not put together (`buildGatewayNetworkFiltersFromTCPRoutes` of istio's
-/// pilot/pkg/networking/core/gateway.go).
-pub(super) fn route(
-    server: GatewayServer<'_>,
-    context: &mut GatewayContext<'_>,
+/// pilot/pkg/networking/core/gateway.go). Those of others are lost.
+pub(super) fn route<'r>(
+    server: GatewayServer<'r>,
+    context: &mut GatewayContext<'r>,
+    lost: &mut Vec<Lost<'r>>,
 ) -> Option<TcpRoute> {
+    let mut taken: Option<TcpRoute> = None;
     for service in context.bound_to(server.gateway) {
         if server.domains(&service).is_empty() {
             continue;
@@ -30,15 +47,54 @@ pub(super) fn route(
         let Some((index, route)) = found else {
             continue;
         };
+        if let Some(first) = &taken {
+            lost.push(Lost {
+                object: service.object,
+                index,
+                server,
+                first: first.origin.clone(),
+            });
+            continue;
+        }
         let key = &service.object.key;
         let named_in = NamedIn {
             namespace: &key.namespace,
             server_port: server.port,
         };
         let origin = RouteOrigin::virtual_service(&key.namespace, &key.name, index);
-        return Some(leading(origin, &route.route, named_in, context));
+        taken = Some(leading(origin, &route.route, named_in, context));
     }
-    None
+    taken
+}
+
+// === impl Lost ===
+
+impl Lost<'_> {
+    /// Says so, unless the route is taken at another server.
+    pub(super) fn report(&self, listeners: &[Listener]) -> Option<Diagnostic> {
+        let key = &self.object.key;
+        let own = RouteOrigin::virtual_service(&key.namespace, &key.name, self.index);
+        let is_taken = |listener: &Listener| match &listener.protocol {
+            ListenerProtocol::Tcp(route) => route.origin == own,
+            ListenerProtocol::Http(_) => false,
+        };
+        if listeners.iter().any(is_taken) {
+            return None;
+        }
+        let RouteOrigin {
+            kind,
+            namespace,
+            name,
+            index,
+        } = &self.first;
+        let message = format!(
+            "never taken: the server of {} for port {} has tcp[{index}] of {kind} {namespace}/{name}",
+            self.server.gateway.key, self.server.port
+        );
+        let fix = "weights of one route share a port; else use another port".to_owned();
+        let path = format!("spec.tcp[{}]", self.index);
+        Some(self.object.report(Severity::Warning, path, message, fix))
+    }
 }
 
 /// A route to these destinations.

@@ -14,7 +14,9 @@ use nodegate_values::pseudo_header::PseudoHeader;
 
 use super::error::Unreadable;
 
-pub(super) fn compile(matches: Option<&HttpMatch>) -> Result<RouteMatch, Unreadable> {
+pub(in crate::front::istio) fn compile(
+    matches: Option<&HttpMatch>,
+) -> Result<RouteMatch, Unreadable> {
     let Some(matches) = matches else {
         return Ok(RouteMatch::path(PathMatch::Prefix("/".into())));
     };

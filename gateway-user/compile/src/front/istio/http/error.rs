@@ -15,7 +15,7 @@ use nodegate_values::{
 /// with such a field comes into force.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(super) enum Unreadable {
+pub(in crate::front::istio) enum Unreadable {
     Abort(#[from] AbortError),
     Answer(#[from] NotAnAnswer),
     Body(#[from] BodyError),
