@@ -1,6 +1,7 @@
 //! What is wrong with objects altogether, whoever serves them.
 
 mod labels;
+mod names;
 mod pod_makers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub fn check(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diag
     }
     all.extend(unserved(resources, ours));
     all.extend(pod_makers::unmeant(resources));
+    all.extend(names::report(resources));
     let mut all: Vec<_> = all.into_iter().collect();
     diagnostic::sort(&mut all);
     all

@@ -16,8 +16,8 @@ mod tls;
 
 pub use action::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
-    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect,
-    RetryPolicy,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, PrefixChange,
+    Redirect, RetryPolicy,
 };
 pub use cluster::{
     Balancing, Cluster, ClusterPolicy, ConnectionLimits, Distribution, DnsTarget, Endpoint,

@@ -27,7 +27,7 @@ pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
 /// (`ResolveShortnameToFQDN` of istio's pilot/pkg/model/config.go). Lower case.
 pub fn full_host(host: &str, namespace: &str) -> String {
     let host = host.to_ascii_lowercase();
-    if host.contains('.') || host.starts_with('*') {
+    if host.contains('.') || host.starts_with(['*', '[']) {
         host
     } else {
         service_host(namespace, &host)

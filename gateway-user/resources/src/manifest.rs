@@ -560,6 +560,19 @@ mod tests {
         assert_eq!(spec.ports.as_ref().unwrap()[1].port, 80);
     }
 
+    /// As in a sample of Istio's, which kubectl takes.
+    #[test]
+    fn a_closing_bracket_may_stand_below_its_key() {
+        let manifest =
+            parse(&SERVICE.replace("spec:\n", "spec:\n  externalIPs: [\n    10.0.0.1,\n  ]\n"));
+        assert_eq!(messages(&manifest), [""; 0]);
+        assert_eq!(keys(&manifest), ["Service simple/nginx"]);
+        // The decoder says what is none.
+        let manifest =
+            parse(&SERVICE.replace("spec:\n", "spec:\n  externalIPs: [\n    10.0.0.1,\n"));
+        assert!(manifest.broken, "{:?}", messages(&manifest));
+    }
+
     /// Nothing that a file may hold makes the reader panic.
     #[test]
     fn damaged_text_is_refused_politely() {

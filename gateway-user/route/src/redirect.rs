@@ -1,6 +1,6 @@
 //! Where a redirection leads: the `location` header.
 
-use nodegate_model::gateway::Redirect;
+use nodegate_model::gateway::{PrefixChange, Redirect};
 
 /// What a redirection needs to know of a request.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,10 @@ pub fn location(redirect: &Redirect, requested: Requested<'_>) -> String {
     let port = redirect.port.map(|port| format!(":{port}"));
     let port = port.as_deref().unwrap_or_default();
     let query = requested.target.split_once('?').map(|(_, query)| query);
+    if let (None, Some(change)) = (&redirect.path, &redirect.prefix) {
+        let path = changed(requested.target, change);
+        return format!("{scheme}://{authority}{port}{path}");
+    }
     // What is no path would be a part of the host.
     let slash = match &redirect.path {
         Some(path) if !path.starts_with('/') => "/",
@@ -37,6 +41,21 @@ pub fn location(redirect: &Redirect, requested: Requested<'_>) -> String {
         (Some(path), _) => format!("{scheme}://{authority}{port}{slash}{path}"),
         (None, _) => format!("{scheme}://{authority}{port}{}", requested.target),
     }
+}
+
+/// The target with another beginning of its path. What would be no path gets a slash in front.
+// Envoy: RouteEntryImplBase::newUri, with `prefix_rewrite`.
+fn changed(target: &str, change: &PrefixChange) -> String {
+    let end = target.find('?').unwrap_or(target.len());
+    let (path, query) = target.split_at(end);
+    let length = change.length.unwrap_or(path.len());
+    let rest = path.get(length..).unwrap_or_default();
+    let slash = if change.replacement.starts_with('/') {
+        ""
+    } else {
+        "/"
+    };
+    format!("{slash}{}{rest}{query}", change.replacement)
 }
 
 /// The `location` of an answer that is given directly, if its status is one that goes with it: what was
@@ -93,6 +112,7 @@ mod tests {
             authority: None,
             port: None,
             path: None,
+            prefix: None,
         }
     }
 
@@ -101,6 +121,27 @@ mod tests {
             scheme: "http",
             authority,
             target,
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_path_may_be_another() {
+        for (length, replacement, target, expected) in [
+            (Some(5), "/", "/foo/bar?q=1", "/bar?q=1"),
+            (Some(4), "/", "/foo/bar", "//bar"),
+            (Some(4), "/new", "/foo", "/new"),
+            (Some(4), "new", "/foo/bar", "/new/bar"),
+            (None, "/new", "/foo/bar?q", "/new?q"),
+        ] {
+            let redirect = Redirect {
+                prefix: Some(PrefixChange {
+                    length,
+                    replacement: replacement.into(),
+                }),
+                ..redirect()
+            };
+            let location = location(&redirect, from("a.io", target));
+            assert_eq!(location, format!("http://a.io{expected}"));
         }
     }
 

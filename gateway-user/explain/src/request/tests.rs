@@ -243,6 +243,7 @@ fn what_the_route_answers_itself_is_no_failure() {
         authority: None,
         port: None,
         path: None,
+        prefix: None,
     };
     let asked = Request {
         path: "/a/../b?q".into(),

@@ -243,6 +243,7 @@ fn redirect(redirect: &Redirect) -> Value {
         "host_redirect": redirect.authority,
         "port_redirect": redirect.port,
         "path_redirect": redirect.path,
+        "prefix_rewrite": redirect.prefix.as_ref().map(|change| &change.replacement),
         "response_code": match redirect.status {
             302 => "FOUND",
             303 => "SEE_OTHER",

@@ -176,6 +176,18 @@ pub struct Redirect {
     /// The path, with or without query; none: that of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What becomes of the request's path, where `path` is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PrefixChange>,
+}
+
+/// Another beginning for a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixChange {
+    /// How many bytes are replaced; none: the whole path.
+    pub length: Option<usize>,
+    /// By what.
+    pub replacement: String,
 }
 
 /// Answering a request.

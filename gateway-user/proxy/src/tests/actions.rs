@@ -380,6 +380,7 @@ async fn redirects_and_direct_responses() {
             authority: None,
             port: None,
             path: Some("/new".into()),
+            prefix: None,
         });
         route.headers.response = changes(&[], &[("x-mine", "1", false)]);
     })

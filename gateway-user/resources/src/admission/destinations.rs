@@ -46,7 +46,10 @@ impl Round {
                             !named_destinations(before).any(|(_, before)| before == destination)
                         })
                     };
-                    let severity = if misses.iter().any(|(_, destination, _)| is_new(destination)) {
+                    let on_gateway = on_gateway(&object, service);
+                    let severity = if on_gateway
+                        && misses.iter().any(|(_, destination, _)| is_new(destination))
+                    {
                         proposal.refuse();
                         Severity::Error
                     } else {
@@ -54,7 +57,7 @@ impl Round {
                     };
                     let reports = misses
                         .into_iter()
-                        .map(|(path, _, miss)| report(&object, severity, &path, miss));
+                        .map(|(path, _, miss)| report(&object, severity, on_gateway, &path, miss));
                     self.diagnostics.extend(reports);
                     self.diagnostics
                         .extend(no_gateways(&object, service, &gateways));
@@ -96,7 +99,20 @@ fn no_subject(
     Some(object.report(Severity::Warning, "spec.host", message, fix))
 }
 
-fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) -> Diagnostic {
+/// Whether a gateway may apply it. What others delegate to is applied where they are.
+fn on_gateway(object: &Object, service: &VirtualService) -> bool {
+    let mut names = service.spec.gateways.iter();
+    service.spec.hosts.is_empty()
+        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
+}
+
+fn report(
+    object: &Object,
+    severity: Severity,
+    on_gateway: bool,
+    path: &str,
+    miss: NoDestination,
+) -> Diagnostic {
     let NoDestination {
         field,
         message,
@@ -104,6 +120,7 @@ fn report(object: &Object, severity: Severity, path: &str, miss: NoDestination) 
     } = miss;
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
+        _ if !on_gateway => "only sidecars would have this route",
         _ if path.starts_with("spec.tcp") || path.starts_with("spec.tls") => {
             "connections to it are closed"
         }
@@ -139,7 +156,7 @@ fn no_gateways(
         let Some((its_namespace, name)) = gateway_reference(name, namespace) else {
             continue;
         };
-        if gateways.contains(&(its_namespace, name)) {
+        if gateways.contains(&(its_namespace, name)) || name.contains('*') || its_namespace == "*" {
             continue;
         }
         let same_name = gateways.iter().find(|(_, other)| *other == name);

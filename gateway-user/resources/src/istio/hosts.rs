@@ -3,7 +3,7 @@
 //! Each stands by itself: one that is none is left out, and the others are served. Validation reports what
 //! cannot be read, and the compiler takes what can.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use nodegate_values::port::port;
 
@@ -31,6 +31,10 @@ pub struct NotAHost(String);
 /// If it is neither.
 pub fn host(host: &str) -> Result<String, NotAHost> {
     let lower = host.to_ascii_lowercase();
+    if lower.parse::<Ipv6Addr>().is_ok() {
+        // As requests have it (`IPv6Compliant` of istio's pilot/pkg/networking/util).
+        return Ok(format!("[{lower}]"));
+    }
     if names::is_host(&lower) {
         Ok(lower)
     } else {

@@ -132,6 +132,8 @@ pub struct Redirect {
     pub scheme: String,
     /// The status; 0: 301.
     pub redirect_code: i64,
+    /// Replaces what `match.uri.prefix` matched.
+    pub prefix_rewrite: String,
 }
 
 /// `VirtualService.spec.http[].directResponse`

@@ -73,6 +73,10 @@ plain! {
         warmup_duration_secs: Option<Interval>,
         /// How slowly new endpoints start.
         warmup: Option<Warmup>,
+        /// Not acted on in this version.
+        zone_aware_lb_setting: Option<Opaque>,
+        /// Not acted on in this version.
+        backend_utilization: Option<Opaque>,
     }
 
     /// `LoadBalancerSettings.warmup`
@@ -213,6 +217,8 @@ plain! {
         use_client_protocol: bool,
         /// Streams of a connection; 0: any number.
         max_concurrent_streams: i64,
+        /// Not acted on in this version.
+        http2_keep_alive: Option<Opaque>,
     }
 
     /// `OutlierDetection`
@@ -235,6 +241,8 @@ plain! {
         max_ejection_percent: i64,
         /// With fewer healthy ones all are used.
         min_health_percent: i64,
+        /// Not acted on in this version.
+        outlier_detection_http_error_codes: Option<Opaque>,
     }
 
     /// `ClientTLSSettings`

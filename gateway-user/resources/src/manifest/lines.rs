@@ -24,6 +24,15 @@ pub(super) struct BadDocument {
 /// does.
 const DEPTH: usize = 100;
 
+/// What the parser says of a line between brackets that begins too far to the left.
+const TOO_FAR_OUT: &str = "invalid indentation";
+
+/// As many such lines as a document may have.
+const MOVED: usize = 64;
+
+/// By how much they are moved: further than objects nest.
+const INWARDS: usize = 2 * DEPTH;
+
 /// A mapping or sequence that the walk is inside of.
 enum Open {
     /// The key whose value comes next, if it has been read; else a key comes next.
@@ -41,7 +50,29 @@ enum Open {
 
 impl Lines {
     /// Walks the document `text`, whose first line is line `first` of the file.
+    ///
+    /// Between brackets kubectl's parser, and the decoder's, let a line begin anywhere, as `]` below the key;
+    /// YAML 1.2 wants it further in than the key (section 7.4.1). Such lines are moved in a copy. Whether the
+    /// text is YAML at all, the decoder says.
     pub(super) fn of(text: &str, first: usize) -> Result<Self, BadDocument> {
+        let mut copy = None;
+        for _ in 0..MOVED {
+            let error = match Self::walked(copy.as_deref().unwrap_or(text), first) {
+                Err(error) if error.message.ends_with(TOO_FAR_OUT) => error,
+                outcome => return outcome,
+            };
+            let mut lines: Vec<_> = copy.as_deref().unwrap_or(text).split('\n').collect();
+            let Some(line) = lines.get_mut(error.line - first) else {
+                return Err(error);
+            };
+            let moved = format!("{:INWARDS$}{line}", "");
+            *line = &moved;
+            copy = Some(lines.join("\n"));
+        }
+        Self::walked(copy.as_deref().unwrap_or(text), first)
+    }
+
+    fn walked(text: &str, first: usize) -> Result<Self, BadDocument> {
         let mut walk = Walk {
             lines: Self::default(),
             open: Vec::new(),
@@ -218,6 +249,16 @@ mod tests {
             let error = Lines::of(&text, 1).unwrap_err();
             assert_eq!(error.line, 1);
         }
+    }
+
+    #[test]
+    fn between_brackets_a_line_may_begin_anywhere() {
+        let text =
+            "spec:\n  externalIPs: [\n    \"10.0.0.1\",\n  ]\n  more: {\n  a: 1,\n  }\n  type: x\n";
+        let lines = Lines::of(text, 3).unwrap();
+        assert_eq!(lines.line("spec.externalIPs[0]"), 5);
+        assert_eq!(lines.line("spec.more.a"), 8);
+        assert_eq!(lines.line("spec.type"), 10);
     }
 
     #[test]

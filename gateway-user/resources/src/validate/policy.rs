@@ -162,6 +162,15 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings<'_
     if let Some(locality) = &balancer.locality_lb_setting {
         locality_lb(locality, &format!("{path}.localityLbSetting"), findings);
     }
+    for (field, given) in [
+        (
+            "zoneAwareLbSetting",
+            balancer.zone_aware_lb_setting.is_some(),
+        ),
+        ("backendUtilization", balancer.backend_utilization.is_some()),
+    ] {
+        findings.ignored(format!("{path}.{field}"), given);
+    }
 }
 
 fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_>) {
@@ -295,6 +304,9 @@ fn locality_lb(locality: &LocalityLb, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_>) {
+    if pool.tcp.is_none() && pool.http.is_none() {
+        findings.error(path, "says nothing", "give it `tcp` or `http`");
+    }
     let mut numbers = Vec::new();
     let mut times = Vec::new();
     if let Some(tcp) = &pool.tcp {
@@ -316,6 +328,8 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
             ("http.maxRetries", http.max_retries),
             ("http.maxConcurrentStreams", http.max_concurrent_streams),
         ]);
+        let keeps_alive = http.http2_keep_alive.is_some();
+        findings.ignored(format!("{path}.http.http2KeepAlive"), keeps_alive);
         if let Some(policy) = &http.h2_upgrade_policy {
             findings.one_of::<Http2Upgrade>(format!("{path}.http.h2UpgradePolicy"), policy);
             if policy == "UPGRADE" && http.use_client_protocol {
@@ -353,6 +367,10 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
             findings.error(format!("{path}.{field}"), error.to_string(), "0 to 100");
         }
     }
+    findings.ignored(
+        format!("{path}.outlierDetectionHttpErrorCodes"),
+        outliers.outlier_detection_http_error_codes.is_some(),
+    );
     findings.duration(format!("{path}.interval"), outliers.interval);
     findings.duration(
         format!("{path}.baseEjectionTime"),
@@ -379,6 +397,21 @@ fn one_tls(tls: &Tls, path: &str, findings: &mut Findings<'_>) {
         let message = "names can't be verified where any certificate will do";
         let fix = "either `subjectAltNames` or `insecureSkipVerify`";
         findings.error(format!("{path}.subjectAltNames"), message, fix);
+    }
+    if insecure && !tls.ca_certificates.is_empty() {
+        let message = "nobody's certificate is looked at where any will do";
+        let fix = "either `caCertificates` or `insecureSkipVerify`";
+        findings.error(format!("{path}.caCertificates"), message, fix);
+    }
+    let by_system = tls.ca_certificates.is_empty() && tls.credential_name.is_empty() && !insecure;
+    if by_system && matches!(tls.mode.as_str(), "SIMPLE" | "MUTUAL") {
+        let message =
+            "no authorities are named: those of the gateway's system say whose certificate is good";
+        findings.info(
+            format!("{path}.caCertificates"),
+            message,
+            "name a file, or use `credentialName`",
+        );
     }
     let files = [
         ("clientCertificate", &tls.client_certificate),

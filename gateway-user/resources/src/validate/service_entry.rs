@@ -46,6 +46,15 @@ pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
             "STATIC, with addresses, or DNS",
         );
     }
+    let mut addresses = spec.addresses.iter();
+    if spec.is_resolved() && addresses.any(|address| address.contains('/')) {
+        let message = "networks go with STATIC or NONE alone";
+        findings.error(
+            "spec.addresses",
+            message,
+            "addresses, or another resolution",
+        );
+    }
     if spec.workload_selector.is_some() && !spec.endpoints.is_empty() {
         let message = "endpoints are given already";
         findings.error("spec.workloadSelector", message, "remove one of them");
@@ -87,7 +96,7 @@ fn endpoints(entry: &ServiceEntry, resolution: &str, findings: &mut Findings<'_>
     let spec = &entry.spec;
     let selected = spec.workload_selector.is_some();
     if resolution == "STATIC" && spec.endpoints.is_empty() && !selected {
-        findings.warning(
+        findings.info(
             "spec.endpoints",
             "no endpoints: requests to its hosts are answered with 503",
             "name at least one address",

@@ -141,7 +141,6 @@ fn virtual_services() {
             "E 8 spec.http[0].match[1].port: 99999 is not a port",
             "E 10 spec.http[1].route[0].destination.host: missing",
             "E 10 spec.http[1].route[0].weight: -1 is not a weight",
-            "E 11 spec.http[1].route[1].destination.host: `*.x` is not a host",
             "E 13 spec.http[3].route: all weights are 0: nothing would get any traffic",
         ]
     );
@@ -213,10 +212,6 @@ fn conditions_of_routes() {
         (
             "uri: {exact: /a, prefix: /b}",
             "E match[0].uri: says more than one thing",
-        ),
-        (
-            "uri: {prefix: ''}",
-            "W match[0].uri.prefix: empty, and matches every path",
         ),
         (
             "uri: {prefix: '/a?b'}",
@@ -466,7 +461,7 @@ fn service_entries() {
     let nowhere = "  hosts: [a.x]\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n";
     assert_eq!(
         istio("ServiceEntry", nowhere),
-        ["W 4 spec.endpoints: no endpoints: requests to its hosts are answered with 503"]
+        ["I 4 spec.endpoints: no endpoints: requests to its hosts are answered with 503"]
     );
     let wildcard = "  hosts: ['*.x']\n  resolution: DNS\n  ports: [{number: 80, name: http}]\n";
     assert_eq!(

@@ -84,6 +84,10 @@ fn own_hosts(service: &VirtualService, findings: &mut Findings<'_>) {
                 "empty",
                 "name a Gateway",
             );
+        } else if gateway.contains('*') {
+            let message = format!("`{gateway}` names no Gateway: each is named by itself");
+            let fix = "`namespace/name`";
+            findings.left_out(format!("spec.gateways[{index}]"), "name", &message, fix);
         }
     }
 }
@@ -123,7 +127,7 @@ fn destination(destination: &Destination, path: &str, findings: &mut Findings<'_
     let host = &destination.host;
     if host.is_empty() {
         findings.error(format!("{path}.host"), "missing", "name a Service");
-    } else if host.starts_with('*') || !names::is_host(&host.to_ascii_lowercase()) {
+    } else if host == "*" || !names::is_host(&host.to_ascii_lowercase()) {
         let message = format!("`{host}` is not a host");
         findings.error(format!("{path}.host"), message, "the name of a Service");
     }

@@ -64,6 +64,7 @@ pub(super) fn servers_by_port<'r>(
             match servers.first() {
                 Some(first) if !kind.shares_with(*first_kind) => {
                     diagnostics.push(server.conflict(kind, first, *first_kind));
+                    diagnostics.push(first.kept(*first_kind, &server, kind));
                 }
                 _ => servers.push(server),
             }
@@ -107,6 +108,15 @@ fn target_port(
             .iter()
             .map(|port| port.port.to_string())
             .collect();
+        // Which is as good, as long as a port of a Service leads there.
+        let is_led_to = services.iter().any(|(_, service)| {
+            let pod = resources.pod(&identity.namespace, &identity.name);
+            let mut ports = crate::ports::ports(service).iter();
+            ports.any(|port| resolved(port, pod) == Some(number))
+        });
+        if is_led_to {
+            return Ok(number);
+        }
         let message = format!(
             "{} has no port {number} (it has {}), so nobody outside reaches this server; {number} itself is bound",
             first.key,

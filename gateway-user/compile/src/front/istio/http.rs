@@ -8,7 +8,9 @@ mod site;
 
 use std::{borrow::Cow, collections::HashMap};
 
-use nodegate_model::gateway::{HttpRoute, HttpRoutes, RouteOrigin, VirtualHost};
+use nodegate_model::gateway::{
+    HttpAction, HttpRoute, HttpRoutes, PathMatch, RouteOrigin, VirtualHost,
+};
 use nodegate_resources::{
     istio::{self, HttpMatch},
     lookup::selects,
@@ -200,11 +202,20 @@ fn compiled(
         Some(matches) if !matches.name.is_empty() => format!("{}.{}", route.name, matches.name),
         _ => route.name.clone(),
     };
-    let action::CompiledAction { action, headers } = action::compile(route, site, context)?;
+    let action::CompiledAction {
+        mut action,
+        headers,
+    } = action::compile(route, site, context)?;
+    let matches = condition::compile(matches)?;
+    if let (HttpAction::Redirect(to), PathMatch::Prefix(prefix)) = (&mut action, &matches.path)
+        && let Some(change) = &mut to.prefix
+    {
+        change.length = Some(prefix.len());
+    }
     Ok(HttpRoute {
         name,
         origin: site.origin.clone(),
-        matches: condition::compile(matches)?,
+        matches,
         action,
         headers,
         fault: match &route.fault {

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`hosts`] | hosts that no server of a Gateway has |
 //! | [`conditions`] | conditions on ports and Gateways that never hold |
+//! | [`entries`] | ServiceEntries that contradict each other |
 //! | [`reach`] | destinations that the gateway cannot see, and ports that are not named |
 //! | [`rules`] | DestinationRules that do not count |
 //! | [`shadow`] | routes that others stand before |
 
 mod conditions;
+mod entries;
 mod hosts;
 mod reach;
 mod rules;
@@ -39,6 +41,7 @@ pub(super) fn report(
         namespace: &identity.namespace,
         labels: &identity.labels,
     };
+    entries::report(resources, diagnostics);
     hosts::report(resources, diagnostics);
     conditions::report(resources, diagnostics);
     reach::report(resources, known, identity, diagnostics);

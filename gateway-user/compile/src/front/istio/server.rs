@@ -96,6 +96,23 @@ impl GatewayServer<'_> {
         self.report(Severity::Error, message, "use another port".to_owned())
     }
 
+    /// What is to be said of the first of two that cannot share a port.
+    pub(super) fn kept(
+        &self,
+        kind: ListenerKind,
+        other: &Self,
+        other_kind: ListenerKind,
+    ) -> Diagnostic {
+        let message = format!(
+            "port {} is that of this {} server; the {} server of {} for it is left out",
+            self.port,
+            kind.name(),
+            other_kind.name(),
+            other.gateway.key,
+        );
+        self.report(Severity::Info, message, None)
+    }
+
     /// The domains that this server serves for a VirtualService: of each pair of hosts that have
     /// something in common, the narrower one (`Names.Intersection` of istio's pkg/config/host).
     pub(super) fn domains(&self, service: &BoundService<'_>) -> Vec<String> {

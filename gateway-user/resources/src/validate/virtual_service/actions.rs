@@ -11,8 +11,8 @@ use nodegate_values::{
 
 use super::{Findings, conditions, destination};
 use crate::istio::{
-    CorsPolicy, DirectResponse, Fault, HeaderChanges, Headers, HttpRoute, Percent, Redirect,
-    Retries, Rewrite,
+    CorsPolicy, DirectResponse, Fault, HeaderChanges, Headers, HttpMatch, HttpRoute, Percent,
+    Redirect, Retries, Rewrite,
     reading::{
         AbortError, BodyError, HeaderValueError, NotAnAnswer, RegexRewriteError, changed_header,
         header_value, is_authority, whole_percent,
@@ -23,7 +23,9 @@ use crate::istio::{
 pub(super) fn check(route: &HttpRoute, delegate: bool, path: &str, findings: &mut Findings<'_>) {
     conflicts(route, delegate, path, findings);
     if let Some(redirect) = &route.redirect {
-        one_redirect(redirect, &format!("{path}.redirect"), findings);
+        let path = format!("{path}.redirect");
+        one_redirect(redirect, &path, findings);
+        prefix_rewrite(redirect, &route.matches, &path, findings);
     }
     if let Some(response) = &route.direct_response {
         direct_response(response, &format!("{path}.directResponse"), findings);
@@ -113,11 +115,40 @@ fn one_redirect(redirect: &Redirect, path: &str, findings: &mut Findings<'_>) {
         let message = format!("`{}` is not a scheme", redirect.scheme);
         findings.error(format!("{path}.scheme"), message, "http or https");
     }
-    for (field, value) in [("uri", &redirect.uri), ("authority", &redirect.authority)] {
+    for (field, value) in [
+        ("uri", &redirect.uri),
+        ("prefixRewrite", &redirect.prefix_rewrite),
+        ("authority", &redirect.authority),
+    ] {
         if HeaderValue::try_from(value.as_str()).is_err() {
             let message = "has characters that no header can hold";
             findings.error(format!("{path}.{field}"), message, "encode them with `%`");
         }
+    }
+}
+
+/// `validateHTTPRedirect`: a prefix is replaced where one is matched.
+fn prefix_rewrite(
+    redirect: &Redirect,
+    matches: &[HttpMatch],
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    if redirect.prefix_rewrite.is_empty() {
+        return;
+    }
+    let path = format!("{path}.prefixRewrite");
+    if !redirect.uri.is_empty() {
+        findings.error(
+            &path,
+            "the whole path is given already",
+            "keep one, or `uri`",
+        );
+    }
+    let mut uris = matches.iter().filter_map(|matches| matches.uri.as_ref());
+    if uris.any(|uri| uri.prefix.is_none()) {
+        let message = "replaces a prefix, and a `match.uri` here is none";
+        findings.error(path, message, "`uri.prefix`, or `redirect.uri`");
     }
 }
 
@@ -236,6 +267,9 @@ fn one_fault(fault: &Fault, path: &str, findings: &mut Findings<'_>) {
             findings,
         );
         percent(delay.percentage, &path, findings);
+        if delay.percent != 0 {
+            deprecated(format!("{path}.percent"), "`percentage`", findings);
+        }
         if delay.percentage.is_none() && delay.percent == 0 {
             let message = "missing: no request is delayed";
             findings.warning(format!("{path}.percentage"), message, "`{value: 100}`");
@@ -274,6 +308,11 @@ fn percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
             findings,
         );
     }
+}
+
+/// A field that has its effect, and that Istio will not have for ever.
+fn deprecated(path: String, instead: &str, findings: &mut Findings<'_>) {
+    findings.info(path, "is deprecated", &format!("use {instead}"));
 }
 
 fn percentage(path: String, read: Result<Percentage, NotAPercentage>, findings: &mut Findings<'_>) {
@@ -431,6 +470,8 @@ fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
         );
     }
     if let Some(whole) = route.mirror_percent {
+        let field = format!("{path}.mirrorPercent");
+        deprecated(field, "`mirrorPercentage`", findings);
         percentage(
             format!("{path}.mirrorPercent"),
             whole_percent(whole),

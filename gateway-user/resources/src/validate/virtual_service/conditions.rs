@@ -21,11 +21,8 @@ pub(super) fn check(matches: &HttpMatch, path: &str, findings: &mut Findings<'_>
             let fix = "give it `exact`, `prefix` or `regex`";
             findings.warning(&path, "says nothing, and matches every path", fix);
         }
-        if uri.prefix.as_deref() == Some("") {
-            // Envoy lets a path's prefix be empty, and nothing else (`validateHTTPRouteMatchRequest`).
-            let path = format!("{path}.prefix");
-            findings.warning(path, "empty, and matches every path", "`/` says the same");
-        } else {
+        // Envoy lets a path's prefix be empty, and nothing else (`validateHTTPRouteMatchRequest`).
+        if uri.prefix.as_deref() != Some("") {
             string(uri, false, &path, findings);
         }
         slash(uri, &path, findings);

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use nodegate_model::gateway::{
     AbortStatus, CorsPolicy, Destination, DirectResponse, Fault, FaultAbort, FaultDelay, Forward,
-    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, Redirect,
-    RetryPolicy, ValueMatch,
+    HeaderAdd, HeaderChanges, HeaderOperations, HttpAction, Mirror, PathRewrite, PrefixChange,
+    Redirect, RetryPolicy, ValueMatch,
 };
 use nodegate_resources::istio::{
     self, Percent,
@@ -196,6 +196,11 @@ fn redirect(given: &istio::Redirect, server_port: u16) -> Result<Redirect, Unrea
         authority: some(&given.authority),
         port,
         path: some(&given.uri),
+        prefix: some(&given.prefix_rewrite).map(|replacement| PrefixChange {
+            // Known once the condition is.
+            length: None,
+            replacement,
+        }),
     })
 }
 
