@@ -21,6 +21,7 @@ pub fn check(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diag
         all.extend(compiled.diagnostics.iter().cloned());
     }
     all.extend(unserved(resources, ours));
+    all.extend(unreached(resources));
     all.extend(pod_makers::unmeant(resources));
     all.extend(names::report(resources));
     let mut all: Vec<_> = all.into_iter().collect();
@@ -53,6 +54,39 @@ fn unserved(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diagn
         );
         let fix = meant.unwrap_or_else(|| "the labels of the gateway's pods".to_owned());
         found.push(object.report(Severity::Warning, "spec.selector", message, fix));
+    }
+    found
+}
+
+/// Warns about Gateways whose pods are there, and that no Service leads to.
+fn unreached(resources: &Resources) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (object, gateway) in resources.gateways() {
+        let selector = &gateway.spec.selector;
+        let pods: Vec<_> = resources
+            .pods()
+            .filter(|(_, pod)| selects(selector, pod.metadata.labels.as_ref()))
+            .collect();
+        if selector.is_empty() || pods.is_empty() {
+            continue;
+        }
+        let leads_there = resources.services().any(|(service, of)| {
+            let selector = of.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            let selector = selector.filter(|selector| !selector.is_empty());
+            pods.iter().any(|(pod, of)| {
+                let labels = of.metadata.labels.as_ref();
+                pod.key.namespace == service.key.namespace
+                    && selector.is_some_and(|selector| selects(selector, labels))
+            })
+        });
+        if !leads_there {
+            let message = format!(
+                "no Service leads to the pods with {}, so that nobody reaches its servers by one",
+                labels::written(selector)
+            );
+            let fix = "a Service with that selector, in the namespace of the pods".to_owned();
+            found.push(object.report(Severity::Warning, "spec.selector", message, fix));
+        }
     }
     found
 }

@@ -1,4 +1,4 @@
-//! Whether Services and subsets mean any pod, where manifests have Deployments instead of pods.
+//! Whether Services and subsets mean any pod, or what makes pods.
 //!
 //! A namespace without one says nothing: its pods may be made by somebody else.
 
@@ -11,14 +11,16 @@ use k8s_openapi::{
 use nodegate_resources::{
     Resources,
     lookup::{full_host, selects, service_of},
+    object::Object,
     pod_maker::PodMaker,
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use super::labels::{Labels, meant, written};
+use crate::services::gateway_selectors;
 
-/// Who is behind a Service, by namespace and name.
-type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r PodMaker>>;
+/// The labels of those behind a Service, by namespace and name.
+type Behind<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r Labels>>;
 
 /// What Services and subsets mean that nobody is.
 pub(super) fn unmeant(resources: &Resources) -> Vec<Diagnostic> {
@@ -30,24 +32,34 @@ pub(super) fn unmeant(resources: &Resources) -> Vec<Diagnostic> {
 
 fn services<'r>(resources: &'r Resources, found: &mut Vec<Diagnostic>) -> Behind<'r> {
     let mut behind = Behind::new();
+    let gateways = gateway_selectors(resources);
+    let are_pods_known = resources.pods().next().is_some();
     for (object, service) in resources.services() {
         let namespace = object.key.namespace.as_str();
         let Some(selector) = selector(service) else {
             continue;
         };
-        let all = makers(resources, namespace);
+        let makers = makers(resources, namespace);
         let pods: Vec<_> = pods(resources, namespace).collect();
-        let chosen: Vec<_> = all
+        // Of a gateway's Service, the pods may be wherever any are.
+        let is_gateway = gateways
+            .iter()
+            .any(|wanted| selects(wanted, Some(selector)));
+        if makers.is_empty() && pods.is_empty() && !(is_gateway && are_pods_known) {
+            continue;
+        }
+        let chosen: Vec<_> = makers
             .iter()
             .copied()
             .filter(|maker| selects(selector, Some(maker.labels())))
             .collect();
-        let has_pods = pods.iter().any(|labels| selects(selector, Some(labels)));
-        if all.is_empty() || has_pods {
-            continue;
-        }
-        if chosen.is_empty() {
-            let known = all.iter().map(|maker| maker.labels()).chain(pods);
+        let there = pods
+            .iter()
+            .copied()
+            .filter(|labels| selects(selector, Some(labels)));
+        let there: Vec<_> = there.collect();
+        if chosen.is_empty() && there.is_empty() {
+            let known = makers.iter().map(|maker| maker.labels()).chain(pods);
             let message = format!(
                 "no Pod, Deployment, StatefulSet or DaemonSet here has {}: the Service has no endpoints",
                 written(selector)
@@ -56,22 +68,30 @@ fn services<'r>(resources: &'r Resources, found: &mut Vec<Diagnostic>) -> Behind
             found.push(object.report(Severity::Warning, "spec.selector", message, fix));
             continue;
         }
-        let ports = service
-            .spec
-            .iter()
-            .flat_map(|spec| spec.ports.iter().flatten());
-        for (index, port) in ports.enumerate() {
-            if let Some(name) = missing_port(port, &chosen) {
-                let message = format!(
-                    "no container behind the Service has a port with the name `{name}`: this port has no endpoints"
-                );
-                let field = format!("spec.ports[{index}].targetPort");
-                found.push(object.report(Severity::Warning, field, message, None));
-            }
+        if there.is_empty() {
+            found.extend(ports(object, service, &chosen));
         }
-        behind.insert((namespace, &object.key.name), chosen);
+        let labels = chosen.iter().map(|maker| maker.labels()).chain(there);
+        behind.insert((namespace, &object.key.name), labels.collect());
     }
     behind
+}
+
+/// Names of containers' ports that none of those who are behind a Service has.
+fn ports(object: &Object, service: &Service, chosen: &[&PodMaker]) -> Vec<Diagnostic> {
+    let spec = service.spec.iter();
+    let ports = spec
+        .flat_map(|spec| spec.ports.iter().flatten())
+        .enumerate();
+    let missing = ports.filter_map(|(index, port)| {
+        let name = missing_port(port, chosen)?;
+        let message = format!(
+            "no container behind the Service has a port with the name `{name}`: this port has no endpoints"
+        );
+        let field = format!("spec.ports[{index}].targetPort");
+        Some(object.report(Severity::Warning, field, message, None))
+    });
+    missing.collect()
 }
 
 fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnostic>) {
@@ -81,8 +101,10 @@ fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnosti
             continue;
         };
         for (index, subset) in rule.spec.subsets.iter().enumerate() {
-            let mut all = chosen.iter().map(|maker| maker.labels());
-            if all.any(|labels| selects(&subset.labels, Some(labels))) {
+            if chosen
+                .iter()
+                .any(|labels| selects(&subset.labels, Some(labels)))
+            {
                 continue;
             }
             let message = format!(
@@ -91,7 +113,7 @@ fn subsets(resources: &Resources, behind: &Behind<'_>, found: &mut Vec<Diagnosti
                 written(&subset.labels),
                 subset.name
             );
-            let fix = meant(&subset.labels, chosen.iter().map(|maker| maker.labels()));
+            let fix = meant(&subset.labels, chosen.iter().copied());
             let field = format!("spec.subsets[{index}].labels");
             found.push(object.report(Severity::Warning, field, message, fix));
         }

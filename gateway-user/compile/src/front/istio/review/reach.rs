@@ -1,11 +1,13 @@
 //! Destinations that are there, and that the gateway does not get to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodegate_resources::{
     Resources,
-    istio::VirtualService,
-    lookup::{Destinations, RuleUser, is_exported, named_destinations},
+    istio::{Destination, VirtualService},
+    lookup::{
+        Destinations, RuleUser, full_host, gateway_reference, is_exported, named_destinations,
+    },
     object::Object,
 };
 use nodegate_values::diagnostic::{Diagnostic, Severity};
@@ -52,6 +54,15 @@ pub(super) fn report(
         // What others delegate to has no Gateways of its own.
         if is_ours || service.spec.hosts.is_empty() {
             diagnostics.extend(hidden(object, service, known, client));
+        } else if !on_gateway(object, service) {
+            let sidecars = RuleUser {
+                namespace: &object.key.namespace,
+                labels: &BTreeMap::new(),
+            };
+            diagnostics.extend(hidden(object, service, known, sidecars));
+        }
+        if is_ours {
+            diagnostics.extend(of_sidecars(object, service, resources));
         }
     }
 }
@@ -68,11 +79,57 @@ fn hidden<'d>(
             return None;
         }
         let why = known.hidden(destination, namespace, client)?;
-        let consequence = consequence(&path);
+        let consequence = if on_gateway(object, service) {
+            consequence(&path)
+        } else {
+            "only sidecars would have this route"
+        };
         let message = format!("{}; {consequence}", why.message);
         let field = format!("{path}.{}", why.field);
         Some(object.report(Severity::Warning, field, message, why.fix))
     })
+}
+
+/// Whether a gateway may apply it. What others delegate to is applied where they are.
+fn on_gateway(object: &Object, service: &VirtualService) -> bool {
+    let mut names = service.spec.gateways.iter();
+    service.spec.hosts.is_empty()
+        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
+}
+
+/// Tells of destinations without a subset that another VirtualService has subsets for: its rules are for
+/// sidecars, and a gateway does not follow them (`IngressRouteRulesNotAffected` of istio's pkg/config/analysis).
+fn of_sidecars(
+    object: &Object,
+    service: &VirtualService,
+    resources: &Resources,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (path, destination) in named_destinations(service) {
+        if !destination.subset.is_empty() {
+            continue;
+        }
+        let host = full_host(&destination.host, &object.key.namespace);
+        let other = resources.virtual_services().find(|(other, of)| {
+            let namespace = &other.key.namespace;
+            let is_host = |name: &String| full_host(name, namespace) == host;
+            let has_subset =
+                |(_, to): (String, &Destination)| !to.subset.is_empty() && is_host(&to.host);
+            !on_gateway(other, of)
+                && of.spec.hosts.iter().any(is_host)
+                && named_destinations(of).any(has_subset)
+        });
+        if let Some((other, _)) = other {
+            let message = format!(
+                "no subset is named, and only sidecars go by the subsets of {}",
+                other.key
+            );
+            let fix = "name the subset here, too".to_owned();
+            let path = format!("{path}.subset");
+            found.push(object.report(Severity::Info, path, message, fix));
+        }
+    }
+    found
 }
 
 /// Tells of destinations with several ports of which none is named: that of the Gateway's server is taken.
