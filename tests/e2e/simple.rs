@@ -373,11 +373,11 @@ fn explained(scene: &Scene) -> anyhow::Result<()> {
     };
     // What is explained and what happens are the same, from the node's port to the pod.
     let url = format!("http://{NODE_PORT}/simple/nginx");
-    let (status, text, told) = explain("node1", &format!("external {url} --host {HOST}"))?;
+    let (status, text, told) = explain("node1", &format!("external {url} --host {HOST} --wide"))?;
     same!(status, Some(0), "{text}{told}");
     let chains = "KUBE-EXT-G6D3V5KS3PXPUEDS > KUBE-MARK-MASQ > KUBE-SVC-G6D3V5KS3PXPUEDS";
     anyhow::ensure!(text.contains(chains), "{text}");
-    let end = text.lines().last().unwrap_or_default();
+    let end = text.lines().next().unwrap_or_default();
     same!(end, "result      reaches 10.10.1.14:80", "the end");
     let (nginx, pod) = scene.pod("simple", "nginx")?;
     same!(

@@ -30,7 +30,10 @@ use super::{
     trace::{TraceError, Traces},
     wanted::{Format, Wanted},
 };
-use nodegate_explain::{answer::Answer, ask::Ask};
+use nodegate_explain::{
+    answer::{Answer, Brief},
+    ask::Ask,
+};
 use nodegate_iptables::{config::KubeProxyArgs, node::KubeProxyNode};
 
 /// On answers of `/explain`: whether the connection or request gets where it should.
@@ -191,7 +194,8 @@ async fn kube_proxy(subject: &Arc<impl Subject>, request: Request<Incoming>) -> 
 }
 
 async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Response<Body> {
-    let is_json = request.uri().query() == Some("output=json");
+    let query = request.uri().query().unwrap_or_default();
+    let (is_json, is_brief) = (query == "output=json", query == "output=brief");
     let ask: Ask = match question(request).await {
         Ok(ask) => ask,
         Err(response) => return response,
@@ -201,6 +205,8 @@ async fn explain(subject: &Arc<impl Subject>, request: Request<Incoming>) -> Res
         let answer = subject.explain(ask)?;
         let written = if is_json {
             serde_json::to_string_pretty(&answer)? + "\n"
+        } else if is_brief {
+            Brief(&answer).to_string()
         } else {
             answer.to_string()
         };

@@ -23,11 +23,14 @@ use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
 
 mod closed;
+mod endpoints;
 mod outcome;
+mod said;
 mod text;
 
 pub use outcome::Outcome;
 use outcome::outcome;
+pub use text::{Brief, LABEL};
 
 /// What is asked, as it is written.
 #[derive(Debug)]
@@ -155,16 +158,23 @@ pub fn explain(
     let connection = connection(&world.node, &attempt);
     let ends = ends(&connection);
     let request = question.request(attempt.destination);
-    let gateway = ends.first().and_then(|end| {
-        (attempt.protocol == Protocol::Tcp)
-            .then(|| world.gateway(&cluster, *end, request.as_ref()))?
-    });
+    let (gateway, told) = ends
+        .first()
+        .and_then(|end| {
+            (attempt.protocol == Protocol::Tcp)
+                .then(|| world.gateway(&cluster, *end, request.as_ref()))?
+        })
+        .unzip();
     let closed = ends.first().filter(|_| gateway.is_none()).and_then(|end| {
         let identity = identity(resources, &cluster, &world.services, *end)?;
         (attempt.protocol == Protocol::Tcp).then(|| closed::why(&world, &identity, *end))?
     });
     let mut notes = world.node.refused().to_vec();
     notes.extend(notes_on(&world, &attempt, &connection));
+    notes.extend(endpoints::notes(&world, &connection));
+    let told = told.unwrap_or_default();
+    let first = told.first().cloned();
+    notes.extend(told);
     if let Some(end) = ends.first()
         && gateway.is_none()
         && closed.is_none()
@@ -175,9 +185,18 @@ pub fn explain(
         ));
     }
     let result = match closed {
-        Some(text) => Outcome { good: false, text },
+        Some(text) => Outcome {
+            good: false,
+            text,
+            why: String::new(),
+        },
         None => outcome(&connection, &cluster, &ends, gateway.as_ref()),
     };
+    let why = match result.why.as_str() {
+        "" => first.unwrap_or_default(),
+        _ => result.why,
+    };
+    let result = Outcome { why, ..result };
     Ok(Answer {
         node: name,
         from,
@@ -242,17 +261,21 @@ impl<'w> World<'w> {
         cluster: &Cluster,
         at: SocketAddr,
         request: Option<&Request>,
-    ) -> Option<Routed> {
+    ) -> Option<(Routed, Vec<String>)> {
         let identity = GatewayIdentity {
             unenforced: self.unenforced,
             ..identity(self.resources, cluster, &self.services, at)?
         };
+        let mut diagnostics = Vec::new();
         let known = Known {
-            gateway: &gateway(self.resources, &identity, &mut Vec::new()),
+            gateway: &gateway(self.resources, &identity, &mut diagnostics),
             resources: self.resources,
             services: &self.services,
+            identity: &identity,
         };
-        route(&known, at.port(), request)
+        let routed = route(&known, at.port(), request)?;
+        let told = said::about(&known, &diagnostics, &routed);
+        Some((routed, told))
     }
 }
 

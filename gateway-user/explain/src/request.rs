@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
 use serde::Serialize;
 
+use nodegate_compile::GatewayIdentity;
 use nodegate_model::{
     gateway::{
         CorsPolicy, Gateway, HeaderOperations, HttpAction, HttpRoute, HttpRoutes, ListenerProtocol,
-        RouteKind, RouteOrigin, TcpRoute,
+        RouteKind, RouteOrigin, TcpRoute, VirtualHost,
     },
     service::ServicePort,
 };
@@ -69,6 +70,9 @@ pub struct Routed {
     pub http: Option<Http>,
     /// The VirtualService whose route is taken.
     pub origin: Option<RouteOrigin>,
+    /// A route of another object that would take the request, too, if it were not behind that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<RouteOrigin>,
     /// Where to: one of them.
     pub destinations: Vec<Share>,
     /// How it ends.
@@ -212,6 +216,8 @@ pub struct Known<'k> {
     pub resources: &'k Resources,
     /// All Services.
     pub services: &'k [ServicePort],
+    /// The gateway pod.
+    pub identity: &'k GatewayIdentity,
 }
 
 /// Explains what the gateway does at its port `listener`; none if it does not listen there.
@@ -264,6 +270,7 @@ fn http(
         request: request.cloned(),
         http: None,
         origin: None,
+        behind: None,
         destinations: Vec::new(),
         end: End::Unasked,
     };
@@ -399,6 +406,7 @@ fn matched(
         return http;
     };
     routed.origin = Some(route.origin.clone());
+    routed.behind = behind(routes, index, explanation.tried.len(), route, &query);
     routed.destinations = shares(known, route.destinations());
     routed.end = end(route, parsed.requested());
     http.rewritten_path = Rewrite::of(route)
@@ -411,6 +419,32 @@ fn matched(
         cors: route.cors.clone(),
     });
     http
+}
+
+/// The first route behind those that were tried that matches, too, and is of another object. What takes
+/// everything is no surprise there.
+fn behind(
+    routes: &HttpRoutes,
+    index: usize,
+    tried: usize,
+    taken: &HttpRoute,
+    query: &Query<'_>,
+) -> Option<RouteOrigin> {
+    let host = &routes.virtual_hosts[index];
+    let others = host.routes.iter().skip(tried).filter(|route| {
+        let (own, other) = (&taken.origin, &route.origin);
+        (&own.namespace, &own.name) != (&other.namespace, &other.name)
+            && !route.matches.is_catch_all()
+    });
+    let rest = HttpRoutes {
+        name: routes.name.clone(),
+        virtual_hosts: vec![VirtualHost {
+            routes: others.cloned().collect(),
+            ..host.clone()
+        }],
+    };
+    let found = explain(&rest, query).found()?.origin.clone();
+    Some(found)
 }
 
 /// What the route itself has an end for.
@@ -466,6 +500,10 @@ fn no_host(host: &str, domains: &[String]) -> End {
     let hint = match nearest(name, domains) {
         Some(nearest) => format!("; did you mean {nearest}?"),
         // Nobody has said which.
+        None if domains.is_empty() => {
+            "; this listener has none at all (fix: a VirtualService with the host, bound to the Gateway)"
+                .to_owned()
+        }
         None if name.parse::<IpAddr>().is_ok() => format!(
             "; the domains are {} (fix: --host with one of them)",
             domains.join(", ")

@@ -20,6 +20,7 @@ pub mod explain;
 pub mod export;
 pub mod iptables;
 pub mod kube_proxy;
+mod layout;
 pub mod maps;
 pub mod preflight;
 pub mod run;

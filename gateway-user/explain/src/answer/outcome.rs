@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     cluster::Cluster,
     connection::Connection,
-    request::{End, Routed},
+    request::{End, Place, Routed},
 };
 
 /// How it ends.
@@ -18,6 +18,9 @@ pub struct Outcome {
     pub good: bool,
     /// In words.
     pub text: String,
+    /// What decides it, in a sentence; empty where the words say so already.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// What is to be said of the end, and whether it is a good one.
@@ -28,7 +31,16 @@ pub(super) fn outcome(
     gateway: Option<&Routed>,
 ) -> Outcome {
     let decided = &connection.nodegate;
-    let good = |good, text| Outcome { good, text };
+    let good = |good, text| Outcome {
+        good,
+        text,
+        why: String::new(),
+    };
+    let because = |text, why| Outcome {
+        good: true,
+        text,
+        why,
+    };
     match decided.verdict {
         Verdict::Reject => return good(false, format!("refused: {}", decided.text)),
         Verdict::Drop => return good(false, format!("dropped: {}", decided.text)),
@@ -41,15 +53,30 @@ pub(super) fn outcome(
         }
         Verdict::Pass | Verdict::Forward => {}
     }
+    let by_service = match &decided.service {
+        Some(service) => format!(
+            "{} is an address of Service {service}",
+            connection.destination
+        ),
+        None => decided.text.to_string(),
+    };
     let Some(routed) = gateway else {
-        return good(true, format!("reaches {}", list(ends)));
+        return because(format!("reaches {}", list(ends)), by_service);
+    };
+    let by_route = || match (&routed.origin, &routed.http) {
+        (Some(origin), Some(_)) => format!("{} takes it", Place(origin)),
+        (Some(origin), None) => format!(
+            "tcp[{}] of {} {}/{} takes it",
+            origin.index, origin.kind, origin.namespace, origin.name
+        ),
+        (None, _) => by_service.clone(),
     };
     let partly = |share: &f64| match share {
         1.0 => String::new(),
         share => format!(" for {:.1} % of it", share * 100.0),
     };
     match &routed.end {
-        End::Unasked => good(true, format!("reaches {}", list(ends))),
+        End::Unasked => because(format!("reaches {}", list(ends)), by_service),
         End::Endpoint => {
             let shares = routed.destinations.iter().filter(|share| share.share > 0.0);
             let (mut endpoints, mut names) = (Vec::new(), Vec::new());
@@ -58,8 +85,11 @@ pub(super) fn outcome(
                 names.extend(share.names.iter().cloned());
             }
             match names.as_slice() {
-                [] => good(true, format!("reaches {}", list(&endpoints))),
-                names => good(true, format!("reaches addresses of {}", names.join(" or "))),
+                [] => because(format!("reaches {}", list(&endpoints)), by_route()),
+                names => because(
+                    format!("reaches addresses of {}", names.join(" or ")),
+                    by_route(),
+                ),
             }
         }
         End::Answer { status, text } => good(true, format!("{status}: {text}")),

@@ -13,7 +13,7 @@ use nodegate_iptables::walk::RuleStep;
 use nodegate_model::gateway::RouteOrigin;
 
 /// Width of the first column.
-const LABEL: usize = 12;
+pub const LABEL: usize = 12;
 
 /// Of more backends than this, the rules are left to `-o json`.
 const FEW: usize = 8;
@@ -26,6 +26,8 @@ impl fmt::Display for Answer {
             protocol,
             ..
         } = &self.connection;
+        self.short(f)?;
+        writeln!(f)?;
         writeln!(
             f,
             "{} ({source}) -> {destination} {}, on node {}\n",
@@ -45,11 +47,29 @@ impl fmt::Display for Answer {
         for note in &self.notes {
             row(f, "note", note)?;
         }
-        row(f, "result", &self.result.text)
+        Ok(())
+    }
+}
+
+/// How it ends and why, and no more.
+#[derive(Debug)]
+pub struct Brief<'a>(pub &'a Answer);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.short(f)
     }
 }
 
 impl Answer {
+    fn short(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        row(f, "result", &self.result.text)?;
+        match self.result.why.as_str() {
+            "" => Ok(()),
+            why => row(f, "why", why),
+        }
+    }
+
     fn kube_proxy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let walked = &self.connection.kube_proxy;
         let only = match &self.connection.backends[..] {
@@ -323,6 +343,10 @@ fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::R
             text += " (the nearest)";
         }
         row(f, label, &text)?;
+    }
+    if let Some(origin) = &routed.behind {
+        let text = format!("{} would take it, too, and comes later", Place(origin));
+        row(f, "", &text)?;
     }
     Ok(())
 }

@@ -62,7 +62,10 @@ fn forwarding(forward: &Forward, all: &mut Vec<(&'static str, String)>) {
             .map(|retry| ("retries", tries(retry))),
     );
     for mirror in &forward.mirrors {
-        let text = format!("{} of requests, to {}", mirror.percentage, mirror.cluster);
+        let text = format!(
+            "{} of requests, to {}; those with a body over 1 MiB are not copied",
+            mirror.percentage, mirror.cluster
+        );
         all.push(("mirror", text));
     }
 }

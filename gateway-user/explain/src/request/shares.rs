@@ -1,11 +1,11 @@
 //! Destinations, their endpoints, and why there are none.
 
 use super::{Fault, Known, Share};
-use nodegate_model::gateway::Destination;
+use nodegate_model::gateway::{Destination, UpstreamTls};
 use nodegate_observe::ResponseFlag;
 use nodegate_resources::{
     istio,
-    lookup::{Destinations, service_of},
+    lookup::{Destinations, RuleUser, service_of},
 };
 
 /// How much of the traffic each of the destinations gets, and where.
@@ -26,7 +26,12 @@ pub(super) fn shares(known: &Known<'_>, destinations: &[Destination]) -> Vec<Sha
                     endpoints.extend(cluster.endpoints.iter().map(|endpoint| endpoint.address));
                     names.extend(cluster.names.iter().map(|name| name.host.clone()));
                     let none = endpoints.is_empty() && names.is_empty();
-                    none.then(|| empty(known, &destination.cluster))
+                    let lacks = cluster.policy.tls.as_ref().and_then(UpstreamTls::lacks);
+                    match lacks {
+                        _ if none => Some(empty(known, &destination.cluster)),
+                        Some((name, lack)) => Some(without_secret(known, name, lack)),
+                        None => None,
+                    }
                 }
             };
             Share {
@@ -58,7 +63,13 @@ fn unknown(known: &Known<'_>, cluster: &str) -> Fault {
                 number: port.into(),
             }),
         };
-        destinations.miss(&destination, "")
+        let client = RuleUser {
+            namespace: &known.identity.namespace,
+            labels: &known.identity.labels,
+        };
+        destinations
+            .miss(&destination, "")
+            .or_else(|| destinations.hidden(&destination, "", client))
     });
     let (text, fix) = match miss {
         Some(miss) => (miss.message, miss.fix),
@@ -68,6 +79,18 @@ fn unknown(known: &Known<'_>, cluster: &str) -> Fault {
         flag: ResponseFlag::NoCluster,
         text,
         fix,
+    }
+}
+
+/// Why no connection to a cluster can be made.
+fn without_secret(known: &Known<'_>, name: &str, lack: &str) -> Fault {
+    Fault {
+        flag: ResponseFlag::UpstreamConnectionFailure,
+        text: format!("no connection can be made: Secret {name} {lack}"),
+        fix: format!(
+            "create it in {}, the gateway's namespace, with ca.crt, and for MUTUAL with tls.crt and tls.key",
+            known.identity.namespace
+        ),
     }
 }
 

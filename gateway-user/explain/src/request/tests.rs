@@ -38,6 +38,7 @@ fn explained(gateway: &Gateway, port: u16, request: Option<&Request>) -> Option<
         gateway,
         resources: &Resources::default(),
         services: &[],
+        identity: &GatewayIdentity::default(),
     };
     route(&known, port, request)
 }

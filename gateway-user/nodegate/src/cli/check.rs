@@ -146,8 +146,7 @@ mod tests {
     use super::*;
 
     const BAD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 70000\n    x: 1\n---\napiVersion: apps/v1\nkind: Deployment\n";
-    const GOOD: &str =
-        "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: 80}]}\n";
+    const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: 80, name: http}]}\n";
 
     #[test]
     fn files_are_checked_together_and_counted() {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use nodegate_admin::{client, server::ANSWER_IS_GOOD};
 use nodegate_compile::{ServiceScope, Unenforced};
 use nodegate_explain::{
-    answer::{Setup, explain},
+    answer::{Brief, LABEL, Setup, explain},
     ask::Ask,
     node::Choices,
     question::{ClientSpec, SpecError, TargetSpec},
@@ -34,6 +34,7 @@ use nodegate_values::diagnostic::{Diagnostic, Severity};
 use super::{
     Admin, Output,
     choices::{ExternalIpsArg, MasqueradeArg, UnenforcedArg},
+    layout::{Layout, WidthArgs},
 };
 
 /// How long a running nodegate may take to answer: with ten thousands of Services, seconds.
@@ -50,6 +51,8 @@ Examples:
   nodegate explain node 10.96.0.10:53 --protocol udp
   nodegate explain external http://192.168.170.137:31373/simple/nginx \\
     --host simple.baihl.io             a request, to the pod that answers it
+  nodegate explain external 192.168.170.137:31373 --brief
+                                       the result and why, and no more
   nodegate explain external 192.168.170.137:31373 -o json
   nodegate explain external 192.168.170.137:31373 --manifests m/
                                        offline: no node is asked
@@ -88,6 +91,11 @@ pub struct Explain {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    /// Only how it ends, and why
+    #[arg(long)]
+    brief: bool,
+    #[command(flatten)]
+    width: WidthArgs,
     #[command(flatten)]
     request: RequestArgs,
     #[command(flatten)]
@@ -176,17 +184,25 @@ fn header(text: &str) -> Result<(String, String), String> {
 impl Explain {
     /// Answers.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let layout = match self.output {
+            Output::Text => Some(self.width.for_reading(&io::stdout())),
+            Output::Json => None,
+        };
         let mut out = io::BufWriter::new(io::stdout().lock());
-        let status = self.write(&mut out)?;
+        let status = self.write(layout, &mut out)?;
         out.flush()?;
         Ok(status)
     }
 
-    fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    fn write(self, layout: Option<Layout>, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let (good, answer) = if self.manifests.is_empty() {
             self.asked()?
         } else {
             self.answered()?
+        };
+        let answer = match layout {
+            Some(layout) => layout.fit(&answer, LABEL),
+            None => answer,
         };
         out.write_all(answer.as_bytes())?;
         Ok(if good {
@@ -218,6 +234,7 @@ impl Explain {
             bail!("{option} is about manifests, and there are none (fix: --manifests PATH)");
         }
         let path = match self.output {
+            Output::Text if self.brief => "/explain?output=brief",
             Output::Text => "/explain",
             Output::Json => "/explain?output=json",
         };
@@ -237,10 +254,11 @@ impl Explain {
     /// Answers by the manifests.
     fn answered(self) -> anyhow::Result<(bool, String)> {
         let question = self.ask().question().map_err(anyhow::Error::msg)?;
-        let output = self.output;
+        let (output, brief) = (self.output, self.brief);
         let resources = manifests(self.manifests)?;
         let answer = explain(&resources, &self.node.setup(), None, &question)?;
         let written = match output {
+            Output::Text if brief => Brief(&answer).to_string(),
             Output::Text => answer.to_string(),
             Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
         };

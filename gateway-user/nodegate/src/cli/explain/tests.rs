@@ -38,7 +38,7 @@ impl Scenario {
             panic!("another command");
         };
         let mut out = Vec::new();
-        let status = command.write(&mut out)?;
+        let status = command.write(None, &mut out)?;
         let status = u8::from(status != ExitCode::SUCCESS);
         Ok((status, String::from_utf8(out)?))
     }
@@ -57,8 +57,9 @@ impl Scenario {
     }
 }
 
-fn last(text: &str) -> &str {
-    text.lines().last().unwrap()
+/// How it ends: the first line.
+fn result(text: &str) -> &str {
+    text.lines().next().unwrap()
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn a_node_port_and_a_cluster_ip_lead_to_one_chain_and_one_pod() {
         assert!(text.lines().any(|line| line.trim() == rule), "{text}");
         assert!(text.contains("Pod istio-system/istio-ingressgateway-0 on this node"));
         assert!(!text.contains("difference"), "{text}");
-        assert_eq!(last(&text), "result      reaches 10.10.1.4:8080");
+        assert_eq!(result(&text), "result      reaches 10.10.1.4:8080");
     }
 }
 
@@ -118,7 +119,7 @@ fn a_request_goes_on_to_the_pod_that_answers() {
     ] {
         let (status, text) = scenario.run(question);
         assert_eq!(
-            (status, last(&text)),
+            (status, result(&text)),
             (0, &*format!("result      reaches {end}"))
         );
         let rewritten = format!("path        {path} (rewritten)");
@@ -132,7 +133,7 @@ fn a_missing_route_is_told_with_the_nearest() {
     let base = "external 192.168.170.137:31373 --host simple.baihl.io";
     let (status, text) = scenario.run(&format!("{base} --path /simple/nginy"));
     assert_eq!(
-        (status, last(&text)),
+        (status, result(&text)),
         (
             1,
             "result      404 NR: no route of the virtual host simple.baihl.io:80 matches; the nearest is http[1] of VirtualService simple/simple, which asks for a path that begins with /simple/nginx: /simple/nginy does not"
@@ -148,7 +149,7 @@ fn a_missing_route_is_told_with_the_nearest() {
         scenario.run("external http://192.168.170.137:31373/ --host simple.bahl.io");
     assert_eq!(status, 1);
     assert!(
-        last(&text).ends_with("did you mean simple.baihl.io?"),
+        result(&text).ends_with("did you mean simple.baihl.io?"),
         "{text}"
     );
 }
@@ -161,7 +162,7 @@ fn a_503_is_told_by_its_cluster() {
     let question = "external 192.168.170.137:31373 --host simple.baihl.io --path /simple/nginx";
     let (status, text) = scenario.run(question);
     assert_eq!(
-        (status, last(&text)),
+        (status, result(&text)),
         (
             1,
             "result      503 UH: outbound|80||nginx.simple.svc.cluster.local: the only endpoint of Service simple/nginx:http is not ready (fix: see why the pod is not ready)"
@@ -177,7 +178,7 @@ fn a_503_is_told_by_its_cluster() {
     let (status, text) = scenario.run(question);
     assert_eq!(status, 1);
     assert!(
-        last(&text)
+        result(&text)
             .starts_with("result      503 NC: outbound|80||nginx.simple.svc.cluster.local: "),
         "{text}"
     );
@@ -189,7 +190,7 @@ fn where_nobody_answers() {
     let node = "--node node1";
     let (status, text) = scenario.run(&format!("external 192.168.170.137:31373 {node}"));
     assert_eq!(
-        (status, last(&text)),
+        (status, result(&text)),
         (1, "result      refused: the Service has no endpoints")
     );
     assert!(text.contains("has no endpoints\" -m addrtype --dst-type LOCAL -m tcp --dport 31373 -j REJECT --reject-with icmp-port-unreachable"), "{text}");
@@ -214,7 +215,7 @@ fn a_gateway_pod_that_does_not_listen_is_told_with_what_is_missing() {
         fs::write(&file, changed).unwrap();
         let (status, text) = scenario.run(question);
         assert_eq!(status, 1, "{text}");
-        last(&text).replace(
+        result(&text).replace(
             "result      refused: the gateway pod istio-system/istio-ingressgateway-0 does not listen on 8080: ",
             "",
         )
@@ -234,7 +235,7 @@ fn a_gateway_pod_that_does_not_listen_is_told_with_what_is_missing() {
     let (status, text) = Scenario::new().run("external http://192.168.170.137:31373/");
     assert_eq!(status, 1);
     assert!(
-        last(&text).ends_with("(fix: --host with one of them)"),
+        result(&text).ends_with("(fix: --host with one of them)"),
         "{text}"
     );
 }
@@ -280,7 +281,7 @@ fn without_a_node_object_its_address_must_be_given() {
         "{question} --node-address 192.168.170.137 --cluster-cidr 10.10.0.0/16"
     ));
     assert_eq!(
-        (status, last(&text)),
+        (status, result(&text)),
         (0, "result      reaches 10.10.1.4:8080")
     );
 }
@@ -396,3 +397,5 @@ fn several_backends_have_their_rules_and_shares() {
         "{text}"
     );
 }
+
+mod reasons;
