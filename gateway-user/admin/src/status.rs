@@ -123,6 +123,12 @@ pub struct ProxyStatus {
 }
 
 impl Status {
+    /// What is worth knowing, and no fault, one line each.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        let all = self.diagnostics.iter().map(String::as_str);
+        all.filter(|line| line.starts_with("info:"))
+    }
+
     /// Everything that is not as it should be, one line each.
     pub fn faults(&self) -> impl Iterator<Item = &str> {
         let datapath = self.datapath.iter().flat_map(|datapath| &datapath.failures);

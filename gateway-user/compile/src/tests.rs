@@ -1,4 +1,5 @@
 mod entries;
+mod fields;
 mod gateway;
 mod http;
 mod incremental;

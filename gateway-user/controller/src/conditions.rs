@@ -284,7 +284,7 @@ mod tests {
     const BAD: &str = "{redirect: {uri: /x, redirectCode: 200}}";
 
     fn wrong(route: &str) -> Vec<Diagnostic> {
-        let all = faults(&resources(route));
+        let all = faults(&resources(route), &BTreeMap::new());
         all.into_values().next().unwrap_or_default()
     }
 

@@ -1,6 +1,6 @@
 //! All that a controller does.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::{Api, Client};
 use nodegate_source::{SourceError, combined::Inputs, kubernetes::access::Access};
@@ -30,6 +30,8 @@ pub struct Controller {
     pub namespace: String,
     /// Name of this process among them.
     pub identity: String,
+    /// Labels of nodegate's own gateway pods.
+    pub gateway_labels: BTreeMap<String, String>,
     /// Whether and how objects are checked at admission.
     pub admission: Option<Admission>,
 }
@@ -41,8 +43,6 @@ pub struct Admission {
     pub address: SocketAddr,
     /// What happens to what nodegate would not serve.
     pub refusal: Refusal,
-    /// Labels of nodegate's own gateway pods.
-    pub gateway_labels: BTreeMap<String, String>,
 }
 
 /// Why there is no controller.
@@ -61,10 +61,14 @@ pub enum ControllerError {
     },
 }
 
+/// Between two looks at all objects.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Who writes on objects, and what was written last.
 struct Writer {
     reporter: Reporter,
     conditions: Conditions,
+    gateway_labels: BTreeMap<String, String>,
     told: Option<Faults>,
 }
 
@@ -97,6 +101,7 @@ impl Controller {
                 identity: self.identity,
             },
             conditions: Conditions::new(client),
+            gateway_labels: self.gateway_labels,
             told: None,
         };
         let mut troubles = Vec::new();
@@ -108,6 +113,8 @@ impl Controller {
             complain(&current, &mut troubles);
             if leading && current.version > 0 {
                 writer.tell(&current).await;
+                // Endpoints come and go all the time, and little is said of them.
+                tokio::time::sleep(PAUSE).await;
             } else {
                 // The one who leads may say other things meanwhile.
                 writer.told = None;
@@ -132,7 +139,7 @@ impl Controller {
         let listener = listener.map_err(|source| ControllerError::Bind { address, source })?;
         let (sender, tls) = watch::channel(None);
         tokio::spawn(Keeper::new(client, &self.namespace).run(leads, sender));
-        let labels = admission.gateway_labels.clone();
+        let labels = self.gateway_labels.clone();
         let webhook = Webhook {
             reviewer: Arc::new(Reviewer::new(labels, admission.refusal)),
             inputs,
@@ -161,7 +168,12 @@ fn complain(inputs: &Inputs, told: &mut Vec<Diagnostic>) {
 
 impl Writer {
     async fn tell(&mut self, inputs: &Inputs) {
-        let now = faults::faults(&inputs.resources);
+        let (resources, labels) = (Arc::clone(&inputs.resources), self.gateway_labels.clone());
+        // Ten thousands of objects take a while; the webhook has others to answer.
+        let found = tokio::task::spawn_blocking(move || faults::faults(&resources, &labels));
+        let Ok(now) = found.await else {
+            return;
+        };
         let before = match self.told.take() {
             Some(told) => told,
             None => self.left_behind().await,

@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn an_event_says_what_is_wrong_and_with_which_object() {
         let resources = resources("{redirect: {uri: /x, redirectCode: 200}, rout: 1}");
-        let faults = faults(&resources);
+        let faults = faults(&resources, &std::collections::BTreeMap::new());
         let (key, wrong) = faults.first_key_value().unwrap();
         let event_of = |wrong| event("pod-1", key, None, wrong);
         let told = event_of(Some(wrong));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nodegate_compile::check;
 use nodegate_resources::Resources;
 use nodegate_values::diagnostic::{Diagnostic, ObjectKey, Severity};
 
@@ -9,10 +10,17 @@ use nodegate_values::diagnostic::{Diagnostic, ObjectKey, Severity};
 pub(crate) type Faults = BTreeMap<ObjectKey, Vec<Diagnostic>>;
 
 /// What is wrong with objects of the API server, but for what is only worth knowing.
-pub(crate) fn faults(resources: &Resources) -> Faults {
+///
+/// It is what `nodegate check` and `nodegate status` say; `ours` are the labels of nodegate's own gateway pods.
+pub(crate) fn faults(resources: &Resources, ours: &BTreeMap<String, String>) -> Faults {
     let mut faults = Faults::new();
-    for diagnostic in &resources.diagnostics {
+    for diagnostic in &check(resources, ours) {
         if diagnostic.severity == Severity::Info || diagnostic.location.is_some() {
+            continue;
+        }
+        // The controller reads no Secrets: what they lack, gateways say.
+        let field = diagnostic.field.as_deref().unwrap_or_default();
+        if field.ends_with(".credentialName") && diagnostic.message.starts_with("Secret ") {
             continue;
         }
         if let Some(key) = &diagnostic.object {
@@ -77,7 +85,10 @@ pub(crate) mod tests {
     #[test]
     fn a_text_is_no_longer_than_it_may_be() {
         let resources = resources("{redirect: {uri: /x, redirectCode: 200}}");
-        let wrong = faults(&resources).into_values().next().unwrap();
+        let wrong = faults(&resources, &BTreeMap::new())
+            .into_values()
+            .next()
+            .unwrap();
         assert!(is_refused(&wrong));
         let many: Vec<_> = std::iter::repeat_n(wrong[0].clone(), 40).collect();
         let text = text(&many, 1024);
@@ -92,6 +103,6 @@ pub(crate) mod tests {
         );
         let resources = Store::default().admit([&manifest], Vec::new());
         assert_eq!(resources.diagnostics.len(), 1);
-        assert!(faults(&resources).is_empty());
+        assert!(faults(&resources, &BTreeMap::new()).is_empty());
     }
 }

@@ -20,6 +20,7 @@ pub mod diff;
 pub mod lint;
 pub mod node;
 pub mod normal;
+pub mod odd;
 pub mod parse;
 pub mod ports;
 pub mod render;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     chains,
+    odd::{self, OddEndpoint},
     rules::{Chain, Ruleset, Table},
     services::{Frontend, ServicePortKey, Services},
 };
@@ -44,6 +45,23 @@ pub enum Finding {
         /// The chain.
         chain: String,
     },
+    /// A chain of an endpoint does not lead to one.
+    OddEndpoint {
+        /// The Service port.
+        service: ServicePortKey,
+        /// The chain, and what it does.
+        #[serde(flatten)]
+        endpoint: OddEndpoint,
+    },
+    /// Endpoints of a Service do not get equal shares.
+    UnequalShares {
+        /// The table.
+        table: String,
+        /// The chain that picks one.
+        chain: String,
+        /// In words: how much goes to which.
+        shares: String,
+    },
     /// Several Services claim an address or a node port; the first rule wins.
     Contested {
         /// What they claim.
@@ -71,6 +89,14 @@ pub fn lint(ruleset: &Ruleset, services: &Services) -> Vec<Finding> {
     for table in &ruleset.tables {
         jumps(table, &mut findings);
         reach(table, &mut findings);
+        shares(table, &mut findings);
+    }
+    for (service, rules) in services {
+        let odd = rules.odd.iter().cloned();
+        findings.extend(odd.map(|endpoint| Finding::OddEndpoint {
+            service: service.clone(),
+            endpoint,
+        }));
     }
     contested(services, &mut findings);
     findings.sort();
@@ -135,6 +161,23 @@ fn reach(table: &Table, findings: &mut Vec<Finding>) {
     }));
 }
 
+fn shares(table: &Table, findings: &mut Vec<Finding>) {
+    for chain in table.chains() {
+        let Some(shares) = odd::unequal_shares(table, &chain.name) else {
+            continue;
+        };
+        let shares: Vec<_> = shares
+            .iter()
+            .map(|(to, share)| format!("{:.1} % to {to}", share * 100.0))
+            .collect();
+        findings.push(Finding::UnequalShares {
+            table: table.name.clone(),
+            chain: chain.name.clone(),
+            shares: shares.join(", "),
+        });
+    }
+}
+
 fn contested(services: &Services, findings: &mut Vec<Finding>) {
     let mut claims: BTreeMap<(Frontend, Protocol), BTreeSet<&ServicePortKey>> = BTreeMap::new();
     for (key, service) in services {
@@ -157,6 +200,19 @@ fn contested(services: &Services, findings: &mut Vec<Finding>) {
             claimants: claimants.into_iter().cloned().collect(),
         }),
     );
+}
+
+impl Finding {
+    /// Whether connections fail or go where they should not because of it.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::MissingChain { .. }
+            | Self::EmptyChain { .. }
+            | Self::OddEndpoint { .. }
+            | Self::UnequalShares { .. } => true,
+            Self::UnreachableChain { .. } | Self::Contested { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -195,6 +251,16 @@ impl fmt::Display for Finding {
             Self::UnreachableChain { table, chain } => {
                 write!(f, "{table} {chain} is reached by no packet")
             }
+            Self::OddEndpoint { service, endpoint } => write!(
+                f,
+                "an endpoint of {service} is none: {} {}",
+                endpoint.chain, endpoint.what
+            ),
+            Self::UnequalShares {
+                table,
+                chain,
+                shares,
+            } => write!(f, "{table} {chain} does not give equal shares: {shares}"),
             Self::Contested {
                 frontend,
                 protocol,

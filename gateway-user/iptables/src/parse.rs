@@ -52,6 +52,8 @@ struct Parser {
     /// With the family of the comment above it.
     tables: Vec<(Option<IpFamily>, Table)>,
     open: Option<Table>,
+    /// Rules of no table, as `iptables -S` and `grep` leave them.
+    loose: Option<Table>,
     number: usize,
 }
 
@@ -121,7 +123,13 @@ impl Parser {
     }
 
     fn rule(&mut self, text: &str) -> Result<()> {
-        let table = self.open.as_mut().ok_or("a rule outside of a table")?;
+        let is_loose = self.open.is_none();
+        let table = match &mut self.open {
+            Some(table) => table,
+            // Beside tables, one is missing or cut off.
+            None if !self.tables.is_empty() => return Err("a rule outside of a table".into()),
+            None => self.loose.get_or_insert_with(|| Table::new("")),
+        };
         let mut words = Words::new(text)?;
         let command = words.next().map(|word| word.text).unwrap_or_default();
         let mut chain = || {
@@ -136,6 +144,17 @@ impl Parser {
             }
             // How kube-proxy removes a chain: it has been emptied just before.
             "-X" | "-F" => chain().map(|_| ()).map_err(Into::into),
+            // `iptables -S`
+            "-N" if is_loose => {
+                table.declare(&chain()?, None);
+                Ok(())
+            }
+            "-P" if is_loose => {
+                let chain = chain()?;
+                let policy = words.next().ok_or("a chain without a policy")?;
+                table.declare(&chain, Some(&policy.text));
+                Ok(())
+            }
             other => Err(format!(
                 "`{}` is not understood; a dump has `-A` only",
                 short(other)
@@ -154,6 +173,15 @@ impl Parser {
         if let Some(table) = self.open.take() {
             self.error(unended(&table.name));
             self.tables.push((self.family, table));
+        }
+        if let Some(mut loose) = self.loose.take() {
+            match table_of(&loose) {
+                Some(name) => {
+                    name.clone_into(&mut loose.name);
+                    self.tables.push((self.family, loose));
+                }
+                None => self.error(NO_TABLE.into()),
+            }
         }
         let tables = std::mem::take(&mut self.tables);
         // A text without comments is of one family, though not every table shows which.
@@ -185,6 +213,35 @@ impl Parser {
         } else {
             ruleset.tables.push(table);
         }
+    }
+}
+
+const NO_TABLE: &str =
+    "rules of no table, and which they are of is not clear (fix: the output of iptables-save)";
+
+/// The table that rules without one are of: some of kube-proxy's chains are in one table alone.
+fn table_of(rules: &Table) -> Option<&'static str> {
+    let has = |names: &[&str]| {
+        let mut chains = rules.chains().iter();
+        chains.any(|chain| names.iter().any(|name| chain.name.starts_with(name)))
+    };
+    let is_nat = has(&[
+        "PREROUTING",
+        "POSTROUTING",
+        "KUBE-SVC-",
+        "KUBE-SEP-",
+        "KUBE-POSTROUTING",
+    ]);
+    let is_filter = has(&[
+        "FORWARD",
+        "KUBE-FORWARD",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-PROXY-FIREWALL",
+    ]);
+    match (is_nat, is_filter) {
+        (true, false) => Some("nat"),
+        (false, true) => Some("filter"),
+        _ => None,
     }
 }
 

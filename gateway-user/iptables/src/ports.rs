@@ -207,8 +207,12 @@ impl Half<'_> {
             frontends,
             cluster,
             local,
+            odd,
             ..
         } = self.service;
+        if !odd.is_empty() {
+            return Err("an endpoint of it leads nowhere");
+        }
         let has_none = cluster.is_empty() && local.is_empty();
         let mut is_external = false;
         let mut is_dropped = false;

@@ -507,6 +507,11 @@ impl Probability {
         Self::parse(&text).unwrap_or(Self(0))
     }
 
+    /// Between 0 and 1.
+    pub fn share(self) -> f64 {
+        self.0 as f64 / Self::ONE as f64
+    }
+
     /// Reads `0.33333333349`; none for what is not between 0 and 1.
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, digits) = text.split_once('.').unwrap_or((text, ""));

@@ -20,6 +20,7 @@ use serde::{Serialize, Serializer};
 use super::{
     chains,
     config::KubeProxyConfig,
+    odd::{self, OddEndpoint},
     render::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES},
     rules::{Part, RecentAction, Rule, Ruleset, Table, Target},
 };
@@ -50,6 +51,9 @@ pub struct PortRules {
     pub affinity: Option<u32>,
     /// The port at which load balancers ask for endpoints on this node.
     pub health_check_node_port: Option<u16>,
+    /// Endpoints to which nothing gets as it should.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub odd: Vec<OddEndpoint>,
 }
 
 /// Where a Service port is reached.
@@ -182,6 +186,7 @@ fn expected(
         local: sockets(&selection.local),
         affinity: service.affinity.filter(|_| !selection.reachable.is_empty()),
         health_check_node_port: service.health_check_node_port,
+        odd: Vec::new(),
     }
 }
 
@@ -369,7 +374,7 @@ fn follow<'r>(
 /// Notes the endpoints of a chain that picks one, which all packets get to that are to have this
 /// `fate`.
 fn pick(nat: &Table, chain: &str, fate: Fate, path: &mut Treatment, service: &mut PortRules) {
-    let (endpoints, affinity) = endpoints(nat, chain);
+    let (endpoints, affinity) = endpoints(nat, chain, &mut service.odd);
     if !endpoints.is_empty() {
         path.fate = fate;
     } else if nat.rules(chain).any(|rule| rule.jump() == Some(MARK_DROP)) {
@@ -383,7 +388,12 @@ fn pick(nat: &Table, chain: &str, fate: Fate, path: &mut Treatment, service: &mu
 }
 
 /// The endpoints that a KUBE-SVC or KUBE-SVL chain picks from, and for how long clients stay.
-fn endpoints(nat: &Table, chain: &str) -> (Vec<SocketAddr>, Option<u32>) {
+/// Those that lead to none are noted.
+fn endpoints(
+    nat: &Table,
+    chain: &str,
+    odd: &mut Vec<OddEndpoint>,
+) -> (Vec<SocketAddr>, Option<u32>) {
     let (mut endpoints, mut affinity) = (Vec::new(), None);
     for rule in nat.rules(chain) {
         let stays = rule.parts.iter().find_map(|part| match part {
@@ -399,13 +409,14 @@ fn endpoints(nat: &Table, chain: &str) -> (Vec<SocketAddr>, Option<u32>) {
             continue;
         }
         let target = rule.jump().filter(|next| next.starts_with("KUBE-SEP-"));
-        let translated = target.and_then(|chain| {
-            nat.rules(chain).find_map(|rule| match &rule.target {
-                Some(Target::Dnat(to)) => Some(*to),
-                _ => None,
-            })
-        });
-        endpoints.extend(translated);
+        match target.map(|chain| odd::endpoint(nat, chain)) {
+            Some(Ok(to)) => endpoints.push(to),
+            // Of a chain without rules more is said elsewhere.
+            Some(Err(one)) if nat.rules(&one.chain).len() > 0 && !odd.contains(&one) => {
+                odd.push(one);
+            }
+            Some(Err(_)) | None => {}
+        }
     }
     (endpoints, affinity)
 }

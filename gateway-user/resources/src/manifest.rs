@@ -236,7 +236,9 @@ impl Manifest {
 
     /// A kind that nodegate does not read: no business of ours, or a slip of the pen.
     fn foreign(&mut self, group: &str, kind: &str, value: &Value, lines: &Lines) {
-        if let Some((severity, message, fix)) = foreign::left_out(group, kind) {
+        if let Some((severity, message, fix)) =
+            foreign::left_out(group, kind).or_else(|| foreign::mesh_config(group, kind, value))
+        {
             return self.diagnostics.push(Diagnostic {
                 severity,
                 location: self.location(lines.line("kind")),
@@ -262,8 +264,9 @@ impl Manifest {
         } else {
             return;
         };
+        // No API server has it, and nobody reads it.
         self.diagnostics.push(Diagnostic {
-            severity: Severity::Warning,
+            severity: Severity::Error,
             location: self.location(lines.line(field)),
             object: None,
             field: Some(field.into()),
@@ -526,10 +529,10 @@ mod tests {
         assert_eq!(
             messages(&parse(text)),
             [
-                "warning: web.yaml:2: kind: networking.istio.io has no kind `VirtualServce`; the object is ignored (fix: did you mean `VirtualService`?)",
+                "error: web.yaml:2: kind: networking.istio.io has no kind `VirtualServce`; the object is ignored (fix: did you mean `VirtualService`?)",
                 "error: web.yaml:5: Gateway default/x: apiVersion: networking.istio.io has no version `v1alpha1` (fix: one of v1, v1beta1, v1alpha3)",
-                "warning: web.yaml:9: apiVersion: networking.istio has no kind `Gateway`; the object is ignored (fix: Gateway is of networking.istio.io)",
-                "warning: web.yaml:12: apiVersion: apps has no kind `Service`; the object is ignored (fix: Service is of v1)",
+                "error: web.yaml:9: apiVersion: networking.istio has no kind `Gateway`; the object is ignored (fix: Gateway is of networking.istio.io)",
+                "error: web.yaml:12: apiVersion: apps has no kind `Service`; the object is ignored (fix: Service is of v1)",
             ]
         );
     }

@@ -7,7 +7,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +22,9 @@ use crate::{error::SourceError, source::Change};
 
 /// For how long a file that has become empty counts as one that is being written.
 pub(super) const BEING_WRITTEN: Duration = Duration::from_millis(200);
+
+/// How large a file may be. A cluster of 30,000 Services as one file has a fifth of it.
+const LARGEST: u64 = if cfg!(test) { 1 << 16 } else { 256 << 20 };
 
 /// Directories and files, and what was read from them.
 #[derive(Debug)]
@@ -122,7 +126,9 @@ impl Directory {
     }
 
     fn read(&mut self, path: PathBuf, scan: &mut Scan) {
-        let stamp = fs::metadata(&path).map(|metadata| Stamp::of(&metadata));
+        let metadata = fs::metadata(&path);
+        let stamp = metadata.as_ref().map(Stamp::of);
+        let is_named = self.paths.contains(&path);
         let known = self.files.get_mut(&path);
         let stamp = match (stamp, known) {
             (Ok(stamp), Some(known)) => {
@@ -136,16 +142,16 @@ impl Directory {
                 stamp
             }
             (Ok(stamp), None) => stamp,
-            (Err(error), _) => {
+            (Err(ref error), _) => {
                 // Gone since it was listed, or with the whole directory, which is told already: it
                 // stays as it was read.
                 if path.is_symlink() {
-                    scan.diagnostics.push(gone(&path, &error));
+                    scan.diagnostics.push(gone(&path, error));
                 }
                 return;
             }
         };
-        let manifest = match fs::read(&path) {
+        let manifest = match text(&path, is_named) {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => Manifest::parse(path.clone(), &text),
                 Err(error) => {
@@ -164,6 +170,23 @@ impl Directory {
         };
         self.files.insert(path, file);
     }
+}
+
+/// What a file holds. A pipe in a directory may never say anything, and what is no file may never end; one that
+/// was named is read to its end, as in `… | nodegate check /dev/stdin`.
+fn text(path: &Path, is_named: bool) -> io::Result<Vec<u8>> {
+    let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    if !is_named && !fs::metadata(path)?.is_file() {
+        return wrong("it is no regular file (fix: rename it, or put a file in its place)");
+    }
+    let mut bytes = Vec::new();
+    let file = fs::OpenOptions::new().read(true).open(path)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        let larger = format!("it is larger than {LARGEST} bytes (fix: several files)");
+        return wrong(&larger);
+    }
+    Ok(bytes)
 }
 
 fn is_manifest(path: &Path) -> bool {

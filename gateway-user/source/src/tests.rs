@@ -210,6 +210,34 @@ async fn a_directory_that_vanishes_leaves_its_last_state() {
     assert_eq!(inputs.resources.diagnostics, []);
 }
 
+/// One that is read would never end, or say nothing for ever.
+#[tokio::test]
+async fn what_is_no_file_and_what_is_too_large_is_told_and_not_read() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.yaml"), service("a", 80)).unwrap();
+    symlink("/dev/zero", path("b.yaml")).unwrap();
+    nix::unistd::mkfifo(&path("c.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(path("d.yaml"), "#".repeat(1 << 17)).unwrap();
+    let watcher = start(directory.path());
+    let inputs = watcher.current();
+    assert_eq!(services(&inputs), ["a 80"]);
+    let told = inputs.resources.diagnostics.iter().map(ToString::to_string);
+    let told: Vec<_> = told
+        .map(|text| text.rsplit('/').next().unwrap().to_owned())
+        .collect();
+    let none = "1: cannot read the file: it is no regular file (fix: rename it, or put a file in its place)";
+    let large = "1: cannot read the file: it is larger than 65536 bytes (fix: several files)";
+    assert_eq!(
+        told,
+        [
+            format!("b.yaml:{none}"),
+            format!("c.yaml:{none}"),
+            format!("d.yaml:{large}")
+        ]
+    );
+}
+
 #[tokio::test]
 async fn a_link_whose_target_is_missing_keeps_what_it_led_to() {
     let directory = TempDir::new().unwrap();

@@ -26,6 +26,9 @@ const PROTOCOLS: [&str; 14] = [
     "doublehbone",
 ];
 
+/// Configures the proxy of a pod.
+const PROXY_CONFIG: &str = "proxy.istio.io/config";
+
 pub(super) fn report(resources: &Resources) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (object, service) in resources.services() {
@@ -49,6 +52,14 @@ pub(super) fn report(resources: &Resources) -> Vec<Diagnostic> {
                 "begin the name with the protocol, as `http-web`, or set appProtocol".to_owned();
             let path = format!("spec.ports[{index}].name");
             found.push(object.report(Severity::Info, path, message, fix));
+        }
+    }
+    for (object, _) in resources.pods() {
+        let annotations = object.metadata().annotations.as_ref();
+        if annotations.is_some_and(|annotations| annotations.contains_key(PROXY_CONFIG)) {
+            let message = "has no effect: there is no Envoy here";
+            let path = format!("metadata.annotations.{PROXY_CONFIG}");
+            found.push(object.report(Severity::Info, path, message, None));
         }
     }
     for (object, entry) in resources.service_entries() {

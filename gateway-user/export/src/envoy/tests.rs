@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, compile};
 use nodegate_resources::{admission::Store, manifest::Manifest};

@@ -83,7 +83,10 @@ fn both_families_in_one_text() {
 #[test]
 fn errors_name_the_line() {
     for (text, expected) in [
-        ("-A X -j Y", "line 1: a rule outside of a table"),
+        (
+            "-A X -j Y",
+            "line 1: rules of no table, and which they are of is not clear (fix: the output of iptables-save)",
+        ),
         ("*nat\n-A\nCOMMIT", "line 2: a rule without a chain"),
         (
             "*nat\n-A X -m comment --comment \"a\nCOMMIT",
@@ -150,4 +153,31 @@ fn it_never_panics() {
             _ = ruleset.text(Dialect::Save);
         }
     }
+}
+
+/// As `iptables -t nat -S` prints it, and as `iptables-save | grep` leaves it.
+#[test]
+fn rules_without_a_table_are_of_the_one_that_they_show() {
+    let listed = "-P PREROUTING ACCEPT\n-N KUBE-SERVICES\n-A PREROUTING -j KUBE-SERVICES\n-A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 10.0.0.1:80\n";
+    for text in [
+        listed,
+        "-A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 10.0.0.1:80\n",
+    ] {
+        let dump = parse(text);
+        assert_eq!(dump.errors, []);
+        assert!(dump.rulesets[0].table("nat").is_some());
+    }
+    assert_eq!(
+        parse(listed).rulesets[0].table("nat").unwrap().chains()[0]
+            .policy
+            .as_deref(),
+        Some("ACCEPT")
+    );
+    let filter = parse("-A KUBE-FORWARD -j ACCEPT\n");
+    assert!(filter.rulesets[0].table("filter").is_some());
+    // One message, however many rules.
+    let unclear = parse("-A A -j ACCEPT\n-A A -j DROP\n");
+    assert_eq!(unclear.errors.len(), 1);
+    let both = parse("-A KUBE-FORWARD -j ACCEPT\n-A POSTROUTING -j ACCEPT\n");
+    assert_eq!(both.errors.len(), 1);
 }

@@ -111,11 +111,8 @@ impl ControllerArgs {
             access,
             namespace: self.namespace,
             identity,
-            admission: self.webhook.map(|address| Admission {
-                address,
-                refusal,
-                gateway_labels: self.gateway_labels,
-            }),
+            gateway_labels: self.gateway_labels,
+            admission: self.webhook.map(|address| Admission { address, refusal }),
         };
         super::block_on(async {
             let sources = Sources::start(vec![Box::new(source)], None)?;

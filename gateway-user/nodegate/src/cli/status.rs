@@ -152,6 +152,9 @@ fn last_alive(pin_dir: &Path) -> Option<String> {
     ))
 }
 
+/// As many notes, which are no faults, as are shown.
+const NOTES: usize = 20;
+
 fn print(status: &Status) {
     let row = |name: &str, value: String| println!("{name:<12}{value}");
     row(
@@ -240,6 +243,13 @@ fn print(status: &Status) {
     );
     for fault in status.faults() {
         println!("{fault}");
+    }
+    let notes: Vec<_> = status.notes().collect();
+    for note in notes.iter().take(NOTES) {
+        println!("{note}");
+    }
+    if let Some(more) = notes.len().checked_sub(NOTES).filter(|more| *more > 0) {
+        println!("info: {more} more notes: -o json has them");
     }
 }
 

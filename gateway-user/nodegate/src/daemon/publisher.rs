@@ -6,7 +6,7 @@ use nodegate_compile::{
     Compiled, Compiler, GatewayIdentity, NodeIdentity, Publisher, ServiceScope,
 };
 use nodegate_model::{Published, service::ServicePort};
-use nodegate_resources::Resources;
+use nodegate_resources::{Resources, lookup::selects};
 use nodegate_source::{combined::Inputs, rules::Rules};
 use nodegate_values::diagnostic::{self, Diagnostic, Diagnostics, Severity};
 use tokio::sync::watch;
@@ -41,11 +41,39 @@ impl Audience {
             }
             None => compiled,
         };
-        match idleness(&compiled.services).filter(|_| self.redirects) {
+        let compiled = match idleness(&compiled.services).filter(|_| self.redirects) {
             Some(idle) => compiled.with_diagnostics(&[idle]),
+            None => compiled,
+        };
+        match gateway.and_then(|gateway| unchosen(&gateway, resources)) {
+            Some(unchosen) => compiled.with_diagnostics(&[unchosen]),
             None => compiled,
         }
     }
+}
+
+/// Why a gateway serves nothing although there are Gateways.
+fn unchosen(gateway: &GatewayIdentity, resources: &Resources) -> Option<Diagnostic> {
+    let mut all = resources.gateways().peekable();
+    all.peek()?;
+    if all.any(|(_, of)| selects(&of.spec.selector, Some(&gateway.labels))) {
+        return None;
+    }
+    let labels = gateway.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    Some(Diagnostic {
+        severity: Severity::Warning,
+        location: None,
+        object: None,
+        field: None,
+        message: format!(
+            "no Gateway selects this gateway, whose labels are {}: it serves nothing",
+            labels.join(", ")
+        ),
+        fix: Some("the labels of this pod in the Gateway's selector, or --gateway-labels".into()),
+    })
 }
 
 /// Why a redirector has nothing to do: who sees that it is ready would think that it serves.

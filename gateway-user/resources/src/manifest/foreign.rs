@@ -21,6 +21,11 @@ pub(super) fn left_out(
             "is not applied: there is no Envoy here",
             None,
         ),
+        ("", "Endpoints") => (
+            Severity::Warning,
+            "is not read: endpoints are in EndpointSlices, which a cluster makes of it",
+            Some("an EndpointSlice with the label kubernetes.io/service-name"),
+        ),
         ("networking.istio.io", "WorkloadGroup") => (
             Severity::Warning,
             "is not read by this version: no machine is registered by it",
@@ -45,6 +50,25 @@ pub(super) fn left_out(
         ),
         _ => return None,
     })
+}
+
+/// What is to be said of Istio's own configuration, a ConfigMap of the root namespace.
+pub(super) fn mesh_config(
+    group: &str,
+    kind: &str,
+    value: &Value,
+) -> Option<(Severity, &'static str, Option<&'static str>)> {
+    let metadata = value.get("metadata")?;
+    let text = |key: &str| metadata.get(key).and_then(Value::as_str);
+    let name = text("name")?;
+    let is_it = (group, kind, text("namespace")) == ("", "ConfigMap", Some("istio-system"))
+        && (name == "istio" || name.starts_with("istio-"))
+        && value.get("data")?.get("mesh").is_some();
+    is_it.then_some((
+        Severity::Info,
+        "the mesh's configuration is not read",
+        Some("options of `nodegate run`"),
+    ))
 }
 
 /// What is wrong with a rule as Istio 0.1 to 0.7 had them, with neither `apiVersion` nor `kind`.

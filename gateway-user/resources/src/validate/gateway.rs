@@ -83,6 +83,10 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) -> bool 
             );
         }
     }
+    if server.port.target_port.is_some_and(|port| port != 0) {
+        let message = "has no effect, in Istio neither; ignored";
+        findings.warning(format!("{path}.port.targetPort"), message, "remove it");
+    }
     if let Err(told) = server_tls::check(server, &format!("{path}.tls"), findings) {
         left_out(findings, told.field, &told.message, told.fix);
     }

@@ -429,6 +429,9 @@ fn one_tls(tls: &Tls, path: &str, findings: &mut Findings<'_>) {
         if tls.mode == "MUTUAL" && !by_name && file.is_empty() && field != "caCertificates" {
             let message = "missing: with MUTUAL both sides show a certificate";
             findings.error(path, message, "name a file, or use `credentialName`");
+        } else if tls.mode == "SIMPLE" && !file.is_empty() && field != "caCertificates" {
+            let message = "has no effect with SIMPLE: only the endpoint shows a certificate";
+            findings.warning(path, message, "remove it, or use MUTUAL");
         } else if by_name && !file.is_empty() {
             let message = "certificates are in files or in a Secret";
             findings.error(path, message, "remove it, or `credentialName`");

@@ -141,6 +141,10 @@ fn terminated(
     versions(tls, path, findings)?;
     CIPHER_CHOICE.check(&tls.cipher_suites, path, findings)?;
     CURVE_CHOICE.check(&tls.ecdh_curves, path, findings)?;
+    if tls.insecure_skip_verify.unwrap_or_default() {
+        let message = "not supported by this version: certificates of clients are verified";
+        findings.warning(format!("{path}.insecureSkipVerify"), message, "remove it");
+    }
     if mode == ServerTlsMode::Simple {
         for (field, given) in [
             ("subjectAltNames", &tls.subject_alt_names),

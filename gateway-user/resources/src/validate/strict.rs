@@ -108,24 +108,20 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn server_tls(tls: &ServerTls, is_tls: bool, path: &str, findings: &mut Findings<'_>) {
-    let said = |field: &Option<Opaque>| {
-        let text = field.as_ref().and_then(Opaque::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    let mode = said(&tls.mode);
-    let is_passed = matches!(mode.as_str(), "" | "PASSTHROUGH" | "AUTO_PASSTHROUGH");
+    let mode = tls.mode.as_str();
+    let is_passed = matches!(mode, "" | "PASSTHROUGH" | "AUTO_PASSTHROUGH");
     let files = [
-        ("serverCertificate", said(&tls.server_certificate)),
-        ("privateKey", said(&tls.private_key)),
-        ("caCertificates", said(&tls.ca_certificates)),
+        ("serverCertificate", &tls.server_certificate),
+        ("privateKey", &tls.private_key),
+        ("caCertificates", &tls.ca_certificates),
     ];
     if !is_tls && !(is_passed && files.iter().all(|(_, file)| file.is_empty())) {
         let message = "only HTTPS and TLS have more than `httpsRedirect` here";
         findings.not_admitted(path, message, "remove it, or change the port's protocol");
     }
-    let in_secret = !said(&tls.credential_name).is_empty() || tls.credential_names.is_some();
+    let in_secret = tls.credentials().next().is_some();
     let of_servers = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"];
-    if of_servers.contains(&mode.as_str()) && !in_secret && tls.tls_certificates.is_none() {
+    if of_servers.contains(&mode) && !in_secret && tls.tls_certificates.is_empty() {
         for (field, file) in files {
             if file.is_empty() && (field != "caCertificates" || mode != "SIMPLE") {
                 let message = format!("missing: {mode} needs it");
@@ -144,9 +140,6 @@ fn virtual_service(service: &VirtualService, findings: &mut Findings<'_>) {
     hosts(&spec.hosts, findings);
     for (index, route) in spec.http.iter().enumerate() {
         http::check(route, &format!("spec.http[{index}]"), findings);
-    }
-    for (index, route) in spec.tls.iter().enumerate() {
-        tls_route(route, &spec.hosts, &format!("spec.tls[{index}]"), findings);
     }
     for (index, route) in spec.tcp.iter().enumerate() {
         let path = format!("spec.tcp[{index}]");
@@ -227,51 +220,6 @@ fn tcp_match(given: &L4Match, path: &str, findings: &mut Findings<'_>) {
 /// An address, or a network of them (`ValidateIPSubnet`).
 fn is_subnet(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || text.parse::<ipnet::IpNet>().is_ok()
-}
-
-fn tls_route(route: &Opaque, hosts: &[String], path: &str, findings: &mut Findings<'_>) {
-    let list = |value: &Opaque, field: &str| -> Vec<Opaque> {
-        let items = value.get(field).and_then(Opaque::as_sequence);
-        items.cloned().unwrap_or_default()
-    };
-    let matches = list(route, "match");
-    if matches.is_empty() {
-        let fix = "`match: [{sniHosts: [web.example.com]}]`";
-        findings.not_admitted(format!("{path}.match"), "missing", fix);
-    }
-    if list(route, "route").is_empty() {
-        findings.not_admitted(
-            format!("{path}.route"),
-            "leads nowhere",
-            "name a destination",
-        );
-    }
-    for (index, given) in matches.iter().enumerate() {
-        let path = format!("{path}.match[{index}].sniHosts");
-        let names = list(given, "sniHosts");
-        if names.is_empty() {
-            findings.not_admitted(&path, "missing", "name at least one");
-        }
-        for (index, name) in names.iter().enumerate() {
-            let name = name.as_str().unwrap_or_default();
-            let is_ip = name.parse::<IpAddr>().is_ok();
-            if !is_ip && !hosts.iter().any(|host| is_part_of(name, host)) {
-                let message = format!("`{name}` is none of spec.hosts");
-                let fix = "a host of the VirtualService";
-                findings.not_admitted(format!("{path}[{index}]"), &message, fix);
-            }
-        }
-    }
-}
-
-/// Whether all hosts that `name` stands for are among those of `host` (`Name.SubsetOf`).
-fn is_part_of(name: &str, host: &str) -> bool {
-    match (name.strip_prefix('*'), host.strip_prefix('*')) {
-        (Some(name), Some(host)) => name.ends_with(host),
-        (None, Some(host)) => name.ends_with(host),
-        (Some(_), None) => false,
-        (None, None) => name == host,
-    }
 }
 
 // What several kinds have.
@@ -429,6 +377,5 @@ mod tests {
         ] {
             assert_eq!(overlap(one, other), wanted, "{one} {other}");
         }
-        assert!(is_part_of("*.a.x", "*.x") && !is_part_of("*.x", "*.a.x"));
     }
 }

@@ -27,8 +27,8 @@ Examples:
 
 Dumps of legacy and nft, with counters (-c) or without, are read alike.
 
-Exit status: 0 success, 2 a dump cannot be read or has lines that make no
-sense.";
+Exit status: 0 success, 1 with rules that lead nowhere or to the wrong place,
+2 a dump cannot be read or has lines that make no sense.";
 
 /// Show the Services that rules implement, and what is wrong with the rules.
 #[derive(Debug, clap::Args)]
@@ -79,11 +79,13 @@ impl Show {
             Output::Json => json(out, &all)?,
             Output::Text => all.iter().try_for_each(|shown| shown.write(out))?,
         }
-        Ok(if is_sound {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(2)
-        })
+        let mut findings = all.iter().flat_map(|shown| &shown.findings);
+        let is_broken = findings.any(Finding::is_fault);
+        Ok(ExitCode::from(match (is_sound, is_broken) {
+            (false, _) => 2,
+            (true, true) => 1,
+            (true, false) => 0,
+        }))
     }
 }
 
@@ -119,6 +121,9 @@ impl Shown {
                 if !endpoints.is_empty() {
                     writeln!(out, "  {what:<40} {}", join(endpoints))?;
                 }
+            }
+            for odd in &rules.odd {
+                writeln!(out, "  {:<40} {}", odd.chain, odd.what)?;
             }
             if let Some(seconds) = rules.affinity {
                 writeln!(out, "  {:<40} {seconds} s", "clients stay")?;

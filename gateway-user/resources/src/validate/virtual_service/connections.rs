@@ -1,5 +1,7 @@
 //! Routes for connections (`validateTCPRoute`, `validateTLSRoute` of istio's pkg/config/validation).
 
+use std::net::IpAddr;
+
 use super::{super::Findings, destinations, hosts};
 use crate::{
     istio::{Opaque, RouteDestination, TcpRoute, TlsMatch, TlsRoute, VirtualServiceSpec},
@@ -64,7 +66,8 @@ fn tls_match(
             continue;
         };
         // `validateSniHost`
-        if !spec.read_hosts().any(|host| is_host_within(&name, &host)) {
+        let is_address = name.parse::<IpAddr>().is_ok();
+        if !is_address && !spec.read_hosts().any(|host| is_host_within(&name, &host)) {
             let message = format!("`{name}` is not within any of spec.hosts");
             findings.error(path, message, "add it to spec.hosts");
         }
