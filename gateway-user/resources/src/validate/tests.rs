@@ -150,8 +150,6 @@ fn virtual_services() {
         [
             "I 4 spec.gateways: names no Gateway, so no gateway applies it: traffic between pods is not routed by this version",
             "W 8 spec.tcp[0].match[0].sourceSubnet: has no effect on a gateway, in Istio neither; ignored",
-            "E 6 spec.tls[0].match: no condition: connections are told apart by the names that they ask for",
-            "E 6 spec.tls[0]: leads nowhere",
         ]
     );
 }
@@ -534,7 +532,7 @@ fn workload_entries() {
 fn servers_of_tls() {
     let server = |protocol: &str, tls: &str| {
         let spec = format!(
-            "  selector: {{}}\n  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [a]}}, {{port: {{number: 443, name: https, protocol: {protocol}}}, hosts: [a], {tls}}}]\n"
+            "  selector: {{}}\n  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [a.x]}}, {{port: {{number: 443, name: https, protocol: {protocol}}}, hosts: [a.x], {tls}}}]\n"
         );
         istio("Gateway", &spec)
     };
@@ -599,4 +597,29 @@ fn servers_of_tls() {
     ] {
         assert_eq!(server(protocol, tls), [expected], "{protocol} {tls}");
     }
+}
+
+#[test]
+fn routes_of_tls() {
+    let told = |tls: &str| {
+        let spec = format!("  hosts: [a.x, '*.b.x']\n  gateways: [g]\n  tls: [{tls}]\n");
+        istio("VirtualService", &spec)
+    };
+    let route = "route: [{destination: {host: app}}]";
+    let good = format!("{{match: [{{sniHosts: [a.x, '*.c.b.x', 10.0.0.1]}}], {route}}}");
+    assert_eq!(told(&good), [""; 0]);
+    assert_eq!(
+        told("{}"),
+        [
+            "E 7 spec.tls[0].match: no condition: connections are told apart by the names that they ask for",
+            "E 7 spec.tls[0]: leads nowhere",
+        ]
+    );
+    assert_eq!(
+        told(&format!("{{match: [{{sniHosts: [c.x]}}, {{}}], {route}}}")),
+        [
+            "E 7 spec.tls[0].match[0].sniHosts[0]: `c.x` is not within any of spec.hosts",
+            "E 7 spec.tls[0].match[1].sniHosts: no names",
+        ]
+    );
 }
