@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 mod durability;
 mod faults;
 mod fft;
+mod https;
 mod kube_proxy;
 mod live;
 mod machine;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         fft::CASES,
         tcp_shifting::CASES,
         workshop::CASES,
+        https::CASES,
         live::CASES,
         faults::CASES,
         durability::CASES,
