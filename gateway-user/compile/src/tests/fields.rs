@@ -82,7 +82,7 @@ fn value(path: &str, schema: &Value) -> Value {
         "unmatchedPreflights" => "IGNORE",
         "retryOn" => "reset",
         "grpcStatus" => "NOT_FOUND",
-        "address" => "10.0.0.99",
+        "address" | "addresses" => "10.0.0.99",
         "string" => "hello",
         "bytes" => "aGVsbG8=",
         "subset" => "v1",

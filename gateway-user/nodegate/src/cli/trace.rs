@@ -23,7 +23,7 @@ use nodegate_observe::{RecordFilter, StatusFilter};
 use nodegate_programming::filter::{Filter, ServicePattern, Source, Target};
 use tokio::sync::mpsc;
 
-use super::{Admin, Output};
+use super::{Admin, Output, layout::WidthArgs};
 
 mod join;
 
@@ -74,6 +74,8 @@ pub struct Trace {
     /// How to print: lines, or one JSON object per line
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    width: WidthArgs,
     #[command(flatten)]
     filters: Filters,
 }
@@ -178,6 +180,10 @@ impl Trace {
             let alone = !wanted.asks_the_kernel();
             Joiner::new(wanted.format, alone)
         });
+        let layout = match self.output {
+            Output::Text => Some(self.width.for_lines(&std::io::stdout())),
+            Output::Json => None,
+        };
         let mut left = self.count;
         while left != Some(0) {
             let shown = match &mut joiner {
@@ -189,7 +195,10 @@ impl Trace {
                 if left == Some(0) {
                     break;
                 }
-                writeln!(out, "{line}")?;
+                match layout {
+                    Some(layout) => writeln!(out, "{}", layout.fit(&line, 0))?,
+                    None => writeln!(out, "{line}")?,
+                }
                 left = left.map(|left| left.saturating_sub(1));
             }
             out.flush()?;
