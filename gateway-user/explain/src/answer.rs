@@ -21,6 +21,7 @@ use nodegate_compile::{
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
+use nodegate_values::diagnostic::JSON_SCHEMA;
 
 mod closed;
 mod endpoints;
@@ -97,6 +98,8 @@ pub enum ExplainError {
 /// The answer.
 #[derive(Debug, Serialize)]
 pub struct Answer {
+    /// See [`JSON_SCHEMA`].
+    pub schema: u32,
     /// The node that it is about.
     pub node: String,
     /// Who asks.
@@ -198,6 +201,7 @@ pub fn explain(
     };
     let result = Outcome { why, ..result };
     Ok(Answer {
+        schema: JSON_SCHEMA,
         node: name,
         from,
         pods: pods(&cluster, &ends, gateway.as_ref()),

@@ -9,7 +9,7 @@ use std::{
 
 use nodegate_resources::admission::Store;
 use nodegate_source::directory::Directory;
-use nodegate_values::diagnostic::{self, Diagnostic, Severity};
+use nodegate_values::diagnostic::{self, Diagnostic, JSON_SCHEMA, Severity};
 use serde::Serialize;
 
 use super::{Output, Plural, layout::WidthArgs};
@@ -43,6 +43,8 @@ pub struct Args {
 /// The answer.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// See [`JSON_SCHEMA`].
+    schema: u32,
     diagnostics: Vec<Diagnostic>,
     #[serde(skip)]
     files: usize,
@@ -95,6 +97,7 @@ fn check(paths: Vec<PathBuf>) -> Result<Report, nodegate_source::SourceError> {
         .manifests()
         .map(|manifest| manifest.objects.len() + manifest.unreadable.len());
     Ok(Report {
+        schema: JSON_SCHEMA,
         files: directory.manifests().count(),
         objects: objects.sum(),
         diagnostics: nodegate_compile::check(&resources, &ours),
