@@ -95,7 +95,7 @@ struct Filters {
     /// Only these outcomes: forward, reject, drop, pass
     #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = wanted::verdict)]
     verdict: Vec<Verdict>,
-    /// Only decisions made there: ingress, pod, connect4, connect6, sendmsg4, sendmsg6
+    /// Only decisions made there: ingress, pod, egress, connect4, connect6, sendmsg4, sendmsg6
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = wanted::hook)]
     hook: Vec<Hook>,
     /// Only tcp, udp or sctp
