@@ -133,6 +133,7 @@ mod tests {
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {
         let status = Status {
+            schema: 1,
             version: "1.0.0".into(),
             role: "redirector".into(),
             node: "a\"b".into(),

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The state of a running nodegate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
+    /// The version of this form, see `docs/json.md`; 0 of a nodegate that has none yet.
+    #[serde(default)]
+    pub schema: u32,
     /// nodegate's version.
     pub version: String,
     /// `all`, `redirector` or `proxy`.

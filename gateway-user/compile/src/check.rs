@@ -4,6 +4,7 @@ mod certificates;
 mod labels;
 mod names;
 mod pod_makers;
+mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,7 @@ pub fn check(resources: &Resources, ours: &BTreeMap<String, String>) -> Vec<Diag
     all.extend(unreached(resources));
     all.extend(pod_makers::unmeant(resources));
     all.extend(names::report(resources));
+    all.extend(slices::report(resources));
     let mut all: Vec<_> = all.into_iter().collect();
     diagnostic::sort(&mut all);
     all

@@ -252,6 +252,9 @@ fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
 
 /// Which Service an external IP leads to.
 struct ExternalIpClaims<'r> {
+    /// Addresses of Nodes.
+    nodes: BTreeMap<IpAddr, &'r str>,
+    node_ports: BTreeMap<(u16, Protocol), &'r Object>,
     cluster_ips: BTreeMap<IpAddr, &'r Object>,
     granted: BTreeMap<(IpAddr, u16, Protocol), String>,
 }
@@ -264,7 +267,25 @@ impl<'r> ExternalIpClaims<'r> {
             let ips = service.spec.as_ref().map(cluster_ips).unwrap_or_default();
             ips.into_iter().map(|ip| (ip, &**object))
         });
+        let nodes = resources.nodes().flat_map(|(object, node)| {
+            let status = node.status.as_ref();
+            let addresses = status.and_then(|status| status.addresses.as_deref());
+            let addresses = addresses.unwrap_or_default().iter();
+            addresses.filter_map(|it| Some((it.address.parse().ok()?, object.key.name.as_str())))
+        });
+        let node_ports = resources.services().flat_map(|(object, service)| {
+            let ports = service
+                .spec
+                .iter()
+                .flat_map(|spec| spec.ports.iter().flatten());
+            ports.filter_map(|port| {
+                let number = some_port(port.node_port)?;
+                Some(((number, protocol(port.protocol.as_deref())), &**object))
+            })
+        });
         Self {
+            nodes: nodes.collect(),
+            node_ports: node_ports.collect(),
             cluster_ips: cluster_ips.collect(),
             granted: BTreeMap::new(),
         }
@@ -296,6 +317,14 @@ impl<'r> ExternalIpClaims<'r> {
                 diagnostics.push(object.report(Severity::Error, path, message, fix));
                 continue;
             }
+            if let Some(node) = self.nodes.get(&ip) {
+                let other = self.node_ports.get(&(port, protocol));
+                let other = other.filter(|other| other.key != object.key);
+                diagnostics.push(of_node(object, &path, (ip, node), port, other.copied()));
+                if other.is_some() {
+                    continue;
+                }
+            }
             let taken = self.granted.entry((ip, port, protocol));
             let owner = taken.or_insert_with(|| object.key.to_string());
             if *owner != object.key.to_string() {
@@ -307,6 +336,28 @@ impl<'r> ExternalIpClaims<'r> {
         }
         granted
     }
+}
+
+/// Tells what an external IP that is a Node's address takes there.
+fn of_node(
+    object: &Object,
+    path: &str,
+    (ip, node): (IpAddr, &str),
+    port: u16,
+    other: Option<&Object>,
+) -> Diagnostic {
+    if let Some(other) = other {
+        let message = format!(
+            "{ip} is an address of Node {node}, and {port} is a node port of {}; it does not lead here",
+            other.key
+        );
+        let fix = "another port".to_owned();
+        return object.report(Severity::Error, path, message, fix);
+    }
+    let message = format!(
+        "{ip} is an address of Node {node}: what listens at its port {port} is reached from elsewhere no more"
+    );
+    object.report(Severity::Info, path, message, None)
 }
 
 fn in_scope(scope: &ServiceScope, object: &Object, service: &Service, is_gateway: bool) -> bool {

@@ -21,6 +21,7 @@ use nodegate_compile::{
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
 use nodegate_resources::{Resources, lookup::selects};
+use nodegate_values::diagnostic::JSON_SCHEMA;
 
 mod closed;
 mod endpoints;
@@ -97,6 +98,8 @@ pub enum ExplainError {
 /// The answer.
 #[derive(Debug, Serialize)]
 pub struct Answer {
+    /// See [`JSON_SCHEMA`].
+    pub schema: u32,
     /// The node that it is about.
     pub node: String,
     /// Who asks.
@@ -198,6 +201,7 @@ pub fn explain(
     };
     let result = Outcome { why, ..result };
     Ok(Answer {
+        schema: JSON_SCHEMA,
         node: name,
         from,
         pods: pods(&cluster, &ends, gateway.as_ref()),
@@ -427,9 +431,19 @@ fn notes_on(world: &World<'_>, attempt: &Attempt, connection: &Connection) -> Ve
             ports.join(", ")
         ));
     } else if world.node.addresses().contains(&ip) || ip.is_loopback() {
-        let ports: Vec<_> = world
-            .services
-            .iter()
+        let all = world.services.iter();
+        if let Some(service) = all
+            .clone()
+            .find(|service| service.node_port == Some(port) && service.cluster_ips.is_empty())
+        {
+            notes.push(format!(
+                "{port} is the node port of Service {}, which has no cluster IP: kube-proxy leaves such out, and so \
+                 does nodegate (fix: clusterIP, which the API server gives; `nodegate collect` writes it)",
+                service.name
+            ));
+            return notes;
+        }
+        let ports: Vec<_> = all
             .filter_map(|service| Some(format!("{} ({})", service.node_port?, service.name)))
             .collect();
         let list = if ports.is_empty() {

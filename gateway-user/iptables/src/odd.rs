@@ -108,7 +108,6 @@ pub(super) fn unequal_shares(nat: &Table, chain: &str) -> Option<Vec<(String, f6
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{lint::lint, parse::parse, services::of_rules};
 
     fn nat(endpoints: &str, probability: &str) -> String {

@@ -7,6 +7,7 @@ use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
+use nodegate_values::diagnostic::JSON_SCHEMA;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::SignalKind,
@@ -119,6 +120,8 @@ pub struct ProxyOptions {
     pub parity: Parity,
     /// Whether streams of HTTP/2 may become WebSockets.
     pub extended_connect: bool,
+    /// Whether clients may speak HTTP/1.0.
+    pub accept_http10: bool,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -334,6 +337,7 @@ fn start_proxy(
         dns: options.dns,
         parity: options.parity,
         extended_connect: options.extended_connect,
+        accept_http10: options.accept_http10,
         ..defaults
     })
     .context("starting the proxy's workers")?;
@@ -395,6 +399,7 @@ impl admin::server::Subject for Speaker {
             }
         });
         Status {
+            schema: JSON_SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: self.role.to_string(),
             node: self.node.clone(),

@@ -306,9 +306,10 @@ fn said(case: &Case) -> Result<(), Failed> {
         if !KINDS.contains(&kind) {
             continue;
         }
-        let name = match name.contains('/') {
-            true => name.to_owned(),
-            false => format!("default/{name}"),
+        let name = if name.contains('/') {
+            name.to_owned()
+        } else {
+            format!("default/{name}")
         };
         let about = |it: &&Diagnostic| {
             let key = it.object.as_ref();
@@ -413,7 +414,9 @@ fn read(directory: &Path) -> Result<(), Failed> {
                 if name != "templates" {
                     directories.push(path);
                 }
-            } else if name.ends_with(".yaml") && !none.contains(&name.as_str()) {
+            } else if path.extension().is_some_and(|end| end == "yaml")
+                && !none.contains(&name.as_str())
+            {
                 count += 1;
                 let found = check(vec![path]);
                 let bad = found.iter().filter(|it| {

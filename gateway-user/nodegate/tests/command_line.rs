@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Command, Output, Stdio},
@@ -104,6 +105,68 @@ fn an_empty_dump_is_an_error() {
     let (status, stdout, stderr) = run(&["iptables", "show", path(&file)]);
     assert_eq!((status, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("no tables (fix: "), "{stderr}");
+}
+
+/// A gateway with a policy that nobody enforces, and what a request to it gets.
+fn guarded(options: &[&str]) -> (String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let manifests = directory.path().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec: {{hosts: ['*'], gateways: [g], http: [{{directResponse: {{status: 200, body: {{string: open}}}}}}]}}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, namespace: istio-system}}\nspec: {{}}\n"
+    );
+    fs::write(manifests.join("a.yaml"), text).unwrap();
+    let admin = directory.path().join("admin.sock");
+    let command = [
+        "run",
+        "--role",
+        "proxy",
+        "--source",
+        "manifests",
+        "--manifests",
+    ];
+    let mut child = nodegate(
+        &[
+            &command[..],
+            &[path(&manifests), "--admin", path(&admin)],
+            options,
+        ]
+        .concat(),
+    )
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
+    patience::until(|| admin.exists().then_some(())).unwrap();
+    let (_, status, _) = run(&["status", "--sync", "--admin", path(&admin)]);
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    (answer, status)
+}
+
+#[test]
+fn a_policy_that_nobody_enforces_is_told_and_may_close_the_gateway() {
+    let (answer, status) = guarded(&[]);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let told = "AuthorizationPolicy istio-system/deny: not enforced by this version, and it is for this gateway: it keeps nobody out";
+    assert!(status.contains(told), "{status}");
+    let (answer, status) = guarded(&["--unenforced-policies", "refuse"]);
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    assert!(answer.ends_with("RBAC: access denied"), "{answer}");
+    assert!(
+        status.contains("all requests to it are answered with 403"),
+        "{status}"
+    );
 }
 
 /// As in `nodegate … | head`.

@@ -26,6 +26,8 @@ pub struct Options {
     pub parity: Parity,
     /// Whether streams of HTTP/2 may become WebSockets (RFC 8441; Envoy's `allow_connect`).
     pub extended_connect: bool,
+    /// Whether clients may speak HTTP/1.0 (Envoy's `accept_http_10`).
+    pub accept_http10: bool,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             dns: None,
             parity: Parity::default(),
             extended_connect: false,
+            accept_http10: false,
         }
     }
 }

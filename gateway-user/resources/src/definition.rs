@@ -9,7 +9,10 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{
     ResourceKind,
-    istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, Workload},
+    istio::{
+        AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry,
+        VirtualService, Workload,
+    },
     manifest::{
         fields::{Shape, shape},
         steps::Step,
@@ -72,6 +75,22 @@ const WORKLOAD_ENTRY: Words = Words {
     columns: &[("Address", ".spec.address")],
 };
 
+const AUTHORIZATION_POLICY: Words = Words {
+    kind: ResourceKind::AuthorizationPolicy,
+    singular: "authorizationpolicy",
+    plural: "authorizationpolicies",
+    short: "ap",
+    columns: &[("Action", ".spec.action")],
+};
+
+const REQUEST_AUTHENTICATION: Words = Words {
+    kind: ResourceKind::RequestAuthentication,
+    singular: "requestauthentication",
+    plural: "requestauthentications",
+    short: "ra",
+    columns: &[],
+};
+
 /// All definitions, as YAML documents.
 pub fn all() -> String {
     let definitions = [
@@ -80,6 +99,8 @@ pub fn all() -> String {
         definition::<DestinationRule>(&DESTINATION_RULE),
         definition::<ServiceEntry>(&SERVICE_ENTRY),
         definition::<Workload>(&WORKLOAD_ENTRY),
+        definition::<AuthorizationPolicy>(&AUTHORIZATION_POLICY),
+        definition::<RequestAuthentication>(&REQUEST_AUTHENTICATION),
     ];
     let documents = definitions.map(|definition| {
         // A tree of texts and numbers.
@@ -115,7 +136,7 @@ fn definition<T: DeserializeOwned>(words: &Words) -> Value {
                         ("shortNames", list([text(words.short)])),
                         (
                             "categories",
-                            list([text("istio-io"), text("networking-istio-io")]),
+                            list([text("istio-io"), text(&group.replace('.', "-"))]),
                         ),
                     ]),
                 ),
@@ -255,6 +276,6 @@ mod tests {
             assert!(text.contains(name), "{name}");
         }
         let documents = serde_yaml::Deserializer::from_str(&text).count();
-        assert_eq!(documents, 5);
+        assert_eq!(documents, 7);
     }
 }

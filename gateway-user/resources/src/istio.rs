@@ -32,7 +32,7 @@ pub use policy::{
 
 pub use l4::{L4Match, TcpRoute, TlsMatch, TlsRoute};
 pub use secrets::{own_secret, secret_names};
-pub use security::{AuthorizationPolicy, PolicyScope, RequestAuthentication};
+pub use security::{AuthorizationPolicy, PolicySelector, RequestAuthentication};
 pub use server::{Port, Server, ServerCertificate, ServerTls};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

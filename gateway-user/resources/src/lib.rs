@@ -7,6 +7,7 @@
 //! | [`validate`] | what the API server or istiod would refuse about one object |
 //! | [`admission`] | what they would refuse about objects together; keeps the last good state |
 //! | [`definition`] | the custom resource definitions of Istio's kinds, made of the types here |
+//! | [`policies`] | whose requests policies are about |
 //! | [`pod_maker`] | which pods a Deployment, StatefulSet or DaemonSet would make |
 //! | [`lookup`] | what names refer to: hosts, destinations, subsets, Gateways |
 
@@ -19,6 +20,7 @@ pub mod manifest;
 mod names;
 pub mod object;
 pub mod pod_maker;
+pub mod policies;
 pub mod validate;
 
 use std::sync::Arc;

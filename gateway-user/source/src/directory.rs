@@ -142,7 +142,7 @@ impl Directory {
                 stamp
             }
             (Ok(stamp), None) => stamp,
-            (Err(ref error), _) => {
+            (Err(error), _) => {
                 // Gone since it was listed, or with the whole directory, which is told already: it
                 // stays as it was read.
                 if path.is_symlink() {

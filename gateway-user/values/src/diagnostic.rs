@@ -37,7 +37,6 @@ pub struct ObjectKey {
     /// `Service`, `VirtualService`, …
     pub kind: Cow<'static, str>,
     /// The group of the API that has the kind, empty for Kubernetes' core: two APIs have a Gateway.
-    #[serde(skip)]
     pub group: Cow<'static, str>,
     /// Empty for objects without a namespace.
     pub namespace: String,
@@ -78,6 +77,10 @@ pub struct Diagnostic {
 /// Messages that are shared for as long as they are the same: a copy costs a pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(Arc<[Diagnostic]>);
+
+/// The version of what `check`, `explain` and `status` print as JSON. It rises when a field goes or means something
+/// else; new fields may come at any time. `docs/json.md` has all of them.
+pub const JSON_SCHEMA: u32 = 1;
 
 // === impl Diagnostic ===
 

@@ -36,7 +36,7 @@ fn compiled(policy: &str, unenforced: Unenforced) -> (Vec<String>, Vec<String>) 
     let status = snapshot.gateway.listeners.iter().find_map(status);
     let mut made = listeners(&snapshot);
     if let (Some(status), Some(last)) = (status, made.last_mut()) {
-        *last += &format!(" {status}");
+        *last = format!("{last} {status}");
     }
     (told, made)
 }

@@ -352,6 +352,39 @@ fn an_external_ip_cannot_take_over_another_address() {
 }
 
 #[test]
+fn an_external_ip_that_is_a_nodes_takes_no_node_port_and_is_told() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nstatus: {addresses: [{type: InternalIP, address: 192.168.96.50}]}\n";
+    let gateway = service(
+        "gateway",
+        "type: NodePort, clusterIP: 10.96.0.1, ports: [{port: 80, nodePort: 30801}]",
+    );
+    let evil = service(
+        "evil",
+        "clusterIP: 10.96.0.2, externalIPs: [192.168.96.50, 203.0.113.1], ports: [{name: a, port: 30801}, {name: b, port: 22}]",
+    );
+    let snapshot = Cluster::with(&[node, &gateway, &evil]).snapshot(&ServiceScope::All);
+    assert_eq!(
+        services(&snapshot)[..2],
+        [
+            "default/evil:a tcp 30801/0 [10.96.0.2] [203.0.113.1] ->",
+            "default/evil:b tcp 22/0 [10.96.0.2] [192.168.96.50, 203.0.113.1] ->",
+        ]
+    );
+    let told: Vec<_> = snapshot
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "error: 2.yaml:4: Service default/evil: spec.externalIPs[0]: 192.168.96.50 is an address of Node n, and 30801 is a node port of Service default/gateway; it does not lead here (fix: another port)",
+            "info: 2.yaml:4: Service default/evil: spec.externalIPs[0]: 192.168.96.50 is an address of Node n: what listens at its port 22 is reached from elsewhere no more",
+        ]
+    );
+}
+
+#[test]
 fn the_scope_chooses() {
     let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  selector: {role: edge}\n  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]\n";
     let mut cluster = Cluster::with(&[

@@ -9,10 +9,10 @@ use std::{
 
 use nodegate_resources::admission::Store;
 use nodegate_source::directory::Directory;
-use nodegate_values::diagnostic::{self, Diagnostic, Severity};
+use nodegate_values::diagnostic::{self, Diagnostic, JSON_SCHEMA, Severity};
 use serde::Serialize;
 
-use super::{Output, Plural};
+use super::{Output, Plural, layout::WidthArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,11 +36,15 @@ pub struct Args {
     /// How to print: messages go to standard error, JSON to standard output
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    width: WidthArgs,
 }
 
 /// The answer.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// See [`JSON_SCHEMA`].
+    schema: u32,
     diagnostics: Vec<Diagnostic>,
     #[serde(skip)]
     files: usize,
@@ -66,13 +70,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Output::Text => {
             let err = io::stderr();
             let colour = err.is_terminal();
+            let layout = args.width.for_lines(&err);
             let mut err = err.lock();
             if report.files == 0 {
                 let found = "no file there ends in .yaml, .yml or .json, so nothing was checked";
                 writeln!(err, "warning: {found}")?;
             }
             for diagnostic in &report.diagnostics {
-                writeln!(err, "{}", Line { diagnostic, colour })?;
+                let line = Line { diagnostic, colour }.to_string();
+                writeln!(err, "{}", layout.fit(&line, 0))?;
             }
             writeln!(err, "{report}")?;
         }
@@ -91,6 +97,7 @@ fn check(paths: Vec<PathBuf>) -> Result<Report, nodegate_source::SourceError> {
         .manifests()
         .map(|manifest| manifest.objects.len() + manifest.unreadable.len());
     Ok(Report {
+        schema: JSON_SCHEMA,
         files: directory.manifests().count(),
         objects: objects.sum(),
         diagnostics: nodegate_compile::check(&resources, &ours),
@@ -240,6 +247,7 @@ mod tests {
             let args = Args {
                 paths: vec![path.to_owned()],
                 output: Output::Text,
+                width: WidthArgs::default(),
             };
             format!("{:?}", run(args).unwrap())
         };

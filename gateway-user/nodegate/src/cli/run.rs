@@ -195,6 +195,10 @@ struct ProxyArgs {
     /// with Istio
     #[arg(long, env = "NODEGATE_EXTENDED_CONNECT")]
     extended_connect: bool,
+    /// Serve clients that speak HTTP/1.0, too, as Istio's ISTIO_META_HTTP10 does; else they are told to upgrade
+    /// (426)
+    #[arg(long, env = "NODEGATE_ACCEPT_HTTP_10")]
+    accept_http_10: bool,
     /// What becomes of requests where an AuthorizationPolicy or RequestAuthentication is for this gateway,
     /// which this version does not enforce: `pass`, or `refuse`, which answers 403 to all of them
     #[arg(
@@ -437,6 +441,7 @@ impl ProxyArgs {
             dns: self.dns_server,
             parity: self.envoy_parity,
             extended_connect: self.extended_connect,
+            accept_http10: self.accept_http_10,
             access_log: self.access_log()?,
         })
     }

@@ -23,7 +23,7 @@ use nodegate_observe::{RecordFilter, StatusFilter};
 use nodegate_programming::filter::{Filter, ServicePattern, Source, Target};
 use tokio::sync::mpsc;
 
-use super::{Admin, Output};
+use super::{Admin, Output, layout::WidthArgs};
 
 mod join;
 
@@ -75,6 +75,8 @@ pub struct Trace {
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
+    width: WidthArgs,
+    #[command(flatten)]
     filters: Filters,
 }
 
@@ -93,7 +95,7 @@ struct Filters {
     /// Only these outcomes: forward, reject, drop, pass
     #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = wanted::verdict)]
     verdict: Vec<Verdict>,
-    /// Only decisions made there: ingress, pod, connect4, connect6, sendmsg4, sendmsg6
+    /// Only decisions made there: ingress, pod, egress, connect4, connect6, sendmsg4, sendmsg6
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = wanted::hook)]
     hook: Vec<Hook>,
     /// Only tcp, udp or sctp
@@ -178,6 +180,10 @@ impl Trace {
             let alone = !wanted.asks_the_kernel();
             Joiner::new(wanted.format, alone)
         });
+        let layout = match self.output {
+            Output::Text => Some(self.width.for_lines(&std::io::stdout())),
+            Output::Json => None,
+        };
         let mut left = self.count;
         while left != Some(0) {
             let shown = match &mut joiner {
@@ -189,7 +195,10 @@ impl Trace {
                 if left == Some(0) {
                     break;
                 }
-                writeln!(out, "{line}")?;
+                match layout {
+                    Some(layout) => writeln!(out, "{}", layout.fit(&line, 0))?,
+                    None => writeln!(out, "{line}")?,
+                }
                 left = left.map(|left| left.saturating_sub(1));
             }
             out.flush()?;

@@ -172,8 +172,13 @@ pub(super) async fn publish(
     }
 }
 
-/// Logs what was not wrong before.
+/// Logs what was not wrong before, and what is wrong no more.
 fn tell(before: &[Diagnostic], after: &[Diagnostic]) {
+    for mended in diagnostic::news(after, before) {
+        if mended.severity > Severity::Info {
+            info!("no longer: {mended:#}");
+        }
+    }
     for diagnostic in diagnostic::news(before, after) {
         match diagnostic.severity {
             // The log says how bad it is itself.

@@ -153,7 +153,7 @@ fn admit(
     exchange: &mut Exchange,
 ) -> Result<Admitted, LocalReply> {
     let client = Rc::clone(&exchange.client);
-    let valid = validate::validate(parts, survey);
+    let valid = validate::validate(parts, survey, client.worker.options.accept_http10);
     let normalized = validate::normalize(parts);
     exchange.record(parts);
     let refused = |reply: LocalReply| {

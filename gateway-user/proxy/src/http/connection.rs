@@ -178,7 +178,8 @@ fn begin(client: &Rc<Client>, request: Request<Incoming>) -> (Request<RequestBod
     let version = request.version();
     let mut exchange = Exchange::new(client, version);
     exchange.head_only = request.method() == Method::HEAD;
-    if version < Version::HTTP_11 {
+    // Where HTTP/1.0 is accepted, it is spoken (Envoy: `supportsHttp10`).
+    if version < Version::HTTP_11 && !client.worker.options.accept_http10 {
         client.handle.set_outdated();
     }
     let (parts, incoming) = request.into_parts();

@@ -61,6 +61,9 @@ impl<'a> Refusal<'a> {
             // Envoy: `strip_fragment_from_path_unsafe_if_disabled`,
             // ConnectionManagerUtility::maybeNormalizePath.
             (Some(Rejection::Fault(HeadFault::Fragment)), _) => ("", "path_normalization_failed"),
+            (Some(Rejection::Fault(HeadFault::Tls)), _) => {
+                (reason, "http1.codec_error.tls_on_a_plain_port")
+            }
             (None, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 (reason, "http1.headers_too_large")
             }

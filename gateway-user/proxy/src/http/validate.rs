@@ -42,9 +42,17 @@ fn is_url(value: &HeaderValue) -> bool {
     uri.is_ok_and(|uri| uri.scheme().is_some() && uri.authority().is_some())
 }
 
-/// Refuses what isn't a request in HTTP/1.1 or HTTP/2 for one host.
-pub(crate) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> {
-    if parts.version < Version::HTTP_11 {
+/// Refuses what isn't a request in HTTP/1.1 or HTTP/2 for one host; or in HTTP/1.0, where that is accepted.
+pub(crate) fn validate(
+    parts: &Parts,
+    survey: Survey,
+    accept_http10: bool,
+) -> Result<(), LocalReply> {
+    let is_old = match parts.version {
+        Version::HTTP_10 => !accept_http10,
+        version => version < Version::HTTP_10,
+    };
+    if is_old {
         return Err(LocalReply::old_version());
     }
     if parts.headers.len() > MAX_REQUEST_HEADERS {
@@ -69,7 +77,7 @@ pub(crate) fn validate(parts: &Parts, survey: Survey) -> Result<(), LocalReply> 
     if target.is_some_and(|host| host.as_str().contains('@')) {
         return Err(LocalReply::bad_host("http.invalid_authority"));
     }
-    if parts.version == Version::HTTP_11 {
+    if parts.version < Version::HTTP_2 {
         validate_http1(parts, first, survey)?;
     }
     Ok(())
@@ -251,7 +259,7 @@ mod tests {
     }
 
     fn checked(parts: &Parts) -> Result<(), LocalReply> {
-        validate(parts, Survey::of(&parts.headers))
+        validate(parts, Survey::of(&parts.headers), false)
     }
 
     #[test]
@@ -264,6 +272,7 @@ mod tests {
         let mut old = parts("/", &["a"]);
         old.version = Version::HTTP_10;
         assert_eq!(checked(&old), Err(LocalReply::old_version()));
+        assert_eq!(validate(&old, Survey::of(&old.headers), true), Ok(()));
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub enum HeadFault {
     /// 6.1). hyper would take `transfer-encoding` and forget `content-length`; Envoy refuses such a
     /// head unless `allow_chunked_length` is set.
     TwoFramings,
+    /// It is the beginning of TLS (a record of a handshake: RFC 8446, section 5.1), on a port where none is spoken.
+    /// What a parser says of it would depend on the bytes, which are random.
+    Tls,
     /// Its target has a fragment, which no request may have (RFC 9112, section 3.2). hyper would cut
     /// it off.
     Fragment,
@@ -50,8 +53,14 @@ impl HeadScan {
     }
 }
 
+/// How a record of a handshake begins: its type, and the first byte of its version.
+const HANDSHAKE: [u8; 2] = [22, 3];
+
 /// Looks at a head, or its beginning: whether it is whole, and what is wrong with it.
 fn scan(head: &[u8]) -> (bool, Option<HeadFault>) {
+    if head.starts_with(&HANDSHAKE) {
+        return (false, Some(HeadFault::Tls));
+    }
     let mut rest = head;
     let (mut begun, mut whole) = (false, false);
     let (mut length, mut encoding) = (false, false);
@@ -136,6 +145,15 @@ mod tests {
             let found = scan(head.as_bytes()).1 == Some(HeadFault::TwoFramings);
             assert_eq!(found, wanted, "{head:?}");
         }
+    }
+
+    #[test]
+    fn tls_is_told_from_http() {
+        assert_eq!(scan(b"\x16\x03\x01\x02\x00\x01#").1, Some(HeadFault::Tls));
+        assert_eq!(scan(b"\x16").1, None);
+        let mut head = HeadScan::default();
+        assert_eq!(head.read(b"\x16"), None);
+        assert_eq!(head.read(b"\x03\x01"), Some(HeadFault::Tls));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Heads: what endpoints and clients see of each other's, and which are refused.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZero,
+};
 
 use nodegate_model::gateway::PathMatch;
+use nodegate_observe::Record;
 
 use super::harness::{Endpoint, Fixture, Peer, free_port, header, proxy_to, simple, status};
 use crate::{
@@ -225,6 +229,55 @@ async fn requests_that_are_no_proper_http11() {
         let head = client.head().await.unwrap();
         assert_eq!(status(&head), format!("HTTP/1.1 {wanted}"), "{request:?}");
     }
+}
+
+/// Whatever the bytes are, which are random.
+#[tokio::test]
+async fn tls_on_a_plain_port_has_one_answer() {
+    let endpoint = Endpoint::answering("hi").await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(4);
+    for random in ["\u{1}\u{2}#/ ?", "abc def", "\r\n\r\n", "\u{0}\u{0}"] {
+        let mut client = Peer::connect(port).await;
+        client
+            .send(&format!("\u{16}\u{3}\u{1}\u{0}\u{20}{random}"))
+            .await;
+        let (head, body) = client.response().await;
+        assert_eq!(status(&head), "HTTP/1.1 400 Bad Request", "{random:?}");
+        assert_eq!(body, "Bad Request");
+        let Record::Request(record) = &*records.recv().await else {
+            panic!("no request");
+        };
+        assert_eq!(record.details, "http1.codec_error.tls_on_a_plain_port");
+        assert_eq!(record.flags.to_string(), "DPE");
+    }
+}
+
+#[tokio::test]
+async fn http10_is_served_where_it_is_accepted() {
+    let endpoint = Endpoint::echoing_heads().await;
+    let fixture = Fixture::with_options(Options {
+        workers: NonZero::<usize>::MIN,
+        address: Some(Ipv4Addr::LOCALHOST.into()),
+        accept_http10: true,
+        ..Options::default()
+    });
+    let port = free_port();
+    fixture.apply(simple(port, &endpoint)).await;
+    let mut client = Peer::connect(port).await;
+    client
+        .send("GET /x HTTP/1.0\r\nHost: a.example\r\n\r\n")
+        .await;
+    let (head, seen) = client.response().await;
+    assert_eq!(status(&head), "HTTP/1.0 200 OK");
+    assert_eq!(status(&seen), "GET /x HTTP/1.1");
+    // It says where to, as any other has to.
+    let mut client = Peer::connect(port).await;
+    client.send("GET /x HTTP/1.0\r\n\r\n").await;
+    assert_eq!(
+        status(&client.head().await.unwrap()),
+        "HTTP/1.0 400 Bad Request"
+    );
 }
 
 #[tokio::test]

@@ -40,12 +40,31 @@ impl Mismatch {
             _ => found.to_owned(),
         };
         let wanted = FieldType::of(expected);
+        if let (FieldType::Number, Some(fraction)) = (wanted, found_value.and_then(fraction)) {
+            let key = path.rsplit(['.', ']']).next().unwrap_or(&path);
+            return Mismatch {
+                message: format!("{found} stands where a whole number belongs"),
+                fix: Some(format!("such as `{key}: {}`", fraction.round())),
+                path,
+            };
+        }
         Mismatch {
             message: format!("{found} stands where {wanted} belongs"),
             fix: wanted.fix(&path, found_value),
             path,
         }
     }
+}
+
+/// A number that is no whole one.
+fn fraction(text: &str) -> Option<f64> {
+    let number = text
+        .rsplit(' ')
+        .next()?
+        .trim_matches('`')
+        .parse::<f64>()
+        .ok()?;
+    (number.is_finite() && number.fract() != 0.0).then_some(number)
 }
 
 fn last_word(text: &str) -> &str {

@@ -6,7 +6,7 @@ use nodegate_model::gateway::{
     ListenerProtocol, PathMatch, RouteKind, RouteMatch, RouteOrigin, TlsChain, TlsListener,
     VirtualHost,
 };
-use nodegate_resources::{Resources, istio::PolicyScope, object::Object};
+use nodegate_resources::{Resources, object::Object, policies::PolicyScope};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use crate::identity::{GatewayIdentity, Unenforced};

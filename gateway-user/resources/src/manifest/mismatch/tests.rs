@@ -31,6 +31,10 @@ fn a_wrong_type_is_told_in_the_words_of_yaml_with_its_fix() {
         "spec.http[0].route[0].destination.port: the number 80 stands where an object with fields belongs"
     );
     assert_eq!(
+        told("[{route: [{weight: 1.5}]}]"),
+        "spec.http[0].route[0].weight: the number 1.5 stands where a whole number belongs (such as `weight: 2`)"
+    );
+    assert_eq!(
         told("{route: []}"),
         "spec.http: an object with fields stands where a list belongs (begin each entry below `http:` with `- `)"
     );

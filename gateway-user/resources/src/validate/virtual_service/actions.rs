@@ -176,7 +176,9 @@ fn one_rewrite(rewrite: &Rewrite, path: &str, findings: &mut Findings<'_>) {
         let fix = "give it `uri`, `uriRegexRewrite` or `authority`";
         findings.error(path, "rewrites nothing", fix);
     }
-    if HeaderValue::try_from(rewrite.authority.as_str()).is_err() {
+    let authority = rewrite.authority.as_str();
+    let is_host = |text: &str| text.parse::<uri::Authority>().is_ok() && !text.contains('@');
+    if !authority.is_empty() && !is_host(authority) {
         let message = format!("`{}` is not a host", rewrite.authority);
         findings.error(
             format!("{path}.authority"),

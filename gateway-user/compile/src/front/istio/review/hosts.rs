@@ -83,7 +83,7 @@ fn no_server(
     let all: Vec<_> = gateways
         .iter()
         .flat_map(|(_, _, spec)| &spec.spec.servers)
-        .flat_map(|server| server.read_hosts())
+        .flat_map(istio::Server::read_hosts)
         .collect();
     let elsewhere = all.iter().find(|of| of.domain == host);
     let fix = match elsewhere {
