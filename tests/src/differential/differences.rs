@@ -190,6 +190,15 @@ pub const OPEN: &[Difference] = &[
             seen.request.is_http2() && seen.request.method == "CONNECT" && has_length
         },
     },
+    Difference {
+        name: "connect-to-tls",
+        reason: "CONNECT in HTTP/2 to a host that redirects to https finds no route (404), and is not an upgrade \
+                 that is refused (403)",
+        is: |_, seen| {
+            let is_connect = seen.request.is_http2() && seen.request.method == "CONNECT";
+            is_connect && seen.istio.status == 403 && seen.nodegate.status == 404
+        },
+    },
 ];
 
 /// The known difference that this is.

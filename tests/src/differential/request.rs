@@ -51,9 +51,8 @@ impl Request {
         let body = match &self.body {
             Some(body) if self.is_chunked => {
                 let trailers = self.trailers.iter();
-                let trailers: String = trailers
-                    .map(|(name, value)| format!("{name}: {value}\r\n"))
-                    .collect();
+                let lines = trailers.map(|(name, value)| format!("{name}: {value}\r\n"));
+                let trailers = lines.collect::<Vec<_>>().concat();
                 format!("{:x}\r\n{body}\r\n0\r\n{trailers}\r\n", body.len())
             }
             Some(body) => body.clone(),

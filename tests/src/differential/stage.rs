@@ -32,8 +32,8 @@ use crate::{
     network, process,
 };
 
-/// How many requests are on their way at a time.
-const WORKERS: usize = 4;
+/// How many requests are on their way at a time: most of the time that endpoints keep silent passes side by side.
+const WORKERS: usize = 12;
 /// The kinds that cases have objects of.
 const KINDS: &str = "virtualservices.networking.istio.io,destinationrules.networking.istio.io,\
      serviceentries.networking.istio.io,gateways.networking.istio.io";

@@ -154,7 +154,8 @@ fn answer(
     let body = format!("{endpoint}\n");
     let (mut status, mut length, mut more, mut trailers) = (200, body.len(), String::new(), None);
     match behaviour {
-        None => {}
+        // What is odd about a head in HTTP/2 has no counterpart.
+        None | Some(Behaviour::Odd(_)) => {}
         Some(Behaviour::Status(other)) => status = other,
         Some(Behaviour::Cut | Behaviour::Headed(_) | Behaviour::Half(_)) => length += 10,
         Some(Behaviour::Hop) => {
@@ -166,8 +167,6 @@ fn answer(
         Some(Behaviour::Interim(status)) => {
             wire.send(format!("HTTP/1.1 {status} Soon\r\nlink: </a>\r\n\r\n").as_bytes())?;
         }
-        // What is odd about a head in HTTP/2 has no counterpart.
-        Some(Behaviour::Odd(_)) => {}
         Some(Behaviour::Body204) => status = 204,
         Some(
             Behaviour::Close | Behaviour::Stream(_) | Behaviour::Away { .. } | Behaviour::Error,

@@ -131,12 +131,12 @@ fn batch(
             what,
             verdict,
         };
-        note(judged, options, report)?;
+        note(&judged, options, report)?;
     }
     Ok(())
 }
 
-fn note(judged: Judged, options: &Options, report: &mut Verdicts) -> anyhow::Result<()> {
+fn note(judged: &Judged, options: &Options, report: &mut Verdicts) -> anyhow::Result<()> {
     report.objects += 1;
     report.refused += usize::from(judged.verdict.istio.is_some());
     let Some(signature) = judged.verdict.difference() else {

@@ -134,9 +134,8 @@ pub(crate) fn broken_answer(error: &BodyError) -> Broken {
         BodyError::Hyper(error) if of_http2(error).is_none_or(h2::Error::is_library) => {
             Broken::Early
         }
-        // HTTP/1.1, read directly.
-        BodyError::Io(_) => Broken::Early,
-        BodyError::Unexpected => Broken::Early,
+        // Of the first, what is HTTP/1.1 and read directly.
+        BodyError::Io(_) | BodyError::Unexpected => Broken::Early,
         BodyError::Hyper(_) | BodyError::Unwanted | BodyError::Timeout => Broken::Off,
     }
 }

@@ -77,6 +77,15 @@ pub(crate) fn validate(
     if target.is_some_and(|host| host.as_str().contains('@')) {
         return Err(LocalReply::bad_host("http.invalid_authority"));
     }
+    if parts.version == Version::HTTP_2 && parts.method != Method::CONNECT {
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if target == "*" && parts.method == Method::OPTIONS {
+            return Err(LocalReply::no_path());
+        }
+        if !target.starts_with('/') {
+            return Err(LocalReply::malformed("http2.invalid_path"));
+        }
+    }
     if parts.version < Version::HTTP_2 {
         validate_http1(parts, first, survey)?;
     }

@@ -115,7 +115,8 @@ fn server_tls(tls: &ServerTls, is_tls: bool, path: &str, findings: &mut Findings
         ("privateKey", &tls.private_key),
         ("caCertificates", &tls.ca_certificates),
     ];
-    if !is_tls && !(is_passed && files.iter().all(|(_, file)| file.is_empty())) {
+    let is_bare = is_passed && files.iter().all(|(_, file)| file.is_empty());
+    if !(is_tls || is_bare) {
         let message = "only HTTPS and TLS have more than `httpsRedirect` here";
         findings.not_admitted(path, message, "remove it, or change the port's protocol");
     }

@@ -93,12 +93,11 @@ pub(crate) fn faulty(seed: u64, number: u64) -> (Value, String) {
     ));
     let at = make.0.usize(..objects.len());
     let mut object = objects.swap_remove(at);
-    let what = match make.0.u8(..10) {
-        0..5 => make.add(&mut object),
-        _ => {
-            let spec = object.get_mut("spec");
-            spec.map_or_else(String::new, |spec| make.spoil_part(spec, "spec"))
-        }
+    let what = if make.chance(50) {
+        make.add(&mut object)
+    } else {
+        let spec = object.get_mut("spec");
+        spec.map_or_else(String::new, |spec| make.spoil_part(spec, "spec"))
     };
     (object, what)
 }

@@ -127,7 +127,7 @@ fn stream_of(request: &Request, name: &str, id: &str) -> Vec<u8> {
         } else {
             0
         };
-        bytes.extend(framed(kind, end, payload, request.odd));
+        bytes.extend(framed(kind, end, &payload, request.odd));
     }
     if is_abandoned {
         // CANCEL (section 7).
@@ -137,7 +137,7 @@ fn stream_of(request: &Request, name: &str, id: &str) -> Vec<u8> {
 }
 
 /// One frame, or the three that a header block may be.
-fn framed(kind: u8, end: u8, payload: Vec<u8>, odd: Option<Odd>) -> Vec<u8> {
+fn framed(kind: u8, end: u8, payload: &[u8], odd: Option<Odd>) -> Vec<u8> {
     let ends = if kind == HEADERS { END_HEADERS } else { 0 };
     match odd {
         Some(Odd::Continued) if kind == HEADERS => {
@@ -151,14 +151,14 @@ fn framed(kind: u8, end: u8, payload: Vec<u8>, odd: Option<Odd>) -> Vec<u8> {
             .concat()
         }
         Some(Odd::Padded) => {
-            let payload = [&[PADDING as u8][..], &payload, &[0; PADDING]].concat();
+            let payload = [&[PADDING as u8][..], payload, &[0; PADDING]].concat();
             link::write(kind, ends | end | PADDED, STREAM, &payload)
         }
         Some(Odd::Priority) if kind == HEADERS => {
-            let payload = [&[0, 0, 0, 0, 15][..], &payload].concat();
+            let payload = [&[0, 0, 0, 0, 15][..], payload].concat();
             link::write(kind, ends | end | PRIORITY, STREAM, &payload)
         }
-        _ => link::write(kind, ends | end, STREAM, &payload),
+        _ => link::write(kind, ends | end, STREAM, payload),
     }
 }
 

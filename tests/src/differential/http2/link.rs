@@ -89,7 +89,7 @@ impl Link {
     /// What comes next; none at the end of the connection.
     pub(super) fn next(&mut self) -> io::Result<Option<Event>> {
         while let Some(frame) = self.frame()? {
-            if let Some(event) = self.event(frame)? {
+            if let Some(event) = self.event(&frame)? {
                 return Ok(Some(event));
             }
         }
@@ -114,13 +114,13 @@ impl Link {
         }))
     }
 
-    fn event(&mut self, frame: Frame) -> io::Result<Option<Event>> {
+    fn event(&mut self, frame: &Frame) -> io::Result<Option<Event>> {
         let Frame {
             kind,
             flags,
             stream,
             ..
-        } = frame;
+        } = *frame;
         let is_last = flags & END_STREAM != 0;
         let word = |at: usize| {
             let bytes = frame.payload.get(at..at + 4).unwrap_or_default();
@@ -140,7 +140,7 @@ impl Link {
                     // Who has closed the connection in the meantime needs no more room.
                     let _ = self.wire.send(&frames);
                 }
-                let bytes = content(&frame)?.to_vec();
+                let bytes = content(frame)?.to_vec();
                 Some(Event::Data {
                     stream,
                     bytes,
@@ -148,7 +148,7 @@ impl Link {
                 })
             }
             HEADERS => {
-                let mut block = content(&frame)?.to_vec();
+                let mut block = content(frame)?.to_vec();
                 let mut flags = flags;
                 while flags & END_HEADERS == 0 {
                     let Some(more) = self.frame()? else {

@@ -90,13 +90,18 @@ pub(in crate::differential) fn serve(
     Ok(())
 }
 
-/// What is meant for a connection, done to a stream.
+/// What is meant for a connection, done to a stream. Answers that none may give are not given: to Envoy they break the
+/// connection, and with it requests that have nothing to do with them.
 fn of_stream(behaviour: Behaviour) -> Behaviour {
     match behaviour {
         Behaviour::Close => Behaviour::Stream(NO_ERROR),
         Behaviour::Reset | Behaviour::Error => Behaviour::Stream(INTERNAL_ERROR),
         Behaviour::Away { takes: false } => Behaviour::Stream(REFUSED_STREAM),
-        Behaviour::Away { takes: true } => Behaviour::Status(200),
+        Behaviour::Away { takes: true }
+        | Behaviour::Odd(_)
+        | Behaviour::Hop
+        | Behaviour::Cut
+        | Behaviour::Body204 => Behaviour::Status(200),
         other => other,
     }
 }

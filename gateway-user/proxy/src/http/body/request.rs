@@ -109,12 +109,11 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            // A length of 0 would be said of it in HTTP/2, where Envoy says nothing.
-            RequestSource::Nothing => SizeHint::default(),
             RequestSource::Client(body) => body.size_hint(),
             RequestSource::Store { store, at: 0 } => store.length(),
-            // Senders ask for it at the beginning only.
-            RequestSource::Store { .. } => SizeHint::default(),
+            // A length of 0 would be said of nothing in HTTP/2, where Envoy says nothing; and of what is kept,
+            // senders ask at the beginning only.
+            RequestSource::Nothing | RequestSource::Store { .. } => SizeHint::default(),
         }
     }
 }

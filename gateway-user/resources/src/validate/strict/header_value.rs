@@ -35,7 +35,7 @@ pub(super) fn check(value: &str) -> Result<(), &'static str> {
             },
             (State::Name | State::Percent, '%') => State::Literal,
             (State::Name, '(') => State::Arguments,
-            (State::Arguments, '[') => State::Item,
+            (State::Arguments, '[') | (State::Separator, ',') => State::Item,
             (State::Arguments, _) if !is_space => State::Text,
             (State::Item, '"') => State::Text,
             (State::Text, '\\') => {
@@ -46,7 +46,6 @@ pub(super) fn check(value: &str) -> Result<(), &'static str> {
             }
             (State::Text | State::End, ')') => State::Percent,
             (State::Text, '"') => State::Separator,
-            (State::Separator, ',') => State::Item,
             (State::Separator, ']') => State::End,
             (State::Percent, _) if !is_space => {
                 return Err("what stands between `)` and `%` is not read");
