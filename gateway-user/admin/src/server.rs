@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    os::unix::{fs::FileTypeExt as _, net::UnixStream as BlockingStream},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{fs::FileTypeExt as _, net::UnixStream as BlockingStream},
+    },
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -21,7 +24,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    io::{Interest, Ready, unix::AsyncFd},
+    net::{UnixListener, UnixStream},
+};
 use tracing::debug;
 
 use super::{
@@ -116,6 +122,13 @@ pub async fn serve(listener: UnixListener, subject: Arc<impl Subject>) {
 }
 
 async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
+    let client = match stream.as_fd().try_clone_to_owned() {
+        Ok(client) => client,
+        Err(error) => {
+            debug!(%error, "admin connection");
+            return;
+        }
+    };
     let service = service_fn(move |request| {
         let subject = Arc::clone(&subject);
         async move { Ok::<_, Infallible>(answer(&subject, request).await) }
@@ -124,8 +137,27 @@ async fn connection(stream: UnixStream, subject: Arc<impl Subject>) {
         // A trace's client may close its sending side and go on reading.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        debug!(%error, "admin connection");
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            debug!(%error, "admin connection");
+        },
+        // A trace that nobody sees costs the kernel programs something.
+        ended = client_ends(client) => if let Err(error) = ended {
+            debug!(%error, "admin connection");
+        },
+    }
+}
+
+/// Waits until the other end has closed both directions: nobody reads any more.
+async fn client_ends(client: OwnedFd) -> io::Result<()> {
+    // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped.
+    let client = unsafe { AsyncFd::register_with_interest(client, Interest::WRITABLE) }?;
+    loop {
+        let mut ready = client.ready(Interest::WRITABLE).await?;
+        if ready.ready().is_write_closed() {
+            return Ok(());
+        }
+        ready.clear_ready_matching(Ready::WRITABLE);
     }
 }
 
@@ -277,6 +309,22 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    /// One that has said all may go on reading.
+    #[tokio::test]
+    async fn a_client_has_ended_when_it_reads_no_more() {
+        let (client, server) = UnixStream::pair().unwrap();
+        let end = server.as_fd().try_clone_to_owned().unwrap();
+        let ended = tokio::spawn(client_ends(end));
+        let client = client.into_std().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        // What a stream says of both is said at once.
+        server.ready(Interest::READABLE).await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished());
+        drop(client);
+        ended.await.unwrap().unwrap();
+    }
 
     #[tokio::test]
     async fn only_a_socket_that_nobody_listens_at_makes_way() {
