@@ -7,7 +7,7 @@ use std::{
 
 use nodegate_resources::{
     Resources,
-    istio::{Gateway, own_secret},
+    istio::{Gateway, own_secret, words::ServerTlsMode},
     lookup::selects,
     object::Object,
 };
@@ -27,7 +27,7 @@ struct Shown<'r> {
 /// Tells of certificates that no client takes at this moment, and of those that several Gateways have.
 pub(super) fn report(resources: &Resources, pods: &[GatewayIdentity]) -> Vec<Diagnostic> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |since| since.as_secs() as i64);
+    let now = now.map_or(0, |since| since.as_secs().cast_signed());
     let mut found = Vec::new();
     for pod in pods {
         let shown = resources
@@ -61,7 +61,7 @@ pub(super) fn report(resources: &Resources, pods: &[GatewayIdentity]) -> Vec<Dia
 fn shown<'r>(object: &'r Object, gateway: &'r Gateway) -> impl Iterator<Item = Shown<'r>> {
     let servers = gateway.spec.servers.iter().enumerate();
     let servers = servers.filter_map(|(index, server)| Some((index, server.tls.as_ref()?)));
-    let ending = servers.filter(|(_, tls)| tls.mode().is_ok_and(|mode| mode.ends_here()));
+    let ending = servers.filter(|(_, tls)| tls.mode().is_ok_and(ServerTlsMode::ends_here));
     ending.flat_map(move |(server, tls)| {
         tls.credentials().map(move |credential| Shown {
             object,
