@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 mod clusters;
 mod history;
+mod http_listener;
 mod listener;
 mod operation;
 mod target;
+mod tcp_listener;
 mod tls_port;
 
 pub(crate) use clusters::{Changes, Clusters, Endpoints};
-pub(crate) use listener::{HttpListener, Listener, MirrorState, Protocol, Routed, TcpListener};
+pub(crate) use http_listener::{HttpListener, MirrorState, Routed};
+pub(crate) use listener::{Listener, Protocol};
+pub(crate) use tcp_listener::TcpListener;
 pub(crate) use tls_port::{Chain, Inner};
 
 use crate::dns::Answers;
@@ -104,7 +108,7 @@ impl Config {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{listener::RouteState, *};
+    use super::{http_listener::RouteState, *};
     use crate::fixture::{cluster, gateway, http_listener, prefix_route, tcp_listener};
     use nodegate_model::gateway::Balancing;
 

@@ -8,7 +8,8 @@ use nodegate_route::SniTable;
 use super::{
     clusters::{Changes, Clusters},
     history::History,
-    listener::{HttpListener, TcpListener},
+    http_listener::HttpListener,
+    tcp_listener::TcpListener,
 };
 use crate::tls::ServerTls;
 
