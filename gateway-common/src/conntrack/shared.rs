@@ -186,6 +186,7 @@ impl Shared {
             Search::Nothing => return Found::Nothing,
             Search::Busy => return Found::Busy,
         };
+        let state = copy.client_state;
         let found = match copy.hear(said, now) {
             Heard::Same => return Found::Known,
             Heard::Moved => Found::Known,
@@ -196,7 +197,10 @@ impl Shared {
         };
         // SAFETY: of a record in the bucket, see `new`.
         unsafe {
-            (&raw mut (*record).client_state).write_volatile(copy.client_state);
+            if copy.client_state != state {
+                // Only then: a packet that is not the client's last one may come by on another CPU.
+                (&raw mut (*record).client_state).write_volatile(copy.client_state);
+            }
             if found == Found::Asks {
                 (&raw mut (*record).question).write_volatile(copy.question);
                 (&raw mut (*record).asked).write_volatile(copy.asked);
@@ -217,6 +221,7 @@ impl Shared {
             Search::Busy => return Found::Busy,
         };
         let learns = copy.back.window == 0;
+        let (state, opening) = (copy.backend_state, copy.opening);
         let found = match copy.answer(said, now) {
             Answered::Same => return Found::Known,
             Answered::Over => return Found::Others,
@@ -225,7 +230,15 @@ impl Shared {
         };
         // SAFETY: of a record in the bucket, see `new`.
         unsafe {
-            (&raw mut (*record).backend_state).write_volatile(copy.backend_state);
+            if copy.backend_state != state {
+                (&raw mut (*record).backend_state).write_volatile(copy.backend_state);
+            }
+            if copy.opening != opening {
+                // Another connection takes the record's place.
+                (&raw mut (*record).client_state).write_volatile(copy.client_state);
+                (&raw mut (*record).opening).write_volatile(copy.opening);
+                (&raw mut (*record).asked).write_volatile(copy.asked);
+            }
             if found == Found::Known {
                 write_side(&raw mut (*record).back, &copy.back);
                 if learns || matches!(said.kind, Kind::Accepts) {

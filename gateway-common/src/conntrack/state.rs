@@ -27,6 +27,9 @@ const HALF_CLOSED: u32 = seconds(5);
 /// Datagrams, of which nobody says that they are the last.
 const LAST_DATAGRAM: u32 = seconds(10);
 
+/// In a side's state: one more than the largest scale (RFC 7323 §2.3).
+const ANY_SCALE: u8 = 15 << 4;
+
 /// How far an acknowledgement may be behind at least (`MAXACKWINCONST` in
 /// net/netfilter/nf_conntrack_proto_tcp.c).
 const LEAST_WINDOW: u32 = 66_000;
@@ -341,8 +344,6 @@ impl Record {
     /// Takes over a flow that was known without its numbers: the backend's next packet tells them. Windows
     /// are taken for as large as they may be.
     pub const fn take_over(&mut self, client_state: u8, backend_state: u8) {
-        // One more than the largest scale (RFC 7323 §2.3).
-        const ANY_SCALE: u8 = 15 << 4;
         self.client_state = client_state | ANY_SCALE;
         self.backend_state = backend_state | ANY_SCALE;
         self.back.window = 0;
@@ -548,11 +549,21 @@ impl Record {
                 if answers {
                     return Answered::Same;
                 }
-                if self.answers_question(said) {
-                    // It has no such connection any more, and would begin another one.
-                    self.backend_state |= Self::CLOSED | Self::RESET;
+                if !self.answers_question(said) {
+                    return Answered::Foreign;
                 }
-                return Answered::Foreign;
+                // It has no such connection any more, and takes up the one that it was asked about. Which
+                // scale that one's client has offered is not known.
+                self.opening = self.question;
+                self.question = 0;
+                self.asked = 0;
+                self.client_state = ANY_SCALE;
+                self.backend_state = Self::SPOKE | said.scale << 4;
+                self.ahead.end = said.acknowledged;
+                self.ahead.acknowledged = said.sequence;
+                self.back.end = said.end;
+                self.back.acknowledged = said.acknowledged;
+                self.back.window = greater(said.window as u32, 1);
             }
             _ if resets => {
                 let fits = is_between(said.sequence, self.ahead.acknowledged, self.back.end);

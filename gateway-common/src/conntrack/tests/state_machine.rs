@@ -158,12 +158,18 @@ fn a_backend_that_was_asked_twice_in_vain_is_gone() {
         Answered::Moved
     );
     assert_eq!(denied.state(), State::Reset);
-    // It has begun another one, of whatever client: the record is of none.
+    // It takes up the one that it was asked about: the record is that one's.
     let mut begun = connection;
     begun.hear(&syn(0x8000_0000), NOW);
     let answer = said(Kind::Accepts, 99, 0x8000_0001);
-    assert_eq!(begun.answer(&answer, NOW), Answered::Foreign);
-    assert_eq!(begun.state(), State::Reset);
+    assert_eq!(begun.answer(&answer, NOW), Answered::Moved);
+    assert_eq!(
+        (begun.state(), begun.opening),
+        (State::Answered, 0x8000_0000)
+    );
+    let taken_up = said(Kind::Continues, 0x8000_0001, 100);
+    assert_eq!(begun.hear(&taken_up, NOW), Heard::Moved);
+    assert_eq!(begun.state(), State::Established);
     // One that nobody has asked for comes late.
     let mut late = connection;
     assert_eq!(late.answer(&answer, NOW), Answered::Foreign);

@@ -6,7 +6,7 @@ use nodegate_iptables::{
     lint::{Finding, lint},
     parse::parse,
     ports::{KubeProxyFacts, Ports, ports},
-    rules::Ruleset,
+    rules::{Chain, Ruleset},
     services::{ServicePortKey, of_rules},
 };
 use nodegate_model::service::{IpFamily, ServicePort};
@@ -90,13 +90,25 @@ impl Reader {
         Ok(ports(&rulesets, &self.node))
     }
 
-    /// Whether somebody has removed or flushed the rules. kube-proxy never leaves the chain empty: the
-    /// cluster's API is a Service.
+    /// Whether somebody has removed or flushed the rules. kube-proxy never leaves the chain empty where
+    /// the family has Services, and each of those has chains, which a flush empties and leaves.
     fn is_gone(&self, ruleset: &Ruleset) -> bool {
-        let nat = ruleset.table("nat");
-        let rules = nat.map_or(0, |nat| nat.rules("KUBE-SERVICES").len());
-        rules == 0
-            && (nat.is_none_or(|nat| nat.chain("KUBE-SERVICES").is_none())
+        let Some(nat) = ruleset.table("nat") else {
+            return true;
+        };
+        let of_services = |chain: &Chain| {
+            let names = [
+                "KUBE-SVC-",
+                "KUBE-SVL-",
+                "KUBE-EXT-",
+                "KUBE-SEP-",
+                "KUBE-FW-",
+            ];
+            names.iter().any(|name| chain.name.starts_with(name))
+        };
+        nat.rules("KUBE-SERVICES").len() == 0
+            && (nat.chain("KUBE-SERVICES").is_none()
+                || nat.chains().iter().any(of_services)
                 || self.had_services(ruleset.family))
     }
 

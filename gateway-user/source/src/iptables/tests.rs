@@ -181,3 +181,24 @@ fn the_first_reading_must_make_sense() {
     assert!(matches!(error, SourceError::Rules(_)), "{error}");
     assert!(error.to_string().contains("line 18"), "{error}");
 }
+
+/// One family's rules, flushed while nodegate does not run: without any Services all that is pinned would go.
+#[test]
+fn rules_that_are_flushed_before_the_first_reading_are_gone() {
+    let flushed: String = TWO
+        .lines()
+        .filter(|line| !line.starts_with("-A"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut reader = Reader::new("node-a".into());
+    let error = reader.first(&choice(), &reading(&flushed)).unwrap_err();
+    assert!(error.to_string().contains("are gone"), "{error}");
+    // A family without Services has none of their chains.
+    let unused: String = flushed
+        .lines()
+        .filter(|line| !line.contains("-SVC-") && !line.contains("-SEP-"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let first = reader.first(&choice(), &reading(&unused)).unwrap();
+    assert_eq!(endpoints(&first), Vec::<String>::new());
+}
