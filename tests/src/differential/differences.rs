@@ -189,7 +189,8 @@ pub const OPEN: &[Difference] = &[
         name: "connect-with-length",
         reason: "CONNECT in HTTP/2 with a content-length costs the connection: what serves it (hyper) ends it",
         is: |_, seen| {
-            let has_length = seen.request.body.is_some() && !seen.request.is_chunked;
+            let has_length = seen.request.body.is_some() && !seen.request.is_chunked
+                || matches!(seen.request.odd, Some(Odd::Length(_)));
             seen.request.is_http2() && seen.request.method == "CONNECT" && has_length
         },
     },
