@@ -88,7 +88,10 @@ pub const MEANT: &[Difference] = &[
     Difference {
         name: "early-reply",
         reason: "whether an answer of its own comes before the request's body does is chance",
-        is: |found, seen| found.aspect == "header connection" && seen.request.body.is_some(),
+        is: |found, seen| {
+            let is_about = matches!(found.aspect.as_str(), "header connection" | "kept");
+            is_about && !seen.request.is_http2() && seen.request.body.is_some()
+        },
     },
     Difference {
         name: "hash-cookie",
@@ -186,7 +189,8 @@ pub const OPEN: &[Difference] = &[
         name: "connect-with-length",
         reason: "CONNECT in HTTP/2 with a content-length costs the connection: what serves it (hyper) ends it",
         is: |_, seen| {
-            let has_length = seen.request.body.is_some() && !seen.request.is_chunked;
+            let has_length = seen.request.body.is_some() && !seen.request.is_chunked
+                || matches!(seen.request.odd, Some(Odd::Length(_)));
             seen.request.is_http2() && seen.request.method == "CONNECT" && has_length
         },
     },

@@ -55,7 +55,10 @@ pub(crate) async fn answer(
     let survey = Survey::of(&parts.headers);
     exchange.expects = survey.expect && expect::asks_first(&parts.headers);
     let mut context = AnswerContext {
-        grpc: survey.content && timeout::is_grpc(&parts.headers),
+        // CONNECT has no path, and is no call (Envoy: Grpc::Common::isGrpcRequestHeaders).
+        grpc: survey.content
+            && parts.uri.path_and_query().is_some()
+            && timeout::is_grpc(&parts.headers),
         ..AnswerContext::default()
     };
     let Admitted {

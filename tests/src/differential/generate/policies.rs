@@ -50,7 +50,7 @@ impl Make {
             return;
         }
         if self.chance(50) {
-            route["timeout"] = json!("0.5s");
+            route["timeout"] = json!("2s");
             route["retries"] = json!({"attempts": 0});
         } else {
             let attempts = 1 + self.0.u8(..2);
@@ -61,9 +61,9 @@ impl Make {
                 "connect-failure",
                 "refused-stream",
             ]);
-            route["timeout"] = json!("5s");
+            route["timeout"] = json!("10s");
             route["retries"] =
-                json!({"attempts": attempts, "retryOn": retry_on, "perTryTimeout": "0.3s"});
+                json!({"attempts": attempts, "retryOn": retry_on, "perTryTimeout": "1s"});
         }
     }
 
