@@ -6,7 +6,6 @@
 
 mod affinity;
 mod basic;
-mod flows;
 mod latency;
 mod policies;
 mod refusals;
@@ -35,7 +34,6 @@ pub(crate) const CASES: &[&[Case]] = &[
     policies::CASES,
     udp::CASES,
     sockets::CASES,
-    flows::CASES,
 ];
 
 pub(crate) const SETTING: Setting = Setting {

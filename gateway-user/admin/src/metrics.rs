@@ -63,25 +63,6 @@ pub fn text(status: &Status) -> String {
             "Elements in the maps.",
             elements.map(|(map, count)| (vec![("map", map.as_str())], *count as f64)),
         );
-        if let Some(flows) = datapath.flows {
-            let states = [
-                ("places", flows.places),
-                ("recorded", flows.recorded),
-                ("established", flows.established),
-            ];
-            text.family(
-                "nodegate_datapath_flows",
-                "gauge",
-                "Flows of packets: how many there is room for, are recorded, are established.",
-                states.map(|(state, count)| (vec![("what", state)], count as f64)),
-            );
-            text.number(
-                "nodegate_datapath_flow_buckets_full",
-                "gauge",
-                "Parts of the flow table in which no new flow finds room.",
-                flows.full_buckets as f64,
-            );
-        }
         let decisions = datapath.decisions.iter();
         text.family(
             "nodegate_datapath_decisions_total",
@@ -147,7 +128,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DatapathStatus, FlowsStatus, SnapshotStatus, SourceStatus};
+    use crate::status::{DatapathStatus, SnapshotStatus, SourceStatus};
 
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {
@@ -175,12 +156,6 @@ mod tests {
                 uplinks: vec!["eth0".into()],
                 elements: BTreeMap::from([("services".into(), 3)]),
                 decisions: BTreeMap::from([("chosen".into(), 12), ("clash".into(), 0)]),
-                flows: Some(FlowsStatus {
-                    places: 64,
-                    recorded: 9,
-                    established: 8,
-                    full_buckets: 1,
-                }),
                 heartbeat_age: Some(1.5),
                 failures: Vec::new(),
             }),
@@ -196,9 +171,6 @@ mod tests {
             "# TYPE nodegate_datapath_heartbeat_age_seconds gauge",
             "nodegate_datapath_heartbeat_age_seconds 1.5",
             "nodegate_datapath_map_elements{map=\"services\"} 3",
-            "nodegate_datapath_flows{what=\"places\"} 64",
-            "nodegate_datapath_flows{what=\"established\"} 8",
-            "nodegate_datapath_flow_buckets_full 1",
             "# TYPE nodegate_datapath_decisions_total counter",
             "nodegate_datapath_decisions_total{reason=\"chosen\"} 12",
             "nodegate_datapath_decisions_total{reason=\"clash\"} 0",

@@ -9,7 +9,6 @@ use std::{
 
 use gateway_common::{
     Address, UNSPECIFIED,
-    conntrack::BUCKETS,
     maps::{SCHEMA, Settings},
 };
 use ipnet::IpNet;
@@ -187,7 +186,7 @@ fn settings(config: &KubeProxyConfig, choices: &Choices) -> Settings {
                 config.v4.localhost_node_ports,
                 Settings::FLAG_LOCALHOST_NODE_PORTS,
             ),
-        buckets: BUCKETS,
+        reserved: 0,
         host_netns: 0,
         generation: 1,
         node_v4: own(&config.v4),

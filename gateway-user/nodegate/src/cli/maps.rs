@@ -230,7 +230,7 @@ impl Row for BackendRow {
 
 impl Row for FlowRow {
     const HEADER: &'static [&'static str] = &[
-        "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "SERVICE", "IDLE", "STATE",
+        "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "SERVICE", "IDLE", "CLOSING",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -246,7 +246,7 @@ impl Row for FlowRow {
             },
             dash(&self.service),
             format!("{}s", self.idle),
-            self.state.to_owned(),
+            mark(self.closing),
         ]
     }
 }

@@ -138,10 +138,6 @@ struct RedirectorArgs {
         value_delimiter = ','
     )]
     pod_devices: Vec<String>,
-    /// For how many flows of packets there is room, 114 bytes each. Without it: one for 64 KiB of the
-    /// machine's memory, from 32768 to 1048576. Maps that are pinned keep their size until `nodegate cleanup`
-    #[arg(long, env = "NODEGATE_FLOW_TABLE", value_name = "FLOWS")]
-    flow_table: Option<u32>,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: AttachArg,
@@ -426,7 +422,6 @@ impl RedirectorArgs {
             masquerade: self.masquerade.into(),
             knows_pods: true,
             pod_devices: self.pod_devices.clone(),
-            flow_table: self.flow_table,
         })
     }
 }
