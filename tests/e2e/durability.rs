@@ -50,6 +50,11 @@ pub(crate) const CASES: &[Case] = &[
         refused,
     ),
     (
+        "durable_a_trace_ends_with_its_client",
+        one_node("s1"),
+        trace_ends,
+    ),
+    (
         "durable_cleanup_ends_the_redirection",
         one_node("s1"),
         cleanup,
@@ -359,6 +364,29 @@ fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
     );
     same!(pinned(scene)?, before, "links and maps");
     new_connections_work(scene).context("with the maps as they were")
+}
+
+/// However it ends: the kernel stops reporting.
+fn trace_ends(scene: &Scene) -> anyhow::Result<()> {
+    let tracing = || -> anyhow::Result<bool> {
+        let settings = scene.testbed.pin_dir("node1").join("settings");
+        let settings = settings.to_str().context("a name in ASCII")?;
+        let dump = ["-j", "map", "dump", "pinned", settings];
+        let shown = scene.run("node1", Program::Bpftool, &dump)?;
+        let elements: Vec<Value> = serde_json::from_str(&shown)?;
+        // `schema`, then `trace`.
+        Ok(elements[0]["value"][4] != "0x00")
+    };
+    let begins = || scene.trace("node1");
+    // Killed, while nothing happens that it would be told.
+    drop(begins()?);
+    wait(|| Ok((!tracing()?).then_some(()))).context("after SIGKILL")?;
+    let trace = begins()?;
+    anyhow::ensure!(tracing()?, "there is a trace");
+    drop(trace);
+    wait(|| Ok((!tracing()?).then_some(()))).context("after the second one")?;
+    scene.run("node1", Program::Nodegate, &["trace", "--for", "500ms"])?;
+    wait(|| Ok((!tracing()?).then_some(()))).context("after --for")
 }
 
 /// Without CAP_PERFMON, the kernel's verifier has stricter rules, and refuses the programs.
