@@ -34,6 +34,10 @@ const WITHOUT: &[(&str, &str)] = &[
         "a name in the statistics of Envoy",
     ),
     ("ServiceEntry.location", "whether sidecars speak TLS to it"),
+    (
+        "ServiceEntry.addresses[]",
+        "by which sidecars know its connections",
+    ),
     ("WorkloadEntry.serviceAccount", "whom sidecars expect there"),
 ];
 
