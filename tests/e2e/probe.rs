@@ -69,8 +69,6 @@ pub(crate) enum Task {
     Download { to: SocketAddr, bytes: usize },
     /// A request with a body of this many bytes.
     Upload { to: SocketAddr, bytes: usize },
-    /// A datagram to each from one socket, there and back again; each is answered before the next.
-    Round { to: [SocketAddr; 3] },
 }
 
 /// What became of one connection or datagram.
@@ -295,14 +293,6 @@ pub(crate) fn run() -> Option<ExitCode> {
 
 fn perform(task: Task) -> anyhow::Result<()> {
     match task {
-        Task::Round { to } => {
-            let socket = socket(to[0], false, patience::limit())?;
-            let back = to.iter().rev();
-            for (number, to) in (0..).zip(to.iter().chain(back)) {
-                let text = format!("round {number}");
-                say(&timed(|| datagram(&socket, *to, false, text.as_bytes())))?;
-            }
-        }
         Task::Tcp {
             to,
             times,

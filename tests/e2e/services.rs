@@ -6,7 +6,6 @@
 
 mod affinity;
 mod basic;
-mod datagrams;
 mod latency;
 mod policies;
 mod refusals;
@@ -35,7 +34,6 @@ pub(crate) const CASES: &[&[Case]] = &[
     policies::CASES,
     udp::CASES,
     sockets::CASES,
-    datagrams::CASES,
 ];
 
 pub(crate) const SETTING: Setting = Setting {
