@@ -226,7 +226,14 @@ pub fn route(known: &Known<'_>, listener: u16, request: Option<&Request>) -> Opt
     let found = listeners.find(|candidate| candidate.port == listener)?;
     let mut routed = match &found.protocol {
         ListenerProtocol::Tcp(route) => tcp(known, listener, route),
-        ListenerProtocol::Http(routes) => http(known, listener, routes, request),
+        ListenerProtocol::Http(routes) => match request {
+            Some(request) if request.tls.is_some() => Routed {
+                request: Some(request.clone()),
+                end: secure::on_a_plain_port(),
+                ..http(known, listener, routes, None)
+            },
+            _ => http(known, listener, routes, request),
+        },
         ListenerProtocol::Tls(tls) => secure::route(known, listener, tls, request),
     };
     if let (End::Endpoint, Some(fault)) = (&routed.end, fault(&routed)) {
@@ -277,10 +284,6 @@ fn http(
     };
     let http = match request {
         None => http,
-        Some(request) if request.tls.is_some() && !routes.name.starts_with("https.") => {
-            routed.end = secure::on_a_plain_port();
-            http
-        }
         Some(request) => match Parsed::of(request) {
             Ok(parsed) => matched(known, routes, &parsed, http, &mut routed),
             Err(text) => {

@@ -2,29 +2,10 @@
 //! checked, and not of a running cluster, whose Services may have nothing to do with Istio.
 
 use k8s_openapi::api::core::v1::ServicePort;
-use nodegate_resources::Resources;
+use nodegate_resources::{Resources, istio::words::is_protocol_name};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use crate::ports::ports;
-
-/// What may stand in front of the first hyphen of a port's name, or in `appProtocol` (`Parse` of istio's
-/// pkg/config/protocol).
-const PROTOCOLS: [&str; 14] = [
-    "tcp",
-    "udp",
-    "grpc",
-    "grpc-web",
-    "http",
-    "http_proxy",
-    "http2",
-    "https",
-    "tls",
-    "mongo",
-    "redis",
-    "mysql",
-    "hbone",
-    "doublehbone",
-];
 
 /// Configures the proxy of a pod.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
@@ -99,5 +80,5 @@ fn says_a_protocol(port: &ServicePort) -> bool {
         .unwrap_or_default()
         .to_ascii_lowercase();
     let first = name.split('-').next().unwrap_or_default();
-    name.starts_with("grpc-web") || PROTOCOLS.contains(&first)
+    name.starts_with("grpc-web") || is_protocol_name(first)
 }

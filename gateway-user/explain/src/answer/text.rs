@@ -288,7 +288,7 @@ fn tcp_rows(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
         index,
     } = origin;
     let route = match &routed.tls {
-        Some(tls) if tls.chain.starts_with("tls.") => "tls",
+        Some(tls) if tls.passed_on => "tls",
         _ => "tcp",
     };
     let text = format!("{route}[{index}] of {kind} {namespace}/{name}");

@@ -17,6 +17,8 @@ pub struct Secured {
     pub chain: String,
     /// The names that the server is for; empty: all.
     pub server_names: Vec<String>,
+    /// Whether TLS goes on as it is.
+    pub passed_on: bool,
     /// In words.
     pub how: String,
 }
@@ -78,6 +80,7 @@ pub(super) fn route(
     routed.tls = Some(Secured {
         chain: chain.name.clone(),
         server_names: chain.server_names.clone(),
+        passed_on: chain.protocol.tls().is_none(),
         how: how(&chain.protocol),
     });
     routed

@@ -126,10 +126,10 @@ mod tests {
             narrow.fit(row, 12),
             "result      refused: the\n            Service has no\n            endpoints\n"
         );
-        let rule = "      -A KUBE-SVC-XXXXXXXXXXXXXXXX -j KUBE-SEP-XXXXXXXXXXXXXXXX\nshort\n";
+        let rule = "      -A KUBE-SVC-G6D3V5KS3PXPUEDS -j KUBE-SEP-LAV34IONK7IOT5SV\nshort\n";
         assert_eq!(
             narrow.fit(rule, 12),
-            "      -A\n        KUBE-SVC-XXXXXXXXXXXXXXXX\n        -j\n        KUBE-SEP-XXXXXXXXXXXXXXXX\nshort\n"
+            "      -A\n        KUBE-SVC-G6D3V5KS3PXPUEDS\n        -j\n        KUBE-SEP-LAV34IONK7IOT5SV\nshort\n"
         );
         assert_eq!(Layout::WIDE.fit(row, 12), row);
     }

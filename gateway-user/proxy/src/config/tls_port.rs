@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nodegate_model::gateway::{self as model, ChainProtocol, TlsListener};
 use nodegate_route::SniTable;
+use rustc_hash::FxHashMap;
 
 use super::{
     clusters::{Changes, Clusters},
@@ -17,6 +18,8 @@ use crate::tls::ServerTls;
 #[derive(Debug)]
 pub(crate) struct TlsPort {
     table: Arc<SniTable>,
+    /// The place of each chain by its name: every request looks for the routes that are in force now.
+    places: Arc<FxHashMap<Arc<str>, usize>>,
     chains: Vec<Arc<Chain>>,
 }
 
@@ -48,9 +51,12 @@ impl TlsPort {
             let old = previous.and_then(|previous| previous.named(&chain.name));
             Arc::new(Chain::new(chain, old, clusters))
         });
+        let chains: Vec<_> = chains.collect();
+        let names = chains.iter().map(|chain| Arc::clone(&chain.name));
         Self {
             table: Arc::new(SniTable::new(listener)),
-            chains: chains.collect(),
+            places: Arc::new(names.zip(0..).collect()),
+            chains,
         }
     }
 
@@ -66,6 +72,7 @@ impl TlsPort {
         }
         is_changed.then(|| Self {
             table: Arc::clone(&self.table),
+            places: Arc::clone(&self.places),
             chains,
         })
     }
@@ -78,7 +85,8 @@ impl TlsPort {
 
     /// The chain of this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Chain>> {
-        self.chains.iter().find(|chain| *chain.name == *name)
+        let place = *self.places.get(name)?;
+        self.chains.get(place)
     }
 
     /// All chains.

@@ -206,7 +206,9 @@ impl Begun {
             }
         };
         let (_, session) = stream.get_ref();
-        let shown = session.peer_certificates().and_then(<[_]>::first);
+        // It is a header of requests.
+        let shown = self.chain.http().and_then(|_| session.peer_certificates());
+        let shown = shown.and_then(<[_]>::first);
         let security = Rc::new(Security {
             chain: Arc::clone(&self.chain.name),
             server_name: self.server_name,

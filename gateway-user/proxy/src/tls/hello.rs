@@ -62,11 +62,11 @@ pub(super) async fn read(stream: &mut TcpStream) -> Result<Hello, NoHello> {
         }
         let mut new = &read[before..];
         while !new.is_empty() {
-            // It takes what it has room for, and takes it apart below.
-            match acceptor.read_tls(&mut new) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
+            // It has no room where more comes than any first message needs.
+            let Ok(1..) = acceptor.read_tls(&mut new) else {
+                let told = "more than a first message".to_owned();
+                return Err(NoHello::Bad(rustls::Error::General(told)));
+            };
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => return Ok(Hello { accepted, read }),

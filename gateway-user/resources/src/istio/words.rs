@@ -24,6 +24,31 @@ pub trait Word: Copy + 'static {
 #[error("`{0}` is not among what is known")]
 pub struct UnknownWord(String);
 
+/// What a port may say that is spoken there: as its protocol, in front of the first hyphen of its name, or as
+/// `appProtocol` (`Parse` of istio's pkg/config/protocol).
+const PROTOCOL_NAMES: [&str; 14] = [
+    "tcp",
+    "udp",
+    "grpc",
+    "grpc-web",
+    "http",
+    "http_proxy",
+    "http2",
+    "https",
+    "tls",
+    "mongo",
+    "redis",
+    "mysql",
+    "hbone",
+    "doublehbone",
+];
+
+/// Whether a text is the name of a protocol, in any case.
+pub fn is_protocol_name(text: &str) -> bool {
+    let mut names = PROTOCOL_NAMES.iter();
+    names.any(|name| text.eq_ignore_ascii_case(name))
+}
+
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident {
         $($(#[$variant_doc:meta])* $variant:ident = $($word:literal)|+,)*

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use super::Findings;
 use crate::{
     istio::{
-        Gateway, L4Match, Opaque, Server, ServerTls, ServiceEntry, VirtualService, Workload,
-        WorkloadEntry,
+        Gateway, L4Match, Opaque, Server, ServiceEntry, VirtualService, Workload, WorkloadEntry,
+        words::{ServerProtocol, is_protocol_name},
     },
     names,
     object::Body,
@@ -90,46 +90,18 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
             findings.not_admitted(path, &format!("`{domain}` is no domain"), fix);
         }
     }
-    let protocol = server.port.protocol.to_ascii_uppercase();
-    let is_tls = matches!(protocol.as_str(), "HTTPS" | "TLS");
-    let path = format!("{path}.tls");
-    match &server.tls {
-        None if is_tls => {
-            let message = format!("missing: with {protocol} it says how TLS is served");
-            findings.not_admitted(
-                path,
-                &message,
-                "such as `{mode: SIMPLE, credentialName: web}`",
-            );
-        }
-        None => {}
-        Some(tls) => server_tls(tls, is_tls, &path, findings),
-    }
-}
-
-fn server_tls(tls: &ServerTls, is_tls: bool, path: &str, findings: &mut Findings<'_>) {
-    let mode = tls.mode.as_str();
-    let is_passed = matches!(mode, "" | "PASSTHROUGH" | "AUTO_PASSTHROUGH");
-    let files = [
-        ("serverCertificate", &tls.server_certificate),
-        ("privateKey", &tls.private_key),
-        ("caCertificates", &tls.ca_certificates),
-    ];
-    let is_bare = is_passed && files.iter().all(|(_, file)| file.is_empty());
-    if !(is_tls || is_bare) {
+    let is_tls = matches!(
+        server.port.protocol(),
+        Ok(ServerProtocol::Https | ServerProtocol::Tls)
+    );
+    if let Some(tls) = server.tls.as_ref().filter(|_| !is_tls)
+        && (tls.mode().is_err()
+            || !tls.certificate_files().is_empty()
+            || !tls.ca_certificates.is_empty())
+    {
         let message = "only HTTPS and TLS have more than `httpsRedirect` here";
-        findings.not_admitted(path, message, "remove it, or change the port's protocol");
-    }
-    let in_secret = tls.credentials().next().is_some();
-    let of_servers = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"];
-    if of_servers.contains(&mode) && !in_secret && tls.tls_certificates.is_empty() {
-        for (field, file) in files {
-            if file.is_empty() && (field != "caCertificates" || mode != "SIMPLE") {
-                let message = format!("missing: {mode} needs it");
-                let fix = "name a file, or use `credentialName`";
-                findings.not_admitted(format!("{path}.{field}"), &message, fix);
-            }
-        }
+        let fix = "remove it, or change the port's protocol";
+        findings.not_admitted(format!("{path}.tls"), message, fix);
     }
 }
 
@@ -308,7 +280,7 @@ fn service_entry(entry: &ServiceEntry, findings: &mut Findings<'_>) {
             let fix = "letters, digits and `-`";
             findings.not_admitted(format!("{path}.name"), &message, fix);
         }
-        if !is_protocol(&port.protocol) {
+        if !port.protocol.is_empty() && !is_protocol_name(&port.protocol) {
             let message = format!("`{}` is not a protocol", port.protocol);
             let fix = "HTTP, HTTP2, GRPC, HTTPS, TLS or TCP";
             findings.not_admitted(format!("{path}.protocol"), &message, fix);
@@ -325,26 +297,6 @@ fn service_entry(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         }
     }
     export_to(&spec.export_to, Exported::Entry, findings);
-}
-
-/// `protocol.Parse` of istio's pkg/config/protocol; nothing is a protocol that is found out.
-fn is_protocol(text: &str) -> bool {
-    let known = [
-        "",
-        "tcp",
-        "udp",
-        "grpc",
-        "grpc-web",
-        "http",
-        "http_proxy",
-        "http2",
-        "https",
-        "tls",
-        "mongo",
-        "redis",
-        "mysql",
-    ];
-    known.iter().any(|known| text.eq_ignore_ascii_case(known))
 }
 
 fn of_workload(workload: &Workload, findings: &mut Findings<'_>) {
