@@ -15,7 +15,7 @@ use super::{
 };
 
 pub use missing::NoDestination;
-pub use named::named_destinations;
+pub use named::{consequence, is_for_gateways, named_destinations};
 
 /// What follows `name.namespace` in the host of a Service.
 const SERVICES: &str = ".svc.cluster.local";

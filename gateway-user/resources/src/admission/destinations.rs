@@ -9,7 +9,8 @@ use nodegate_values::{
 use crate::{
     istio::{Destination, DestinationRule, VirtualService},
     lookup::{
-        Destinations, NoDestination, full_host, gateway_reference, named_destinations, service_of,
+        Destinations, NoDestination, consequence, full_host, gateway_reference, is_for_gateways,
+        named_destinations, service_of,
     },
     object::{Body, Object},
 };
@@ -46,7 +47,7 @@ impl Round {
                             !named_destinations(before).any(|(_, before)| before == destination)
                         })
                     };
-                    let on_gateway = on_gateway(&object, service);
+                    let on_gateway = is_for_gateways(&object, service);
                     let severity = if on_gateway
                         && misses.iter().any(|(_, destination, _)| is_new(destination))
                     {
@@ -99,13 +100,6 @@ fn no_subject(
     Some(object.report(Severity::Warning, "spec.host", message, fix))
 }
 
-/// Whether a gateway may apply it. What others delegate to is applied where they are.
-fn on_gateway(object: &Object, service: &VirtualService) -> bool {
-    let mut names = service.spec.gateways.iter();
-    service.spec.hosts.is_empty()
-        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
-}
-
 fn report(
     object: &Object,
     severity: Severity,
@@ -121,11 +115,7 @@ fn report(
     let consequence = match severity {
         Severity::Error => "the last accepted version stays in force",
         _ if !on_gateway => "only sidecars would have this route",
-        _ if path.starts_with("spec.tcp") || path.starts_with("spec.tls") => {
-            "connections to it are closed"
-        }
-        _ if path.contains(".mirror") => "no copies are sent",
-        _ => "requests to it are answered with 503",
+        _ => consequence(path),
     };
     let field = format!("{path}.{field}");
     object.report(severity, field, format!("{message}; {consequence}"), fix)

@@ -1,6 +1,10 @@
 //! The destinations that a VirtualService names.
 
-use crate::istio::{Destination, RouteDestination, VirtualService};
+use super::gateway_reference;
+use crate::{
+    istio::{Destination, RouteDestination, VirtualService},
+    object::Object,
+};
 
 /// All destinations, each with its path.
 pub fn named_destinations(
@@ -24,6 +28,24 @@ pub fn named_destinations(
         found.extend(of_route(&route.route, &format!("spec.tcp[{index}]")));
     }
     found.into_iter()
+}
+
+/// Whether a gateway may apply a VirtualService. What others delegate to is applied where they are.
+pub fn is_for_gateways(object: &Object, service: &VirtualService) -> bool {
+    let mut names = service.spec.gateways.iter();
+    service.spec.hosts.is_empty()
+        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
+}
+
+/// What comes of it where the destination at this path leads nowhere.
+pub fn consequence(path: &str) -> &'static str {
+    if path.starts_with("spec.tcp") || path.starts_with("spec.tls") {
+        "connections to it are closed"
+    } else if path.contains(".mirror") {
+        "no copies are sent"
+    } else {
+        "requests to it are answered with 503"
+    }
 }
 
 fn of_route<'v>(

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodegate_resources::{
     Resources,
-    istio::{Destination, VirtualService},
+    istio::VirtualService,
     lookup::{
-        Destinations, RuleUser, full_host, gateway_reference, is_exported, named_destinations,
+        Destinations, RuleUser, consequence, full_host, is_exported, is_for_gateways,
+        named_destinations,
     },
     object::Object,
 };
@@ -29,6 +30,7 @@ pub(super) fn report(
         labels: &identity.labels,
     };
     let ours = gateways(resources, identity);
+    let by_sidecars = by_sidecars(resources);
     for (object, service) in resources.virtual_services() {
         let bound = BoundService {
             object,
@@ -54,7 +56,7 @@ pub(super) fn report(
         // What others delegate to has no Gateways of its own.
         if is_ours || service.spec.hosts.is_empty() {
             diagnostics.extend(hidden(object, service, known, client));
-        } else if !on_gateway(object, service) {
+        } else if !is_for_gateways(object, service) {
             let sidecars = RuleUser {
                 namespace: &object.key.namespace,
                 labels: &BTreeMap::new(),
@@ -62,7 +64,7 @@ pub(super) fn report(
             diagnostics.extend(hidden(object, service, known, sidecars));
         }
         if is_ours {
-            diagnostics.extend(of_sidecars(object, service, resources));
+            diagnostics.extend(of_sidecars(object, service, &by_sidecars));
         }
     }
 }
@@ -79,7 +81,7 @@ fn hidden<'d>(
             return None;
         }
         let why = known.hidden(destination, namespace, client)?;
-        let consequence = if on_gateway(object, service) {
+        let consequence = if is_for_gateways(object, service) {
             consequence(&path)
         } else {
             "only sidecars would have this route"
@@ -90,11 +92,23 @@ fn hidden<'d>(
     })
 }
 
-/// Whether a gateway may apply it. What others delegate to is applied where they are.
-fn on_gateway(object: &Object, service: &VirtualService) -> bool {
-    let mut names = service.spec.gateways.iter();
-    service.spec.hosts.is_empty()
-        || names.any(|name| gateway_reference(name, &object.key.namespace).is_some())
+/// The hosts that a VirtualService for sidecars alone has, and leads to subsets of; of several the first.
+fn by_sidecars(resources: &Resources) -> BTreeMap<String, &Object> {
+    let mut found = BTreeMap::new();
+    for (object, service) in resources.virtual_services() {
+        if is_for_gateways(object, service) {
+            continue;
+        }
+        let full = |host: &str| full_host(host, &object.key.namespace);
+        let own: BTreeSet<_> = service.spec.hosts.iter().map(|host| full(host)).collect();
+        for (_, destination) in named_destinations(service) {
+            let host = full(&destination.host);
+            if !destination.subset.is_empty() && own.contains(&host) {
+                found.entry(host).or_insert(&**object);
+            }
+        }
+    }
+    found
 }
 
 /// Tells of destinations without a subset that another VirtualService has subsets for: its rules are for
@@ -102,7 +116,7 @@ fn on_gateway(object: &Object, service: &VirtualService) -> bool {
 fn of_sidecars(
     object: &Object,
     service: &VirtualService,
-    resources: &Resources,
+    by_sidecars: &BTreeMap<String, &Object>,
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (path, destination) in named_destinations(service) {
@@ -110,16 +124,7 @@ fn of_sidecars(
             continue;
         }
         let host = full_host(&destination.host, &object.key.namespace);
-        let other = resources.virtual_services().find(|(other, of)| {
-            let namespace = &other.key.namespace;
-            let is_host = |name: &String| full_host(name, namespace) == host;
-            let has_subset =
-                |(_, to): (String, &Destination)| !to.subset.is_empty() && is_host(&to.host);
-            !on_gateway(other, of)
-                && of.spec.hosts.iter().any(is_host)
-                && named_destinations(of).any(has_subset)
-        });
-        if let Some((other, _)) = other {
+        if let Some(other) = by_sidecars.get(&host) {
             let message = format!(
                 "no subset is named, and only sidecars go by the subsets of {}",
                 other.key
@@ -180,14 +185,4 @@ fn unnamed_ports(
         found.push(object.report(severity, format!("{path}.port"), message, fix));
     }
     found
-}
-
-fn consequence(path: &str) -> &'static str {
-    if path.starts_with("spec.tcp") {
-        "connections to it are closed"
-    } else if path.contains(".mirror") {
-        "no copies are sent"
-    } else {
-        "requests to it are answered with 503"
-    }
 }
