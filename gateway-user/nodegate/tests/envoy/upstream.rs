@@ -201,17 +201,25 @@ async fn serve(mut stream: TcpStream, name: &'static str, manner: Manner, copies
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
             let _ = stream.write_all(head).await;
         }
-        Manner::Verbatim => {
-            let head = read_head(&mut stream).await;
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let answer = head.lines().find_map(|line| line.strip_prefix("answer: "));
-            let answer = answer.unwrap_or_default().replace('^', "\r\n");
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
+        Manner::Verbatim => while verbatim(&mut stream).await {},
         Manner::Switch => switch(stream).await,
         // `serve_tls` does that.
         Manner::Tls(_) | Manner::TlsSwitch => {}
     }
+}
+
+/// Answers what a request says in its header `answer`, `^` for a line's end; whether it goes on after
+/// that. It ends where the answer ends with `$`, and where a proxy does: one that ended unasked after a
+/// whole answer would be asked again by a proxy that has not seen the end yet.
+async fn verbatim(stream: &mut TcpStream) -> bool {
+    let head = read_head(stream).await;
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(answer) = head.lines().find_map(|line| line.strip_prefix("answer: ")) else {
+        return false;
+    };
+    let whole = answer.strip_suffix('$');
+    let bytes = whole.unwrap_or(answer).replace('^', "\r\n");
+    stream.write_all(bytes.as_bytes()).await.is_ok() && whole.is_none()
 }
 
 /// Greets in another protocol, says everything again, and `bye`.
