@@ -15,7 +15,8 @@
 use crate::{
     Address, halves, is_loopback, is_v4,
     maps::{
-        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
+        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, ShareKey,
+        Slot, SlotKey,
     },
 };
 
@@ -41,6 +42,10 @@ pub trait Tables {
     fn remember(&self, key: &AffinityKey, backend: u32);
     /// A uniformly distributed number.
     fn random(&self) -> u32;
+    /// Whose turn it is at a Service whose backends take turns: below `size`, the number of its slots.
+    fn turn(&self, service: u32, size: u32) -> u32;
+    /// Counts a connection of a destination.
+    fn count_share(&self, key: &ShareKey);
 }
 
 /// Who asks.
@@ -527,14 +532,26 @@ fn choose<T: Tables>(
     let (reason, choice) = if let Some(choice) = known {
         (Reason::Affinity, choice)
     } else {
+        let in_turn = service.flags & Service::FLAG_IN_TURN != 0;
         let slot = SlotKey {
             service: service.id,
             generation: service.generation,
-            index: first + scale(tables.random(), size),
+            index: first
+                + if in_turn {
+                    tables.turn(service.id, size)
+                } else {
+                    scale(tables.random(), size)
+                },
         };
         let Some(slot) = tables.slot(&slot) else {
             return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
         };
+        if slot.share != 0 {
+            tables.count_share(&ShareKey {
+                service: service.id,
+                share: slot.share as u32,
+            });
+        }
         (Reason::Chosen, *slot)
     };
     if service.affinity != 0 {
@@ -601,7 +618,7 @@ fn masquerade(flow: &Flow, settings: &Settings, way: Way, choice: &Slot) -> Masq
 /// Maps a uniform 32-bit number onto `0..n` without a division; off from uniform by less than
 /// n / 2^32.
 #[inline(always)]
-const fn scale(random: u32, n: u32) -> u32 {
+pub const fn scale(random: u32, n: u32) -> u32 {
     ((random as u64 * n as u64) >> 32) as u32
 }
 

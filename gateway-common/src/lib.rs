@@ -25,7 +25,7 @@
     reason = "BPF passes at most five arguments and no struct by value between functions"
 )]
 
-mod atomic;
+pub mod atomic;
 pub mod conntrack;
 pub mod crc32c;
 pub mod decide;

@@ -6,6 +6,8 @@
 //! | `services` | [`ServiceKey`] | [`Service`] | daemon |
 //! | `slots` | [`SlotKey`] | [`Slot`] | daemon |
 //! | `backends` | id: u32 | [`Backend`] | daemon |
+//! | `turns` | service id: u32 | u64 | both |
+//! | `shares` | [`ShareKey`] | [`Share`] | daemon, and its count the kernel |
 //! | `source_ranges` | prefix length, [`SourceRange`] | 1: u32 | daemon |
 //! | `pod_networks` | prefix length, [`AddressKey`] | 1: u32 | daemon |
 //! | `node_addresses` | [`AddressKey`] | [`NodeAddress`] | daemon |
@@ -26,7 +28,7 @@ use crate::Address;
 pub use crate::conntrack::{BUCKETS, Bucket, Record};
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Capacity of `services`: frontends, and one guard for each cluster IP.
 pub const MAX_SERVICES: u32 = 131_072;
@@ -34,6 +36,10 @@ pub const MAX_SERVICES: u32 = 131_072;
 pub const MAX_SLOTS: u32 = 524_288;
 /// Capacity of `backends`: one per (Service port, endpoint).
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Capacity of `turns`: one per Service port whose backends take turns.
+pub const MAX_TURNS: u32 = 16_384;
+/// Capacity of `shares`: one per destination of such a Service port.
+pub const MAX_SHARES: u32 = 65_536;
 /// Capacity of `source_ranges`.
 pub const MAX_SOURCE_RANGES: u32 = 16_384;
 /// Capacity of `pod_networks`.
@@ -213,6 +219,9 @@ impl Service {
     pub const FLAG_HAS_ENDPOINTS: u32 = 32;
     /// The frontend is a load balancer IP (or an external IP: without this flag).
     pub const FLAG_LOAD_BALANCER: u32 = 64;
+    /// Backends take turns in the order of the slots, instead of by chance: see `turns`. A backend may have
+    /// several slots.
+    pub const FLAG_IN_TURN: u32 = 128;
 }
 
 /// A place in a Service's set of backends.
@@ -241,19 +250,42 @@ pub struct Slot {
     pub port: u16,
     /// 1 if the pod runs on this node ([`Backend::FLAG_LOCAL`]), else 0.
     pub local: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// [`ShareKey::share`] of the destination whose turn it is; 0: none.
+    pub share: u8,
+}
+
+/// A destination among those that share a Service port's connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShareKey {
+    /// [`Service::id`].
+    pub service: u32,
+    /// 1 to 255, as slots say it.
+    pub share: u32,
+}
+
+/// Bytes for the name of a destination and a terminating zero. A longer name is cut.
+pub const SHARE_NAME_BYTES: usize = 256;
+
+/// What a destination has got.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Connections that it was chosen for.
+    pub connections: u64,
+    /// Its name, such as `outbound|9000|v1|tcp-echo.default.svc.cluster.local`. Zero-terminated UTF-8.
+    pub name: [u8; SHARE_NAME_BYTES],
 }
 
 impl Slot {
-    /// The slot of a backend.
+    /// The slot of a backend that is no destination's.
     pub const fn new(id: u32, backend: &Backend) -> Self {
         Self {
             address: backend.address,
             backend: id,
             port: backend.port,
             local: backend.flags & Backend::FLAG_LOCAL,
-            reserved: 0,
+            share: 0,
         }
     }
 }
@@ -443,6 +475,8 @@ mod user {
         super::Service,
         super::SlotKey,
         super::Slot,
+        super::ShareKey,
+        super::Share,
         super::Backend,
         super::SourceRange,
         super::AddressKey,
@@ -474,6 +508,8 @@ mod tests {
         assert_eq!(size_of::<Service>(), 6 * 4);
         assert_eq!(size_of::<SlotKey>(), 3 * 4);
         assert_eq!(size_of::<Slot>(), 16 + 4 + 2 + 1 + 1);
+        assert_eq!(size_of::<ShareKey>(), 2 * 4);
+        assert_eq!(size_of::<Share>(), 8 + SHARE_NAME_BYTES);
         assert_eq!(size_of::<Backend>(), 16 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<SourceRange>(), 4 + 16);
         assert_eq!(size_of::<AffinityKey>(), 4 + 4 + 16);

@@ -13,9 +13,9 @@ use gateway_common::{
     maps::{
         AddressKey, Affinity, AffinityKey, BUCKETS, Backend, Bucket, EVENT_RING_BYTES, FragmentKey,
         Heartbeat, MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_NODE_ADDRESSES,
-        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
-        MAX_TRACE_SERVICES, NodeAddress, Ports, Service, ServiceKey, ServiceName, Settings, Slot,
-        SlotKey, SocketKey, SocketPeer, SourceRange,
+        MAX_POD_NETWORKS, MAX_SERVICES, MAX_SHARES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
+        MAX_TRACE_SERVICES, MAX_TURNS, NodeAddress, Ports, Service, ServiceKey, ServiceName,
+        Settings, Share, ShareKey, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 
@@ -34,6 +34,13 @@ pub(crate) static SLOTS: HashMap<SlotKey, Slot, { MAX_SLOTS as usize }, ON_DEMAN
 
 #[btf_map(name = "backends")]
 pub(crate) static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map(name = "turns")]
+pub(crate) static TURNS: HashMap<u32, u64, { MAX_TURNS as usize }, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "shares")]
+pub(crate) static SHARES: HashMap<ShareKey, Share, { MAX_SHARES as usize }, ON_DEMAND> =
     HashMap::new();
 
 #[btf_map(name = "source_ranges")]

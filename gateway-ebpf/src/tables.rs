@@ -3,15 +3,17 @@
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_get_prandom_u32};
 use gateway_common::{
     Address,
-    decide::Tables,
+    atomic::fetch_add,
+    decide::{Tables, scale},
     maps::{
         AddressKey, Affinity, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings,
-        Slot, SlotKey, SourceRange,
+        ShareKey, Slot, SlotKey, SourceRange,
     },
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS, NODE_ADDRESSES, POD_NETWORKS, SERVICES, SLOTS, SOURCE_RANGES, now, settings,
+    AFFINITY, BACKENDS, NODE_ADDRESSES, POD_NETWORKS, SERVICES, SHARES, SLOTS, SOURCE_RANGES,
+    TURNS, now, settings,
 };
 
 /// The BPF maps as the decision core's tables.
@@ -89,5 +91,25 @@ impl Tables for KernelTables {
     fn random(&self) -> u32 {
         // SAFETY: the helper takes nothing and touches nothing of ours.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn turn(&self, service: u32, size: u32) -> u32 {
+        let Some(next) = TURNS.get_ptr_mut(&service) else {
+            // The daemon makes it before it says that there are turns.
+            return scale(self.random(), size);
+        };
+        // SAFETY: as above, and all CPUs add to it in this way. It has 64 bits, and is aligned so.
+        let turn = unsafe { fetch_add(next, 1) };
+        (turn % u64::from(size)) as u32
+    }
+
+    #[inline(always)]
+    fn count_share(&self, key: &ShareKey) {
+        if let Some(share) = SHARES.get_ptr_mut(key) {
+            // SAFETY: as above; the count is the first field, and the daemon writes it once, before the
+            // element can be found.
+            unsafe { fetch_add(&raw mut (*share).connections, 1) };
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! TCP connections shifted from one version of a service to another.
 
 use std::{
-    io::{Read as _, Write as _},
-    process::Output,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Output, Stdio},
     thread,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use nodegate_programs::Program;
+use serde_json::Value;
 
 use crate::{
     Case, Setting, same,
@@ -42,6 +44,16 @@ pub(crate) const CASES: &[Case] = &[
         open_connections,
     ),
     ("tcp_target_port_defaults_to_port", SETTING, target_port),
+    (
+        "tcp_weights_are_exact_whoever_follows_the_route",
+        SETTING,
+        in_all_modes,
+    ),
+    (
+        "tcp_what_the_kernel_cannot_do_the_proxy_does",
+        SETTING,
+        not_in_the_kernel,
+    ),
 ];
 
 /// What `date` prints in the documentation of Istio.
@@ -149,22 +161,55 @@ fn eight_and_two(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection that is used for long.
+struct Open {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Open {
+    fn new(scene: &Scene, host: &str) -> anyhow::Result<Self> {
+        let mut command = scene.testbed.command(host, Program::Nc)?;
+        command.args(["-N", "-w", &limit(), EXTERNAL.0, &EXTERNAL.1.to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
+    }
+
+    fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        writeln!(self.input, "{line}")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        let Self {
+            mut child, input, ..
+        } = self;
+        drop(input);
+        child.wait()?;
+        Ok(())
+    }
+}
+
 fn open_connections(scene: &Scene) -> anyhow::Result<()> {
     let mut open = Vec::new();
     for _ in 0..5 {
-        let mut command = scene.testbed.command("client", Program::Nc)?;
-        command.args(["-N", "-w", &limit(), EXTERNAL.0, &EXTERNAL.1.to_string()]);
-        command
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut input = child.stdin.take().expect("piped");
-        let mut output = child.stdout.take().expect("piped");
-        input.write_all(b"before\n")?;
-        let mut answer = [0; 11];
-        output.read_exact(&mut answer)?;
-        same!(&answer, b"one before\n", "the first answer");
-        open.push((child, input, output));
+        let mut connection = Open::new(scene, "client")?;
+        same!(
+            connection.ask("before")?,
+            "one before\n",
+            "the first answer"
+        );
+        open.push(connection);
     }
     apply_80_20(scene)?;
     let lines = ten(scene, "client", EXTERNAL)?;
@@ -173,14 +218,102 @@ fn open_connections(scene: &Scene) -> anyhow::Result<()> {
         2,
         "new connections obey the new weights"
     );
-    for (mut child, mut input, mut output) in open {
-        input.write_all(b"after\n")?;
-        drop(input);
-        let mut rest = String::new();
-        output.read_to_string(&mut rest)?;
-        same!(rest, "one after\n", "an open connection stays");
-        child.wait()?;
+    for mut connection in open {
+        same!(
+            connection.ask("after")?,
+            "one after\n",
+            "an open connection stays"
+        );
+        connection.end()?;
     }
+    Ok(())
+}
+
+/// Divides connections by these weights, with an annotation that says who is to.
+fn shift(scene: &Scene, mode: &str, (one, two): (u32, u32)) -> anyhow::Result<()> {
+    let route = |version: &str, weight: u32| {
+        format!(
+            "{{destination: {{host: tcp-echo, port: {{number: 9000}}, subset: {version}}}, weight: {weight}}}"
+        )
+    };
+    let report = scene.testbed.apply_text(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: tcp-echo, namespace: {NAMESPACE}, annotations: {{nodegate.io/tcp-shifting: {mode}}}}}\n\
+         spec: {{hosts: ['*'], gateways: [tcp-echo-gateway], tcp: [{{match: [{{port: 31400}}], route: [{}, {}]}}]}}\n",
+        route("v1", one),
+        route("v2", two),
+    ))?;
+    anyhow::ensure!(!report.has_errors(), "{report:?}");
+    Ok(())
+}
+
+/// How many connections the kernel has sent to destinations of TCP routes.
+fn by_kernel(scene: &Scene) -> anyhow::Result<u64> {
+    let arguments = ["maps", "shares", "-o", "json"];
+    let output = scene.run("node1", Program::Nodegate, &arguments)?;
+    let shown: Value = serde_json::from_str(&output)?;
+    let rows = shown["shares"].as_array().context("a list")?.iter();
+    Ok(rows.filter_map(|row| row["connections"].as_u64()).sum())
+}
+
+/// Weights are changed, and who follows the route, while connections are open that stay where they are.
+fn in_all_modes(scene: &Scene) -> anyhow::Result<()> {
+    let (pod, _) = scene.pod(NAMESPACE, "tcp-echo-v2")?;
+    let mut open = Vec::new();
+    for mode in ["auto", "kernel", "proxy", "auto"] {
+        for weights in [(100, 0), (80, 20), (50, 50), (0, 100)] {
+            shift(scene, mode, weights)?;
+            let expected = ((weights.0 / 10) as usize, (weights.1 / 10) as usize);
+            for host in ["client", "node1", &pod] {
+                let before = by_kernel(scene)?;
+                let lines = ten(scene, host, EXTERNAL)?;
+                let shares = (count(&lines, "one "), count(&lines, "two "));
+                same!(shares, expected, "{mode}, {weights:?}, from {host}");
+                let taken = by_kernel(scene)? - before;
+                let wanted = if mode == "proxy" { 0 } else { 10 };
+                same!(
+                    taken,
+                    wanted,
+                    "{mode}, {weights:?}, from {host}: the kernel's"
+                );
+            }
+            let mut connection = Open::new(scene, "client")?;
+            let first = connection.ask("first")?;
+            open.push((first.replace("first", "last"), connection));
+        }
+    }
+    for (expected, mut connection) in open {
+        same!(connection.ask("last")?, expected, "an open connection");
+        connection.end()?;
+    }
+    Ok(())
+}
+
+fn not_in_the_kernel(scene: &Scene) -> anyhow::Result<()> {
+    let report = scene.testbed.apply_text(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {{name: tcp-echo-destination, namespace: {NAMESPACE}}}\n\
+         spec: {{host: tcp-echo, trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 100}}}}}}, subsets: \
+         [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]}}\n"
+    ))?;
+    anyhow::ensure!(!report.has_errors(), "{report:?}");
+    shift(scene, "kernel", (80, 20))?;
+    let lines = ten(scene, "client", EXTERNAL)?;
+    let shares = (count(&lines, "one "), count(&lines, "two "));
+    same!(shares, (8, 2), "by the proxy");
+    same!(by_kernel(scene)?, 0, "by the kernel");
+    let told = scene.diagnostics("node1")?;
+    let is_it = |line: &String| line.contains("spec.tcp[0]") && line.contains("maxConnections");
+    anyhow::ensure!(told.iter().any(is_it), "status: {told:?}");
+    let target = format!("{}:{}", EXTERNAL.0, EXTERNAL.1);
+    let arguments = ["explain", "192.168.96.1", &target, "-o", "json"];
+    let output = scene.run("node1", Program::Nodegate, &arguments)?;
+    let answer: Value = serde_json::from_str(&output)?;
+    let why = answer["shift"]["against_kernel"].as_str();
+    anyhow::ensure!(
+        why.is_some_and(|why| why.contains("maxConnections")),
+        "{why:?}"
+    );
     Ok(())
 }
 

@@ -31,6 +31,8 @@ struct Collections {
     admitted: HashSet<Address>,
     affinity: RefCell<HashMap<(u32, Address), u32>>,
     random: Cell<u32>,
+    turn: Cell<u32>,
+    shares: RefCell<HashMap<u32, u32>>,
 }
 
 impl Tables for Collections {
@@ -69,6 +71,15 @@ impl Tables for Collections {
     }
     fn random(&self) -> u32 {
         self.random.get()
+    }
+    fn turn(&self, service: u32, size: u32) -> u32 {
+        assert_eq!(service, 7);
+        let turn = self.turn.get();
+        self.turn.set(turn + 1);
+        turn % size
+    }
+    fn count_share(&self, key: &ShareKey) {
+        *self.shares.borrow_mut().entry(key.share).or_default() += 1;
     }
 }
 
@@ -145,6 +156,8 @@ fn node(spec: &Spec<'_>) -> Collections {
         admitted: HashSet::from([OUTSIDE, NODE]),
         affinity: RefCell::default(),
         random: Cell::new(0),
+        turn: Cell::new(0),
+        shares: RefCell::default(),
     };
     for (index, (address, is_local)) in spec.backends.iter().enumerate() {
         let mut flags = Backend::FLAG_IN_CLUSTER_SET;
@@ -573,6 +586,59 @@ fn every_backend_gets_its_share_of_the_random_numbers() {
     for hit in hits {
         assert!(hit.abs_diff(steps / 5) <= 1, "{hit}");
     }
+}
+
+/// 8 and 2 of 10 for the destinations 1 and 2, of which the first has two backends.
+#[test]
+fn backends_take_turns_whatever_they_are_reached_by() {
+    let backends = [1, 2, 3].map(|i| (mapped([10, 10, 1, i]), true));
+    let mut tables = node(&Spec {
+        backends: &backends,
+        ..Spec::default()
+    });
+    // By id; every fifth turn is the third backend's.
+    let order = [100, 101, 102, 100, 101, 100, 101, 102, 100, 101];
+    tables.slots.clear();
+    for (index, id) in order.into_iter().enumerate() {
+        let key = SlotKey {
+            service: 7,
+            generation: 3,
+            index: index as u32,
+        };
+        let share = if id == 102 { 2 } else { 1 };
+        let slot = Slot::new(id, &tables.backends[&id]);
+        tables.slots.insert(key, Slot { share, ..slot });
+    }
+    for service in tables.services.values_mut() {
+        service.cluster = order.len() as u32;
+        service.flags |= Service::FLAG_IN_TURN;
+    }
+    let asks = [
+        (POD, CLUSTER, Origin::PodSocket),
+        (OUTSIDE, NODE_PORT, Origin::Packet),
+    ];
+    let asks = asks.iter().cycle().take(20);
+    let taken: Vec<_> = asks
+        .map(|(client, to, origin)| ask(&tables, *client, *to, *origin).backend)
+        .collect();
+    assert_eq!(taken, [order, order].concat());
+    assert_eq!(*tables.shares.borrow(), HashMap::from([(1, 16), (2, 4)]));
+}
+
+#[test]
+fn a_client_that_stays_takes_no_turn() {
+    let mut tables = node(&Spec {
+        backends: &[(LOCAL, true)],
+        ..Spec::default()
+    });
+    for service in tables.services.values_mut() {
+        service.flags |= Service::FLAG_IN_TURN;
+        service.affinity = 60;
+    }
+    let reasons = [(); 3].map(|()| ask(&tables, POD, CLUSTER, Origin::PodSocket).reason);
+    let [first, then] = [Reason::Chosen, Reason::Affinity];
+    assert_eq!(reasons, [first, then, then]);
+    assert_eq!(tables.turn.get(), 1);
 }
 
 #[test]

@@ -70,6 +70,19 @@ pub fn text(status: &Status) -> String {
             "Decisions by reason since the maps were made.",
             decisions.map(|(reason, count)| (vec![("reason", reason.as_str())], *count as f64)),
         );
+        let shares = datapath.shares.iter();
+        text.family(
+            "nodegate_datapath_shifted_connections_total",
+            "counter",
+            "Connections that the kernel sent to the destinations of TCP routes.",
+            shares.map(|share| {
+                let labels = vec![
+                    ("service", share.service.as_str()),
+                    ("destination", share.destination.as_str()),
+                ];
+                (labels, share.connections as f64)
+            }),
+        );
     }
     if let Some(proxy) = &status.proxy {
         text.number(
@@ -128,7 +141,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DatapathStatus, SnapshotStatus, SourceStatus};
+    use crate::status::{DatapathStatus, ShareStatus, SnapshotStatus, SourceStatus};
 
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {
@@ -156,6 +169,11 @@ mod tests {
                 uplinks: vec!["eth0".into()],
                 elements: BTreeMap::from([("services".into(), 3)]),
                 decisions: BTreeMap::from([("chosen".into(), 12), ("clash".into(), 0)]),
+                shares: vec![ShareStatus {
+                    service: "istio-system/gw:tcp".into(),
+                    destination: "outbound|9000|v1|tcp-echo".into(),
+                    connections: 8,
+                }],
                 heartbeat_age: Some(1.5),
                 failures: Vec::new(),
             }),
@@ -174,6 +192,7 @@ mod tests {
             "# TYPE nodegate_datapath_decisions_total counter",
             "nodegate_datapath_decisions_total{reason=\"chosen\"} 12",
             "nodegate_datapath_decisions_total{reason=\"clash\"} 0",
+            "nodegate_datapath_shifted_connections_total{service=\"istio-system/gw:tcp\",destination=\"outbound|9000|v1|tcp-echo\"} 8",
         ] {
             assert!(text.lines().any(|each| each == line), "{line} in {text}");
         }

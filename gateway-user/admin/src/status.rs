@@ -108,10 +108,24 @@ pub struct DatapathStatus {
     pub elements: BTreeMap<String, usize>,
     /// Decisions by reason since the maps were made.
     pub decisions: BTreeMap<String, u64>,
+    /// What destinations of TCP routes got that the kernel follows.
+    #[serde(default)]
+    pub shares: Vec<ShareStatus>,
     /// Seconds since the redirector last wrote a sign of life into its maps; it does every two seconds.
     pub heartbeat_age: Option<f64>,
     /// What could not be written.
     pub failures: Vec<String>,
+}
+
+/// What a destination of a TCP route got that the kernel follows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// The Service port whose connections are divided.
+    pub service: String,
+    /// Name of the destination's cluster.
+    pub destination: String,
+    /// Connections since it is a destination of the port.
+    pub connections: u64,
 }
 
 /// The proxy side.

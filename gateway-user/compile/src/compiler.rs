@@ -2,8 +2,9 @@
 //!
 //! EndpointSlices decide about nothing but the endpoints of a Service's ports and clusters, and so do Pods
 //! that are no gateways. Where nothing else has changed, what the last state was compiled to is taken on:
-//! only the endpoints of those Services are looked for again, by the functions that do so in the whole. Any
-//! other change is compiled whole, and shares with the last what comes out the same.
+//! only the endpoints of those Services are looked for again, by the functions that do so in the whole. Routes
+//! decide about nothing but TCP routes where this is no gateway. Any other change is compiled whole, and shares
+//! with the last what comes out the same.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,9 +30,9 @@ use crate::{
     identity::{GatewayIdentity, NodeIdentity},
     scope::ServiceScope,
     services::{Labels, behind, gateway_labels, gateway_selectors},
-    share,
+    share, shifting,
     slices::{Named, SliceIndex},
-    whole::{Findings, Subject, Whole, by_object, diagnostics},
+    whole::{Findings, Subject, Whole, by_object},
 };
 
 /// Compiles one state of the objects after the other. The outcome is always that of
@@ -68,11 +69,14 @@ struct Last {
     selectors: BTreeSet<Labels>,
 }
 
-/// What has changed since the last state, where nothing has but EndpointSlices and Pods.
+/// What has changed since the last state, where nothing has but EndpointSlices, Pods and, as long as this is no
+/// gateway, routes.
 #[derive(Debug, Default)]
 struct Touched {
     slices: Vec<TouchedSlice>,
     pods: Vec<Named>,
+    /// Whether a route or a destination of one has.
+    routes: bool,
 }
 
 /// An EndpointSlice as it was and as it is.
@@ -137,7 +141,7 @@ impl Last {
             behind.entry(one.service.clone()).or_default().push(one);
         }
         Self {
-            diagnostics: diagnostics(resources, &made.of_slices, &made.of_others),
+            diagnostics: made.diagnostics(resources),
             slices: SliceIndex::of(resources),
             selectors: gateway_selectors(resources),
             resources: Arc::clone(resources),
@@ -177,6 +181,16 @@ impl Last {
                 }),
                 Body::Pod(_) if self.is_plain_pod(key, before, after) => {
                     touched.pods.push((key.namespace.clone(), key.name.clone()));
+                }
+                Body::VirtualService(_)
+                | Body::DestinationRule(_)
+                | Body::ServiceEntry(_)
+                | Body::WorkloadEntry(_)
+                | Body::AuthorizationPolicy(_)
+                | Body::RequestAuthentication(_)
+                    if self.subject.gateway.is_none() =>
+                {
+                    touched.routes = true;
                 }
                 // Nothing is compiled of it.
                 Body::Namespace(_) | Body::PodMaker(_) => {}
@@ -230,15 +244,15 @@ impl Last {
             .filter_map(|key| self.made.of_slices.remove_entry(key))
             .collect();
         let found = by_object(found);
-        let news = said != found || !resources.diagnostics.is(&self.resources.diagnostics);
+        let mut news = said != found || !resources.diagnostics.is(&self.resources.diagnostics);
         self.made.of_slices.extend(found);
+        if touched.routes || self.has_shifted(&services) {
+            let before = std::mem::take(&mut self.made.of_shifts);
+            self.renew_shifts(resources);
+            news |= before != self.made.of_shifts;
+        }
         if news {
-            let Whole {
-                of_slices,
-                of_others,
-                ..
-            } = &self.made;
-            self.diagnostics = diagnostics(resources, of_slices, of_others);
+            self.diagnostics = self.made.diagnostics(resources);
         }
         self.resources = Arc::clone(resources);
     }
@@ -265,6 +279,39 @@ impl Last {
             }
         }
         services
+    }
+
+    /// Whether a TCP route that takes over a Service port depends on one of the Services.
+    fn has_shifted(&self, services: &BTreeSet<Named>) -> bool {
+        let concerned = shifting::services_of(&self.made.shifted, &self.made.services);
+        !concerned.is_disjoint(services)
+    }
+
+    /// Looks for the TCP routes that take over Service ports.
+    fn renew_shifts(&mut self, resources: &Resources) {
+        let candidates = shifting::candidates(&self.made.services);
+        let gateways = self.endpoints_of(resources, &candidates);
+        let node = &self.subject.node;
+        let shifted = shifting::find(resources, &gateways, &self.made.services, node);
+        let behind = shifting::services_of(&shifted, &self.made.services);
+        let endpoints = self.endpoints_of(resources, &behind);
+        let services = &mut self.made.services;
+        self.made.of_shifts = shifting::settle(&shifted, resources, &endpoints, node, services);
+        self.made.shifted = shifted;
+    }
+
+    /// The endpoints of some Services. What is wrong with their slices has been told.
+    fn endpoints_of<'r>(
+        &self,
+        resources: &'r Resources,
+        services: &BTreeSet<Named>,
+    ) -> Endpoints<'r> {
+        let slices = services.iter().flat_map(|service| {
+            let names = self.slices.of_service(service);
+            names.filter_map(move |name| slice(resources, &service.0, name))
+        });
+        let localities = Arc::clone(&self.made.localities);
+        Endpoints::among(resources, slices, localities, &mut Vec::new())
     }
 
     /// Looks for the endpoints of the Services' clusters; gives how many there are.

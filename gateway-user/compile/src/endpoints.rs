@@ -70,6 +70,14 @@ impl<'r> Endpoints<'r> {
         )
     }
 
+    /// Those of no Service.
+    pub(crate) fn none() -> Self {
+        Self {
+            slices: BTreeMap::new(),
+            localities: Arc::default(),
+        }
+    }
+
     /// Those in some of the slices, which are in the order of their names.
     pub(crate) fn among(
         resources: &'r Resources,

@@ -3,6 +3,7 @@
 //! | part | what it makes |
 //! |---|---|
 //! | [`services`] | Services → what the datapath translates |
+//! | [`shifting`] | TCP routes that are nothing but weights → turns that the datapath takes |
 //! | [`front`] | Gateways and routes → the listeners of a gateway pod |
 //! | [`clusters`] | the destinations of routes → clusters |
 //! | [`endpoints`] | EndpointSlices → the addresses behind each Service port |
@@ -24,6 +25,7 @@ mod scope;
 mod secret;
 mod services;
 mod share;
+mod shifting;
 mod slices;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,9 @@ use nodegate_values::diagnostic::Diagnostic;
 pub use check::check;
 pub use compiled::Compiled;
 pub use compiler::{Compiler, Work};
-pub use identity::{GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, Unenforced};
+pub use identity::{
+    GatewayIdentity, INGRESS_GATEWAY, NodeIdentity, TcpShifting, Unenforced, UnknownShifting,
+};
 pub use publisher::Publisher;
 pub use scope::{Claims, ServiceScope};
 pub use topology::topology;

@@ -95,9 +95,7 @@ impl Cluster {
             labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
             ..GatewayIdentity::default()
         };
-        let node = NodeIdentity {
-            name: "node1".into(),
-        };
+        let node = NodeIdentity::named("node1");
         let compiled = compile(&self.resources(), &node, Some(&identity), scope);
         Publisher::default().publish(compiled)
     }

@@ -14,6 +14,7 @@ use crate::{
     identity::{GatewayIdentity, NodeIdentity},
     scope::{Claims, ServiceScope},
     services::{self, ServiceView},
+    shifting::{self, ShiftedPort},
     topology::topology,
 };
 
@@ -49,6 +50,10 @@ pub(crate) struct Whole {
     /// What is behind the gateway's clusters.
     pub(crate) behind: Vec<Behind>,
     pub(crate) localities: Arc<Localities>,
+    /// The Service ports that gateways have TCP routes for.
+    pub(crate) shifted: Vec<ShiftedPort>,
+    /// What is wrong about those.
+    pub(crate) of_shifts: Vec<Diagnostic>,
     /// What is wrong with EndpointSlices.
     pub(crate) of_slices: Findings,
     /// What is wrong with all else. What is wrong with the objects themselves, the Resources have.
@@ -75,15 +80,20 @@ impl Whole {
             node,
         };
         let services = services::compile(resources, &endpoints, &view, &mut of_others);
+        let mut services: Vec<_> = services.into_iter().map(Arc::new).collect();
+        let shifted = shifting::find(resources, &endpoints, &services, node);
+        let of_shifts = shifting::settle(&shifted, resources, &endpoints, node, &mut services);
         let (gateway, behind) = gateway.as_ref().map_or_else(Default::default, |identity| {
             front::istio::compile(resources, &endpoints, identity, &mut of_others)
         });
         Self {
             node: topology(resources, node),
-            services: services.into_iter().map(Arc::new).collect(),
+            services,
             gateway: Arc::new(gateway),
             behind,
             localities: Arc::clone(endpoints.localities()),
+            shifted,
+            of_shifts,
             of_slices: by_object(of_slices),
             of_others,
         }
@@ -91,26 +101,31 @@ impl Whole {
 
     pub(crate) fn compiled(self, resources: &Resources) -> Compiled {
         Compiled {
-            diagnostics: diagnostics(resources, &self.of_slices, &self.of_others),
+            diagnostics: self.diagnostics(resources),
             node: self.node,
             services: self.services,
             gateway: self.gateway,
         }
     }
+
+    /// All that is wrong, sorted by place, each once.
+    pub(crate) fn diagnostics(&self, resources: &Resources) -> Diagnostics {
+        let found = self.of_slices.values().flatten();
+        let mut found = found.chain(&self.of_others).chain(&self.of_shifts);
+        let Some(first) = found.next() else {
+            if has_twins(&resources.diagnostics) {
+                return sorted(resources.diagnostics.to_vec());
+            }
+            return resources.diagnostics.clone();
+        };
+        let mut all = resources.diagnostics.to_vec();
+        all.push(first.clone());
+        all.extend(found.cloned());
+        sorted(all)
+    }
 }
 
-/// All that is wrong, sorted by place, each once.
-pub(crate) fn diagnostics(
-    resources: &Resources,
-    of_slices: &Findings,
-    of_others: &[Diagnostic],
-) -> Diagnostics {
-    if of_slices.is_empty() && of_others.is_empty() && !has_twins(&resources.diagnostics) {
-        return resources.diagnostics.clone();
-    }
-    let mut all = resources.diagnostics.to_vec();
-    all.extend(of_slices.values().flatten().cloned());
-    all.extend_from_slice(of_others);
+fn sorted(mut all: Vec<Diagnostic>) -> Diagnostics {
     diagnostic::sort(&mut all);
     all.dedup();
     all.into()

@@ -22,6 +22,9 @@ use gateway_common::{
 use serde::Serialize;
 
 mod implemented;
+mod shares;
+
+pub use shares::ShareRow;
 
 use nodegate_programming::{
     address::from_map,

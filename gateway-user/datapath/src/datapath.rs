@@ -419,6 +419,22 @@ impl Datapath {
         self.maps.counters()
     }
 
+    /// How many connections each destination of a TCP route got that the kernel follows: by the Service port and
+    /// the destination's name, over both families.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
+    pub fn shares(&self) -> Result<BTreeMap<(String, String), u64>, Error> {
+        let mut counts = BTreeMap::new();
+        for (service, destination, connections) in self.maps.shares()? {
+            let Some((name, ..)) = self.names.get(&service) else {
+                continue;
+            };
+            *counts.entry((name.to_string(), destination)).or_default() += connections;
+        }
+        Ok(counts)
+    }
+
     /// How full the maps are.
     pub fn usage(&self) -> BTreeMap<&'static str, usize> {
         let mirror = self.maps.mirror();
@@ -426,6 +442,7 @@ impl Datapath {
             ("services", mirror.services.len()),
             ("slots", mirror.slots.len()),
             ("backends", mirror.backends.len()),
+            ("shares", mirror.shares.len()),
         ])
     }
 }

@@ -33,11 +33,13 @@ pub(crate) enum Carry {
 
 /// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. A change of a map's
 /// layout is a change of `SCHEMA` in gateway-common, and of `since` here.
-pub(crate) const MAPS: [Pinned; 18] = [
+pub(crate) const MAPS: [Pinned; 20] = [
     pinned_as("settings", 3, Carry::Anew),
     pinned_as("services", 2, Carry::Anew),
     pinned_as("slots", 4, Carry::Anew),
     pinned_as("backends", 2, Carry::Anew),
+    pinned_as("turns", 6, Carry::SharedByNumber),
+    pinned_as("shares", 6, Carry::SharedByNumber),
     pinned_as("source_ranges", 2, Carry::Anew),
     pinned_as("pod_networks", 2, Carry::Anew),
     pinned_as("node_addresses", 2, Carry::Anew),

@@ -19,12 +19,12 @@ use gateway_common::{
     event::TraceFilter,
     maps::{
         AddressKey, Backend, Bucket, Heartbeat, NodeAddress, Record, Service, ServiceKey,
-        ServiceName, Settings, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
+        ServiceName, Settings, Share, ShareKey, Slot, SlotKey, SocketKey, SocketPeer, SourceRange,
     },
 };
 use nodegate_programming::{
     address::{Network, from_map},
-    identity::{decode, encode},
+    identity::{decode, encode, share, share_name},
     mirror::{Contents, Mirror},
     plan::Plan,
     step::{Group, Step},
@@ -47,6 +47,8 @@ pub struct Maps {
     services: HashMap<MapData, ServiceKey, Service>,
     slots: HashMap<MapData, SlotKey, Slot>,
     backends: HashMap<MapData, u32, Backend>,
+    turns: HashMap<MapData, u32, u64>,
+    shares: HashMap<MapData, ShareKey, Share>,
     source_ranges: LpmTrie<MapData, SourceRange, u32>,
     pod_networks: LpmTrie<MapData, AddressKey, u32>,
     node_addresses: HashMap<MapData, AddressKey, NodeAddress>,
@@ -61,6 +63,9 @@ pub struct Maps {
     logger: Option<Logger>,
     mirror: Mirror,
 }
+
+/// Make an element, but leave one that is there as it is (include/uapi/linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
 
 /// Reads what the kernel programs log, and logs it.
 pub type Logger = EbpfLogger<&'static dyn log::Log>;
@@ -100,6 +105,8 @@ impl Maps {
             services: take(&mut ebpf, "services")?,
             slots: take(&mut ebpf, "slots")?,
             backends: take(&mut ebpf, "backends")?,
+            turns: take(&mut ebpf, "turns")?,
+            shares: take(&mut ebpf, "shares")?,
             source_ranges: take(&mut ebpf, "source_ranges")?,
             pod_networks: take(&mut ebpf, "pod_networks")?,
             node_addresses: take(&mut ebpf, "node_addresses")?,
@@ -130,6 +137,10 @@ impl Maps {
             services: collect!(self.services, "services", |entry| entry),
             slots: collect!(self.slots, "slots", |entry| entry),
             backends: collect!(self.backends, "backends", |entry| entry),
+            turns: collect!(self.turns, "turns", |(service, _)| service),
+            shares: collect!(self.shares, "shares", |(key, share)| {
+                (key, share_name(&share))
+            }),
             source_ranges: collect!(self.source_ranges, "source_ranges", |(key, _)| {
                 let range = key.data();
                 (
@@ -221,6 +232,17 @@ impl Maps {
                 .service_names
                 .remove(id)
                 .map_err(within("service_names")),
+            // The kernel goes on counting in what is there already.
+            Step::PutTurn(service) => {
+                let made = self.turns.insert(service, 0, BPF_NOEXIST);
+                unless_there(made).map_err(within("turns"))
+            }
+            Step::DeleteTurn(service) => self.turns.remove(service).map_err(within("turns")),
+            Step::PutShare(key, name) => {
+                let made = self.shares.insert(key, share(name), BPF_NOEXIST);
+                unless_there(made).map_err(within("shares"))
+            }
+            Step::DeleteShare(key) => self.shares.remove(key).map_err(within("shares")),
             Step::PutNodeAddress(address) => {
                 let key = AddressKey { address: *address };
                 let value = NodeAddress {
@@ -315,6 +337,23 @@ impl Maps {
                     source,
                 })?;
                 Ok((reason.name(), per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// What each destination that shares a Service port's connections has got, by Service id and name.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
+    pub fn shares(&self) -> Result<Vec<(u32, String, u64)>, Error> {
+        let shares = self.mirror.shares.iter();
+        shares
+            .map(|(key, name)| {
+                let share = self.shares.get(key, 0).map_err(|source| Error::Map {
+                    name: "shares",
+                    source,
+                })?;
+                Ok((key.service, name.clone(), share.connections))
             })
             .collect()
     }
@@ -416,6 +455,18 @@ fn wait_for_programs() {
 
 fn full(map: &str) -> String {
     format!("the map {map} is full; what it held stays in force (fix: fewer Services or endpoints)")
+}
+
+/// That an element is there is what was wanted.
+fn unless_there(made: Result<(), MapError>) -> Result<(), MapError> {
+    match made {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 /// A full map says `E2BIG`, whose text ("Argument list too long") misleads.

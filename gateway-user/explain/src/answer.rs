@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use gateway_common::decide::Verdict;
@@ -16,7 +17,8 @@ use super::{
     request::{Known, Request, Routed, TlsAsked, route},
 };
 use nodegate_compile::{
-    GatewayIdentity, NodeIdentity, ServiceScope, Unenforced, compile, gateway, kube_proxy,
+    GatewayIdentity, NodeIdentity, ServiceScope, TcpShifting, Unenforced, compile, gateway,
+    kube_proxy,
 };
 use nodegate_iptables::config::{ConfigError, KubeProxyArgs, KubeProxyConfig};
 use nodegate_model::service::{Protocol, ServicePort};
@@ -27,10 +29,12 @@ mod closed;
 mod endpoints;
 mod outcome;
 mod said;
+mod shifted;
 mod text;
 
 pub use outcome::Outcome;
 use outcome::outcome;
+pub use shifted::{Shifted, ShiftedShare};
 pub use text::{Brief, LABEL};
 
 /// What is asked, as it is written.
@@ -76,6 +80,8 @@ pub struct Setup {
     pub by_kube_proxy: Option<Vec<ServicePort>>,
     /// What gateways do where a policy is for them that is not enforced.
     pub unenforced: Unenforced,
+    /// Who follows TCP routes that are nothing but weights.
+    pub tcp_shifting: TcpShifting,
 }
 
 /// Why there is no answer.
@@ -108,6 +114,8 @@ pub struct Answer {
     pub connection: Connection,
     /// The pods behind the addresses that occur.
     pub pods: BTreeMap<SocketAddr, PodAt>,
+    /// The TCP route that takes it over, if the Service port has one.
+    pub shift: Option<Shifted>,
     /// What the gateway does, if it leads to one.
     pub gateway: Option<Routed>,
     /// What else is worth knowing.
@@ -160,6 +168,7 @@ pub fn explain(
     };
     let connection = connection(&world.node, &attempt);
     let ends = ends(&connection);
+    let shift = Shifted::of(&world.compiled, &connection);
     let request = question.request(attempt.destination);
     let (gateway, told) = ends
         .first()
@@ -193,7 +202,13 @@ pub fn explain(
             text,
             why: String::new(),
         },
-        None => outcome(&connection, &cluster, &ends, gateway.as_ref()),
+        None => outcome(
+            &connection,
+            &cluster,
+            &ends,
+            shift.as_ref(),
+            gateway.as_ref(),
+        ),
     };
     let why = match result.why.as_str() {
         "" => first.unwrap_or_default(),
@@ -206,6 +221,7 @@ pub fn explain(
         from,
         pods: pods(&cluster, &ends, gateway.as_ref()),
         connection,
+        shift,
         gateway,
         notes,
         result,
@@ -215,7 +231,10 @@ pub fn explain(
 /// What is made of the manifests.
 struct World<'w> {
     resources: &'w Resources,
+    /// As kube-proxy has them.
     services: Vec<ServicePort>,
+    /// As nodegate has them.
+    compiled: Vec<Arc<ServicePort>>,
     node: Node,
     unenforced: Unenforced,
 }
@@ -234,6 +253,7 @@ impl<'w> World<'w> {
         }
         let identity = NodeIdentity {
             name: name.to_owned(),
+            tcp_shifting: setup.tcp_shifting,
         };
         let args = setup.kube_proxy.on(resources, name);
         let config = KubeProxyConfig::new(&args, resources)?;
@@ -242,16 +262,17 @@ impl<'w> World<'w> {
         } else {
             kube_proxy(resources, &identity, &mut Vec::new())
         };
+        let mut compiled = compile(resources, &identity, None, &setup.services);
+        if let Some(services) = &setup.by_kube_proxy {
+            compiled = compiled.with_services(services, &[], &setup.services);
+        }
         let node = if let Some(loaded) = loaded {
             Node::running(&by_kube_proxy, config, loaded)
         } else {
-            let mut compiled = compile(resources, &identity, None, &setup.services);
-            if let Some(services) = &setup.by_kube_proxy {
-                compiled = compiled.with_services(services, &[], &setup.services);
-            }
             Node::new(&by_kube_proxy, &compiled.services, config, &setup.choices)
         };
         Ok(Self {
+            compiled: compiled.services,
             resources,
             services: by_kube_proxy,
             node,

@@ -335,6 +335,12 @@ fn differences(
         ));
         return differences;
     }
+    if decision.flags & Service::FLAG_IN_TURN != 0 {
+        differences.push(
+            "kube-proxy sends to the gateway, whose TCP route is followed here without it".into(),
+        );
+        return differences;
+    }
     let list = |only: fn(&Choice) -> bool| {
         let choices = backends.iter().filter(|choice| only(choice));
         let choices: Vec<_> = choices.map(|choice| choice.address.to_string()).collect();

@@ -265,9 +265,7 @@ impl KubeProxyConfig {
     /// If kube-proxy would not start with them: without a node's name, without its addresses, or without
     /// what its way of knowing local traffic goes by.
     pub fn new(args: &KubeProxyArgs, resources: &Resources) -> Result<Self, ConfigError> {
-        let identity = NodeIdentity {
-            name: args.hostname_override.clone(),
-        };
+        let identity = NodeIdentity::named(&args.hostname_override);
         let node = resources.node(&identity.name);
         if identity.name.is_empty() {
             return Err(ConfigError::NoName);

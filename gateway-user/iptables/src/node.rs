@@ -30,9 +30,7 @@ impl KubeProxyNode {
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Result<Self, ConfigError> {
         let config = KubeProxyConfig::new(args, resources)?;
-        let node = NodeIdentity {
-            name: args.hostname_override.clone(),
-        };
+        let node = NodeIdentity::named(&args.hostname_override);
         let services = kube_proxy(resources, &node, diagnostics);
         Ok(Self { services, config })
     }

@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use nodegate_sharing::SharedMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod action;
 mod cluster;
@@ -90,7 +90,7 @@ pub struct VirtualHost {
 }
 
 /// In what kind of object a route is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteKind {
     /// Istio's, of `networking.istio.io`.
     VirtualService,
@@ -111,7 +111,7 @@ impl fmt::Display for RouteKind {
 }
 
 /// Which object a route comes from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteOrigin {
     /// Kind of the object.
     pub kind: RouteKind,

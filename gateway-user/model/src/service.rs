@@ -10,6 +10,8 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::shift::{Shift, Turns, Way};
+
 /// An address family. kube-proxy is two proxies, one for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IpFamily {
@@ -256,6 +258,10 @@ pub struct ServicePort {
     /// All endpoints, ready or not, in kube-proxy's order, without duplicates.
     /// [`select`](super::selection::select) says which of them take traffic.
     pub endpoints: Vec<Endpoint>,
+    /// The TCP route that the gateways behind the port have for its connections; none if they are not gateways,
+    /// or have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<Shift>,
 }
 
 impl ServicePort {
@@ -277,6 +283,7 @@ impl ServicePort {
             health_check_node_port: None,
             essential: false,
             endpoints: Vec::new(),
+            shift: None,
         }
     }
 
@@ -294,6 +301,18 @@ impl ServicePort {
     /// The load balancer IPs of a family.
     pub fn load_balancer_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
         of_family(&self.load_balancer_ips, family)
+    }
+
+    /// The turns that the kernel's connections of a family take; none if they go to the endpoints.
+    pub fn turns(&self, family: IpFamily) -> Option<Turns<'_>> {
+        let Way::Kernel(shift) = &self.shift.as_ref()?.way else {
+            return None;
+        };
+        let order = shift.order.get(&family)?;
+        Some(Turns {
+            destinations: &shift.destinations,
+            order,
+        })
     }
 
     /// Whether anything but the cluster IP leads here.

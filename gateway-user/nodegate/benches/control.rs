@@ -245,7 +245,7 @@ impl Control {
 }
 
 fn identities() -> (NodeIdentity, GatewayIdentity) {
-    let node = NodeIdentity { name: "n1".into() };
+    let node = NodeIdentity::named("n1");
     let gateway = GatewayIdentity {
         namespace: "istio-system".into(),
         name: "gateway-0".into(),

@@ -24,10 +24,10 @@ mod sources;
 
 use nodegate_admin::{
     self as admin, ProxyOnly,
-    status::{DatapathStatus, ProxyStatus, SnapshotStatus, Status},
+    status::{DatapathStatus, ProxyStatus, ShareStatus, SnapshotStatus, Status},
     trace::Traces,
 };
-use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, Unenforced};
+use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, TcpShifting, Unenforced};
 use nodegate_datapath::{self as datapath, Datapath, redirector::Redirector};
 use nodegate_explain::{
     answer::{Answer, Setup, explain},
@@ -135,6 +135,7 @@ impl Options {
             redirector: self.datapath.as_ref().map(|_| RedirectorInterest {
                 node: self.node.name.clone(),
                 gateways: matches!(self.services, ServiceScope::Gateway),
+                tcp_routes: self.node.tcp_shifting != TcpShifting::Proxy,
             }),
             routes: self.proxy.is_some(),
             secrets: self
@@ -233,6 +234,7 @@ impl Daemon {
                     .as_ref()
                     .map(|proxy| proxy.identity.unenforced)
                     .unwrap_or_default(),
+                tcp_shifting: options.node.tcp_shifting,
                 leaving: CancellationToken::new(),
                 report_trouble: watch::Sender::new(None),
             }),
@@ -376,6 +378,8 @@ struct Speaker {
     gateway: Option<watch::Receiver<gateway::Progress>>,
     /// What the gateway does where a policy is for it that is not enforced.
     unenforced: Unenforced,
+    /// Who follows TCP routes that are nothing but weights.
+    tcp_shifting: TcpShifting,
     /// The process was told to end.
     leaving: CancellationToken,
     /// Why the cluster cannot be told how this nodegate stands.
@@ -459,6 +463,7 @@ impl admin::server::Subject for Speaker {
         let setup = Setup {
             by_kube_proxy: rules.as_ref().map(|rules| rules.services.clone()),
             unenforced: self.unenforced,
+            tcp_shifting: self.tcp_shifting,
             ..setup(options, self.services.clone())?
         };
         let loaded = Loaded { settings, mirror };
@@ -505,6 +510,7 @@ fn setup(options: &datapath::Options, services: ServiceScope) -> Result<Setup, d
         services,
         by_kube_proxy: None,
         unenforced: Unenforced::default(),
+        tcp_shifting: TcpShifting::default(),
     })
 }
 
@@ -597,6 +603,16 @@ fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> Data
             .unwrap_or_default()
             .into_iter()
             .map(named)
+            .collect(),
+        shares: datapath
+            .shares()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|((service, destination), connections)| ShareStatus {
+                service,
+                destination,
+                connections,
+            })
             .collect(),
         heartbeat_age: datapath
             .heartbeat_age()

@@ -55,9 +55,7 @@ fn cluster() -> (Vec<ServicePort>, KubeProxyConfig) {
         "--cluster-cidr=10.244.0.0/16",
     ];
     let args = KubeProxyArgs::from(Flags::try_parse_from(flags).expect("flags").args);
-    let node = NodeIdentity {
-        name: "node-a".into(),
-    };
+    let node = NodeIdentity::named("node-a");
     let services = kube_proxy(&resources, &node, &mut Vec::new());
     (
         services,

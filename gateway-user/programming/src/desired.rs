@@ -14,12 +14,13 @@ use ipnet::IpNet;
 use nodegate_model::{
     selection::{NodeTopology, Selection, select},
     service::{Endpoint, IpFamily, Protocol, ServicePort, TrafficPolicy},
+    shift::Turns,
 };
 
 use super::{
     address::{Network, network, to_map},
     capacity::Capacity,
-    identity::PortKey,
+    identity::{PortKey, cut},
     node::NodeFacts,
 };
 
@@ -74,8 +75,19 @@ pub struct DesiredService {
     pub affinity: u32,
     /// Every backend once, with its flags; its Service is 0, since that has no id yet.
     pub backends: Vec<Backend>,
+    /// Whose turn it is, if backends take turns.
+    pub shares: Option<Shares>,
     /// The networks whose clients may use the load balancer IPs, for frontends with `FLAG_SOURCE_RANGES`.
     pub source_ranges: BTreeSet<Network>,
+}
+
+/// Destinations that share the connections of a Service port by turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Names of the destinations; each once, and as long as the map has room for.
+    pub destinations: Vec<String>,
+    /// Of each turn the backend and the destination, as places among those of the Service port.
+    pub turns: Vec<(usize, usize)>,
 }
 
 /// What the maps' content depends on besides Services.
@@ -87,12 +99,18 @@ pub(super) struct Surroundings<'s> {
 }
 
 impl DesiredService {
-    /// The backends of the set for traffic policy Cluster, then those of the set for policy Local.
+    /// The backends of the set for traffic policy Cluster, then those of the set for policy Local. Where they
+    /// take turns, the first has one for each turn.
     pub fn sets(&self) -> (Vec<Backend>, Vec<Backend>) {
-        (
-            self.set(Backend::FLAG_IN_CLUSTER_SET).copied().collect(),
-            self.set(Backend::FLAG_IN_LOCAL_SET).copied().collect(),
-        )
+        let cluster = match &self.shares {
+            None => self.set(Backend::FLAG_IN_CLUSTER_SET).copied().collect(),
+            Some(shares) => {
+                let turns = shares.turns.iter();
+                turns.map(|(backend, _)| self.backends[*backend]).collect()
+            }
+        };
+        let local = self.set(Backend::FLAG_IN_LOCAL_SET).copied().collect();
+        (cluster, local)
     }
 
     fn set(&self, flag: u8) -> impl Iterator<Item = &Backend> {
@@ -102,7 +120,10 @@ impl DesiredService {
 
     /// What it takes of the maps. A set that changes stands twice in `slots` for a moment.
     pub(super) fn capacity(&self) -> Capacity {
-        let cluster = self.set(Backend::FLAG_IN_CLUSTER_SET).count();
+        let cluster = match &self.shares {
+            None => self.set(Backend::FLAG_IN_CLUSTER_SET).count(),
+            Some(shares) => shares.turns.len(),
+        };
         let local = self.set(Backend::FLAG_IN_LOCAL_SET).count();
         Capacity {
             services: self.frontends.len(),
@@ -175,42 +196,52 @@ impl Surroundings<'_> {
     ) -> Option<(Address, DesiredService)> {
         let cluster_ip = service.cluster_ip(family)?;
         let selection = select(service, family, self.topology);
+        let turns = service.turns(family);
+        let ends = match turns {
+            Some(_) => Service::FLAG_HAS_ENDPOINTS | Service::FLAG_IN_TURN,
+            None if selection.has_endpoints => Service::FLAG_HAS_ENDPOINTS,
+            None => 0,
+        };
         let mut claimed = BTreeMap::new();
-        for (key, flags) in self.frontends(service, family, cluster_ip, &selection) {
+        for (key, flags) in self.frontends(service, family, cluster_ip, ends) {
             claimed.entry(key).or_insert(flags);
         }
+        let (backends, shares) = match turns {
+            Some(turns) => {
+                let (backends, shares) = in_turn(turns, service.protocol);
+                (backends, Some(shares))
+            }
+            None => (backends(&selection, service.protocol), None),
+        };
         let source_ranges = service.source_ranges.of(family).unwrap_or_default();
         let compiled = DesiredService {
             essential: service.essential,
             frontends: claimed,
             affinity: service.affinity.unwrap_or(0),
-            backends: backends(&selection, service.protocol),
+            backends,
+            shares,
             source_ranges: source_ranges.iter().map(network).collect(),
         };
         Some((to_map(cluster_ip), compiled))
     }
 
-    /// The frontends that a Service port wants, and their flags.
+    /// The frontends that a Service port wants, and their flags, among them those that say how it is with its
+    /// `ends`.
     fn frontends(
         &self,
         service: &ServicePort,
         family: IpFamily,
         cluster_ip: IpAddr,
-        selection: &Selection<'_>,
+        ends: u32,
     ) -> impl Iterator<Item = (ServiceKey, u32)> {
         let Self { node, policy, .. } = *self;
         let protocol = service.protocol.number();
-        let any = if selection.has_endpoints {
-            Service::FLAG_HAS_ENDPOINTS
-        } else {
-            0
-        };
         let local = |policy| match policy {
             TrafficPolicy::Cluster => 0,
             TrafficPolicy::Local => Service::FLAG_LOCAL,
         };
-        let internal = any | local(service.internal_policy);
-        let outside = any | local(service.external_policy);
+        let internal = ends | local(service.internal_policy);
+        let outside = ends | local(service.external_policy);
         let guarded = match service.source_ranges.of(family) {
             Some(_) => Service::FLAG_SOURCE_RANGES,
             None => 0,
@@ -287,6 +318,37 @@ fn backends(selection: &Selection<'_>, protocol: Protocol) -> Vec<Backend> {
             service: 0,
         })
         .collect()
+}
+
+/// The endpoints of destinations that take turns, and whose turn it is.
+fn in_turn(turns: Turns<'_>, protocol: Protocol) -> (Vec<Backend>, Shares) {
+    let mut backends = Vec::new();
+    let mut places = BTreeMap::new();
+    let order = turns.iter().map(|(destination, endpoint)| {
+        let place = *places.entry(endpoint.socket()).or_insert_with(|| {
+            let local = if endpoint.local {
+                Backend::FLAG_LOCAL
+            } else {
+                0
+            };
+            backends.push(Backend {
+                address: to_map(endpoint.address),
+                port: endpoint.port,
+                protocol: protocol.number(),
+                flags: local | Backend::FLAG_IN_CLUSTER_SET,
+                service: 0,
+            });
+            backends.len() - 1
+        });
+        (place, destination)
+    });
+    let order = order.collect();
+    let names = turns.destinations.iter();
+    let shares = Shares {
+        destinations: names.map(|one| cut(&one.cluster).to_owned()).collect(),
+        turns: order,
+    };
+    (backends, shares)
 }
 
 #[cfg(test)]

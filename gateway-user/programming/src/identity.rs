@@ -1,6 +1,7 @@
-//! A Service port of one family: what has a number and sets of backends of its own in the maps.
+//! A Service port of one family: what has a number and sets of backends of its own in the maps; and the
+//! destinations that share its connections.
 
-use gateway_common::maps::{LABEL_BYTES, ServiceName};
+use gateway_common::maps::{LABEL_BYTES, SHARE_NAME_BYTES, ServiceName, Share};
 use nodegate_model::service::{IpFamily, Protocol, ServicePortName};
 
 /// Names a Service port of one family: what has sets of backends of its own.
@@ -20,23 +21,47 @@ pub fn encode((name, protocol, family): &PortKey) -> ServiceName {
     }
 }
 
-/// Zero-terminated; names are DNS labels of at most 63 bytes, longer ones are cut.
+/// A destination that has got nothing yet, as the map `shares` holds it.
+pub fn share(name: &str) -> Share {
+    Share {
+        connections: 0,
+        name: terminated::<SHARE_NAME_BYTES>(name),
+    }
+}
+
+/// The name of a destination.
+pub fn share_name(share: &Share) -> String {
+    text(&share.name)
+}
+
+/// As much of a destination's name as the map has room for.
+pub fn cut(name: &str) -> &str {
+    let mut length = name.len().min(SHARE_NAME_BYTES - 1);
+    while !name.is_char_boundary(length) {
+        length -= 1;
+    }
+    &name[..length]
+}
+
+/// Names are DNS labels of at most 63 bytes; longer ones are cut.
 fn label(text: &str) -> [u8; LABEL_BYTES] {
-    let mut bytes = [0; LABEL_BYTES];
-    let length = text.len().min(LABEL_BYTES - 1);
+    terminated(text)
+}
+
+fn terminated<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let length = text.len().min(N - 1);
     bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
     bytes
 }
 
+fn text(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// The reverse of [`encode`].
 pub fn decode(name: &ServiceName) -> PortKey {
-    let text = |bytes: &[u8; LABEL_BYTES]| {
-        let end = bytes
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(LABEL_BYTES);
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
-    };
     let protocol = match name.protocol {
         17 => Protocol::Udp,
         132 => Protocol::Sctp,

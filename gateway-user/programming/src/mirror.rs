@@ -7,7 +7,7 @@ use std::{
 
 use gateway_common::{
     Address,
-    maps::{Backend, Service, ServiceKey, Slot, SlotKey},
+    maps::{Backend, Service, ServiceKey, ShareKey, Slot, SlotKey},
 };
 
 use super::{address::Network, identity::PortKey, step::Step};
@@ -23,6 +23,10 @@ pub struct Contents {
     pub backends: BTreeMap<u32, Backend>,
     /// `service_names`
     pub names: BTreeMap<u32, PortKey>,
+    /// `turns`: Service ids.
+    pub turns: BTreeSet<u32>,
+    /// `shares`: the names of destinations.
+    pub shares: BTreeMap<ShareKey, String>,
     /// `source_ranges`: Service ids and networks.
     pub source_ranges: BTreeSet<(u32, Network)>,
     /// `pod_networks`
@@ -83,6 +87,10 @@ impl Mirror {
             }
             Step::PutSlot(key, slot) => drop(contents.slots.insert(*key, *slot)),
             Step::DeleteSlot(key) => drop(contents.slots.remove(key)),
+            Step::PutTurn(service) => drop(contents.turns.insert(*service)),
+            Step::DeleteTurn(service) => drop(contents.turns.remove(service)),
+            Step::PutShare(key, name) => drop(contents.shares.insert(*key, name.clone())),
+            Step::DeleteShare(key) => drop(contents.shares.remove(key)),
             Step::PutSourceRange(service, network) => {
                 contents.source_ranges.insert((*service, *network));
             }
@@ -108,7 +116,13 @@ impl Mirror {
         let held = self.held.keys().chain(contents.names.keys()).copied();
         let slots = contents.slots.keys().map(|key| key.service);
         let ranges = contents.source_ranges.iter().map(|(service, _)| *service);
-        held.chain(slots).chain(ranges).collect()
+        let turns = contents.turns.iter().copied();
+        let shares = contents.shares.keys().map(|key| key.service);
+        held.chain(slots)
+            .chain(ranges)
+            .chain(turns)
+            .chain(shares)
+            .collect()
     }
 
     /// The frontends of a Service port, in the order of their keys.
@@ -137,6 +151,13 @@ impl Mirror {
             index: u32::MAX,
         };
         self.contents.slots.range(first..=last)
+    }
+
+    /// The destinations that share a Service port's connections: their numbers and names.
+    pub(crate) fn shares_of(&self, service: u32) -> impl Iterator<Item = (u32, &str)> {
+        let [first, last] = [0, u32::MAX].map(|share| ShareKey { service, share });
+        let shares = self.contents.shares.range(first..=last);
+        shares.map(|(key, name)| (key.share, name.as_str()))
     }
 
     /// The networks that are let in to a Service port's load balancer IPs.

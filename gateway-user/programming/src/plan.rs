@@ -20,13 +20,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::{
     Address,
-    maps::{Backend, Service, ServiceKey, Slot, SlotKey},
+    maps::{Backend, Service, ServiceKey, ShareKey, Slot, SlotKey},
 };
 
 use super::{
     address::Network,
     capacity::Capacity,
-    desired::{Desired, DesiredService},
+    desired::{Desired, DesiredService, Shares},
     identity::PortKey,
     mirror::Mirror,
     step::{Group, Step},
@@ -113,6 +113,9 @@ struct Planner<'m> {
     /// By Service id, the generation that its frontends look at from now on.
     live_sets: BTreeMap<u32, u32>,
     live_backends: BTreeSet<u32>,
+    /// Service ids whose backends take turns.
+    live_turns: BTreeSet<u32>,
+    live_shares: BTreeSet<ShareKey>,
     live_ranges: BTreeSet<(u32, Network)>,
     refused: BTreeSet<&'m PortKey>,
     /// Ids of refused Service ports that are in the maps.
@@ -128,6 +131,8 @@ impl<'m> Planner<'m> {
             next_backend: mirror.backends.keys().next_back().map_or(1, |id| id + 1),
             live_sets: BTreeMap::new(),
             live_backends: BTreeSet::new(),
+            live_turns: BTreeSet::new(),
+            live_shares: BTreeSet::new(),
             live_ranges: BTreeSet::new(),
             refused: BTreeSet::new(),
             kept: BTreeSet::new(),
@@ -218,7 +223,10 @@ impl<'m> Planner<'m> {
             id
         });
         let (cluster, local) = service.sets();
-        let set = self.slots(id, cluster.iter().chain(&local), &mut steps);
+        let mut set = self.slots(id, cluster.iter().chain(&local), &mut steps);
+        if let Some(shares) = &service.shares {
+            self.take_turns(id, shares, &mut set, &mut steps);
+        }
         let generation = self.generation(id, &set, &mut steps);
         self.live_sets.insert(id, generation);
         self.live_backends
@@ -275,6 +283,35 @@ impl<'m> Planner<'m> {
             Slot::new(id, &backend)
         })
         .collect()
+    }
+
+    /// Gives each slot the number of the destination whose turn it is.
+    fn take_turns(&mut self, id: u32, shares: &Shares, set: &mut [Slot], steps: &mut Vec<Step>) {
+        self.live_turns.insert(id);
+        if !self.mirror.turns.contains(&id) {
+            steps.push(Step::PutTurn(id));
+        }
+        let known: Vec<(u32, &str)> = self.mirror.shares_of(id).collect();
+        // The numbers of those that go are in use until the old slots are gone.
+        let mut free = (1..).filter(|number| !known.iter().any(|(taken, _)| taken == number));
+        let numbers: Vec<u32> = shares
+            .destinations
+            .iter()
+            .filter_map(|name| {
+                let its = known.iter().find(|(_, its)| its == name);
+                let share = its.map(|(number, _)| *number).or_else(|| free.next())?;
+                let key = ShareKey { service: id, share };
+                self.live_shares.insert(key);
+                if its.is_none() {
+                    steps.push(Step::PutShare(key, name.clone()));
+                }
+                Some(share)
+            })
+            .collect();
+        for (slot, (_, destination)) in set.iter_mut().zip(&shares.turns) {
+            // A number that has no room in a slot is not counted.
+            slot.share = u8::try_from(numbers[*destination]).unwrap_or(0);
+        }
     }
 
     /// The generation that holds the set: the newest one, if it does already.
@@ -378,7 +415,20 @@ impl<'m> Planner<'m> {
         let names = ids
             .iter()
             .filter(|id| mirror.names.contains_key(id) && !self.live_sets.contains_key(id));
+        let turns = ids
+            .iter()
+            .filter(|id| mirror.turns.contains(id) && !self.live_turns.contains(id));
+        let shares = ids.iter().flat_map(|id| {
+            let shares = mirror.shares_of(*id);
+            shares.map(|(share, _)| ShareKey {
+                service: *id,
+                share,
+            })
+        });
+        let shares = shares.filter(|key| !self.live_shares.contains(key));
         let mut steps = vec![Step::Barrier];
+        steps.extend(turns.map(|id| Step::DeleteTurn(*id)));
+        steps.extend(shares.map(Step::DeleteShare));
         steps.extend(slots.map(|key| Step::DeleteSlot(*key)));
         steps.extend(backends.into_iter().map(Step::DeleteBackend));
         steps.extend(ranges.map(|(service, network)| Step::DeleteSourceRange(service, network)));

@@ -2,7 +2,7 @@
 
 use gateway_common::{
     Address,
-    maps::{Backend, Service, ServiceKey, Slot, SlotKey},
+    maps::{Backend, Service, ServiceKey, ShareKey, Slot, SlotKey},
 };
 
 use super::{address::Network, identity::PortKey};
@@ -26,6 +26,14 @@ pub enum Step {
     PutName(u32, PortKey),
     /// Remove a Service port's name.
     DeleteName(u32),
+    /// Let the backends of a Service port take turns, from the first on.
+    PutTurn(u32),
+    /// Forget whose turn it is.
+    DeleteTurn(u32),
+    /// Count the connections of a destination, which has a name.
+    PutShare(ShareKey, String),
+    /// Forget a destination.
+    DeleteShare(ShareKey),
     /// Let clients of a network use a Service's load balancer IPs.
     PutSourceRange(u32, Network),
     /// No longer let them.

@@ -7,9 +7,10 @@ use std::cell::Cell;
 
 use gateway_common::{
     Address,
-    decide::{Decision, Flow, Tables, decide},
+    decide::{Decision, Flow, Tables, decide, scale},
     maps::{
-        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
+        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, ShareKey,
+        Slot, SlotKey,
     },
 };
 
@@ -80,9 +81,9 @@ impl<'m> MirrorTables<'m> {
         }
     }
 
-    /// All decisions that are possible for a flow, in the order of the slots.
+    /// All decisions that are possible for a flow, each once, in the order of the slots.
     pub fn outcomes(&self, flow: &Flow) -> Vec<PossibleDecision> {
-        let mut outcomes = Vec::new();
+        let mut outcomes: Vec<PossibleDecision> = Vec::new();
         let mut first = 0;
         loop {
             let decision = self.decide(flow, first);
@@ -95,10 +96,16 @@ impl<'m> MirrorTables<'m> {
             }
             let last = self.last_like(flow, first, &decision);
             let numbers = u64::from(last - first) + 1;
-            outcomes.push(PossibleDecision {
-                decision,
-                probability: numbers as f64 / 2f64.powi(32),
-            });
+            let probability = numbers as f64 / 2f64.powi(32);
+            // Where backends take turns, one may have several.
+            let known = outcomes.iter_mut().find(|it| it.decision == decision);
+            match known {
+                Some(known) => known.probability += probability,
+                None => outcomes.push(PossibleDecision {
+                    decision,
+                    probability,
+                }),
+            }
             let Some(next) = last.checked_add(1) else {
                 return outcomes;
             };
@@ -170,6 +177,13 @@ impl Tables for MirrorTables<'_> {
         self.drawn.set(true);
         self.random.get()
     }
+
+    /// Which turn it is nobody knows in advance: any.
+    fn turn(&self, _service: u32, size: u32) -> u32 {
+        scale(self.random(), size)
+    }
+
+    fn count_share(&self, _key: &ShareKey) {}
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 //! | [`edge`] | which of a client's headers count, before a route is looked for |
 //! | [`SniTable`] | which chain takes a connection of TLS |
 //! | [`RouteTable`] | virtual host and route of a request |
-//! | [`Split`] | whose turn it is among weighted destinations |
 //! | [`Rewrite`], [`headers`] | what the endpoint and the client see |
 //! | [`path`] | the form in which a path is matched |
 //! | [`redirect`] | where a redirection leads |
@@ -29,7 +28,7 @@ pub mod redirect;
 pub mod retry;
 mod rewrite;
 mod sni;
-mod split;
+
 mod table;
 pub mod timeout;
 
@@ -37,5 +36,5 @@ pub use host::is_in_domain;
 pub use predicate::{Failed, Query, pseudo_value};
 pub use rewrite::{Rewrite, RewriteError};
 pub use sni::SniTable;
-pub use split::Split;
+
 pub use table::{Explanation, Match, Miss, RouteTable, Tried, explain};

@@ -13,6 +13,7 @@
 //! | [`query`] | what stands behind the `?` of a target |
 //! | [`retry`] | the words of `retryOn` |
 //! | [`spelling`] | the word that was probably meant |
+//! | [`split`] | whose turn it is among those with weights |
 
 pub mod diagnostic;
 pub mod duration;
@@ -25,3 +26,4 @@ pub mod pseudo_header;
 pub mod query;
 pub mod retry;
 pub mod spelling;
+pub mod split;

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::ServicePort;
 use nodegate_model::{
     gateway::{Cluster, Endpoint},
-    service::Protocol,
+    service::{self, Protocol},
 };
 use nodegate_resources::{
     istio::Subset,
@@ -15,13 +15,13 @@ use nodegate_resources::{
 
 use super::{members::Members, placed::Placed};
 use crate::{
-    endpoints::{Endpoints, View},
+    endpoints::{Endpoints, SliceTarget, View},
     placement::Placement,
     services::Labels,
 };
 
 /// What is behind a cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Behind {
     /// The cluster's name.
     pub(crate) cluster: String,
@@ -58,17 +58,38 @@ impl Behind {
         })
     }
 
-    /// The cluster's endpoints.
-    pub(super) fn members<'r>(&'r self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
+    /// Those that are in EndpointSlices and take traffic, as a gateway sees it.
+    fn chosen<'r>(
+        &self,
+        endpoints: &Endpoints<'r>,
+    ) -> impl Iterator<Item = (SliceTarget<'r>, u16)> {
         let (namespace, name) = &self.service;
         let port = (self.port.as_str(), Protocol::Tcp);
         let targets = endpoints.behind(namespace, name, port, View::Gateway);
-        let chosen = targets.into_iter().filter(|(target, _)| {
+        targets.into_iter().filter(|(target, _)| {
             let labels = target.pod.and_then(|pod| pod.metadata.labels.as_ref());
             let subset = self.subset.as_ref();
             target.is_ready() && subset.is_none_or(|subset| selects(subset, labels))
+        })
+    }
+
+    /// The cluster's endpoints as the datapath of `node` has them, each once.
+    pub(crate) fn ready(&self, endpoints: &Endpoints<'_>, node: &str) -> Vec<service::Endpoint> {
+        let chosen = self.chosen(endpoints);
+        let chosen = chosen.map(|(target, port)| target.model(port, node));
+        let beside = self.beside.iter().map(|(_, endpoint)| {
+            let address = endpoint.address;
+            service::Endpoint::ready(address.ip(), address.port(), false)
         });
-        let placed = chosen.map(|(target, port)| {
+        let mut all: Vec<_> = chosen.chain(beside).collect();
+        all.sort_by_key(service::Endpoint::socket);
+        all.dedup_by_key(|endpoint| endpoint.socket());
+        all
+    }
+
+    /// The cluster's endpoints.
+    pub(super) fn members<'r>(&'r self, endpoints: &Endpoints<'r>, http2: bool) -> Members<'r> {
+        let placed = self.chosen(endpoints).map(|(target, port)| {
             let place = endpoints.place(&target);
             let endpoint = Endpoint {
                 locality: place.locality.clone(),

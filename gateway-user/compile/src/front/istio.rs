@@ -12,7 +12,9 @@ mod server_tls;
 mod tcp;
 mod tls;
 
-use nodegate_model::gateway::{Gateway, Listener, ListenerProtocol};
+use std::{collections::BTreeMap, sync::Arc};
+
+use nodegate_model::gateway::{Cluster, Gateway, Listener, ListenerProtocol, TcpRoute};
 use nodegate_resources::{Resources, lookup::Destinations};
 use nodegate_values::diagnostic::{Diagnostic, Severity};
 
@@ -25,6 +27,46 @@ use crate::{
     endpoints::Endpoints,
     identity::GatewayIdentity,
 };
+
+/// A TCP route of a server without TLS, with all that it leads to, and without endpoints of Services.
+#[derive(Clone, Debug)]
+pub(crate) struct PlainTcpRoute {
+    pub(crate) route: TcpRoute,
+    /// Those that there are, by name.
+    pub(crate) clusters: BTreeMap<String, Arc<Cluster>>,
+    /// What is behind those of Services.
+    pub(crate) behind: Vec<Behind>,
+    /// The policy that restricts who may use the gateway, if there is one.
+    pub(crate) restricted_by: Option<String>,
+}
+
+/// The TCP route by which the pod serves a port of its own, if it has one. What is wrong about it, the gateway
+/// tells.
+pub(crate) fn plain_tcp_route(
+    resources: &Resources,
+    identity: &GatewayIdentity,
+    port: u16,
+) -> Option<PlainTcpRoute> {
+    let mut ports = servers_by_port(resources, identity, &mut Vec::new());
+    let (kind, servers) = ports.remove(&port)?;
+    let server = servers.first().filter(|_| kind == ListenerKind::Tcp)?;
+    let none = Endpoints::none();
+    let known = Destinations::of(resources.objects.values());
+    let mut context = GatewayContext {
+        resources,
+        identity,
+        clusters: Clusters::new(resources, known, &none, identity),
+        diagnostics: Vec::new(),
+    };
+    let route = tcp::route(*server, &mut context, &mut Vec::new())?;
+    let (clusters, behind) = context.clusters.finish(&mut Vec::new());
+    Some(PlainTcpRoute {
+        route,
+        clusters,
+        behind,
+        restricted_by: policies::restricting(resources, identity),
+    })
+}
 
 /// What the pod serves, and what is behind its clusters.
 pub(crate) fn compile(

@@ -205,7 +205,7 @@ fn identity(resources: &Resources) -> GatewayIdentity {
 }
 
 fn on_node() -> NodeIdentity {
-    NodeIdentity { name: "n1".into() }
+    NodeIdentity::named("n1")
 }
 
 fn same(compiled: &Compiled, expected: &Compiled, when: &str) {

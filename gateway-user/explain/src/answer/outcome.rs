@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use gateway_common::decide::Verdict;
 use serde::Serialize;
 
+use super::shifted::{Shifted, TcpPlace};
 use crate::{
     cluster::Cluster,
     connection::Connection,
@@ -28,6 +29,7 @@ pub(super) fn outcome(
     connection: &Connection,
     cluster: &Cluster,
     ends: &[SocketAddr],
+    shift: Option<&Shifted>,
     gateway: Option<&Routed>,
 ) -> Outcome {
     let decided = &connection.nodegate;
@@ -60,15 +62,16 @@ pub(super) fn outcome(
         ),
         None => decided.text.to_string(),
     };
+    if let Some(shift) = shift.filter(|shift| shift.by_kernel()) {
+        let why = format!("{} takes it, in the kernel", shift.place());
+        return because(format!("reaches {}", list(ends)), why);
+    }
     let Some(routed) = gateway else {
         return because(format!("reaches {}", list(ends)), by_service);
     };
     let by_route = || match (&routed.origin, &routed.http) {
         (Some(origin), Some(_)) => format!("{} takes it", Place(origin)),
-        (Some(origin), None) => format!(
-            "tcp[{}] of {} {}/{} takes it",
-            origin.index, origin.kind, origin.namespace, origin.name
-        ),
+        (Some(origin), None) => format!("{} takes it", TcpPlace(origin)),
         (None, _) => by_service.clone(),
     };
     let partly = |share: &f64| match share {

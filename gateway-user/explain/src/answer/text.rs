@@ -38,6 +38,7 @@ impl fmt::Display for Answer {
         self.kube_proxy(f)?;
         self.nodegate(f)?;
         self.backends(f)?;
+        self.shifted(f)?;
         if let Some(routed) = &self.gateway {
             self.gateway(f, routed)?;
         }
@@ -81,7 +82,11 @@ impl Answer {
             .filter(|step| step.table == "nat" && step.chain != "POSTROUTING")
             .filter_map(|step| step.jump.clone())
             .collect();
-        match &self.connection.backends[..] {
+        let backends = self.connection.backends.iter();
+        let its: Vec<_> = backends
+            .filter(|choice| choice.kube_proxy_probability > 0.0)
+            .collect();
+        match &its[..] {
             _ if walked.verdict != Verdict::Forward => {}
             [only] => chains.push(format!("DNAT {}", only.address)),
             several => chains.push(format!("one of {}", several.len())),
@@ -183,6 +188,28 @@ impl Answer {
         }
         if let [only] = masquerades[..] {
             row(f, "source", only)?;
+        }
+        Ok(())
+    }
+
+    fn shifted(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(shift) = &self.shift else {
+            return Ok(());
+        };
+        writeln!(f)?;
+        let follows = if shift.by_kernel() {
+            "followed in the kernel, without the gateway"
+        } else {
+            "followed by the gateway's proxy"
+        };
+        row(f, "TCP route", &format!("{}, {follows}", shift.place()))?;
+        if let Some(why) = &shift.against_kernel {
+            row(f, "", &format!("not in the kernel: {why}"))?;
+        }
+        for (index, to) in shift.destinations.iter().enumerate() {
+            let label = if index == 0 { "to" } else { "" };
+            let text = format!("{:>5.1} %  {}", to.share * 100.0, to.cluster);
+            row(f, label, &text)?;
         }
         Ok(())
     }

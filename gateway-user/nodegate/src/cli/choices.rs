@@ -1,7 +1,7 @@
 //! What other rooms let one choose, as words of the command line.
 
 use clap::ValueEnum;
-use nodegate_compile::Unenforced;
+use nodegate_compile::{TcpShifting, Unenforced};
 use nodegate_datapath::options::AttachMode;
 use nodegate_programming::{desired::ExternalIps, masquerade::MasqueradeMode};
 
@@ -48,6 +48,28 @@ pub(super) enum UnenforcedArg {
     Pass,
     /// All of them are answered with 403, and connections to TCP ports refused.
     Refuse,
+}
+
+/// [`TcpShifting`]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum TcpShiftingArg {
+    /// The kernel where it can, else the gateway.
+    #[default]
+    Auto,
+    /// The same, and where the kernel can't, that is a warning.
+    Kernel,
+    /// The gateway: what leads to it goes there.
+    Proxy,
+}
+
+impl From<TcpShiftingArg> for TcpShifting {
+    fn from(word: TcpShiftingArg) -> Self {
+        match word {
+            TcpShiftingArg::Auto => Self::Auto,
+            TcpShiftingArg::Kernel => Self::Kernel,
+            TcpShiftingArg::Proxy => Self::Proxy,
+        }
+    }
 }
 
 impl From<UnenforcedArg> for Unenforced {

@@ -97,6 +97,7 @@ impl ControllerArgs {
                 redirector: Some(RedirectorInterest {
                     node: String::new(),
                     gateways: false,
+                    tcp_routes: false,
                 }),
                 routes: true,
                 secrets: None,

@@ -17,7 +17,7 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 use nodegate_admin::{client, server::ANSWER_IS_GOOD};
-use nodegate_compile::{ServiceScope, Unenforced};
+use nodegate_compile::{ServiceScope, TcpShifting, Unenforced};
 use nodegate_explain::{
     answer::{Brief, LABEL, Setup, explain},
     ask::Ask,
@@ -33,7 +33,7 @@ use nodegate_values::diagnostic::{Diagnostic, Severity};
 
 use super::{
     Admin, Output,
-    choices::{ExternalIpsArg, MasqueradeArg, UnenforcedArg},
+    choices::{ExternalIpsArg, MasqueradeArg, TcpShiftingArg, UnenforcedArg},
     layout::{Layout, WidthArgs},
 };
 
@@ -155,6 +155,9 @@ struct NodeArgs {
     /// What gateways do where a policy is for them that this version does not enforce [default: pass]
     #[arg(long, value_enum)]
     unenforced_policies: Option<UnenforcedArg>,
+    /// Who follows a gateway's TCP route that is nothing but weights [default: auto]
+    #[arg(long, value_enum)]
+    tcp_shifting: Option<TcpShiftingArg>,
 }
 
 fn client(text: &str) -> Result<String, SpecError> {
@@ -293,6 +296,7 @@ impl NodeArgs {
             ("--masquerade", self.masquerade.is_some()),
             ("--services", self.services.is_some()),
             ("--unenforced-policies", self.unenforced_policies.is_some()),
+            ("--tcp-shifting", self.tcp_shifting.is_some()),
         ];
         let (option, _) = given.into_iter().find(|(_, given)| *given)?;
         Some(option)
@@ -325,6 +329,9 @@ impl NodeArgs {
             unenforced: self
                 .unenforced_policies
                 .map_or_else(Unenforced::default, Into::into),
+            tcp_shifting: self
+                .tcp_shifting
+                .map_or_else(TcpShifting::default, Into::into),
         }
     }
 }

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use nodegate_datapath::{
     clock,
     contents::{
-        AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, SocketRow,
+        AffinityRow, BackendRow, CounterRow, DaemonRow, FlowRow, Pins, ServiceRow, ShareRow,
+        SocketRow,
     },
 };
 use serde::Serialize;
@@ -50,6 +51,8 @@ enum Which {
     Services,
     /// Endpoints behind them
     Backends,
+    /// Destinations of TCP routes that the kernel follows, and what each got
+    Shares,
     /// Flows that are translated packet by packet
     Conntrack,
     /// Clients that stay with a backend
@@ -69,6 +72,8 @@ struct Shown {
     services: Option<Vec<ServiceRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backends: Option<Vec<BackendRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shares: Option<Vec<ShareRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conntrack: Option<Vec<FlowRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,6 +128,7 @@ impl Shown {
                 Which::Daemon => shown.daemon = Some(pins.daemon()?.into_iter().collect()),
                 Which::Services => shown.services = Some(pins.services()?),
                 Which::Backends => shown.backends = Some(pins.backends()),
+                Which::Shares => shown.shares = Some(pins.shares()?),
                 Which::Conntrack => shown.conntrack = Some(pins.conntrack(now)?),
                 Which::Affinity => shown.affinity = Some(pins.affinity(now)?),
                 Which::Sockets => shown.sockets = Some(pins.sockets()?),
@@ -137,6 +143,7 @@ impl Shown {
             self.daemon.as_deref().map(table),
             self.services.as_deref().map(table),
             self.backends.as_deref().map(table),
+            self.shares.as_deref().map(table),
             self.conntrack.as_deref().map(table),
             self.affinity.as_deref().map(table),
             self.sockets.as_deref().map(table),
@@ -224,6 +231,18 @@ impl Row for BackendRow {
             mark(self.cluster),
             mark(self.local),
             self.id.to_string(),
+        ]
+    }
+}
+
+impl Row for ShareRow {
+    const HEADER: &'static [&'static str] = &["SERVICE", "DESTINATION", "CONNECTIONS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            dash(&self.service),
+            self.destination.clone(),
+            self.connections.to_string(),
         ]
     }
 }

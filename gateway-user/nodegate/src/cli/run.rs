@@ -15,7 +15,7 @@ use nodegate_source::kubernetes::access::Access;
 use super::{
     api_server::ApiServerArgs,
     attachment::Attachment,
-    choices::{AttachArg, ExternalIpsArg, MasqueradeArg, UnenforcedArg},
+    choices::{AttachArg, ExternalIpsArg, MasqueradeArg, TcpShiftingArg, UnenforcedArg},
 };
 use crate::daemon::{self, Daemon, KubernetesOptions, Role, SourceOptions};
 
@@ -138,6 +138,11 @@ struct RedirectorArgs {
         value_delimiter = ','
     )]
     pod_devices: Vec<String>,
+    /// Who follows a gateway's TCP route that is nothing but weights: the `kernel`, which sends connections
+    /// to the destinations without the gateway, the gateway's `proxy`, or (`auto`) the kernel where it can. A
+    /// VirtualService decides for itself by its annotation nodegate.io/tcp-shifting
+    #[arg(long, value_enum, default_value_t, env = "NODEGATE_TCP_SHIFTING")]
+    tcp_shifting: TcpShiftingArg,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: AttachArg,
@@ -323,7 +328,10 @@ impl Run {
             admin: self.admin,
             probes: self.status_address,
             report_to: self.report_to,
-            node: NodeIdentity { name: node },
+            node: NodeIdentity {
+                name: node,
+                tcp_shifting: self.redirector.tcp_shifting.into(),
+            },
             services: self.redirector.services,
             datapath,
             proxy,

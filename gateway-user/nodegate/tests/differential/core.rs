@@ -14,7 +14,8 @@ use gateway_common::{
     Address,
     decide::{self, Flow, Masquerade, Origin, Reason, Verdict},
     maps::{
-        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, Slot, SlotKey,
+        AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, ShareKey,
+        Slot, SlotKey,
     },
 };
 use nodegate_programming::{
@@ -147,5 +148,14 @@ impl decide::Tables for Tables {
     fn remember(&self, _key: &AffinityKey, _backend: u32) {}
     fn random(&self) -> u32 {
         self.random.get()
+    }
+
+    /// No gateway has a route here.
+    fn turn(&self, service: u32, _size: u32) -> u32 {
+        unreachable!("backends of Service port {service} don't take turns")
+    }
+
+    fn count_share(&self, key: &ShareKey) {
+        unreachable!("no slot is a destination's, but {key:?}")
     }
 }

@@ -138,7 +138,7 @@ impl Set {
 impl Recording {
     pub(crate) fn of(set: &Set) -> Self {
         let resources = set.resources();
-        let node = NodeIdentity { name: NODE.into() };
+        let node = NodeIdentity::named(NODE);
         Self {
             services: kube_proxy(&resources, &node, &mut Vec::new()),
             config: KubeProxyConfig::new(&set.args(), &resources).expect("a configuration"),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nodegate_model::gateway::{Balancing, Cluster};
-use nodegate_route::Split;
+use nodegate_values::split::Split;
 
 use super::{endpoint::EndpointState, hash::Hashing, tiers::Tiers, warmup};
 

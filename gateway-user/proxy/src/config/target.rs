@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use nodegate_model::gateway::Destination;
-use nodegate_route::Split;
+use nodegate_values::split::Split;
 
 use super::clusters::{Changes, Clusters};
 use crate::cluster::ClusterState;

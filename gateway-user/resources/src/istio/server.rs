@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Opaque,
-    words::{ServerTlsMode, TlsVersion, UnknownWord, Word as _},
+    GatewaySpec, Opaque,
+    words::{ServerProtocol, ServerTlsMode, TlsVersion, UnknownWord, Word as _},
 };
 
 /// `Gateway.spec.servers[]`
@@ -94,6 +94,14 @@ pub struct ServerCertificate {
 }
 
 // === impl ServerTls ===
+
+impl GatewaySpec {
+    /// Whether one of its servers passes connections on as they are.
+    pub fn serves_tcp(&self) -> bool {
+        let mut servers = self.servers.iter();
+        servers.any(|server| server.port.protocol() == Ok(ServerProtocol::Tcp))
+    }
+}
 
 impl ServerTls {
     /// Which side shows a certificate, and whether TLS ends here.

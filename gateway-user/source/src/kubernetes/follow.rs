@@ -234,7 +234,7 @@ impl Worker {
             Ok(age) => self.remembered = age,
             Err(error) => tracing::warn!("{error}"),
         }
-        self.want_secrets();
+        self.want_others();
     }
 
     fn watch(&mut self, wanted: Wanted) {
@@ -246,12 +246,9 @@ impl Worker {
         }
     }
 
-    /// Watches the Secrets that objects name now, and no others.
-    fn want_secrets(&mut self) {
-        let Some(namespace) = &self.interest.secrets else {
-            return;
-        };
-        let (new, old) = self.ledger.want_secrets(namespace);
+    /// Watches what the objects that are known say is to be watched, and nothing else.
+    fn want_others(&mut self) {
+        let (new, old) = self.ledger.want_others(&self.interest);
         for wanted in old {
             if let Some(task) = self.watches.remove(&wanted) {
                 task.abort();
@@ -263,13 +260,13 @@ impl Worker {
     }
 
     fn take(&mut self, batch: &mut Vec<Report>) {
-        let mut mentions_secrets = false;
+        let mut mentions_others = false;
         for report in batch.drain(..) {
             if report.epoch < self.epoch {
                 continue;
             }
             let kind = report.wanted.kind;
-            mentions_secrets |= kind.mentions_secrets();
+            mentions_others |= kind.mentions_others();
             if let News::Object(found) = &report.news {
                 self.note(found);
             }
@@ -279,8 +276,8 @@ impl Worker {
                 }
             }
         }
-        if mentions_secrets {
-            self.want_secrets();
+        if mentions_others {
+            self.want_others();
         }
     }
 

@@ -26,6 +26,9 @@ pub struct RedirectorInterest {
     pub node: String,
     /// Whether it has to tell Services in front of gateway pods from others.
     pub gateways: bool,
+    /// Whether TCP routes of gateways are followed: what they are made of is watched as soon as a Gateway has a
+    /// server for them.
+    pub tcp_routes: bool,
 }
 
 /// A kind that is watched.
@@ -100,6 +103,25 @@ impl Interest {
             .map(|(_, kind, objects)| Wanted { kind, objects })
             .collect()
     }
+
+    /// What is watched besides where a Gateway has a server of plain TCP.
+    pub(super) fn wanted_of_tcp_routes(&self) -> Vec<Wanted> {
+        use WantedKind as Kind;
+        let follows = self.redirector.as_ref().is_some_and(|it| it.tcp_routes);
+        if !follows || self.routes {
+            return Vec::new();
+        }
+        let all = [
+            (Kind::Pod, Objects::Metadata),
+            (Kind::VirtualService, Objects::All),
+            (Kind::DestinationRule, Objects::All),
+            (Kind::ServiceEntry, Objects::All),
+            (Kind::WorkloadEntry, Objects::All),
+            (Kind::AuthorizationPolicy, Objects::All),
+            (Kind::RequestAuthentication, Objects::All),
+        ];
+        all.map(|(kind, objects)| Wanted { kind, objects }).into()
+    }
 }
 
 // === impl Wanted ===
@@ -157,8 +179,8 @@ impl WantedKind {
         Self::RequestAuthentication,
     ];
 
-    /// Whether its objects name Secrets.
-    pub(super) fn mentions_secrets(self) -> bool {
+    /// Whether its objects say what else is to be watched.
+    pub(super) fn mentions_others(self) -> bool {
         matches!(self, Self::Gateway | Self::DestinationRule)
     }
 
@@ -229,6 +251,7 @@ mod tests {
             redirector: Some(RedirectorInterest {
                 node: node.clone(),
                 gateways,
+                tcp_routes: false,
             }),
             routes: false,
             secrets: None,
@@ -238,6 +261,26 @@ mod tests {
         assert_eq!(less, [&least[..], &["gateways"]].concat());
         let more = plurals(&redirector(true));
         assert_eq!(more, [&least[..], &["pods", "gateways"]].concat());
+    }
+
+    #[test]
+    fn a_redirector_that_follows_tcp_routes_wants_what_they_are_made_of() {
+        let interest = |tcp_routes, routes| Interest {
+            redirector: Some(RedirectorInterest {
+                node: "node1".to_owned(),
+                gateways: false,
+                tcp_routes,
+            }),
+            routes,
+            secrets: None,
+        };
+        let more = interest(true, false).wanted_of_tcp_routes();
+        let kinds: Vec<_> = more.iter().map(|wanted| wanted.kind).collect();
+        assert!(kinds.contains(&WantedKind::Pod) && kinds.contains(&WantedKind::VirtualService));
+        assert!(!kinds.contains(&WantedKind::Secret));
+        assert_eq!(interest(false, false).wanted_of_tcp_routes(), []);
+        // Who serves has them anyway.
+        assert_eq!(interest(true, true).wanted_of_tcp_routes(), []);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use nodegate_resources::{
 use nodegate_values::diagnostic::Diagnostic;
 
 use super::{
-    interest::{Wanted, WantedKind},
+    interest::{Interest, Wanted, WantedKind},
     trouble::Trouble,
     watch::{Found, News, Report},
 };
@@ -55,8 +55,14 @@ struct Known {
 /// Namespace and name.
 pub(super) type Name = (String, String);
 
-/// The credentials that an object names: Secrets.
-type Mentions = BTreeSet<String>;
+/// What an object says about others that are to be watched.
+#[derive(Debug, Default)]
+struct Mentions {
+    /// The credentials that it names: Secrets.
+    credentials: BTreeSet<String>,
+    /// Whether it is a Gateway with a server of plain TCP.
+    serves_tcp: bool,
+}
 
 /// A trouble, and since when.
 #[derive(Debug)]
@@ -103,7 +109,7 @@ impl Ledger {
     pub(super) fn take(&mut self, report: Report) -> Vec<Name> {
         let Report { wanted, news, .. } = report;
         let Some(known) = self.kinds.get_mut(&wanted) else {
-            // A Secret that nothing names any more.
+            // What is not wanted any more, such as a Secret that nothing names.
             return Vec::new();
         };
         let mut gone = Vec::new();
@@ -187,26 +193,17 @@ impl Ledger {
         news
     }
 
-    /// Wants these Secrets, and no others; gives those that were not wanted before, and those that are not
-    /// any more.
-    pub(super) fn want_secrets(&mut self, namespace: &str) -> (Vec<Wanted>, Vec<Wanted>) {
-        let kinds = self.kinds.iter();
-        let kinds = kinds.filter(|(wanted, _)| wanted.kind.mentions_secrets());
-        let mentions = kinds.flat_map(|(_, known)| known.objects.values());
-        let names: BTreeSet<_> = mentions
-            .flatten()
-            .filter_map(|credential| own_secret(credential, namespace))
-            .flat_map(secret_names)
-            .collect();
-        let wanted: BTreeSet<_> = names
-            .into_iter()
-            .map(|name| Wanted::secret(namespace, &name))
-            .collect();
-        let known = self.kinds.keys();
-        let held: BTreeSet<_> = known
-            .filter(|wanted| wanted.kind == WantedKind::Secret)
-            .cloned()
-            .collect();
+    /// Wants what the objects say is to be watched besides, and nothing else; gives what was not wanted before,
+    /// and what is not any more.
+    pub(super) fn want_others(&mut self, interest: &Interest) -> (Vec<Wanted>, Vec<Wanted>) {
+        let mut wanted: BTreeSet<_> = interest.wanted().into_iter().collect();
+        if self.mentions().any(|mentions| mentions.serves_tcp) {
+            wanted.extend(interest.wanted_of_tcp_routes());
+        }
+        if let Some(namespace) = &interest.secrets {
+            wanted.extend(self.named_secrets(namespace));
+        }
+        let held: BTreeSet<_> = self.kinds.keys().cloned().collect();
         let new: Vec<_> = wanted.difference(&held).cloned().collect();
         let old: Vec<_> = held.difference(&wanted).cloned().collect();
         for wanted in &new {
@@ -219,6 +216,20 @@ impl Ledger {
             }
         }
         (new, old)
+    }
+
+    fn mentions(&self) -> impl Iterator<Item = &Mentions> {
+        let kinds = self.kinds.iter();
+        let kinds = kinds.filter(|(wanted, _)| wanted.kind.mentions_others());
+        kinds.flat_map(|(_, known)| known.objects.values())
+    }
+
+    /// The Secrets of a namespace that objects name.
+    fn named_secrets(&self, namespace: &str) -> BTreeSet<Wanted> {
+        let credentials = self.mentions().flat_map(|mentions| &mentions.credentials);
+        let secrets = credentials.filter_map(|credential| own_secret(credential, namespace));
+        let names = secrets.flat_map(secret_names);
+        names.map(|name| Wanted::secret(namespace, &name)).collect()
     }
 
     /// How each kind stands.
@@ -293,17 +304,20 @@ impl Known {
     }
 }
 
-/// The credentials that a Gateway or a DestinationRule names, as the compiler looks for them.
+/// What a Gateway or a DestinationRule says: the credentials are those that the compiler looks for.
 fn mentions(manifest: &Manifest) -> Mentions {
-    let objects = manifest.objects.iter();
-    objects
-        .flat_map(|object| -> Vec<&str> {
-            match &object.body {
-                Body::Gateway(gateway) => gateway.spec.credentials().collect(),
-                Body::DestinationRule(rule) => rule.spec.credentials().collect(),
-                _ => Vec::new(),
+    let mut mentions = Mentions::default();
+    for object in &manifest.objects {
+        let credentials: Vec<&str> = match &object.body {
+            Body::Gateway(gateway) => {
+                mentions.serves_tcp |= gateway.spec.serves_tcp();
+                gateway.spec.credentials().collect()
             }
-        })
-        .map(ToOwned::to_owned)
-        .collect()
+            Body::DestinationRule(rule) => rule.spec.credentials().collect(),
+            _ => Vec::new(),
+        };
+        let credentials = credentials.into_iter().map(ToOwned::to_owned);
+        mentions.credentials.extend(credentials);
+    }
+    mentions
 }

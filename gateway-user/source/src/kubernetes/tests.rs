@@ -152,6 +152,7 @@ fn secrets_are_watched_as_long_as_they_are_named() {
         redirector: Some(RedirectorInterest {
             node: "node1".into(),
             gateways: true,
+            tcp_routes: true,
         }),
         routes: true,
         secrets: Some("istio-system".into()),
@@ -181,11 +182,11 @@ fn secrets_are_watched_as_long_as_they_are_named() {
     };
     let secrets = |names: [&str; 2]| names.map(|name| Wanted::secret("istio-system", name));
     ledger.take(rule("one"));
-    let (new, old) = ledger.want_secrets("istio-system");
+    let (new, old) = ledger.want_others(&interest);
     assert_eq!(new, secrets(["one", "one-cacert"]));
     assert_eq!(old, []);
     ledger.take(rule("two"));
-    let (new, old) = ledger.want_secrets("istio-system");
+    let (new, old) = ledger.want_others(&interest);
     assert_eq!(new, secrets(["two", "two-cacert"]));
     assert_eq!(old, secrets(["one", "one-cacert"]));
 }

@@ -48,6 +48,13 @@ pub(super) fn enforced(
     }
 }
 
+/// The first policy that restricts who may use a gateway, as people name it.
+pub(super) fn restricting(resources: &Resources, identity: &GatewayIdentity) -> Option<String> {
+    let mut all = policies(resources);
+    let its = all.find(|it| it.scope.has(&identity.namespace, &identity.labels))?;
+    Some(its.object.key.to_string())
+}
+
 /// All that restrict anything, in the order of their names.
 fn policies(resources: &Resources) -> impl Iterator<Item = Policy<'_>> {
     let authorization = resources

@@ -1,7 +1,7 @@
 //! `nodegate iptables diff --maps`: rules against the loaded maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -40,6 +40,8 @@ struct Difference {
     family: IpFamily,
     /// By Service port; `expected` is what the rules do, `found` what the maps do.
     services: BTreeMap<ServicePortKey, Vec<Change>>,
+    /// Service ports whose connections follow a gateway's TCP route in the kernel.
+    not_compared: BTreeSet<ServicePortKey>,
 }
 
 pub(super) fn run(
@@ -58,10 +60,13 @@ pub(super) fn run(
     let mut differences = Vec::new();
     for ruleset in whole(dumps)? {
         let family = ruleset.family;
-        let rules = comparable(of_rules(&ruleset), &args.services);
-        let maps = pins.implemented(family)?;
+        let in_turn = pins.in_turn(family)?;
+        let rules = comparable(of_rules(&ruleset), &args.services, &in_turn);
+        let mut maps = pins.implemented(family)?;
+        maps.retain(|key, _| !in_turn.contains(key));
         differences.push(Difference {
             family,
+            not_compared: in_turn,
             services: changes(&rules, &maps),
         });
     }
@@ -74,9 +79,14 @@ pub(super) fn run(
 }
 
 /// The rules' Services that are in scope, without what maps do not hold.
-fn comparable(services: Services, scope: &ServiceScope) -> Services {
-    let in_scope =
-        |key: &ServicePortKey| scope.has_name(&key.name.namespace, &key.name.name) == Some(true);
+fn comparable(
+    services: Services,
+    scope: &ServiceScope,
+    in_turn: &BTreeSet<ServicePortKey>,
+) -> Services {
+    let in_scope = |key: &ServicePortKey| {
+        scope.has_name(&key.name.namespace, &key.name.name) == Some(true) && !in_turn.contains(key)
+    };
     let mut services = services;
     services.retain(|key, service| {
         service.health_check_node_port = None;
@@ -88,6 +98,12 @@ fn comparable(services: Services, scope: &ServiceScope) -> Services {
 impl Difference {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let family = self.family;
+        for service in &self.not_compared {
+            writeln!(
+                out,
+                "{family}: not compared: {service}, whose connections follow a TCP route here"
+            )?;
+        }
         if self.services.is_empty() {
             return writeln!(out, "{family}: equal");
         }
