@@ -13,7 +13,7 @@
 //! Source: `syncProxyRules` in Kubernetes' pkg/proxy/iptables/proxier.go.
 
 use crate::{
-    Address, halves, is_loopback, is_v4,
+    Address, TCP, halves, is_loopback, is_v4,
     maps::{
         AddressKey, AffinityKey, Backend, NodeAddress, Service, ServiceKey, Settings, ShareKey,
         Slot, SlotKey,
@@ -532,7 +532,8 @@ fn choose<T: Tables>(
     let (reason, choice) = if let Some(choice) = known {
         (Reason::Affinity, choice)
     } else {
-        let in_turn = service.flags & Service::FLAG_IN_TURN != 0;
+        // The programs for datagrams know the protocol, and do without.
+        let in_turn = flow.protocol == TCP && service.flags & Service::FLAG_IN_TURN != 0;
         let slot = SlotKey {
             service: service.id,
             generation: service.generation,
@@ -546,7 +547,7 @@ fn choose<T: Tables>(
         let Some(slot) = tables.slot(&slot) else {
             return Decision::without_backend(Verdict::Drop, Reason::TableGap, service);
         };
-        if slot.share != 0 {
+        if in_turn && slot.share != 0 {
             tables.count_share(&ShareKey {
                 service: service.id,
                 share: slot.share as u32,

@@ -37,7 +37,15 @@ pub(crate) struct Line {
 
 /// Envoy's access log, read as it is written.
 #[derive(Debug)]
-pub(crate) struct EnvoyLog(Mutex<(BufReader<File>, Lines)>);
+pub(crate) struct EnvoyLog(Mutex<LogReader>);
+
+#[derive(Debug)]
+struct LogReader {
+    file: BufReader<File>,
+    /// The beginning of a line: Envoy writes its buffers one by one, and lines go across them.
+    begun: String,
+    lines: Lines,
+}
 
 /// The proxy's records.
 #[derive(Debug)]
@@ -79,8 +87,11 @@ pub(crate) fn configure(bootstrap: &mut Value, path: &Path) {
 
 impl EnvoyLog {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let reader = BufReader::new(File::open(path)?);
-        Ok(Self(Mutex::new((reader, Lines::new()))))
+        Ok(Self(Mutex::new(LogReader {
+            file: BufReader::new(File::open(path)?),
+            begun: String::new(),
+            lines: Lines::new(),
+        })))
     }
 
     /// The line about a request that has been answered, once it is there.
@@ -88,12 +99,10 @@ impl EnvoyLog {
         let deadline = patience::Deadline::new();
         while !deadline.passed() {
             let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let (reader, lines) = &mut *locked;
-            let mut text = String::new();
-            // Envoy writes whole lines.
-            while reader.read_line(&mut text)? > 0 {
-                lines.extend(parse(&text));
-                text.clear();
+            let LogReader { file, begun, lines } = &mut *locked;
+            while file.read_line(begun)? > 0 && begun.ends_with('\n') {
+                lines.extend(parse(begun));
+                begun.clear();
             }
             if let Some(line) = newest(lines, answer) {
                 return Ok(Some(line));
