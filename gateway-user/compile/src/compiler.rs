@@ -281,10 +281,15 @@ impl Last {
         services
     }
 
-    /// Whether a TCP route that takes over a Service port depends on one of the Services.
+    /// Whether it depends on one of the Services which TCP routes take over Service ports, or may.
     fn has_shifted(&self, services: &BTreeSet<Named>) -> bool {
-        let concerned = shifting::services_of(&self.made.shifted, &self.made.services);
-        !concerned.is_disjoint(services)
+        let Whole {
+            shifted,
+            services: ports,
+            ..
+        } = &self.made;
+        !shifting::services_of(shifted, ports).is_disjoint(services)
+            || !shifting::candidates(ports).is_disjoint(services)
     }
 
     /// Looks for the TCP routes that take over Service ports.

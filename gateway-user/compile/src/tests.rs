@@ -8,6 +8,7 @@ mod policy;
 mod review;
 mod scenarios;
 mod services;
+mod shifting;
 mod tls;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, sync::Arc};
 
-use nodegate_model::{Snapshot, service::ServicePort};
+use nodegate_model::{Snapshot, service::ServicePort, shift::Way};
 use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
 
 use crate::{
@@ -49,6 +49,7 @@ fn slice(service: u8, number: u8) -> String {
         any(&[
             "{name: http, port: 8080}",
             "{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}",
+            "{name: http, port: 31400}",
             "{port: 8080}",
             "{name: strange, port: 1}",
         ]),
@@ -193,6 +194,25 @@ fn some_object() -> (String, String) {
     }
 }
 
+/// A gateway with a TCP server, behind a Service of its own.
+const TCP_GATEWAY: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: gate, labels: {tier: front}}
+spec: {clusterIP: 10.96.0.9, selector: {app: gate}, ports: [{name: tcp, port: 31400}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: gate-0, labels: {istio: ingressgateway, app: gate}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: gate, labels: {kubernetes.io/service-name: gate}}
+addressType: IPv4
+ports: [{name: tcp, port: 31400}]
+endpoints: [{addresses: [10.0.0.9], targetRef: {kind: Pod, name: gate-0}}]
+";
+
 fn identity(resources: &Resources) -> GatewayIdentity {
     let own = resources.pod("istio-system", "gateway-0");
     let usual = BTreeMap::from([("istio".into(), "ingressgateway".into())]);
@@ -218,6 +238,9 @@ fn same(compiled: &Compiled, expected: &Compiled, when: &str) {
 #[test]
 fn the_outcome_is_that_of_the_whole() {
     let (mut whole, mut taken_on, mut with_changes, mut with_messages) = (0, 0, 0, 0);
+    // States in which the kernel follows a TCP route, and in which it could not; those that came of a change
+    // that was taken on.
+    let mut shifted = [0, 0];
     for seed in 0..16 {
         fastrand::seed(seed);
         let scopes = [
@@ -226,8 +249,9 @@ fn the_outcome_is_that_of_the_whole() {
             ServiceScope::Selector([("tier".into(), "front".into())].into()),
         ];
         let scope = &scopes[[0, 0, 1, 2][seed as usize % 4]];
-        let is_gateway = seed % 8 != 7;
-        let mut files: BTreeMap<String, Manifest> = BTreeMap::new();
+        let is_gateway = seed % 4 != 3;
+        let tcp_gateway = Manifest::parse(PathBuf::from("gate.yaml"), TCP_GATEWAY);
+        let mut files = BTreeMap::from([("gate".to_owned(), tcp_gateway)]);
         let mut store = Store::default();
         let (mut compiler, mut publisher) = (Compiler::default(), Publisher::default());
         let mut before: Option<Arc<Snapshot>> = None;
@@ -247,6 +271,11 @@ fn the_outcome_is_that_of_the_whole() {
             let work = compiler.work();
             same(&compiled, &expected, &format!("{seed} {turn} {work:?}"));
 
+            if !work.whole {
+                for shift in compiled.services.iter().filter_map(|it| it.shift.as_ref()) {
+                    shifted[usize::from(matches!(shift.way, Way::Proxy(_)))] += 1;
+                }
+            }
             let snapshot = publisher.publish(compiled);
             if let Some(before) = before.replace(Arc::clone(&snapshot)) {
                 shares(&before, &snapshot);
@@ -264,6 +293,7 @@ fn the_outcome_is_that_of_the_whole() {
     }
     // Each of both ways has been gone often, and not for nothing.
     assert!(whole > 100 && taken_on > 200, "{whole} {taken_on}");
+    assert!(shifted[0] > 10 && shifted[1] > 10, "{shifted:?}");
     assert!(
         with_changes > 60 && with_messages > 20,
         "{with_changes} {with_messages}"

@@ -106,6 +106,75 @@ fn apply(mirror: &mut Mirror, desired: &Desired) -> Vec<Group> {
     groups
 }
 
+/// The order in which a frontend's backends take turns, as last octets, each with the destination's name.
+fn turns(mirror: &Mirror, key: ServiceKey) -> Vec<(u8, String)> {
+    let service = mirror.services[&key];
+    let slots = (0..service.cluster).map(|index| {
+        let slot = mirror.slots[&SlotKey {
+            service: service.id,
+            generation: service.generation,
+            index,
+        }];
+        let share = ShareKey {
+            service: service.id,
+            share: slot.share.into(),
+        };
+        let name = mirror.shares.get(&share).cloned();
+        (slot.address[15], name.unwrap_or_default())
+    });
+    slots.collect()
+}
+
+/// `a` with these backends by turns, each with the place of its destination.
+fn in_turn(backends: &[u8], destinations: &[&str], order: &[(usize, usize)]) -> Desired {
+    let mut desired = desired(&[("a", &[1], backends)]);
+    let service = desired.services.get_mut(&name("a")).expect("it is there");
+    service.frontends = BTreeMap::from([(frontend(1), Service::FLAG_IN_TURN)]);
+    service.shares = Some(Shares {
+        destinations: destinations.iter().map(|&name| name.to_owned()).collect(),
+        turns: order.to_vec(),
+    });
+    desired
+}
+
+#[test]
+fn turns_are_written_in_their_order_and_destinations_keep_their_numbers() {
+    let mut mirror = Mirror::default();
+    apply(&mut mirror, &desired(&[("a", &[1], &[99])]));
+    let first = in_turn(&[11, 12], &["v1", "v2"], &[(0, 0), (0, 0), (1, 1)]);
+    let steps_of_first: Vec<_> = steps(&apply(&mut mirror, &first)).cloned().collect();
+    let [v1, v2] = ["v1", "v2"].map(str::to_owned);
+    let written = [(11, v1.clone()), (11, v1.clone()), (12, v2.clone())];
+    assert_eq!(turns(&mirror, frontend(1)), written);
+    // What is counted in is there before anybody takes a turn.
+    let at = |is: fn(&Step) -> bool| steps_of_first.iter().position(is).expect("a step");
+    let frontend_at = at(|step| matches!(step, Step::PutService(..)));
+    assert!(at(|step| matches!(step, Step::PutTurn(_))) < frontend_at);
+    let numbers = |mirror: &Mirror| -> BTreeMap<String, u32> {
+        let shares = mirror.shares.iter();
+        shares
+            .map(|(key, name)| (name.clone(), key.share))
+            .collect()
+    };
+    let before = numbers(&mirror);
+
+    // v1 goes, v3 comes: v2 keeps its number and what is counted there, and v3 does not get v1's before
+    // nobody can count in it any more.
+    let second = in_turn(&[12, 13], &["v3", "v2"], &[(0, 1), (1, 0)]);
+    apply(&mut mirror, &second);
+    let after = numbers(&mirror);
+    assert_eq!(after["v2"], before["v2"]);
+    assert!(!before.values().any(|number| *number == after["v3"]));
+    assert!(!after.contains_key("v1"));
+    assert_eq!(
+        turns(&mirror, frontend(1)),
+        [(12, v2), (13, "v3".to_owned())]
+    );
+
+    apply(&mut mirror, &desired(&[("a", &[1], &[99])]));
+    assert!(mirror.turns.is_empty() && mirror.shares.is_empty());
+}
+
 fn set(last: &[u8]) -> BTreeSet<u8> {
     last.iter().copied().collect()
 }
