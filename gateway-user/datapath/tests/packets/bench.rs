@@ -220,6 +220,15 @@ impl Bench {
         Ok(())
     }
 
+    /// What each destination of the only Service port got, by name.
+    pub(crate) fn shares(&self) -> Vec<(String, u64)> {
+        let shares = self.maps.shares().expect("shares can be read");
+        shares
+            .into_iter()
+            .map(|(_, name, count)| (name, count))
+            .collect()
+    }
+
     pub(crate) fn count(&self, reason: &str) -> u64 {
         self.maps.counters().expect("counters can be read")[reason]
     }

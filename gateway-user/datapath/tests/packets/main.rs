@@ -10,6 +10,7 @@ mod headers;
 mod policies;
 mod refusals;
 mod traces;
+mod turns;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -107,6 +108,8 @@ const BOTH: &[(&str, Test)] = &[
         "affinity_keeps_clients_with_their_backend",
         policies::affinity,
     ),
+    ("connections_take_turns_by_weight", turns::by_weight),
+    ("a_client_that_stays_takes_one_turn", turns::with_affinity),
     ("only_remote_backends_are_masqueraded", policies::masquerade),
     ("a_port_used_again_is_a_new_connection", flows::port_reuse),
     (
