@@ -550,7 +550,7 @@ fn choose<T: Tables>(
         if in_turn && slot.share != 0 {
             tables.count_share(&ShareKey {
                 service: service.id,
-                share: slot.share as u32,
+                share: slot.share.into(),
             });
         }
         (Reason::Chosen, *slot)

@@ -14,8 +14,10 @@ use std::{
 
 use nodegate_model::{
     gateway::RouteOrigin,
-    service::{Endpoint, Protocol, ServicePort},
-    shift::{KernelShift, Shift, ShiftDestination, Way},
+    service::{
+        Endpoint, Protocol, ServicePort,
+        shift::{KernelShift, Shift, ShiftDestination, Way},
+    },
 };
 use nodegate_resources::{
     ResourceKind, Resources,

@@ -7,7 +7,6 @@ use nodegate_values::diagnostic::Diagnostics;
 pub mod gateway;
 pub mod selection;
 pub mod service;
-pub mod shift;
 
 use gateway::Gateway;
 use selection::NodeTopology;

@@ -10,7 +10,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::shift::{Shift, Turns, Way};
+pub mod shift;
+
+use shift::{Shift, Turns, Way};
 
 /// An address family. kube-proxy is two proxies, one for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

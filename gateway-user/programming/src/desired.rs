@@ -13,8 +13,7 @@ use gateway_common::{
 use ipnet::IpNet;
 use nodegate_model::{
     selection::{NodeTopology, Selection, select},
-    service::{Endpoint, IpFamily, Protocol, ServicePort, TrafficPolicy},
-    shift::Turns,
+    service::{Endpoint, IpFamily, Protocol, ServicePort, TrafficPolicy, shift::Turns},
 };
 
 use super::{

@@ -21,8 +21,8 @@ pub(crate) const NODE: &str = "node1";
 /// On the node, a directory that is on this machine too.
 pub(crate) const SHARED: &str = "/var/log";
 
-/// A DestinationRule that wants a Secret of the gateway's namespace.
-const WANTS_A_SECRET: &str = "
+/// A DestinationRule that wants a Secret of the gateway's namespace, and a Gateway that TCP routes may be for.
+const WANTS_MORE: &str = "
 apiVersion: v1
 kind: Secret
 metadata: {name: authority, namespace: istio-system}
@@ -34,6 +34,13 @@ metadata: {name: secure, namespace: istio-system}
 spec:
   host: secure.example
   trafficPolicy: {tls: {mode: SIMPLE, credentialName: authority}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: tcp, namespace: istio-system}
+spec:
+  selector: {app: nobody}
+  servers: [{port: {number: 31400, name: tcp, protocol: TCP}, hosts: ['*']}]
 ";
 
 /// A role whose rules are looked at, and who has it.
@@ -122,7 +129,7 @@ fn install(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
         "--all",
         &limit,
     ])?;
-    cluster.apply(WANTS_A_SECRET)?;
+    cluster.apply(WANTS_MORE)?;
     let roles = objects.into_iter();
     Ok(roles
         .filter(|object| is_kind(object, &["Role", "ClusterRole"]))

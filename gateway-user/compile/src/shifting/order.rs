@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use nodegate_model::{
-    service::{IpFamily, ServicePort},
+use nodegate_model::service::{
+    IpFamily, ServicePort,
     shift::{ShiftDestination, Turn},
 };
 use nodegate_values::split::Split;

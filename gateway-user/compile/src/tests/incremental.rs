@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, sync::Arc};
 
-use nodegate_model::{Snapshot, service::ServicePort, shift::Way};
+use nodegate_model::{
+    Snapshot,
+    service::{ServicePort, shift::Way},
+};
 use nodegate_resources::{Resources, admission::Store, manifest::Manifest};
 
 use crate::{

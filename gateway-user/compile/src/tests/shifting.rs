@@ -1,7 +1,7 @@
 //! TCP routes that are nothing but weights: who follows them.
 
-use nodegate_model::{
-    service::{IpFamily, ServicePort},
+use nodegate_model::service::{
+    IpFamily, ServicePort,
     shift::{Shift, Way},
 };
 use nodegate_values::diagnostic::Severity;

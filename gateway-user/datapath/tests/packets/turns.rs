@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use libtest_mimic::Failed;
 use nodegate_model::{
     gateway::RouteOrigin,
-    service::{Endpoint, IpFamily, ServicePort},
-    shift::{KernelShift, Shift, ShiftDestination, Turn, Way},
+    service::{
+        Endpoint, IpFamily, ServicePort,
+        shift::{KernelShift, Shift, ShiftDestination, Turn, Way},
+    },
 };
 
 use crate::{

@@ -4,8 +4,7 @@ use std::{fmt, sync::Arc};
 
 use nodegate_model::{
     gateway::RouteOrigin,
-    service::{IpFamily, ServicePort},
-    shift::Way,
+    service::{IpFamily, ServicePort, shift::Way},
 };
 use serde::Serialize;
 

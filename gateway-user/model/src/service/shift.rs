@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    gateway::RouteOrigin,
-    service::{Endpoint, IpFamily},
-};
+use super::{Endpoint, IpFamily};
+use crate::gateway::RouteOrigin;
 
 /// The TCP route that gateways have for a Service port's connections, and who follows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
