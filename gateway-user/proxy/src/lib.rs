@@ -19,6 +19,7 @@ pub mod http1;
 mod http2;
 mod options;
 mod parity;
+mod pipes;
 mod pool;
 mod tcp;
 #[cfg(test)]

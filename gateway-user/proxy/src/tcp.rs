@@ -1,6 +1,7 @@
 //! TCP from clients: each connection goes to one endpoint for as long as it lives.
 
 mod acceptor;
+mod copy;
 mod log;
 mod relay;
 mod watched;

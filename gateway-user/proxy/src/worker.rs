@@ -14,6 +14,7 @@ use crate::{
     counters::WorkerIndex,
     deadlines::Deadlines,
     options::Options,
+    pipes::Pipes,
 };
 
 /// Spare memory: how many pieces of each kind are kept, and how large a piece may be.
@@ -32,6 +33,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) clock: Clock,
+    /// For bytes that go from one socket to another.
+    pub(crate) pipes: Pipes,
     spare: RefCell<Spare>,
 }
 
@@ -57,6 +60,7 @@ impl Worker {
             connections: Rc::default(),
             deadlines: Rc::default(),
             clock: Clock::default(),
+            pipes: Pipes::default(),
             spare: RefCell::default(),
         }
     }
@@ -82,13 +86,19 @@ impl Worker {
     }
 
     /// Takes memory back for the next request.
-    pub(crate) fn give_back(&self, mut headers: HeaderMap, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&self, mut headers: HeaderMap, buffer: Vec<u8>) {
+        self.give_back_buffer(buffer);
         let mut spare = self.spare.borrow_mut();
         if spare.headers.len() < MAX_SPARE && (1..=MAX_SPARE_HEADERS).contains(&headers.capacity())
         {
             headers.clear();
             spare.headers.push(headers);
         }
+    }
+
+    /// Takes a buffer back.
+    pub(crate) fn give_back_buffer(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
         if spare.buffers.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BUFFER {
             buffer.clear();
             spare.buffers.push(buffer);

@@ -57,10 +57,18 @@ pub(crate) struct Peers {
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     /// The TCP connection below.
     fn tcp(&self) -> &TcpStream;
+
+    /// What has been read of it already, and the connection itself, if bytes are passed on as they are; none of a
+    /// stream in TLS that is ended here. What has been read is given once.
+    fn clear(&mut self) -> Option<(Vec<u8>, &TcpStream)>;
 }
 
 impl Transport for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
+    }
+
+    fn clear(&mut self) -> Option<(Vec<u8>, &TcpStream)> {
+        Some((Vec::new(), self))
     }
 }

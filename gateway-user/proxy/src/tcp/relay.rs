@@ -1,12 +1,28 @@
 //! Passes a connection on to an endpoint, and bytes both ways.
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures_util::future::OptionFuture;
 use nodegate_observe::ResponseFlag;
-use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time};
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    net::TcpStream,
+    time::{self, Sleep},
+};
 
-use super::{log::ConnectionLog, watched::Watched};
+use super::{
+    copy::{Common, Copy, Side},
+    log::ConnectionLog,
+    watched::Watched,
+};
 use crate::{
     accept::{Arrival, Transport},
     clock::ticks,
@@ -47,52 +63,80 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
     registration
         .handle
         .set_idle_limit(ticks(limits.tcp_idle_timeout));
-    let mut longest = pin!(OptionFuture::from(
+    let longest = pin!(OptionFuture::from(
         limits.max_connection_duration.map(time::sleep)
     ));
     log.opened();
 
-    let ending = {
-        let mut client = Watched {
-            stream: &mut client,
-            handle: &registration.handle,
-            worker: &worker,
-            bytes: &log.received,
-            broken: ResponseFlag::DownstreamConnectionTermination,
-            blame: &log.blame,
-        };
-        let mut upstream = Watched {
-            stream: &mut upstream,
-            handle: &registration.handle,
-            worker: &worker,
-            bytes: &log.sent,
-            broken: ResponseFlag::UpstreamConnectionTermination,
-            blame: &log.blame,
-        };
-        // The end of either direction is passed on, and the other direction goes on.
-        let mut copy = pin!(copy_bidirectional_with_sizes(
-            &mut client,
-            &mut upstream,
-            BUFFER,
-            BUFFER
-        ));
-        poll_fn(|cx| match registration.handle.order(cx) {
-            Order::Serve | Order::Finish => {
-                if let Poll::Ready(Some(())) = longest.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(()));
-                }
-                copy.as_mut().poll(cx).map_ok(|_| ())
-            }
-            Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-        })
-        .await
+    let common = Common {
+        worker: &worker,
+        handle: &registration.handle,
+        blame: &log.blame,
     };
+    let ending =
+        if let (Some((begun, client)), PeerStream::Clear(endpoint)) = (client.clear(), &upstream) {
+            let client = Side {
+                stream: client,
+                bytes: &log.received,
+                broken: ResponseFlag::DownstreamConnectionTermination,
+            };
+            let endpoint = Side {
+                stream: endpoint,
+                bytes: &log.sent,
+                broken: ResponseFlag::UpstreamConnectionTermination,
+            };
+            let mut copy = Copy::new(client, endpoint, begun, common);
+            until_over(common, longest, |cx| copy.poll(cx)).await
+        } else {
+            let mut client = Watched {
+                stream: &mut client,
+                handle: &registration.handle,
+                worker: &worker,
+                bytes: &log.received,
+                broken: ResponseFlag::DownstreamConnectionTermination,
+                blame: &log.blame,
+            };
+            let mut upstream = Watched {
+                stream: &mut upstream,
+                handle: &registration.handle,
+                worker: &worker,
+                bytes: &log.sent,
+                broken: ResponseFlag::UpstreamConnectionTermination,
+                blame: &log.blame,
+            };
+            // The end of either direction is passed on, and the other direction goes on.
+            let mut copy = pin!(copy_bidirectional_with_sizes(
+                &mut client,
+                &mut upstream,
+                BUFFER,
+                BUFFER
+            ));
+            until_over(common, longest, |cx| copy.as_mut().poll(cx).map_ok(|_| ())).await
+        };
     if let Err(error) = ending {
         log.broken(&error);
         // If one side broke off, the other one should not see a proper end.
         reset(client.tcp());
         reset(upstream.tcp());
     }
+}
+
+/// Copies until that is over, the connection is told to close, or has lived long enough.
+async fn until_over(
+    common: Common<'_>,
+    mut longest: Pin<&mut OptionFuture<Sleep>>,
+    mut copy: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+) -> io::Result<()> {
+    poll_fn(|cx| match common.handle.order(cx) {
+        Order::Serve | Order::Finish => {
+            if let Poll::Ready(Some(())) = longest.as_mut().poll(cx) {
+                return Poll::Ready(Ok(()));
+            }
+            copy(cx)
+        }
+        Order::Close => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+    })
+    .await
 }
 
 /// Takes the next turn among the route's clusters.

@@ -270,4 +270,8 @@ impl Transport for TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
+
+    fn clear(&mut self) -> Option<(Vec<u8>, &TcpStream)> {
+        None
+    }
 }

@@ -146,4 +146,10 @@ impl Transport for Replayed {
     fn tcp(&self) -> &TcpStream {
         &self.stream
     }
+
+    fn clear(&mut self) -> Option<(Vec<u8>, &TcpStream)> {
+        let mut read = std::mem::take(&mut self.read);
+        read.drain(..std::mem::take(&mut self.taken));
+        Some((read, &self.stream))
+    }
 }
