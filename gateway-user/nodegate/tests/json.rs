@@ -173,6 +173,13 @@ fn explain_is_as_documented() {
         };
         hold(&nodegate(&words), "", &fields, &mut seen);
     }
+    for mode in ["kernel", "proxy"] {
+        let words = ["explain", "external", "192.168.170.11:32432", "-o", "json"];
+        let choices = ["--manifests", &file, "--tcp-shifting", mode];
+        let value = nodegate(&[&words[..], &choices].concat());
+        assert_eq!(value["shift"]["against_kernel"].is_null(), mode == "kernel");
+        hold(&value, "", &fields, &mut seen);
+    }
     all_seen(
         &fields,
         &seen,
