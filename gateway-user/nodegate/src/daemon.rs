@@ -41,7 +41,7 @@ use nodegate_iptables::{
 use nodegate_model::{Published, Snapshot};
 use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
 use nodegate_programming::masquerade::MasqueradeMode;
-use nodegate_proxy::{self as proxy, Parity, Proxy};
+use nodegate_proxy::{self as proxy, Fronts, Parity, Proxy};
 use nodegate_source::{
     combined::Sources,
     kubernetes::{
@@ -122,6 +122,8 @@ pub struct ProxyOptions {
     pub extended_connect: bool,
     /// Whether clients may speak HTTP/1.0.
     pub accept_http10: bool,
+    /// Who says in the PROXY protocol whose connections it brings.
+    pub fronts: Fronts,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -340,6 +342,7 @@ fn start_proxy(
         parity: options.parity,
         extended_connect: options.extended_connect,
         accept_http10: options.accept_http10,
+        fronts: options.fronts.clone(),
         ..defaults
     })
     .context("starting the proxy's workers")?;

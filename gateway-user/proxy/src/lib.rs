@@ -14,6 +14,7 @@ mod deadlines;
 mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod fronts;
 mod http;
 pub mod http1;
 mod http2;
@@ -32,6 +33,6 @@ mod workers;
 pub use accept::BindError;
 pub use counters::Counts;
 pub use counts::{ClusterCounts, ProxyCounts, RouteCounts};
-pub use options::Options;
+pub use options::{Fronts, Options};
 pub use parity::{Difference, Parity, UnknownDifference};
 pub use workers::{Applied, Proxy};

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::parity::Parity;
 
 /// How a proxy runs.
@@ -28,6 +30,21 @@ pub struct Options {
     pub extended_connect: bool,
     /// Whether clients may speak HTTP/1.0 (Envoy's `accept_http_10`).
     pub accept_http10: bool,
+    /// Who says in the PROXY protocol whose connections it brings.
+    pub fronts: Fronts,
+}
+
+/// Fronts that are trusted to say whose connections they bring: ports that they connect to, and networks that they
+/// come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fronts(pub Vec<(u16, IpNet)>);
+
+impl Fronts {
+    /// Whether who connects to the port from this address is one.
+    pub(crate) fn are_trusted(&self, port: u16, address: IpAddr) -> bool {
+        let mut fronts = self.0.iter();
+        fronts.any(|(at, network)| *at == port && network.contains(&address))
+    }
 }
 
 impl Default for Options {
@@ -44,6 +61,7 @@ impl Default for Options {
             parity: Parity::default(),
             extended_connect: false,
             accept_http10: false,
+            fronts: Fronts::default(),
         }
     }
 }

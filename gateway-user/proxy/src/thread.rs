@@ -24,6 +24,7 @@ use crate::{
     clock::{TICK, ticks},
     config::Config,
     counters::WorkerIndex,
+    fronts::FrontsAcceptor,
     http::{HttpAcceptor, HttpPool},
     options::Options,
     tcp::TcpAcceptor,
@@ -107,7 +108,10 @@ impl Running {
             ),
         };
         Self {
-            sockets: Sockets::new(Rc::clone(&worker), Box::new(acceptor)),
+            sockets: Sockets::new(
+                Rc::clone(&worker),
+                Box::new(FrontsAcceptor::new(Rc::clone(&worker), acceptor)),
+            ),
             worker,
             pool,
         }

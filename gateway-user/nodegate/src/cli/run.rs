@@ -9,7 +9,7 @@ use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope};
 use nodegate_datapath as datapath;
 use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
 use nodegate_programming::desired::Policy;
-use nodegate_proxy::Parity;
+use nodegate_proxy::{Fronts, Parity};
 use nodegate_source::kubernetes::access::Access;
 
 use super::{
@@ -204,6 +204,17 @@ struct ProxyArgs {
     /// (426)
     #[arg(long, env = "NODEGATE_ACCEPT_HTTP_10")]
     accept_http_10: bool,
+    /// Fronts that say in the PROXY protocol (version 1 or 2) whose connections they bring: the port of this gateway
+    /// that they connect to, and the network that they come from. Their connections must begin with that; all
+    /// others are served as they are
+    #[arg(
+        long,
+        env = "NODEGATE_PROXY_PROTOCOL_FROM",
+        value_name = "PORT=CIDR",
+        value_delimiter = ',',
+        value_parser = front
+    )]
+    proxy_protocol_from: Vec<(u16, IpNet)>,
     /// What becomes of requests where an AuthorizationPolicy or RequestAuthentication is for this gateway,
     /// which this version does not enforce: `pass`, or `refuse`, which answers 403 to all of them
     #[arg(
@@ -251,6 +262,19 @@ enum Source {
     Manifests,
     /// kube-proxy's rules, of iptables-save and ip6tables-save
     Iptables,
+}
+
+/// `8443=192.0.2.0/24`
+fn front(text: &str) -> Result<(u16, IpNet), String> {
+    let (port, network) = text
+        .split_once('=')
+        .ok_or("not PORT=CIDR (fix: such as 8443=192.0.2.0/24)")?;
+    let port = port
+        .parse::<u16>()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| format!("`{port}` is no port (fix: 1 to 65535)"))?;
+    Ok((port, super::network(network)?))
 }
 
 pub(super) type Labels = BTreeMap<String, String>;
@@ -450,6 +474,7 @@ impl ProxyArgs {
             parity: self.envoy_parity,
             extended_connect: self.extended_connect,
             accept_http10: self.accept_http_10,
+            fronts: Fronts(self.proxy_protocol_from),
             access_log: self.access_log()?,
         })
     }
