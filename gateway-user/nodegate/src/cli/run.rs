@@ -474,7 +474,7 @@ impl ProxyArgs {
             parity: self.envoy_parity,
             extended_connect: self.extended_connect,
             accept_http10: self.accept_http_10,
-            fronts: Fronts(self.proxy_protocol_from),
+            fronts: Fronts(self.proxy_protocol_from.clone()),
             access_log: self.access_log()?,
         })
     }
