@@ -91,6 +91,13 @@ pub fn text(status: &Status) -> String {
             "Generation of the Snapshot that all workers have applied.",
             proxy.applied as f64,
         );
+        let refused = proxy.refused.iter();
+        text.family(
+            "nodegate_proxy_refused_total",
+            "counter",
+            "Connections and requests that were refused so that others go on.",
+            refused.map(|(reason, count)| (vec![("reason", reason.as_str())], *count as f64)),
+        );
     }
     text.0
 }

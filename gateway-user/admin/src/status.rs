@@ -137,6 +137,9 @@ pub struct ProxyStatus {
     pub listeners: Vec<u16>,
     /// Ports that could not be bound, and why.
     pub failures: Vec<String>,
+    /// What was refused so that what is being served goes on, by reason, since the process began.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
 }
 
 impl Status {

@@ -41,7 +41,7 @@ use nodegate_iptables::{
 use nodegate_model::{Published, Snapshot};
 use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
 use nodegate_programming::masquerade::MasqueradeMode;
-use nodegate_proxy::{self as proxy, Fronts, Parity, Proxy};
+use nodegate_proxy::{self as proxy, Fronts, Parity, Proxy, Refusal};
 use nodegate_source::{
     combined::Sources,
     kubernetes::{
@@ -124,6 +124,8 @@ pub struct ProxyOptions {
     pub accept_http10: bool,
     /// Who says in the PROXY protocol whose connections it brings.
     pub fronts: Fronts,
+    /// How many connections of clients there may be at once; none: as many as there are descriptors for.
+    pub max_connections: Option<usize>,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -343,6 +345,7 @@ fn start_proxy(
         extended_connect: options.extended_connect,
         accept_http10: options.accept_http10,
         fronts: options.fronts.clone(),
+        max_connections: options.max_connections,
         ..defaults
     })
     .context("starting the proxy's workers")?;
@@ -403,6 +406,10 @@ impl admin::server::Subject for Speaker {
                 applied: progress.applied,
                 listeners: progress.listeners.clone(),
                 failures: progress.failures.clone(),
+                refused: Refusal::ALL
+                    .iter()
+                    .map(|refusal| (refusal.name().to_owned(), refusal.count()))
+                    .collect(),
             }
         });
         Status {

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::{clock::Tick, http1::HeadFault};
+use crate::{clock::Tick, http1::HeadFault, overload::Place};
 
 /// What a connection should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,11 +91,18 @@ pub(crate) struct Registration {
     id: u64,
     connections: Rc<Connections>,
     pub(crate) handle: Rc<Handle>,
+    /// Among all of the process.
+    _place: Option<Place>,
 }
 
 impl Connections {
     /// Registers a connection.
-    pub(crate) fn register(self: &Rc<Self>, port: u16, now: Tick) -> Registration {
+    pub(crate) fn register(
+        self: &Rc<Self>,
+        port: u16,
+        now: Tick,
+        place: Option<Place>,
+    ) -> Registration {
         let handle = Rc::new(Handle {
             port,
             gentle: Cell::new(false),
@@ -120,6 +127,7 @@ impl Connections {
             id,
             connections: Rc::clone(self),
             handle,
+            _place: place,
         }
     }
 
@@ -379,7 +387,7 @@ mod tests {
     use super::*;
 
     fn register(connections: &Rc<Connections>, port: u16, gentle: bool, now: Tick) -> Registration {
-        let registration = connections.register(port, now);
+        let registration = connections.register(port, now, None);
         if gentle {
             registration.handle.set_gentle();
         }

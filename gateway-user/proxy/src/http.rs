@@ -42,6 +42,7 @@ mod own_headers;
 mod prepare;
 mod refusal;
 mod reply;
+mod resets;
 mod response;
 mod response_body;
 mod retry;

@@ -32,6 +32,8 @@ pub struct Options {
     pub accept_http10: bool,
     /// Who says in the PROXY protocol whose connections it brings.
     pub fronts: Fronts,
+    /// How many connections of clients there may be at once; none: as many as there are descriptors for.
+    pub max_connections: Option<usize>,
 }
 
 /// Fronts that are trusted to say whose connections they bring: ports that they connect to, and networks that they
@@ -62,6 +64,7 @@ impl Default for Options {
             extended_connect: false,
             accept_http10: false,
             fronts: Fronts::default(),
+            max_connections: None,
         }
     }
 }

@@ -204,6 +204,10 @@ struct ProxyArgs {
     /// (426)
     #[arg(long, env = "NODEGATE_ACCEPT_HTTP_10")]
     accept_http_10: bool,
+    /// How many connections of clients there may be at once; more are reset [default: nineteen of twenty
+    /// descriptors that the process may have]
+    #[arg(long, env = "NODEGATE_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<std::num::NonZeroUsize>,
     /// Fronts that say in the PROXY protocol (version 1 or 2) whose connections they bring: the port of this gateway
     /// that they connect to, and the network that they come from. Their connections must begin with that; all
     /// others are served as they are
@@ -475,6 +479,7 @@ impl ProxyArgs {
             extended_connect: self.extended_connect,
             accept_http10: self.accept_http_10,
             fronts: Fronts(self.proxy_protocol_from.clone()),
+            max_connections: self.max_connections.map(std::num::NonZeroUsize::get),
             access_log: self.access_log()?,
         })
     }

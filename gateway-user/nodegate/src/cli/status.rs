@@ -236,6 +236,13 @@ fn print(status: &Status) {
             "proxy",
             format!("generation {}: listens on {ports}", proxy.applied),
         );
+        let refused = proxy.refused.iter().filter(|(_, count)| **count > 0);
+        let refused: Vec<_> = refused
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        if !refused.is_empty() {
+            row("refused", refused.join(", "));
+        }
     }
     row(
         "state",

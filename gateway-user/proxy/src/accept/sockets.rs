@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::{Acceptor, Arrival, Peers};
-use crate::worker::Worker;
+use crate::{
+    overload::{self, Refusal},
+    worker::Worker,
+};
 
 /// How long accepting waits when the process has no file descriptors left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
@@ -113,6 +116,15 @@ impl Door {
         let Some(listener) = self.worker.config().listener(port).cloned() else {
             return;
         };
+        let place = match overload::admit(&stream, self.worker.options.max_connections) {
+            Ok(place) => place,
+            Err(refusal) => {
+                refusal.note();
+                // A client that hears at once can go elsewhere. If the kernel refuses, it hears a FIN.
+                let _ = stream.set_zero_linger();
+                return;
+            }
+        };
         // Nagle's algorithm would hold small messages back. The connection works either way.
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else {
@@ -127,7 +139,8 @@ impl Door {
         };
         // Before the connection's task first runs: an order to end the port's connections that comes
         // until then reaches this one, too.
-        let registration = self.worker.connections.register(port, self.worker.now());
+        let connections = &self.worker.connections;
+        let registration = connections.register(port, self.worker.now(), Some(place));
         self.acceptor.accept(Arrival {
             stream,
             peers,
@@ -143,7 +156,8 @@ async fn wait_for_files(port: u16, error: &io::Error) {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     // Any other error is about the one connection that was to be accepted (accept(2)).
     if let Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) = error.raw_os_error() {
-        tracing::warn!(port, %error, "connections wait: raise the limit of open files");
+        Refusal::Descriptors.note();
+        tracing::debug!(port, %error, "connections wait");
         time::sleep(OUT_OF_FILES).await;
     }
 }

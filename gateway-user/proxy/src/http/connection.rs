@@ -20,6 +20,7 @@ use super::{
     direct::{self, Turn},
     exchange::Exchange,
     extended::ExtendedConnect,
+    resets::{Resets, Unanswered},
     response_body::ResponseBody,
     stream::ClientStream,
 };
@@ -27,6 +28,7 @@ use crate::{
     accept::Transport,
     connections::{Handle, Order},
     http1, http2,
+    overload::Refusal,
 };
 
 /// Serves a connection until either side closes it.
@@ -143,12 +145,17 @@ async fn serve_http2<S: Transport>(
     handle.head_ended();
     let parity = client.worker.options.parity;
     let offers = client.worker.options.extended_connect;
+    let resets = Rc::<Resets>::default();
+    let counted = Rc::clone(&resets);
     let service = service_fn(move |mut request| {
         let client = Rc::clone(&client);
+        let worker = Rc::clone(&client.worker);
+        let unanswered = Unanswered::new(&counted, move || worker.now());
         let extended = ExtendedConnect::translate(&mut request, parity);
         let (request, exchange) = begin(&client, request);
         async move {
             let response = answer(request, exchange).await;
+            unanswered.answered();
             Ok::<_, Infallible>(match extended {
                 Some(extended) => extended.answer(response),
                 None => response,
@@ -168,7 +175,12 @@ async fn serve_http2<S: Transport>(
             }
             Order::Close => return Ok(()).into(),
         }
-        connection.as_mut().poll(cx)
+        let served = connection.as_mut().poll(cx);
+        if served.is_pending() && resets.are_too_many() {
+            Refusal::Resets.note();
+            return Ok(()).into();
+        }
+        served
     })
     .await
 }

@@ -2,13 +2,17 @@
 
 use std::{io, net::SocketAddr};
 
+use nix::libc::EMFILE;
 use nodegate_model::gateway::{ConnectionLimits, Keepalive};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{net::TcpStream, time};
 
 use super::peer_stream::PeerStream;
-use crate::tls::{ClientTls, Inner, TlsError};
+use crate::{
+    overload::{self, Refusal},
+    tls::{ClientTls, Inner, TlsError},
+};
 
 /// Why there is no connection to an endpoint.
 #[derive(Debug)]
@@ -27,6 +31,10 @@ pub(crate) async fn connect(
         .await
         .map_err(|_| ConnectError::Timeout)?
         .map_err(ConnectError::Io)?;
+    if overload::is_too_many(&stream) {
+        Refusal::EndpointDescriptors.note();
+        return Err(ConnectError::Io(io::Error::from_raw_os_error(EMFILE)));
+    }
     // Nagle's algorithm would hold small messages back. The connection works either way.
     let _ = stream.set_nodelay(true);
     if let Some(keepalive) = &limits.keepalive {

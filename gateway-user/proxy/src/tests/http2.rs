@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::harness::{
-    Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, soon, status,
+    Endpoint, Fixture, Peer, free_port, header, ok, proxy_to, simple, soon, status, until,
 };
 use crate::{
     Options,
@@ -469,6 +469,68 @@ async fn whoever_resets_all_streams_at_once_is_cut_off() {
     assert!(sent.is_some_and(|sent| sent < 100_000), "{sent:?}");
     // Others are served as before.
     let (_, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(body, "hi");
+}
+
+/// As the flood before, but each request is with the endpoint by the time it is taken back.
+#[tokio::test]
+async fn whoever_resets_most_requests_is_cut_off_however_slowly() {
+    let (asked, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let counted = Arc::clone(&counted);
+        async move {
+            while peer
+                .head()
+                .await
+                .is_some_and(|head| !head.contains("ordinary"))
+            {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+            peer.send(&ok("hi")).await;
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .await
+        .unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let closed = tokio::spawn(async move {
+        let mut sink = Vec::new();
+        // However it ends: it does.
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut sink).await;
+    });
+    tokio::io::AsyncWriteExt::write_all(&mut write, PREFACE)
+        .await
+        .unwrap();
+    for at in 0..1_000_u32 {
+        let stream = at * 2 + 1;
+        let request = frame(1, END_HEADERS | END_STREAM, stream, HEAD);
+        let reset = frame(3, 0, stream, &8_u32.to_be_bytes());
+        if tokio::io::AsyncWriteExt::write_all(&mut write, &request)
+            .await
+            .is_err()
+        {
+            break;
+        }
+        until(|| asked.load(Ordering::SeqCst) > at as usize || closed.is_finished()).await;
+        if closed.is_finished() {
+            break;
+        }
+        seen.fetch_add(1, Ordering::SeqCst);
+        if tokio::io::AsyncWriteExt::write_all(&mut write, &reset)
+            .await
+            .is_err()
+        {
+            break;
+        }
+    }
+    soon(closed).await.unwrap();
+    // Of 500 requests half, as with Envoy; one may be under way.
+    let seen = seen.load(Ordering::SeqCst);
+    assert!((250..=252).contains(&seen), "{seen}");
+    let (_, body) = Peer::connect(port).await.get("ordinary", "/").await;
     assert_eq!(body, "hi");
 }
 

@@ -1,0 +1,183 @@
+//! What keeps the proxy serving when clients want more than it has: new work is refused before work that has been
+//! accepted starves.
+//!
+//! Descriptors belong to the whole process, and so does what is counted here. The kernel gives the lowest number
+//! that is free (open(2)): a socket with a high number says that as many are open.
+
+use std::{
+    fmt,
+    os::fd::{AsFd, AsRawFd as _},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Of the descriptors that the process may have, so many percent are for clients and endpoints; what is left
+/// takes in new clients, to be told at once, and serves probes, files and the control side.
+const FOR_ENDPOINTS: u64 = 90;
+const FOR_CLIENTS: u64 = 95;
+
+/// The log says the same once in so many seconds, however often it happens.
+const QUIET: u64 = 10;
+
+/// Why something is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A client's connection: there are as many as there may be.
+    Connections,
+    /// A client's connection: the process has hardly a descriptor left.
+    Descriptors,
+    /// A request, or a connection that is passed on: there is hardly a descriptor left for its endpoint.
+    EndpointDescriptors,
+    /// A client's connection over HTTP/2: the client resets its requests before they are answered.
+    Resets,
+}
+
+/// How often that has been, and when the log last said so.
+struct Count {
+    refused: AtomicU64,
+    told: AtomicU64,
+}
+
+static COUNTS: [Count; Refusal::ALL.len()] = [const {
+    Count {
+        refused: AtomicU64::new(0),
+        told: AtomicU64::new(0),
+    }
+}; Refusal::ALL.len()];
+
+/// Connections of clients that are open.
+static CLIENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// A client's connection among those that are open, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(());
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Connections,
+        Self::Descriptors,
+        Self::EndpointDescriptors,
+        Self::Resets,
+    ];
+
+    /// The name in counters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
+            Self::EndpointDescriptors => "endpoint-descriptors",
+            Self::Resets => "resets",
+        }
+    }
+
+    /// How often that has been since the process began.
+    pub fn count(self) -> u64 {
+        COUNTS[self as usize].refused.load(Relaxed)
+    }
+
+    /// Counts it, and says so if it hasn't been said lately.
+    pub(crate) fn note(self) {
+        let Count { refused, told } = &COUNTS[self as usize];
+        let count = refused.fetch_add(1, Relaxed) + 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let before = told.load(Relaxed);
+        let is_due = now.saturating_sub(before) >= QUIET;
+        if is_due && told.compare_exchange(before, now, Relaxed, Relaxed).is_ok() {
+            tracing::warn!(count, "{self}");
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connections => {
+                "clients are refused: there are as many connections as --max-connections allows"
+            }
+            Self::Descriptors => {
+                "clients are refused: hardly a file descriptor is left (fix: raise the limit of open files)"
+            }
+            Self::EndpointDescriptors => {
+                "requests are refused: hardly a file descriptor is left for endpoints (fix: raise the limit of \
+                 open files)"
+            }
+            Self::Resets => {
+                "connections are ended on which clients reset most of their requests before they are answered"
+            }
+        })
+    }
+}
+
+/// Admits a client's connection, or says why not.
+pub(crate) fn admit(stream: impl AsFd, most: Option<usize>) -> Result<Place, Refusal> {
+    if is_scarce(stream, FOR_CLIENTS) {
+        return Err(Refusal::Descriptors);
+    }
+    let place = Place::take();
+    if most.is_some_and(|most| CLIENTS.load(Relaxed) > most) {
+        return Err(Refusal::Connections);
+    }
+    Ok(place)
+}
+
+/// Whether a connection to an endpoint is one too many.
+pub(crate) fn is_too_many(stream: impl AsFd) -> bool {
+    is_scarce(stream, FOR_ENDPOINTS)
+}
+
+fn is_scarce(stream: impl AsFd, percent: u64) -> bool {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    // Without a limit that can be read there is none to keep.
+    let limit =
+        *LIMIT.get_or_init(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |it| it.0));
+    let number = stream.as_fd().as_raw_fd().unsigned_abs();
+    is_above(number.into(), percent, limit)
+}
+
+const fn is_above(number: u64, percent: u64, limit: u64) -> bool {
+    number >= limit / 100 * percent + limit % 100 * percent / 100
+}
+
+// === impl Place ===
+
+impl Place {
+    fn take() -> Self {
+        CLIENTS.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        CLIENTS.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_descriptors_is_kept() {
+        for (number, limit, endpoints, clients) in [
+            (0, 100, false, false),
+            (89, 100, false, false),
+            (90, 100, true, false),
+            (95, 100, true, true),
+            (233, 256, true, false),
+            (u64::from(u32::MAX), u64::MAX, false, false),
+        ] {
+            let found = [FOR_ENDPOINTS, FOR_CLIENTS].map(|it| is_above(number, it, limit));
+            assert_eq!(found, [endpoints, clients], "{number} of {limit}");
+        }
+    }
+}
