@@ -168,6 +168,28 @@ impl Connections {
     }
 }
 
+/// How many requests make a connection one that holds much.
+const MANY: u32 = 100;
+
+/// For so many ticks none of them has begun or ended.
+const STALLED: Tick = 10;
+
+impl Connections {
+    /// Ends the connection that holds the most, if there is one whose many requests have made no progress lately:
+    /// each of them keeps a connection to an endpoint that others need. Says whether there was one.
+    pub(crate) fn shed(&self, now: Tick) -> bool {
+        let open = self.open.borrow();
+        let holds = open.values().filter(|handle| {
+            handle.requests.get() >= MANY && now.wrapping_sub(handle.active.get()) > STALLED
+        });
+        let most = holds.max_by_key(|handle| handle.requests.get());
+        if let Some(handle) = most {
+            handle.give(Order::Close);
+        }
+        most.is_some()
+    }
+}
+
 impl Handle {
     /// What the connection should do. The task that asks is woken when that changes.
     pub(crate) fn order(&self, cx: &Context<'_>) -> Order {
@@ -475,5 +497,29 @@ mod tests {
         assert!(client.may_end(7));
         client.body_over();
         assert!(!client.may_end(7));
+    }
+
+    #[test]
+    fn who_holds_the_most_and_makes_no_progress_goes_first() {
+        let connections = Rc::new(Connections::default());
+        let open = [MANY - 1, MANY, 3 * MANY, 2 * MANY].map(|requests| {
+            let registration = connections.register(80, 0, None);
+            for _ in 0..requests {
+                registration.handle.request_began(0);
+            }
+            registration
+        });
+        // The third one gets on.
+        open[2].handle.touch(5);
+        let cx = Context::from_waker(Waker::noop());
+        let closed = || {
+            open.each_ref()
+                .map(|one| one.handle.order(&cx) == Order::Close)
+        };
+        assert!(!connections.shed(STALLED));
+        assert!(connections.shed(STALLED + 1));
+        assert_eq!(closed(), [false, false, false, true]);
+        drop(open);
+        assert!(!connections.shed(100));
     }
 }

@@ -35,6 +35,9 @@ pub enum Refusal {
     EndpointDescriptors,
     /// A client's connection over HTTP/2: the client resets its requests before they are answered.
     Resets,
+    /// A client's connection over HTTP/2 whose many requests make no progress, while there is hardly a descriptor
+    /// left for others'.
+    Stalled,
 }
 
 /// How often that has been, and when the log last said so.
@@ -50,6 +53,12 @@ static COUNTS: [Count; Refusal::ALL.len()] = [const {
     }
 }; Refusal::ALL.len()];
 
+/// When descriptors were last scarce, in seconds since 1970.
+static LAST_SCARCE: AtomicU64 = AtomicU64::new(0);
+
+/// For so many seconds after that they count as scarce.
+const LATELY: u64 = 2;
+
 /// Connections of clients that are open.
 static CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
@@ -61,11 +70,12 @@ pub(crate) struct Place(());
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Connections,
         Self::Descriptors,
         Self::EndpointDescriptors,
         Self::Resets,
+        Self::Stalled,
     ];
 
     /// The name in counters.
@@ -75,6 +85,7 @@ impl Refusal {
             Self::Descriptors => "descriptors",
             Self::EndpointDescriptors => "endpoint-descriptors",
             Self::Resets => "resets",
+            Self::Stalled => "stalled",
         }
     }
 
@@ -87,8 +98,10 @@ impl Refusal {
     pub(crate) fn note(self) {
         let Count { refused, told } = &COUNTS[self as usize];
         let count = refused.fetch_add(1, Relaxed) + 1;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
+        let now = seconds();
+        if matches!(self, Self::Descriptors | Self::EndpointDescriptors) {
+            LAST_SCARCE.store(now, Relaxed);
+        }
         let before = told.load(Relaxed);
         let is_due = now.saturating_sub(before) >= QUIET;
         if is_due && told.compare_exchange(before, now, Relaxed, Relaxed).is_ok() {
@@ -113,8 +126,22 @@ impl fmt::Display for Refusal {
             Self::Resets => {
                 "connections are ended on which clients reset most of their requests before they are answered"
             }
+            Self::Stalled => {
+                "connections are ended whose many requests make no progress, since others have no descriptors"
+            }
         })
     }
+}
+
+/// Whether somebody has been refused in the last seconds because descriptors are scarce.
+pub(crate) fn is_pressing() -> bool {
+    let last = LAST_SCARCE.load(Relaxed);
+    seconds().saturating_sub(last) <= LATELY
+}
+
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// Admits a client's connection, or says why not.

@@ -27,6 +27,7 @@ use crate::{
     fronts::FrontsAcceptor,
     http::{HttpAcceptor, HttpPool},
     options::Options,
+    overload::{self, Refusal},
     tcp::TcpAcceptor,
     tls::TlsAcceptor,
     worker::Worker,
@@ -162,6 +163,9 @@ impl Running {
         let (idle, head) = (ticks(options.idle_timeout), ticks(options.header_timeout));
         self.worker.connections.sweep(now, idle, head);
         self.pool.sweep(now);
+        if overload::is_pressing() && self.worker.connections.shed(now) {
+            Refusal::Stalled.note();
+        }
     }
 
     async fn drain(mut self, deadline: Instant) {
