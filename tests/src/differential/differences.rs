@@ -7,6 +7,7 @@ use super::{
     behaviour::BEHAVE,
     compare::{Divergence, Outcome},
     ground::MIRRORS,
+    log::Line,
     odd::Odd,
     request::Request,
 };
@@ -60,8 +61,8 @@ pub const MEANT: &[Difference] = &[
         name: "bodiless-status",
         reason: "answers with status 204 and 304 have no body, also where directResponse gives them one",
         is: |found, seen| {
-            let is_about = ["header content-length", "body"].contains(&found.aspect.as_str());
-            is_about
+            let about = ["header content-length", "body", "log bytes sent"];
+            about.contains(&found.aspect.as_str())
                 && matches!(seen.istio.status, 204 | 304)
                 && seen.nodegate.answer.body.is_empty()
         },
@@ -172,6 +173,38 @@ pub const MEANT: &[Difference] = &[
         is: |_, seen| seen.request.odd == Some(Odd::With(":path", "/a#b")),
     },
     Difference {
+        name: "logged-cluster",
+        reason: "the log has the cluster that a request was meant for also where it doesn't exist, and none where \
+                 CORS answers",
+        is: |found, seen| {
+            let is_none = |value: &str| value == "\"-\"";
+            let is_missing = is_none(&found.istio) && logs(seen.istio, "flags", "NC");
+            let is_preflight = is_none(&found.nodegate)
+                && seen.request.method == "OPTIONS"
+                && seen.nodegate.reports.is_empty();
+            found.aspect == "log cluster" && (is_missing || is_preflight)
+        },
+    },
+    Difference {
+        name: "logged-though-refused",
+        reason: "the log says what was asked also where a request is refused by its first line, and counts no bytes \
+                 of a body that is not sent",
+        is: |found, seen| {
+            let about = ["method", "path", "authority", "protocol", "user agent", "bytes sent"];
+            let aspect = found.aspect.strip_prefix("log ");
+            logs(seen.istio, "method", "-") && aspect.is_some_and(|aspect| about.contains(&aspect))
+        },
+    },
+    Difference {
+        name: "parser-details",
+        reason: "the log has fewer words for what is wrong with a request that can't be read",
+        is: |found, seen| {
+            found.aspect == "log details"
+                && found.istio.contains("http1.")
+                && seen.istio.status == seen.nodegate.status
+        },
+    },
+    Difference {
         name: "scheme",
         reason: "what has come in the clear is http, whatever :scheme says",
         is: |_, seen| matches!(seen.request.odd, Some(Odd::With(":scheme", _))),
@@ -224,6 +257,12 @@ fn is_malformed(seen: &Seen<'_>) -> bool {
         || nodegate.answer.values("grpc-status").next().is_some();
     let nobody_asked = istio.reports.is_empty() && nodegate.reports.is_empty();
     istio.status == 0 && istio.kept == Some(false) && (nobody_asked && refuses || comes_late)
+}
+
+/// Whether a gateway has written down that a field has this value.
+fn logs(outcome: &Outcome, name: &str, value: &str) -> bool {
+    let mut fields = outcome.line.iter().flat_map(Line::fields);
+    fields.any(|field| field == (name, value))
 }
 
 /// Whether a request has a header whose value begins so.

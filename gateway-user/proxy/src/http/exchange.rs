@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Version,
+    header::{HOST, USER_AGENT},
+    request::Parts,
+};
 use jiff::Timestamp;
 use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, RouteDecision};
 use nodegate_route::edge::{X_FORWARDED_FOR, X_REQUEST_ID};
@@ -137,6 +141,15 @@ impl Exchange {
         self.note(|record| {
             record.request_id = text(headers.get(X_REQUEST_ID)).unwrap_or_default();
             record.forwarded_for = text(headers.get(X_FORWARDED_FOR));
+        });
+    }
+
+    /// Notes what the endpoint sees of what a route has changed.
+    pub(crate) fn note_changes(&mut self, headers: &HeaderMap) {
+        self.note(|record| {
+            let host = text(headers.get(HOST));
+            record.rewritten_authority = host.filter(|host| *host != record.authority);
+            record.user_agent = text(headers.get(USER_AGENT));
         });
     }
 
@@ -274,7 +287,14 @@ impl Exchange {
     pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
         let (flag, reason) = match failure::broken_answer(error) {
-            Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
+            Broken::Reset { refused } => {
+                let reason = if refused {
+                    "remote_refused_stream_reset"
+                } else {
+                    "remote_reset"
+                };
+                (ResponseFlag::UpstreamRemoteReset, reason)
+            }
             Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
             Broken::Off => (
                 ResponseFlag::UpstreamConnectionTermination,
@@ -310,6 +330,7 @@ impl Exchange {
                 .path_and_query()
                 .map(|path| path.as_str().to_owned())
                 .unwrap_or_default(),
+            rewritten_authority: None,
             rewritten_path: None,
             request_id: String::new(),
             forwarded_for: None,
