@@ -69,9 +69,9 @@ pub struct RequestRecord {
     /// Path and query that the endpoint sees, if they were rewritten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewritten_path: Option<String>,
-    /// `x-request-id` that the endpoint sees; empty if none was asked.
+    /// `x-request-id` that the endpoint sees; the client's, or empty, if it was answered before.
     pub request_id: String,
-    /// `x-forwarded-for` that the endpoint sees.
+    /// `x-forwarded-for` that the endpoint sees; the client's, if it was answered before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarded_for: Option<String>,
     /// `user-agent` that the endpoint sees; the client's, if none was asked.

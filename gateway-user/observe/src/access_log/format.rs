@@ -517,7 +517,8 @@ mod tests {
             ..request()
         };
         let record = Record::Request(Box::new(changed));
-        let format = Some("%REQ(:AUTHORITY)% '%REQ(USER-AGENT)%' %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%");
+        let format =
+            Some("%REQ(:AUTHORITY)% '%REQ(USER-AGENT)%' %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%");
         let line = LineFormat::new(Encoding::Text, format)
             .unwrap()
             .line(&record);

@@ -58,6 +58,8 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     log: Option<PendingRecord>,
     over: bool,
+    /// The client has got all that was announced; the endpoint's end may be to come.
+    whole: bool,
 }
 
 /// A record in the making: only while anything listens to records.
@@ -85,6 +87,7 @@ impl Exchange {
             flags: ResponseFlags::default(),
             log: None,
             over: false,
+            whole: false,
         })
     }
 
@@ -283,6 +286,11 @@ impl Exchange {
         }
     }
 
+    /// All that was announced of the response has been handed over. In HTTP/1.1 nobody asks for more.
+    pub(crate) fn announced(&mut self) {
+        self.whole = !self.is_http2();
+    }
+
     /// The endpoint broke off in the middle of its response.
     pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
@@ -332,8 +340,8 @@ impl Exchange {
                 .unwrap_or_default(),
             rewritten_authority: None,
             rewritten_path: None,
-            request_id: String::new(),
-            forwarded_for: None,
+            request_id: text(parts.headers.get(X_REQUEST_ID)).unwrap_or_default(),
+            forwarded_for: text(parts.headers.get(X_FORWARDED_FOR)),
             user_agent: text(parts.headers.get(USER_AGENT)),
             decision: RouteDecision::default(),
             attempts: 0,
@@ -357,14 +365,14 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let request_duration = self.request_duration();
         if let Some(progress) = &self.request_body {
-            progress.end();
+            progress.leave();
         }
         let worker = &self.client.worker;
         self.client.handle.request_ended(worker.now());
         let Some(PendingRecord(mut record)) = self.log.take() else {
             return;
         };
-        if !self.over {
+        if !self.over && !self.whole {
             self.flags
                 .insert(ResponseFlag::DownstreamConnectionTermination);
             record.details = "downstream_remote_disconnect".into();
