@@ -154,6 +154,9 @@ pub struct ConnectionRecord {
     /// Where the route and the balancer led to.
     #[serde(flatten)]
     pub decision: RouteDecision,
+    /// The address that the connection to the endpoint has on this side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_local: Option<SocketAddr>,
     /// What went wrong, in Envoy's letters.
     #[serde(
         rename = "flag",

@@ -79,6 +79,10 @@ impl Caller {
     }
 }
 
+const fn is_end(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
 fn status(message: &Message) -> u16 {
     let status = message.start.split(' ').nth(1);
     status.and_then(|status| status.parse().ok()).unwrap_or(0)
@@ -87,7 +91,11 @@ fn status(message: &Message) -> u16 {
 /// The same in HTTP/1.1.
 fn say(stream: TcpStream, request: &Request, name: &str, id: &str) -> io::Result<Outcome> {
     let mut wire = Wire::new(stream)?;
-    wire.send(&request.bytes(name, id))?;
+    match wire.send(&request.bytes(name, id)) {
+        // Who has ended the connection before anything was said: reading tells it, too.
+        Err(error) if is_end(error.kind()) => {}
+        sent => sent?,
+    }
     let mut outcome = Outcome::default();
     while let Some(mut message) = wire.head()? {
         let status = status(&message);

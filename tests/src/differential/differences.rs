@@ -179,7 +179,9 @@ pub const MEANT: &[Difference] = &[
                  CORS answers",
         is: |found, seen| {
             let is_none = |value: &str| value == "\"-\"";
-            let is_missing = is_none(&found.istio) && flags(seen.istio, "NC");
+            // A fault answers before anybody sees that there is none.
+            let is_missing = is_none(&found.istio)
+                && (flags(seen.istio, "NC") || logs(seen.istio, "details", "fault_filter_abort"));
             let is_preflight = is_none(&found.nodegate)
                 && seen.request.method == "OPTIONS"
                 && seen.nodegate.reports.is_empty();
@@ -233,6 +235,8 @@ pub const MEANT: &[Difference] = &[
                 "authority",
                 "protocol",
                 "user agent",
+                "forwarded for",
+                "request id",
                 "bytes sent",
             ];
             let aspect = found.aspect.strip_prefix("log ");

@@ -32,14 +32,15 @@ const NOTHING: &str = "blackhole";
 /// What has a name.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Names {
-    /// By their names: the virtual hosts of each port.
-    hosts: BTreeMap<String, VirtualHost>,
+    /// Virtual hosts, by their domains.
+    domains: BTreeMap<String, VirtualHost>,
     clusters: BTreeSet<String>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct VirtualHost {
-    domains: BTreeSet<String>,
+    /// If it is for one domain: Istio makes one of those that have the same routes, under the name of the first.
+    name: Option<String>,
     /// In their order: name, and where it leads.
     routes: Vec<Route>,
 }
@@ -70,8 +71,8 @@ pub(super) fn compare(stage: &mut Stage, options: &Options) -> anyhow::Result<Ta
             .collect();
         stage.apply(&named)?;
         let (istio, nodegate) = (told(stage)?, exported(stage)?);
-        tally.add("virtual hosts", nodegate.hosts.len());
-        let routes = nodegate.hosts.values().map(|host| host.routes.len());
+        tally.add("domains", nodegate.domains.len());
+        let routes = nodegate.domains.values().map(|host| host.routes.len());
         tally.add("routes", routes.sum());
         tally.add("clusters", nodegate.clusters.len());
         differences(&istio, &nodegate, &mut tally);
@@ -136,17 +137,41 @@ fn exported(stage: &Stage) -> anyhow::Result<Names> {
 
 /// Notes all in which the two differ.
 fn differences(istio: &Names, nodegate: &Names, tally: &mut Tally) {
-    let hosts: BTreeSet<_> = istio.hosts.keys().chain(nodegate.hosts.keys()).collect();
-    for name in hosts {
-        let (theirs, ours) = (istio.hosts.get(name), nodegate.hosts.get(name));
-        if theirs != ours {
+    let (theirs, ours) = (&istio.domains, &nodegate.domains);
+    let all: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
+    for domain in all {
+        let (Some(theirs), Some(ours)) = (theirs.get(domain), ours.get(domain)) else {
+            let who = if theirs.contains_key(domain) {
+                "Istio"
+            } else {
+                "nodegate"
+            };
+            tally.differs(format!("{domain} is with {who} alone"));
+            continue;
+        };
+        if let (Some(theirs), Some(ours)) = (&theirs.name, &ours.name)
+            && theirs != ours
+        {
             tally.differs(format!(
-                "virtual host {name}: {theirs:?} with Istio, {ours:?} with nodegate"
+                "{domain} is {theirs} with Istio, {ours} with nodegate"
+            ));
+        }
+        let pairs = theirs.routes.iter().zip(&ours.routes);
+        let first = pairs.enumerate().find(|(_, (theirs, ours))| theirs != ours);
+        if let Some((index, (theirs, ours))) = first {
+            tally.differs(format!(
+                "{domain}, route {index}: {theirs:?} with Istio, {ours:?} with nodegate"
+            ));
+        } else if theirs.routes.len() != ours.routes.len() {
+            tally.differs(format!(
+                "{domain} has {} routes with Istio, {} with nodegate",
+                theirs.routes.len(),
+                ours.routes.len()
             ));
         }
     }
     // A gateway of Istio's has clusters for all Services, also those that no route leads to.
-    let led = istio.hosts.values().flat_map(|host| &host.routes);
+    let led = istio.domains.values().flat_map(|host| &host.routes);
     let led: BTreeSet<_> = led.flat_map(|route| &route.clusters).collect();
     let wanted: BTreeSet<_> = istio
         .clusters
@@ -174,12 +199,13 @@ impl Names {
             if name.starts_with(NOTHING) {
                 continue;
             }
-            let domains = items(&host["domains"]);
+            let domains: Vec<_> = items(&host["domains"]).filter_map(text).collect();
             let host = VirtualHost {
-                domains: domains.filter_map(text).collect(),
+                name: (domains.len() == 1).then_some(name),
                 routes: items(&host["routes"]).map(Route::new).collect(),
             };
-            self.hosts.insert(name, host);
+            self.domains
+                .extend(domains.into_iter().map(|domain| (domain, host.clone())));
         }
     }
 }
@@ -248,6 +274,6 @@ mod tests {
     #[test]
     fn a_configuration_without_hosts_of_istio_s_has_none() {
         let names = names(&json!({"name": "blackhole:8080", "domains": ["*"]}), &[]);
-        assert!(names.hosts.is_empty());
+        assert!(names.domains.is_empty());
     }
 }

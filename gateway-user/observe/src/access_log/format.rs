@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nodegate_values::query;
 use serde_json::Value;
 
-use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
+use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlag, ResponseFlags};
 
 /// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go).
 const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% \
@@ -415,7 +415,15 @@ impl Field {
             Self::StartTime => format!("{:.3}", record.time).into(),
             Self::ResponseCode => 0.into(),
             Self::ResponseFlags => flags(record.flags),
-            Self::TransportFailure if !record.flags.is_empty() => one_word(Some(&record.details)),
+            // Of a connection that broke later, its flag says enough.
+            Self::TransportFailure
+                if record
+                    .flags
+                    .contains(ResponseFlag::UpstreamConnectionFailure) =>
+            {
+                one_word(Some(&record.details))
+            }
+            Self::UpstreamLocal => address(record.upstream_local),
             Self::BytesReceived => record.bytes_received.into(),
             Self::BytesSent => record.bytes_sent.into(),
             Self::Duration => milliseconds(record.duration).into(),
