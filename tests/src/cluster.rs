@@ -318,6 +318,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where a part is that nothing here starts itself.
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
+        self.site.parts.file(name)
+    }
+
     /// The logs, by the names of what writes them.
     pub fn logs(&self) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         let directory = self.site.names.state().join("logs");
@@ -371,7 +376,7 @@ fn build(site: &Site, options: &Options) -> anyhow::Result<()> {
     let mut running = vec![server];
     if let Some(istio) = &options.istio {
         say("Istio's control plane and gateway");
-        let istiod = istio::start(site, &running[0])?;
+        let istiod = istio::start(site, &running[0], istio)?;
         running.push(istio::complete(site, &istiod, istio)?);
         running.push(istiod);
     }

@@ -19,41 +19,53 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::PathBuf,
 };
 
+use anyhow::Context as _;
+
 mod behaviour;
 mod case;
+mod changes;
 mod client;
 mod compare;
 mod differences;
+mod export;
 mod finding;
 mod generate;
 mod ground;
 mod http2;
+mod log;
 mod minimize;
 mod mutants;
 mod names;
 mod odd;
+mod parts;
 mod request;
+mod samples;
+mod shares;
 mod shrink;
 mod stage;
 mod taken;
+mod tcp;
 mod upstream;
 mod verdicts;
 mod wire;
 
 pub use case::Case;
-pub use compare::{Divergence, Outcome};
+pub use compare::{Divergence, Lost, Outcome};
 pub use differences::{Difference, MEANT, OPEN};
 use differences::{Seen, known};
 pub use finding::Finding;
 pub use generate::case;
+pub use log::Line;
 pub use mutants::{Mutant, found, mutants};
 pub use odd::Odd;
+pub use parts::{Part, Tally};
 pub use request::Request;
-pub use stage::Stage;
 use stage::{Pair, Question};
+pub use stage::{Stage, peer};
 pub use taken::{Meant, VERDICTS};
 pub use upstream::Report as Reported;
 pub use verdicts::{Verdicts, verdicts};
@@ -66,6 +78,8 @@ pub struct Options {
     pub seed: u64,
     /// How many cases.
     pub cases: u64,
+    /// What is compared.
+    pub parts: Vec<Part>,
     /// How many requests for each of them.
     pub requests: usize,
     /// How many are applied at a time.
@@ -84,6 +98,7 @@ impl Options {
         Self {
             seed,
             cases,
+            parts: Part::ALL.into(),
             requests: 12,
             batch: 200,
             directory,
@@ -116,6 +131,8 @@ pub struct Report {
     pub unknown: BTreeMap<String, usize>,
     /// One of each, made small, and where it is written.
     pub findings: Vec<(Finding, PathBuf)>,
+    /// What came of the other parts.
+    pub tallies: Vec<Tally>,
 }
 
 /// What differs between two outcomes.
@@ -127,6 +144,26 @@ struct Verdict {
 /// Compares as many cases as are wanted.
 pub fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::default();
+    for part in &options.parts {
+        (options.say)(&format!("part {part}"));
+        let tally = match part {
+            Part::Requests => {
+                requests(stage, options, &mut report)?;
+                None
+            }
+            Part::Shares => Some(shares::compare(stage, options)?),
+            Part::Tcp => Some(tcp::compare(stage, options)?),
+            Part::Changes => Some(changes::compare(stage, options)?),
+            Part::Export => Some(export::compare(stage, options)?),
+            Part::Samples => Some(samples::compare(stage, options)?),
+        };
+        report.tallies.extend(tally);
+    }
+    Ok(report)
+}
+
+/// Compares requests of random cases.
+fn requests(stage: &mut Stage, options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let mut findings = Vec::new();
     let mut number = 0;
     while number < options.cases {
@@ -136,9 +173,15 @@ pub fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
             number + count - 1,
             options.cases
         ));
-        findings.extend(batch(stage, options, number..number + count, &mut report)?);
+        findings.extend(batch(stage, options, number..number + count, report)?);
         number += count;
     }
+    let texts = findings.iter().map(|finding| finding.text(options.seed));
+    let all = texts.collect::<anyhow::Result<String>>()?;
+    let file = options.directory.join(format!("{}-all.yaml", options.seed));
+    fs::create_dir_all(&options.directory)
+        .and_then(|()| fs::write(&file, all))
+        .with_context(|| format!("writing {}", file.display()))?;
     let mut chosen = distinct(findings, options.most);
     if !chosen.is_empty() {
         (options.say)(&format!("making {} findings small", chosen.len()));
@@ -148,7 +191,16 @@ pub fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
         let file = finding.write(options.seed, index, &options.directory)?;
         report.findings.push((finding, file));
     }
-    Ok(report)
+    Ok(())
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Whether nothing differs but what is known.
+    pub fn is_clean(&self) -> bool {
+        self.unknown.is_empty() && self.tallies.iter().all(|tally| tally.unknown.is_empty())
+    }
 }
 
 /// Applies some cases at once, and compares what becomes of their requests.

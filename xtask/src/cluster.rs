@@ -201,8 +201,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             let istio = istio
                 .then(|| {
                     Ok::<_, anyhow::Error>(Istio {
-                        envoy: setup::envoy()?,
                         labels,
+                        ..Istio::new(setup::envoy()?)
                     })
                 })
                 .transpose()?;

@@ -9,11 +9,14 @@ use std::{
 
 use anyhow::Context as _;
 
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use nodegate_programs::{Program, Use};
 use nodegate_testbed::{
-    cluster::{Cluster, Istio as Peer, parts::Purpose},
-    differential::{self, MEANT, Mutant, OPEN, Report, Stage, VERDICTS, Verdicts},
+    cluster::{Cluster, parts::Purpose},
+    differential::{self, MEANT, Mutant, OPEN, Part, Report, Stage, VERDICTS, Verdicts},
 };
 
 use crate::{binaries, cluster, phases::Clock, setup, table};
@@ -91,6 +94,9 @@ pub(crate) struct Istio {
     /// How many requests for each.
     #[arg(long, default_value_t = 12)]
     requests: usize,
+    /// Only these parts [default: all]
+    #[arg(long = "only", value_name = "PART", value_delimiter = ',', value_parser = part())]
+    parts: Vec<Part>,
 }
 
 /// How much is compared, and where.
@@ -125,18 +131,19 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Istio(istio) => {
             let began = Instant::now();
             let report = on_stage(&istio.wanted, |stage, options| {
-                let requests = istio.requests;
-                differential::run(
-                    stage,
-                    &differential::Options {
-                        requests,
-                        ..options
-                    },
-                )
+                let mut options = differential::Options {
+                    requests: istio.requests,
+                    ..options
+                };
+                if !istio.parts.is_empty() {
+                    options.parts.clone_from(&istio.parts);
+                }
+                differential::run(stage, &options)
             })?;
             show(&report);
-            println!("\n{} in {}", summary(&report), Clock(began.elapsed()));
-            Ok(code(report.unknown.is_empty()))
+            println!("{}", parts(&report));
+            println!("{} in {}", summary(&report), Clock(began.elapsed()));
+            Ok(code(report.is_clean()))
         }
         Command::Mutants(mutants) => run_mutants(mutants),
         Command::Verdicts(wanted) => {
@@ -279,7 +286,7 @@ fn on_stage<T>(
     };
     let cluster = Cluster::up(&nodegate_testbed::cluster::Options {
         nodes: 0,
-        istio: Some(Peer::new(envoy)),
+        istio: Some(differential::peer(envoy)),
         say,
         ..nodegate_testbed::cluster::Options::new(&wanted.name, parts, binaries::node()?)
     })?;
@@ -345,6 +352,33 @@ fn show(report: &Report) {
             println!("{}", file.display());
         }
     }
+}
+
+/// What came of the parts that count for themselves: a line for each, and one for each difference.
+fn parts(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for tally in &report.tallies {
+        let counts = tally.counts.iter();
+        let counts: Vec<_> = counts
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect();
+        lines.push(format!(
+            "{}: {}; {} differ",
+            tally.part,
+            counts.join(", "),
+            tally.unknown.len()
+        ));
+        lines.extend(tally.unknown.iter().map(|what| format!("  {what}")));
+    }
+    lines.join("\n")
+}
+
+/// A part by its name.
+fn part() -> impl TypedValueParser<Value = Part> {
+    PossibleValuesParser::new(Part::ALL.map(Part::name)).map(|name| {
+        let named = Part::ALL.into_iter().find(|part| part.name() == name);
+        named.unwrap_or(Part::Requests)
+    })
 }
 
 fn show_verdicts(verdicts: &Verdicts) {

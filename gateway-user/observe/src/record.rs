@@ -61,17 +61,20 @@ pub struct RequestRecord {
     pub method: String,
     /// `Host` as the client sent it, or the authority of an absolute target.
     pub authority: String,
+    /// The host that the endpoint is asked for, if it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewritten_authority: Option<String>,
     /// Path and query as the client sent them.
     pub path: String,
     /// Path and query that the endpoint sees, if they were rewritten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewritten_path: Option<String>,
-    /// `x-request-id` that the endpoint sees; empty if none was asked.
+    /// `x-request-id` that the endpoint sees; the client's, or empty, if it was answered before.
     pub request_id: String,
-    /// `x-forwarded-for` that the endpoint sees.
+    /// `x-forwarded-for` that the endpoint sees; the client's, if it was answered before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarded_for: Option<String>,
-    /// `user-agent`
+    /// `user-agent` that the endpoint sees; the client's, if none was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// Where the matcher and the balancer led to.
@@ -151,6 +154,9 @@ pub struct ConnectionRecord {
     /// Where the route and the balancer led to.
     #[serde(flatten)]
     pub decision: RouteDecision,
+    /// The address that the connection to the endpoint has on this side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_local: Option<SocketAddr>,
     /// What went wrong, in Envoy's letters.
     #[serde(
         rename = "flag",
@@ -195,6 +201,9 @@ impl fmt::Display for RequestRecord {
         )?;
         outcome(f, self.flags, &self.details)?;
         asked(f, self.server_name.as_deref())?;
+        if let Some(authority) = &self.rewritten_authority {
+            write!(f, " host={authority}")?;
+        }
         if let Some(path) = &self.rewritten_path {
             write!(f, " rewritten={path}")?;
         }
@@ -311,6 +320,7 @@ pub(crate) mod fixture {
             protocol: "HTTP/1.1",
             method: "GET".into(),
             authority: "simple.baihl.io".into(),
+            rewritten_authority: None,
             path: "/simple/nginx/x?a=1".into(),
             rewritten_path: Some("//x?a=1".into()),
             request_id: "1f".into(),

@@ -132,6 +132,7 @@ mod tests {
 
     fn record(listener: u16) -> Record {
         Record::Connection(Box::new(ConnectionRecord {
+            upstream_local: None,
             time: jiff::Timestamp::UNIX_EPOCH,
             client: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], listener).into(),

@@ -46,6 +46,8 @@ pub struct Istio {
     pub envoy: PathBuf,
     /// The gateway's labels, which Gateways select it by.
     pub labels: BTreeMap<String, String>,
+    /// What the lines of its access log say, in Envoy's words; Istio's own format, where nothing is said.
+    pub log_format: Option<String>,
 }
 
 impl Istio {
@@ -59,12 +61,13 @@ impl Istio {
                 label("istio", "ingressgateway"),
             ]
             .into(),
+            log_format: None,
         }
     }
 }
 
 /// Defines Istio's kinds, and starts istiod; the API server must be ready.
-pub(super) fn start(site: &Site, server: &Running) -> anyhow::Result<Running> {
+pub(super) fn start(site: &Site, server: &Running, istio: &Istio) -> anyhow::Result<Running> {
     let kinds = site.parts.file(ISTIO_KINDS);
     let kinds = fs::read_to_string(&kinds).with_context(|| kinds.display().to_string())?;
     // They are too long for what `apply` notes of an object in itself.
@@ -74,7 +77,8 @@ pub(super) fn start(site: &Site, server: &Running) -> anyhow::Result<Running> {
     base::apply(site, &list.to_string())?;
 
     let mesh = site.names.state().join("mesh.json");
-    fs::write(&mesh, self::mesh().to_string()).context("writing istiod's mesh configuration")?;
+    fs::write(&mesh, self::mesh(istio).to_string())
+        .context("writing istiod's mesh configuration")?;
     let mut command = site.parts.command(Program::PilotDiscovery);
     command.args(arguments(site)).arg("--meshConfig").arg(mesh);
     for (name, value) in ENVIRONMENT {
@@ -145,10 +149,12 @@ fn arguments(site: &Site) -> Vec<String> {
 }
 
 /// The mesh as a gateway without Istio's own filters and without an agent can have it.
-fn mesh() -> Value {
+fn mesh(istio: &Istio) -> Value {
     json!({
         "trustDomain": DOMAIN,
         "accessLogFile": "/dev/stdout",
+        // Empty, it is Istio's own.
+        "accessLogFormat": istio.log_format.as_deref().unwrap_or_default(),
         "enableAutoMtls": false,
         "enablePrometheusMerge": false,
         "defaultProviders": {},

@@ -180,7 +180,7 @@ const GROUPS: [Group; 9] = [
             ("istioctl", "istioctl"),
             ("pilot-discovery", "pilot-discovery"),
         ],
-        beside: &[ISTIO_KINDS],
+        beside: &[ISTIO_KINDS, ISTIO_SAMPLES],
         minutes: 13,
     },
 ];
@@ -201,6 +201,24 @@ pub(super) const TCP_ECHO: &str = "tcp-echo-server";
 pub(super) const NGINX: &str = "nginx";
 /// The definitions of Istio's kinds, as its chart has them.
 pub(super) const ISTIO_KINDS: &str = "crd-all.gen.yaml";
+/// The directory with objects of Istio's own samples.
+pub(crate) const ISTIO_SAMPLES: &str = "samples";
+/// Which of them: what they say to a gateway, or may say to one.
+pub(crate) const SAMPLES: [&str; 13] = [
+    "bookinfo/networking/bookinfo-gateway.yaml",
+    "bookinfo/networking/destination-rule-all.yaml",
+    "bookinfo/networking/destination-rule-reviews.yaml",
+    "bookinfo/networking/virtual-service-all-v1.yaml",
+    "bookinfo/networking/virtual-service-reviews-test-v2.yaml",
+    "bookinfo/networking/virtual-service-reviews-jason-v2-v3.yaml",
+    "bookinfo/networking/virtual-service-reviews-80-20.yaml",
+    "bookinfo/networking/virtual-service-reviews-v3.yaml",
+    "bookinfo/networking/virtual-service-ratings-test-abort.yaml",
+    "helloworld/helloworld-gateway.yaml",
+    "httpbin/httpbin-gateway.yaml",
+    "tcp-echo/tcp-echo-all-v1.yaml",
+    "tcp-echo/tcp-echo-20-v2.yaml",
+];
 /// The file that says which version agnhost is of.
 const AGNHOST_VERSION: &str = "agnhost.version";
 
@@ -316,6 +334,9 @@ impl Group {
         digest.update(self.flags().join("\0"));
         // Those that are not in go.mod.
         digest.update(self.targets.get(1..).unwrap_or_default().join("\0"));
+        if self.beside.contains(&ISTIO_SAMPLES) {
+            digest.update(SAMPLES.join("\0"));
+        }
         digest.update(env::consts::ARCH);
         let hash = HEXLOWER.encode(&digest.finalize()[..6]);
         cache.join(format!("{}-{}-{hash}", self.name, self.version()))

@@ -1,15 +1,15 @@
 //! The client of both gateways: bytes as they are, and what comes back.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
 };
 
 use super::{
-    compare::Outcome,
+    compare::{Lost, Outcome},
     http2,
     request::Request,
-    wire::{Rest, Wire},
+    wire::{Message, Rest, Wire},
 };
 
 /// What is asked to see whether a connection is still there.
@@ -22,16 +22,83 @@ pub(super) fn ask(
     name: &str,
     id: &str,
 ) -> io::Result<Outcome> {
-    let stream = TcpStream::connect(gateway)?;
-    if request.is_http2() {
-        return http2::client::ask(stream, request, name, id);
+    let lost = |lost| Outcome {
+        lost: Some(lost),
+        ..Outcome::default()
+    };
+    let stream = match TcpStream::connect(gateway) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            return Ok(lost(Lost::Refused));
+        }
+        stream => stream?,
+    };
+    let port = stream.local_addr()?.port();
+    let outcome = if request.is_http2() {
+        http2::client::ask(stream, request, name, id)
+    } else {
+        say(stream, request, name, id)
+    };
+    // What a read says that has waited for too long, see socket(7).
+    let outcome = match outcome {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => lost(Lost::Silent),
+        outcome => outcome?,
+    };
+    Ok(Outcome { port, ..outcome })
+}
+
+/// A client that makes one request after the other over one connection, as long as that stays.
+pub(super) struct Caller {
+    gateway: SocketAddr,
+    kept: Option<Wire>,
+}
+
+impl Caller {
+    pub(super) const fn new(gateway: SocketAddr) -> Self {
+        Self {
+            gateway,
+            kept: None,
+        }
     }
+
+    /// The answer in HTTP/1.1; without a status, where there is none.
+    pub(super) fn ask(&mut self, request: &Request, name: &str, id: &str) -> io::Result<Outcome> {
+        let mut wire = match self.kept.take() {
+            Some(wire) => wire,
+            None => Wire::new(TcpStream::connect(self.gateway)?)?,
+        };
+        wire.send(&request.bytes(name, id))?;
+        let mut outcome = Outcome::default();
+        if let Some(mut message) = wire.head()? {
+            wire.body(&mut message, Rest::Nothing)?;
+            outcome.status = status(&message);
+            let closes = message.values("connection").any(|value| value == "close");
+            outcome.answer = message;
+            self.kept = (!closes).then_some(wire);
+        }
+        Ok(outcome)
+    }
+}
+
+const fn is_end(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+fn status(message: &Message) -> u16 {
+    let status = message.start.split(' ').nth(1);
+    status.and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// The same in HTTP/1.1.
+fn say(stream: TcpStream, request: &Request, name: &str, id: &str) -> io::Result<Outcome> {
     let mut wire = Wire::new(stream)?;
-    wire.send(&request.bytes(name, id))?;
+    match wire.send(&request.bytes(name, id)) {
+        // Who has ended the connection before anything was said: reading tells it, too.
+        Err(error) if is_end(error.kind()) => {}
+        sent => sent?,
+    }
     let mut outcome = Outcome::default();
     while let Some(mut message) = wire.head()? {
-        let status = message.start.split(' ').nth(1);
-        let status = status.and_then(|status| status.parse().ok()).unwrap_or(0);
+        let status = status(&message);
         if (100..200).contains(&status) && status != 101 {
             outcome.interim.push(status);
             continue;

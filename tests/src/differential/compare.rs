@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    log::Line,
     upstream::Report,
     wire::{Headers, Message},
 };
@@ -29,6 +30,8 @@ const OWN: [&str; 9] = [
 /// What became of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
+    /// Why there is nothing at all.
+    pub lost: Option<Lost>,
     /// Statuses of interim answers.
     pub interim: Vec<u16>,
     /// 0 if the connection ended without an answer.
@@ -41,8 +44,21 @@ pub struct Outcome {
     pub away: Option<u32>,
     /// Whether the connection could have been used for another request, where that was tried.
     pub kept: Option<bool>,
+    /// The port that the client came from.
+    pub port: u16,
+    /// What the gateway has written down.
+    pub line: Option<Line>,
     /// What endpoints got, in the order in which they did.
     pub reports: Vec<Report>,
+}
+
+/// Why nothing becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nobody listens.
+    Refused,
+    /// The connection stays, and nothing comes.
+    Silent,
 }
 
 /// Something in which the two differ.
@@ -59,12 +75,14 @@ pub struct Divergence {
 /// All in which two outcomes differ.
 pub(super) fn compare(istio: &Outcome, nodegate: &Outcome) -> Vec<Divergence> {
     let mut found = Found::default();
+    found.check("lost", &istio.lost, &nodegate.lost);
     found.check("status", &istio.status, &nodegate.status);
     found.check("interim", &istio.interim, &nodegate.interim);
     found.message("", &istio.answer, &nodegate.answer);
     found.check("reset", &istio.reset, &nodegate.reset);
     found.check("away", &istio.away, &nodegate.away);
     found.check("kept", &istio.kept, &nodegate.kept);
+    found.lines(istio.line.as_ref(), nodegate.line.as_ref());
     let endpoints = |outcome: &Outcome| -> Vec<_> {
         let mut all: Vec<_> = outcome.reports.iter().map(|one| one.endpoint).collect();
         // Copies for mirrors come when they come.
@@ -103,6 +121,16 @@ impl Found {
                 istio: format!("{istio:?}"),
                 nodegate: format!("{nodegate:?}"),
             });
+        }
+    }
+
+    fn lines(&mut self, istio: Option<&Line>, nodegate: Option<&Line>) {
+        let (Some(istio), Some(nodegate)) = (istio, nodegate) else {
+            self.check("log", &istio.is_some(), &nodegate.is_some());
+            return;
+        };
+        for ((name, theirs), (_, ours)) in istio.fields().zip(nodegate.fields()) {
+            self.check(&format!("log {name}"), theirs, ours);
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     behaviour::BEHAVE,
     compare::{Divergence, Outcome},
     ground::MIRRORS,
+    log::Line,
     odd::Odd,
     request::Request,
 };
@@ -60,8 +61,8 @@ pub const MEANT: &[Difference] = &[
         name: "bodiless-status",
         reason: "answers with status 204 and 304 have no body, also where directResponse gives them one",
         is: |found, seen| {
-            let is_about = ["header content-length", "body"].contains(&found.aspect.as_str());
-            is_about
+            let about = ["header content-length", "body", "log bytes sent"];
+            about.contains(&found.aspect.as_str())
                 && matches!(seen.istio.status, 204 | 304)
                 && seen.nodegate.answer.body.is_empty()
         },
@@ -144,9 +145,10 @@ pub const MEANT: &[Difference] = &[
                  status has none: what an endpoint does to its stream then costs no client its connection",
         is: |found, seen| {
             let does = |what| says_value(seen.request, BEHAVE, what);
-            let is_whole =
-                does("body-204") || does("half") || does("headed") && seen.request.method == "HEAD";
-            found.aspect == "kept" && !seen.request.is_http2() && is_whole
+            let is_head = seen.request.method == "HEAD";
+            let is_whole = does("body-204") || does("half") || does("headed") && is_head;
+            let about = ["kept", "log flags", "log details"];
+            about.contains(&found.aspect.as_str()) && !seen.request.is_http2() && is_whole
         },
     },
     Difference {
@@ -172,6 +174,85 @@ pub const MEANT: &[Difference] = &[
         is: |_, seen| seen.request.odd == Some(Odd::With(":path", "/a#b")),
     },
     Difference {
+        name: "logged-cluster",
+        reason: "the log has the cluster that a request was meant for also where it doesn't exist, and none where \
+                 CORS answers",
+        is: |found, seen| {
+            let is_none = |value: &str| value == "\"-\"";
+            // A fault answers before anybody sees that there is none.
+            let is_missing = is_none(&found.istio)
+                && (flags(seen.istio, "NC") || logs(seen.istio, "details", "fault_filter_abort"));
+            let is_preflight = is_none(&found.nodegate)
+                && seen.request.method == "OPTIONS"
+                && seen.nodegate.reports.is_empty();
+            found.aspect == "log cluster" && (is_missing || is_preflight)
+        },
+    },
+    Difference {
+        name: "abandoned-stream",
+        reason: "how far a stream comes that its client resets at once is chance: whether an endpoint hears of it, \
+                 whether an answer of the gateway's own has been said, and how much is counted",
+        is: |found, seen| {
+            let about = [
+                "endpoints",
+                "log connection",
+                "log bytes received",
+                "log bytes sent",
+            ];
+            let has_left = logs(seen.nodegate, "details", "downstream_remote_disconnect");
+            about.contains(&found.aspect.as_str()) && is_reset(seen.request) && has_left
+        },
+    },
+    Difference {
+        name: "star",
+        reason: "OPTIONS * is answered before a route is looked for: it has no headers of a route whose expression \
+                 matches the star",
+        is: |found, seen| {
+            let is_about = found.aspect.starts_with("header ")
+                || ["log cluster", "log route"].contains(&found.aspect.as_str());
+            is_about
+                && seen.request.target == "*"
+                && logs(seen.nodegate, "details", "absolute_path_rejected")
+        },
+    },
+    Difference {
+        name: "unread-body",
+        reason: "of a body that nobody wants the log counts nothing: Envoy counts what has come by the time of its \
+                 answer",
+        is: |found, seen| {
+            let nobody_asked = seen.istio.reports.is_empty() && seen.nodegate.reports.is_empty();
+            found.aspect == "log bytes received" && nobody_asked && found.nodegate == "\"0\""
+        },
+    },
+    Difference {
+        name: "logged-though-refused",
+        reason: "the log says what was asked also where a request is refused by its first line, and counts no bytes \
+                 of a body that is not sent",
+        is: |found, seen| {
+            let about = [
+                "method",
+                "path",
+                "authority",
+                "protocol",
+                "user agent",
+                "forwarded for",
+                "request id",
+                "bytes sent",
+            ];
+            let aspect = found.aspect.strip_prefix("log ");
+            logs(seen.istio, "method", "-") && aspect.is_some_and(|aspect| about.contains(&aspect))
+        },
+    },
+    Difference {
+        name: "parser-details",
+        reason: "the log has fewer words for what is wrong with a request that can't be read",
+        is: |found, seen| {
+            found.aspect == "log details"
+                && found.istio.contains("http1.")
+                && seen.istio.status == seen.nodegate.status
+        },
+    },
+    Difference {
         name: "scheme",
         reason: "what has come in the clear is http, whatever :scheme says",
         is: |_, seen| matches!(seen.request.odd, Some(Odd::With(":scheme", _))),
@@ -180,6 +261,16 @@ pub const MEANT: &[Difference] = &[
 
 /// Those that are to be mended, here or in a library. Whoever mends one takes it out.
 pub const OPEN: &[Difference] = &[
+    Difference {
+        name: "reset-by-client",
+        reason: "a client that resets its stream is one that has left to the log (DC, and not DR): what serves it \
+                 (hyper) does not tell them apart",
+        is: |found, seen| {
+            let about = ["log flags", "log details"];
+            let has_left = logs(seen.nodegate, "details", "downstream_remote_disconnect");
+            about.contains(&found.aspect.as_str()) && is_reset(seen.request) && has_left
+        },
+    },
     Difference {
         name: "keep-alive-1.0",
         reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",
@@ -224,6 +315,24 @@ fn is_malformed(seen: &Seen<'_>) -> bool {
         || nodegate.answer.values("grpc-status").next().is_some();
     let nobody_asked = istio.reports.is_empty() && nodegate.reports.is_empty();
     istio.status == 0 && istio.kept == Some(false) && (nobody_asked && refuses || comes_late)
+}
+
+/// Whether the client resets its stream, or what it says of its length makes the gateway do so.
+fn is_reset(request: &Request) -> bool {
+    matches!(request.odd, Some(Odd::Abandoned | Odd::Length(_)))
+}
+
+/// Whether a gateway has written down that a field has this value.
+fn logs(outcome: &Outcome, name: &str, value: &str) -> bool {
+    let mut fields = outcome.line.iter().flat_map(Line::fields);
+    fields.any(|field| field == (name, value))
+}
+
+/// Whether a gateway has written down a flag.
+fn flags(outcome: &Outcome, flag: &str) -> bool {
+    let fields = outcome.line.iter().flat_map(Line::fields);
+    let mut flags = fields.filter(|(name, _)| *name == "flags");
+    flags.any(|(_, flags)| flags.split(',').any(|own| own == flag))
 }
 
 /// Whether a request has a header whose value begins so.

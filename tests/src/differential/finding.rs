@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use super::{
     case::Case,
     compare::{Divergence, Outcome},
+    log::Line,
     request::Request,
     stage::Pair,
     wire::Message,
@@ -55,7 +56,7 @@ impl Finding {
     }
 
     /// YAML that can be applied, with all else as comments.
-    fn text(&self, seed: u64) -> anyhow::Result<String> {
+    pub(super) fn text(&self, seed: u64) -> anyhow::Result<String> {
         let mut notes = format!("seed {seed}, case {}\n", self.number);
         for one in &self.divergences {
             // Writing to a String cannot fail.
@@ -66,6 +67,9 @@ impl Finding {
             );
         }
         let request = self.request.head(NAME);
+        if let Some(port) = self.request.port {
+            let _ = writeln!(notes, "port {port}");
+        }
         let body = self.request.body.as_deref().unwrap_or_default();
         let _ = write!(notes, "\nRequest:\n{}{body}", indented(&request));
         for (name, value) in &self.request.trailers {
@@ -91,6 +95,9 @@ impl Finding {
 
 fn outcome(outcome: &Outcome) -> String {
     let mut text = message(&outcome.answer);
+    if let Some(lost) = outcome.lost {
+        let _ = writeln!(text, "  (lost: {lost:?})");
+    }
     let marks = [
         ("reset", outcome.reset.map(|code| code.to_string())),
         ("away", outcome.away.map(|code| code.to_string())),
@@ -99,6 +106,11 @@ fn outcome(outcome: &Outcome) -> String {
     for (name, value) in marks {
         if let Some(value) = value {
             let _ = writeln!(text, "  ({name}: {value})");
+        }
+    }
+    for (name, value) in outcome.line.iter().flat_map(Line::fields) {
+        if value != "-" {
+            let _ = writeln!(text, "  (log {name}: {value})");
         }
     }
     for report in &outcome.reports {

@@ -9,6 +9,7 @@ use super::{
 };
 
 mod actions;
+mod changes;
 mod conditions;
 mod delegates;
 mod faults;
@@ -17,9 +18,14 @@ mod gateways;
 mod headers;
 mod policies;
 mod requests;
+mod shares;
+mod tcp;
 mod words;
 
+pub(super) use changes::{Change, VERSION, change};
 pub(super) use faults::faulty;
+pub(super) use shares::{ABORTED, Shared, shared};
+pub(super) use tcp::tcp;
 
 /// What a request must be for a condition, as far as requests are made from it.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +41,14 @@ struct Make(Rng);
 
 /// The case of a number, with so many requests.
 pub fn case(seed: u64, number: u64, requests: usize) -> Case {
+    seeded(seed, number).case(requests)
+}
+
+/// The chance of a number.
+fn seeded(seed: u64, number: u64) -> Make {
     // Neighbours have nothing in common (the increment of SplitMix64).
     let seed = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    Make(Rng::with_seed(seed)).case(requests)
+    Make(Rng::with_seed(seed))
 }
 
 impl Make {

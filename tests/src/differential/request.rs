@@ -19,6 +19,8 @@ pub struct Request {
     pub version: &'static str,
     /// With the [placeholder](PLACEHOLDER) in it.
     pub host: String,
+    /// Where it is asked, if that is not the port of HTTP.
+    pub port: Option<u16>,
     /// Further ones, in order.
     pub headers: Vec<(String, String)>,
     /// If there is one.

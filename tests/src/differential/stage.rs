@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
 };
 
@@ -19,21 +19,24 @@ use serde_json::{Value, json};
 
 use super::{
     case::Case,
-    client,
+    client::{self, Caller},
     compare::Outcome,
     ground::{self, ENDPOINTS, Endpoint, PORT},
+    log::{self, Log},
     names::{DOMAIN, LABEL},
     request::Request,
     upstream::Upstreams,
 };
 use crate::{
-    cluster::{CONTROL_PLANE, Cluster, GATEWAY},
+    cluster::{CONTROL_PLANE, Cluster, GATEWAY, Istio},
     names::Host,
     network, process,
 };
 
 /// How many requests are on their way at a time: most of the time that endpoints keep silent passes side by side.
 const WORKERS: usize = 12;
+/// How often in a row nothing may have come before a line is taken for one that does not.
+const QUIET: usize = 5;
 /// The kinds that cases have objects of.
 const KINDS: &str = "virtualservices.networking.istio.io,destinationrules.networking.istio.io,\
      serviceentries.networking.istio.io,gateways.networking.istio.io";
@@ -49,8 +52,10 @@ pub struct Stage {
     upstreams: Upstreams,
     istio: SocketAddr,
     nodegate: SocketAddr,
+    /// What both write down, Istio first.
+    logs: [Log; 2],
     /// How often something has been applied.
-    generation: u64,
+    generation: AtomicU64,
     /// How many requests have been made, each of which has a name of its own.
     asked: AtomicUsize,
 }
@@ -83,6 +88,7 @@ impl Stage {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": ground::objects()});
         cluster.apply(&list.to_string())?;
         let process = start(&cluster, nodegate)?;
+        let logs = [istio_log(&cluster)?, nodegate_log(&cluster)?];
         let address = |host: &str| {
             let hosts = cluster.hosts();
             let found = hosts.iter().find(|(name, _)| name == host);
@@ -98,7 +104,8 @@ impl Stage {
             upstreams,
             istio,
             nodegate: ours,
-            generation: 0,
+            logs,
+            generation: AtomicU64::new(0),
             asked: AtomicUsize::new(0),
         };
         stage.apply(&[])?;
@@ -122,6 +129,7 @@ impl Stage {
         patience::until(|| kill(self.process, None).is_err().then_some(()))
             .context("nodegate does not end")?;
         self.process = start(&self.cluster, nodegate)?;
+        self.logs[1] = nodegate_log(&self.cluster)?;
         nodegate.clone_into(&mut self.nodegate_program);
         self.apply(&[]).map(drop)
     }
@@ -167,6 +175,26 @@ impl Stage {
         })
     }
 
+    /// Puts objects in the place of those of the same names, and waits until both gateways go by them.
+    pub(super) fn change(&self, items: &[Value]) -> anyhow::Result<()> {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        self.cluster.apply(&list.to_string())?;
+        self.synchronize()
+    }
+
+    /// Where Istio listens, and nodegate.
+    pub(super) fn gateways(&self) -> [SocketAddr; 2] {
+        [self.istio, self.nodegate]
+    }
+
+    /// Does something where the client is.
+    pub(super) fn as_client<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        network::inside(&self.cluster.names().netns(&Host::Client), work)
+    }
+
     /// Creates objects, and gives the complaints about those that are refused.
     fn create(&self, items: &Value) -> anyhow::Result<Vec<String>> {
         let file = self.cluster.names().state().join("cases.json");
@@ -191,9 +219,8 @@ impl Stage {
 
     /// Waits until both gateways serve what was applied last: a route to a service's subset, each of them made
     /// after all others of its kind.
-    fn synchronize(&mut self) -> anyhow::Result<()> {
-        self.generation += 1;
-        let name = format!("sync-{}", self.generation);
+    fn synchronize(&self) -> anyhow::Result<()> {
+        let name = format!("sync-{}", self.generation.fetch_add(1, Ordering::Relaxed));
         let list = json!({"apiVersion": "v1", "kind": "List", "items": sentinel(&name)});
         self.cluster.apply(&list.to_string())?;
         let request = Request {
@@ -217,26 +244,91 @@ impl Stage {
             })?;
             served.with_context(|| format!("{who} does not serve what is applied: {last}"))?;
         }
-        self.upstreams.forget();
-        Ok(())
+        self.forget()
     }
 
     /// Makes all requests, each of Istio and then of nodegate.
     pub(super) fn ask_all(&self, questions: &[Question<'_>]) -> anyhow::Result<Vec<Pair>> {
-        let namespace = self.cluster.names().netns(&Host::Client);
         let first = self.asked.fetch_add(questions.len(), Ordering::Relaxed);
         let id = |index: usize| format!("{}", first + index);
+        let answered = self.spread(questions.len(), |index| {
+            self.both(&questions[index], |who, address| {
+                let Question { name, request } = questions[index];
+                client::ask(address, request, name, &id(index)).with_context(|| who.to_owned())
+            })
+        })?;
+        self.settle(answered.len())?;
+        let reported =
+            answered
+                .into_iter()
+                .enumerate()
+                .map(|(index, [mut istio, mut nodegate])| {
+                    istio.reports = self.upstreams.of(self.istio.ip(), &id(index));
+                    nodegate.reports = self.upstreams.of(self.nodegate.ip(), &id(index));
+                    istio.line = self.logs[0].of(istio.port);
+                    nodegate.line = self.logs[1].of(nodegate.port);
+                    [istio, nodegate]
+                });
+        let reported = reported.collect();
+        self.forget()?;
+        Ok(reported)
+    }
+
+    /// Makes each request so many times over one connection to each. Of outcomes there are statuses and reports.
+    pub(super) fn repeat(
+        &self,
+        questions: &[Question<'_>],
+        times: usize,
+    ) -> anyhow::Result<Vec<[Vec<Outcome>; 2]>> {
+        let count = questions.len() * times;
+        let first = self.asked.fetch_add(count, Ordering::Relaxed);
+        let ids = |index: usize| {
+            let first = first + index * times;
+            (first..first + times).map(|id| id.to_string())
+        };
+        let mut answered = self.spread(questions.len(), |index| {
+            self.both(&questions[index], |who, address| {
+                let Question { name, request } = questions[index];
+                let mut caller = Caller::new(address);
+                ids(index)
+                    .map(|id| {
+                        caller
+                            .ask(request, name, &id)
+                            .with_context(|| who.to_owned())
+                    })
+                    .collect::<anyhow::Result<Vec<_>>>()
+            })
+        })?;
+        self.settle(0)?;
+        for (index, pair) in answered.iter_mut().enumerate() {
+            for (outcomes, gateway) in pair.iter_mut().zip([self.istio, self.nodegate]) {
+                for (outcome, id) in outcomes.iter_mut().zip(ids(index)) {
+                    outcome.reports = self.upstreams.of(gateway.ip(), &id);
+                }
+            }
+        }
+        self.forget()?;
+        Ok(answered)
+    }
+
+    /// Does so many things, some at a time, where the client is.
+    fn spread<T: Send>(
+        &self,
+        count: usize,
+        job: impl Fn(usize) -> anyhow::Result<T> + Sync,
+    ) -> anyhow::Result<Vec<T>> {
+        let namespace = self.cluster.names().netns(&Host::Client);
         let next = AtomicUsize::new(0);
         // Threads are where the one is that starts them.
-        let mut answered = network::inside(&namespace, || {
-            let work = || -> anyhow::Result<Vec<(usize, Pair)>> {
+        let mut done = network::inside(&namespace, || {
+            let work = || -> anyhow::Result<Vec<(usize, T)>> {
                 let mut done = Vec::new();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(question) = questions.get(index) else {
+                    if index >= count {
                         return Ok(done);
-                    };
-                    done.push((index, self.both(question, &id(index))?));
+                    }
+                    done.push((index, job(index)?));
                 }
             };
             thread::scope(|scope| {
@@ -251,37 +343,48 @@ impl Stage {
                 Ok(all)
             })
         })?;
-        answered.sort_by_key(|(index, _)| *index);
-        self.settle();
-        let reported = answered
-            .into_iter()
-            .map(|(index, [mut istio, mut nodegate])| {
-                istio.reports = self.upstreams.of(self.istio.ip(), &id(index));
-                nodegate.reports = self.upstreams.of(self.nodegate.ip(), &id(index));
-                [istio, nodegate]
-            });
-        let reported = reported.collect();
-        self.upstreams.forget();
-        Ok(reported)
+        done.sort_by_key(|(index, _)| *index);
+        Ok(done.into_iter().map(|(_, one)| one).collect())
     }
 
-    /// Waits until nothing more comes to endpoints: copies for mirrors come after the answer.
-    fn settle(&self) {
-        let mut before = self.upstreams.count();
+    /// Forgets what endpoints have got and gateways written down.
+    fn forget(&self) -> anyhow::Result<()> {
+        self.upstreams.forget();
+        for log in &self.logs {
+            log.forget()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing more comes to endpoints and logs: copies for mirrors and lines come after the answer.
+    /// Where lines of so many requests are missing they may never come, and are waited for longer.
+    fn settle(&self, requests: usize) -> anyhow::Result<()> {
+        let mut before = None;
+        let mut quiet = 0;
         loop {
             thread::sleep(patience::silence());
-            let now = self.upstreams.count();
-            if now == before {
-                return;
+            let [istio, nodegate] = &self.logs;
+            let lines = [istio.read()?, nodegate.read()?];
+            let now = Some((self.upstreams.count(), lines));
+            quiet = if now == before { quiet + 1 } else { 0 };
+            let is_whole = lines.iter().all(|lines| *lines >= requests);
+            if quiet >= if is_whole { 1 } else { QUIET } {
+                return Ok(());
             }
             before = now;
         }
     }
 
-    fn both(&self, question: &Question<'_>, id: &str) -> anyhow::Result<Pair> {
-        let ask = |who: &str, address| {
-            client::ask(address, question.request, question.name, id)
-                .with_context(|| format!("{who}, asked:\n{}", question.request.head(question.name)))
+    /// Asks Istio, and then nodegate.
+    fn both<T>(
+        &self,
+        question: &Question<'_>,
+        ask: impl Fn(&str, SocketAddr) -> anyhow::Result<T>,
+    ) -> anyhow::Result<[T; 2]> {
+        let port = question.request.port.unwrap_or(PORT);
+        let ask = |who: &str, address: SocketAddr| {
+            ask(who, SocketAddr::new(address.ip(), port))
+                .with_context(|| format!("asked:\n{}", question.request.head(question.name)))
         };
         Ok([ask("Istio", self.istio)?, ask("nodegate", self.nodegate)?])
     }
@@ -299,9 +402,35 @@ pub(super) fn reasons(said: &str) -> Vec<String> {
     reasons.collect()
 }
 
+/// The Istio that can be compared with: what it writes down about requests is read here.
+pub fn peer(envoy: PathBuf) -> Istio {
+    Istio {
+        log_format: Some(log::format()),
+        ..Istio::new(envoy)
+    }
+}
+
+fn istio_log(cluster: &Cluster) -> anyhow::Result<Log> {
+    let logs = cluster.logs()?;
+    let own = logs.get("gateway.envoy");
+    Log::open(own.context("there is no log of Envoy's: the cluster must have Istio")?)
+}
+
+fn nodegate_log(cluster: &Cluster) -> anyhow::Result<Log> {
+    Log::open(&access_log(cluster))
+}
+
+/// Where nodegate writes requests down.
+fn access_log(cluster: &Cluster) -> PathBuf {
+    cluster.names().state().join("logs/nodegate.access.log")
+}
+
 /// Starts nodegate as a gateway, which ends with the cluster.
 fn start(cluster: &Cluster, nodegate: &Path) -> anyhow::Result<Pid> {
     let state = cluster.names().state();
+    let log = access_log(cluster);
+    // It is there when it is opened here.
+    File::create(&log).with_context(|| format!("making {}", log.display()))?;
     let mut command = own(nodegate);
     command
         .args(["run", "--role", "proxy", "--source", "kubernetes"])
@@ -309,7 +438,9 @@ fn start(cluster: &Cluster, nodegate: &Path) -> anyhow::Result<Pid> {
         .arg("--kubeconfig")
         .arg(state.join("pki/admin.conf"))
         .arg("--admin")
-        .arg(state.join("nodegate.sock"));
+        .arg(state.join("nodegate.sock"))
+        .args(["--access-log-format", &log::format(), "--access-log-file"])
+        .arg(log);
     let command = cluster.enter(CONTROL_PLANE, command)?;
     process::detach(command, &state.join("logs/nodegate.log"))
 }

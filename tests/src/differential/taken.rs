@@ -40,6 +40,20 @@ pub const VERDICTS: &[Meant] = &[
         },
     },
     Meant {
+        name: "null-conditions",
+        reason: "a condition that is null is an error in a file; of an object that comes from an API server it is gone \
+                 before a webhook is asked",
+        is: |verdict, _| refuses(verdict, &["null says nothing: an API server would drop it"]),
+    },
+    Meant {
+        name: "rewritten-host",
+        reason: "a rewrite that gives what is no host: endpoints would get what is no request",
+        is: |verdict, _| {
+            let reason = verdict.webhook.as_deref().unwrap_or_default();
+            refuses(verdict, &["` is not a host"]) && reason.contains(".rewrite.authority: ")
+        },
+    },
+    Meant {
         name: "two-actions",
         reason: "a route that delegates and does something else, too, is ambiguous",
         is: |verdict, _| refuses(verdict, &["a route has either `"]),

@@ -41,7 +41,7 @@ fn virtual_host(gateway: &Gateway, host: &VirtualHost) -> Value {
 fn route(gateway: &Gateway, route: &HttpRoute) -> Value {
     let origin = &route.origin;
     let (api, kind) = match origin.kind {
-        RouteKind::VirtualService => ("networking.istio.io/v1alpha3", "virtual-service"),
+        RouteKind::VirtualService => ("networking.istio.io/v1", "virtual-service"),
         RouteKind::AuthorizationPolicy => ("security.istio.io/v1", "authorization-policy"),
         RouteKind::RequestAuthentication => ("security.istio.io/v1", "request-authentication"),
     };

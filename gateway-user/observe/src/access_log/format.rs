@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nodegate_values::query;
 use serde_json::Value;
 
-use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlags};
+use crate::record::{ConnectionRecord, Record, RequestRecord, ResponseFlag, ResponseFlags};
 
 /// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go).
 const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% \
@@ -373,9 +373,14 @@ impl Field {
                 .upstream_service_time
                 .map_or(Value::Null, |time| milliseconds(time).to_string().into()),
             Self::ForwardedFor => text(record.forwarded_for.as_deref().unwrap_or_default()),
-            Self::UserAgent => text(record.user_agent.as_deref().unwrap_or_default()),
+            // A header may be there and say nothing.
+            Self::UserAgent => record.user_agent.clone().into(),
             Self::RequestId => text(&record.request_id),
-            Self::Authority => text(&record.authority),
+            // Envoy writes its line when the route has changed the request; the path alone is kept.
+            Self::Authority => {
+                let rewritten = record.rewritten_authority.as_deref();
+                text(rewritten.unwrap_or(&record.authority))
+            }
             Self::UpstreamHost => address(record.decision.endpoint),
             Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
             Self::UpstreamLocal => address(record.upstream_local),
@@ -410,7 +415,15 @@ impl Field {
             Self::StartTime => format!("{:.3}", record.time).into(),
             Self::ResponseCode => 0.into(),
             Self::ResponseFlags => flags(record.flags),
-            Self::TransportFailure if !record.flags.is_empty() => one_word(Some(&record.details)),
+            // Of a connection that broke later, its flag says enough.
+            Self::TransportFailure
+                if record
+                    .flags
+                    .contains(ResponseFlag::UpstreamConnectionFailure) =>
+            {
+                one_word(Some(&record.details))
+            }
+            Self::UpstreamLocal => address(record.upstream_local),
             Self::BytesReceived => record.bytes_received.into(),
             Self::BytesSent => record.bytes_sent.into(),
             Self::Duration => milliseconds(record.duration).into(),
@@ -502,6 +515,22 @@ mod tests {
             .unwrap()
             .line(&record);
         assert_eq!(line, "delayed_connect_error:_Connection_refused\n");
+    }
+
+    #[test]
+    fn the_host_and_the_agent_are_those_that_endpoints_see() {
+        let changed = RequestRecord {
+            rewritten_authority: Some("other.test".into()),
+            user_agent: Some(String::new()),
+            ..request()
+        };
+        let record = Record::Request(Box::new(changed));
+        let format =
+            Some("%REQ(:AUTHORITY)% '%REQ(USER-AGENT)%' %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%");
+        let line = LineFormat::new(Encoding::Text, format)
+            .unwrap()
+            .line(&record);
+        assert_eq!(line, "other.test '' /simple/nginx/x?a=1\n");
     }
 
     #[test]

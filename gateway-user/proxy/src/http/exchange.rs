@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Version, header::USER_AGENT, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Version,
+    header::{HOST, USER_AGENT},
+    request::Parts,
+};
 use jiff::Timestamp;
 use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags, RouteDecision};
 use nodegate_route::edge::{X_FORWARDED_FOR, X_REQUEST_ID};
@@ -54,6 +58,8 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     log: Option<PendingRecord>,
     over: bool,
+    /// The client has got all that was announced; the endpoint's end may be to come.
+    whole: bool,
 }
 
 /// A record in the making: only while anything listens to records.
@@ -81,6 +87,7 @@ impl Exchange {
             flags: ResponseFlags::default(),
             log: None,
             over: false,
+            whole: false,
         })
     }
 
@@ -137,6 +144,15 @@ impl Exchange {
         self.note(|record| {
             record.request_id = text(headers.get(X_REQUEST_ID)).unwrap_or_default();
             record.forwarded_for = text(headers.get(X_FORWARDED_FOR));
+        });
+    }
+
+    /// Notes what the endpoint sees of what a route has changed.
+    pub(crate) fn note_changes(&mut self, headers: &HeaderMap) {
+        self.note(|record| {
+            let host = text(headers.get(HOST));
+            record.rewritten_authority = host.filter(|host| *host != record.authority);
+            record.user_agent = text(headers.get(USER_AGENT));
         });
     }
 
@@ -270,11 +286,23 @@ impl Exchange {
         }
     }
 
+    /// All that was announced of the response has been handed over. In HTTP/1.1 nobody asks for more.
+    pub(crate) fn announced(&mut self) {
+        self.whole = !self.is_http2();
+    }
+
     /// The endpoint broke off in the middle of its response.
     pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
         self.over = true;
         let (flag, reason) = match failure::broken_answer(error) {
-            Broken::Reset => (ResponseFlag::UpstreamRemoteReset, "remote_reset"),
+            Broken::Reset { refused } => {
+                let reason = if refused {
+                    "remote_refused_stream_reset"
+                } else {
+                    "remote_reset"
+                };
+                (ResponseFlag::UpstreamRemoteReset, reason)
+            }
             Broken::Early => (ResponseFlag::UpstreamProtocolError, "protocol_error"),
             Broken::Off => (
                 ResponseFlag::UpstreamConnectionTermination,
@@ -310,9 +338,10 @@ impl Exchange {
                 .path_and_query()
                 .map(|path| path.as_str().to_owned())
                 .unwrap_or_default(),
+            rewritten_authority: None,
             rewritten_path: None,
-            request_id: String::new(),
-            forwarded_for: None,
+            request_id: text(parts.headers.get(X_REQUEST_ID)).unwrap_or_default(),
+            forwarded_for: text(parts.headers.get(X_FORWARDED_FOR)),
             user_agent: text(parts.headers.get(USER_AGENT)),
             decision: RouteDecision::default(),
             attempts: 0,
@@ -336,14 +365,14 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let request_duration = self.request_duration();
         if let Some(progress) = &self.request_body {
-            progress.end();
+            progress.leave();
         }
         let worker = &self.client.worker;
         self.client.handle.request_ended(worker.now());
         let Some(PendingRecord(mut record)) = self.log.take() else {
             return;
         };
-        if !self.over {
+        if !self.over && !self.whole {
             self.flags
                 .insert(ResponseFlag::DownstreamConnectionTermination);
             record.details = "downstream_remote_disconnect".into();

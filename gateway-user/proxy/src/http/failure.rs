@@ -118,7 +118,10 @@ fn tls_reason(error: &hyper::Error) -> Option<String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
     /// The endpoint reset the stream.
-    Reset,
+    Reset {
+        /// Whether it said that it had not looked at the request.
+        refused: bool,
+    },
     /// The body is not what its head says: it ends before its length, or before the last chunk; what
     /// should be a chunk is none; or it is no HTTP/2.
     Early,
@@ -129,8 +132,10 @@ pub(crate) enum Broken {
 /// How the body of an answer broke off.
 pub(crate) fn broken_answer(error: &BodyError) -> Broken {
     match error {
-        BodyError::Hyper(error) if reset_reason(error).is_some() => Broken::Reset,
-        BodyError::Abandoned => Broken::Reset,
+        BodyError::Hyper(error) if let Some(reason) = reset_reason(error) => Broken::Reset {
+            refused: reason == h2::Reason::REFUSED_STREAM,
+        },
+        BodyError::Abandoned => Broken::Reset { refused: false },
         BodyError::Hyper(error) if of_http2(error).is_none_or(h2::Error::is_library) => {
             Broken::Early
         }

@@ -1,6 +1,6 @@
 //! Copies of requests for mirrors. Their answers are thrown away.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use http::{HeaderValue, Request, request::Parts};
 use http_body_util::BodyExt as _;
@@ -65,9 +65,15 @@ async fn whole(store: Option<Rc<Store>>, progress: Option<Rc<Progress>>) -> Opti
         // No body, or one that was not kept.
         return progress.is_none().then_some(RequestBody::EMPTY);
     };
-    if let Some(progress) = progress {
-        std::future::poll_fn(|cx| progress.poll_over(cx)).await;
-    }
+    poll_fn(|cx| {
+        let is_left = progress.as_ref().map(|progress| progress.poll_left(cx));
+        match is_left {
+            Some(Poll::Ready(())) => Poll::Ready(()),
+            Some(Poll::Pending) | None => store.poll_settled(cx),
+        }
+    })
+    .await;
+    store.close();
     store
         .is_whole()
         .then(|| RequestBody::copy_of(&store))

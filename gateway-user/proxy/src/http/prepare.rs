@@ -58,6 +58,7 @@ pub(crate) fn prepare(
         exchange.note_identity(&parts.headers);
     }
     rewrite_host(&mut parts.headers, plan);
+    exchange.note_changes(&parts.headers);
     set_target(parts, path, exchange);
     exchange.request_changed(parts);
     Ok(own)

@@ -121,6 +121,7 @@ impl RefusalRecord {
             method: String::new(),
             authority: String::new(),
             path: String::new(),
+            rewritten_authority: None,
             rewritten_path: None,
             request_id: String::new(),
             forwarded_for: None,

@@ -47,6 +47,8 @@ impl ResponseBody {
     ) -> Self {
         if body.is_end_stream() {
             exchange.complete(Some(&mut body));
+        } else if exchange.head_only || is_all(&body) {
+            exchange.announced();
         }
         Self {
             source: ResponseSource::Endpoint(body),
@@ -156,6 +158,8 @@ impl Body for ResponseBody {
                 // With a known length the frame after the last isn't asked for.
                 if end {
                     exchange.complete(this.source.endpoint());
+                } else if this.source.endpoint().is_some_and(|body| is_all(body)) {
+                    exchange.announced();
                 }
             }
             None => exchange.complete(this.source.endpoint()),
@@ -178,6 +182,11 @@ impl Body for ResponseBody {
             ResponseSource::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
+}
+
+/// Whether all that was announced of a body has come, whenever its end does.
+fn is_all(body: &UpstreamBody<RequestBody>) -> bool {
+    body.size_hint().exact() == Some(0)
 }
 
 impl ResponseSource {

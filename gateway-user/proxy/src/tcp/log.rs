@@ -1,6 +1,6 @@
 //! The record of a TCP connection.
 
-use std::{cell::Cell, io, sync::Arc, time::Instant};
+use std::{cell::Cell, io, net::SocketAddr, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use nodegate_observe::{ConnectionRecord, ConnectionState, Record, ResponseFlag, RouteDecision};
@@ -35,6 +35,8 @@ pub(crate) struct ConnectionLog<'a> {
     pub(crate) received: Cell<u64>,
     /// Bytes from the endpoint.
     pub(crate) sent: Cell<u64>,
+    /// The address that the connection to the endpoint has on this side.
+    upstream_local: Option<SocketAddr>,
     /// The name that the client asked for in its TLS.
     server_name: Option<String>,
     /// Whether somebody else keeps the record.
@@ -55,6 +57,7 @@ impl<'a> ConnectionLog<'a> {
             blame: Cell::new(None),
             received: Cell::new(0),
             sent: Cell::new(0),
+            upstream_local: None,
             server_name: None,
             is_left: false,
         }
@@ -109,14 +112,21 @@ impl<'a> ConnectionLog<'a> {
             None => "idle_timeout".to_owned(),
             Some(_) => error.to_string().replace(' ', "_"),
         };
-        self.ending = Some(EndCause {
-            flag: self.blame.get(),
-            details,
+        // Envoy: TcpProxy::Filter::onUpstreamEvent tells a reset from an end.
+        let flag = self.blame.get().map(|flag| match flag {
+            ResponseFlag::UpstreamConnectionTermination
+                if error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                ResponseFlag::UpstreamRemoteReset
+            }
+            flag => flag,
         });
+        self.ending = Some(EndCause { flag, details });
     }
 
-    /// Both sides are connected.
-    pub(crate) fn opened(&self) {
+    /// Both sides are connected; the one to the endpoint has this address here.
+    pub(crate) fn opened(&mut self, upstream_local: Option<SocketAddr>) {
+        self.upstream_local = upstream_local;
         self.count(Counted::Opened);
         self.send(ConnectionState::Opened);
     }
@@ -137,6 +147,7 @@ impl<'a> ConnectionLog<'a> {
             server_name: self.server_name.clone(),
             state,
             decision: self.decision.clone(),
+            upstream_local: self.upstream_local,
             flags: flag.into(),
             details: details.into(),
             duration: self.started.elapsed(),

@@ -66,7 +66,7 @@ pub(super) async fn serve<S: Transport>(worker: Rc<Worker>, arrival: Arrival<S>)
     let longest = pin!(OptionFuture::from(
         limits.max_connection_duration.map(time::sleep)
     ));
-    log.opened();
+    log.opened(upstream.tcp().local_addr().ok());
 
     let common = Common {
         worker: &worker,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nodegate_model::gateway::HttpAction;
 use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 use tokio::{io::AsyncWriteExt as _, time};
 
@@ -49,6 +50,10 @@ async fn records_tell_what_happened() {
     let port = free_port();
     let mut route = prefix_route("/a", &[("web", 1)]);
     rewrite_to(&mut route, "/b");
+    let HttpAction::Forward(forward) = &mut route.action else {
+        unreachable!()
+    };
+    forward.authority = Some("other.example".into());
     fixture
         .apply(gateway(
             vec![http_listener(port, &["a.example"], vec![route])],
@@ -79,6 +84,8 @@ async fn records_tell_what_happened() {
         ("POST", "/a/x?q")
     );
     assert_eq!(served.rewritten_path.as_deref(), Some("/b/x?q"));
+    assert_eq!(served.authority, "a.example");
+    assert_eq!(served.rewritten_authority.as_deref(), Some("other.example"));
     assert_eq!(
         served.decision.virtual_host.as_deref(),
         Some("a.example:80")

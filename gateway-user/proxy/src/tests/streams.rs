@@ -4,6 +4,7 @@ use std::error::Error as _;
 
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
 
 use super::{
     harness::{Endpoint, Peer, header, ok, proxy_to, soon, status},
@@ -14,17 +15,19 @@ use super::{
 const NO_CONTENT: u8 = 0x89;
 const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
 
 /// An answer is whole only with the end of its stream: hyper takes a reset without an error for one.
 #[tokio::test]
 async fn an_answer_that_an_endpoint_abandons_is_not_whole() {
-    for code in [NO_ERROR, PROTOCOL_ERROR, 8] {
+    for code in [NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, 8] {
         let frames = vec![
             frame(1, 4, 1, &[OK]),
             frame(0, 0, 1, b"some"),
             frame(3, 0, 1, &code.to_be_bytes()),
         ];
-        let (_fixture, port, _endpoint) = proxy_to_frames(frames).await;
+        let (fixture, port, _endpoint) = proxy_to_frames(frames).await;
+        let mut records = fixture.proxy.tap().subscribe(16);
         let mut client = connect(port).await;
         let response = client.send_request(request("/", "")).await.unwrap();
         let mut body = response.into_body();
@@ -34,6 +37,13 @@ async fn an_answer_that_an_endpoint_abandons_is_not_whole() {
         let reset: &h2::Error = error.source().unwrap().downcast_ref().unwrap();
         // What the endpoint has done is nothing that the client has done.
         assert_eq!(reset.reason(), Some(h2::Reason::INTERNAL_ERROR), "{code}");
+        let record = records.recv().await;
+        let Record::Request(record) = &*record else {
+            panic!("{record}")
+        };
+        assert_eq!(record.flags, ResponseFlag::UpstreamRemoteReset.into());
+        let says_refused = record.details.contains("{remote_refused_stream_reset}");
+        assert_eq!(says_refused, code == REFUSED_STREAM, "{}", record.details);
     }
 }
 
@@ -111,4 +121,26 @@ async fn an_empty_post_says_nothing_of_its_length_in_http2() {
     let (head, _) = client.response().await;
     assert_eq!(header(&head, "x-seen-authority"), Some("a"));
     assert_eq!(header(&head, "x-seen-content-length"), None);
+}
+
+/// A client of HTTP/1.1 that has got all of the length has not left, whatever becomes of the endpoint's stream.
+#[tokio::test]
+async fn an_answer_is_served_when_its_length_has_come() {
+    // `content-length: 4`, not indexed (RFC 7541, section 6.2.2).
+    let head = [OK, 0x0f, 0x0d, 1, b'4'];
+    let frames = vec![
+        frame(1, 4, 1, &head),
+        frame(0, 0, 1, b"some"),
+        frame(3, 0, 1, &NO_ERROR.to_be_bytes()),
+    ];
+    let (fixture, port, _endpoint) = proxy_to_frames(frames).await;
+    let mut records = fixture.proxy.tap().subscribe(16);
+    let (_, body) = Peer::connect(port).await.get("a", "/").await;
+    assert_eq!(body, "some");
+    let record = records.recv().await;
+    let Record::Request(record) = &*record else {
+        panic!("{record}")
+    };
+    let served = (record.flags, &*record.details, record.bytes_sent);
+    assert_eq!(served, (ResponseFlags::default(), "via_upstream", 4));
 }

@@ -85,10 +85,11 @@ impl VirtualServiceSpec {
 // === impl ServiceEntrySpec ===
 
 impl ServiceEntrySpec {
-    /// The hosts that can be read, in lower case. `*` would be everything.
+    /// The hosts that can be read, in lower case. `*` would be everything, and addresses are no names
+    /// (`ValidateServiceEntry` of istio's pkg/config/validation).
     pub fn read_hosts(&self) -> impl Iterator<Item = String> {
         let hosts = self.hosts.iter().filter_map(|text| host(text).ok());
-        hosts.filter(|host| host != "*")
+        hosts.filter(|host| host != "*" && !host.starts_with('['))
     }
 
     /// The ports that can be read; of two with one number or one name, the first.

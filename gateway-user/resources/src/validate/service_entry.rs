@@ -3,6 +3,8 @@
 //! A host, a port or an endpoint that cannot be read is left out, and the others are served. A ServiceEntry
 //! without hosts is refused, and so is one of whose endpoints none is left.
 
+use std::net::Ipv6Addr;
+
 use nodegate_values::port::port as port_number;
 
 use super::Findings;
@@ -18,6 +20,9 @@ pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         if host == "*" {
             let message = "`*` would be everything";
             findings.left_out(path, "host", message, "a name or `*.example.com`");
+        } else if host.parse::<Ipv6Addr>().is_ok() {
+            let message = format!("`{host}` is an address, and not a name");
+            findings.left_out(path, "host", &message, "put it into `addresses`");
         } else if let Err(error) = hosts::host(host) {
             let fix = "`web.example.com` or `*.example.com`";
             findings.left_out(path, "host", &error.to_string(), fix);

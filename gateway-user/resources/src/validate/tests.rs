@@ -144,6 +144,14 @@ fn virtual_services() {
             "E 13 spec.http[3].route: all weights are 0: nothing would get any traffic",
         ]
     );
+    let any = "  hosts: [a]\n  gateways: [g, '*', 'n/*']\n  http: [{redirect: {uri: /}}]\n";
+    assert_eq!(
+        istio("VirtualService", any),
+        [
+            "W 6 spec.gateways[1]: `*` names no Gateway: each is named by itself",
+            "E 6 spec.gateways[2]: `n/*` names no Gateway: each is named by itself; this name is left out",
+        ]
+    );
     let tcp = "  hosts: [a]\n  tls: [{match: [{sniHosts: [a]}], route: [{destination: {host: a}}]}]\n  tcp:\n  - match: [{port: 1, sourceSubnet: 10.0.0.0/8}]\n    route: [{destination: {host: a}}]\n";
     assert_eq!(
         istio("VirtualService", tcp),
@@ -445,11 +453,12 @@ fn policies_of_destinations() {
 
 #[test]
 fn service_entries() {
-    let spec = "  hosts: ['*', a.x]\n  resolution: STATIC\n  ports:\n  - {number: 80, name: http}\n  - {number: 80, name: http2}\n  endpoints:\n  - {address: b.x}\n  - {address: 192.0.2.1, ports: {https: 1}}\n";
+    let spec = "  hosts: ['*', a.x, '::1']\n  resolution: STATIC\n  ports:\n  - {number: 80, name: http}\n  - {number: 80, name: http2}\n  endpoints:\n  - {address: b.x}\n  - {address: 192.0.2.1, ports: {https: 1}}\n";
     assert_eq!(
         istio("ServiceEntry", spec),
         [
             "E 5 spec.hosts[0]: `*` would be everything; this host is left out",
+            "E 5 spec.hosts[2]: `::1` is an address, and not a name; this host is left out",
             "E 9 spec.ports[1].number: 80 is there already; this port is left out",
             "E 11 spec.endpoints[0].address: `b.x` is not an address; this endpoint is left out",
             "E 12 spec.endpoints[1].ports.https: there is no port `https` in spec.ports; such an object is not admitted, as with Istio",

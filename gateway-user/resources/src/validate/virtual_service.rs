@@ -84,6 +84,14 @@ fn own_hosts(service: &VirtualService, findings: &mut Findings<'_>) {
                 "empty",
                 "name a Gateway",
             );
+        } else if gateway == "*" {
+            // Istio takes it, and it selects nothing.
+            let message = "`*` names no Gateway: each is named by itself";
+            findings.warning(
+                format!("spec.gateways[{index}]"),
+                message,
+                "`namespace/name`",
+            );
         } else if gateway.contains('*') {
             let message = format!("`{gateway}` names no Gateway: each is named by itself");
             let fix = "`namespace/name`";

@@ -29,6 +29,8 @@ pub(super) fn start(site: &Site, istio: &Istio) -> anyhow::Result<Running> {
     command.arg("--config-path").arg(file);
     // It shares nothing with other Envoys of this machine.
     command.args(["--concurrency", "1", "--disable-hot-restart"]);
+    // Whoever reads the access log need not wait ten seconds for it.
+    command.args(["--file-flush-interval-msec", "100"]);
     site.launch(&host(), Program::Envoy.name(), command)
 }
 

@@ -16,8 +16,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nodegate_programs::Program;
 
 use super::{
-    AGNHOST_VERSION, Group, ISTIO, ISTIO_KINDS, KUBERNETES, NGINX, PAUSE, Parts, Purpose, cache,
-    groups,
+    AGNHOST_VERSION, Group, ISTIO, ISTIO_KINDS, ISTIO_SAMPLES, KUBERNETES, NGINX, PAUSE, Parts,
+    Purpose, SAMPLES, cache, groups,
 };
 use crate::environment::Unmet;
 
@@ -102,6 +102,9 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
     if group.beside.contains(&PAUSE) {
         of_kubernetes(&sources, &programs)?;
     }
+    if group.beside.contains(&ISTIO_SAMPLES) {
+        samples(&module(&sources, ISTIO)?, &programs.join(ISTIO_SAMPLES))?;
+    }
     if group.beside.contains(&ISTIO_KINDS) {
         let kinds = module(&sources, ISTIO)?
             .join("manifests/charts/base/files")
@@ -116,6 +119,20 @@ fn one(group: &Group, place: &Path, report: &mut dyn FnMut(&Progress)) -> anyhow
     }
     fs::rename(&programs, place).with_context(|| format!("making {}", place.display()))?;
     Ok(fs::remove_dir_all(&work)?)
+}
+
+/// Copies the samples out of Istio's module.
+fn samples(module: &Path, place: &Path) -> anyhow::Result<()> {
+    for name in SAMPLES {
+        let (from, to) = (module.join(ISTIO_SAMPLES).join(name), place.join(name));
+        let directory = to.parent().context("a sample has a directory")?;
+        // Not its mode: modules are read-only.
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::read(&from))
+            .and_then(|text| fs::write(&to, text))
+            .with_context(|| from.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn compile(

@@ -136,10 +136,11 @@ impl Make {
     /// A ServiceEntry, and maybe a DestinationRule for it.
     pub(super) fn own_service(&mut self) -> Vec<Value> {
         let host = "CASE-own.test";
-        // One is only for those who have a connection for each request.
+        // One is only for those who have a connection for each request. Those of mirrors could not tell copies from
+        // attempts.
         let shared = ENDPOINTS.map(|endpoint| {
             let [first, ..] = ENDPOINTS;
-            if endpoint.name == ALONE {
+            if endpoint.name == ALONE || MIRRORS.contains(&endpoint.name) {
                 first
             } else {
                 endpoint

@@ -17,6 +17,8 @@ pub(crate) struct Progress {
     asked: Cell<bool>,
     /// Since when it has been clear that nothing more will come.
     over: Cell<Option<Instant>>,
+    /// Whether nobody takes any more of it.
+    left: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
     client: Rc<Handle>,
 }
@@ -28,6 +30,7 @@ impl Progress {
             bytes: Cell::new(0),
             asked: Cell::new(false),
             over: Cell::new(None),
+            left: Cell::new(false),
             waiting: RefCell::default(),
             client: Rc::clone(client),
         })
@@ -80,15 +83,34 @@ impl Progress {
         if self.is_over() {
             return Poll::Ready(());
         }
+        self.wait(cx);
+        Poll::Pending
+    }
+
+    /// Waits until nobody takes any more of the body.
+    pub(crate) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.left.get() {
+            return Poll::Ready(());
+        }
+        self.wait(cx);
+        Poll::Pending
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
         let mut waiting = self.waiting.borrow_mut();
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
-        Poll::Pending
+    }
+
+    /// Nobody takes any more of it.
+    pub(crate) fn leave(&self) {
+        self.left.set(true);
+        self.end();
     }
 
     /// Nothing more will come.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         if !self.is_over() {
             self.over.set(Some(Instant::now()));
         }

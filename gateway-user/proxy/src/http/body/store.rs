@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub(crate) struct Store {
     state: Cell<Kept>,
     /// What the client has said of its length: every copy of it says the same.
     length: SizeHint,
+    /// Who waits until it is known whether all of it is kept.
+    waiting: RefCell<Vec<Waker>>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ impl Store {
             kept: RefCell::default(),
             size: Cell::new(0),
             state: Cell::new(Kept::SoFar),
+            waiting: RefCell::default(),
         }
     }
 
@@ -61,6 +64,26 @@ impl Store {
     /// Whether all of it has come and is kept.
     pub(crate) fn is_whole(&self) -> bool {
         self.state.get() == Kept::Whole
+    }
+
+    /// Waits until all of it has come and is kept, or it is clear that it never will be. That all that was announced
+    /// has come is not enough: trailers may follow.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.state.get() != Kept::SoFar {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Nobody reads any more of it: it is whole if all that was announced has come.
+    pub(crate) fn close(&self) {
+        if self.source.borrow().size_hint().exact() == Some(0) {
+            self.end();
+        }
     }
 
     /// What the client has said of its length.
@@ -92,7 +115,8 @@ impl Store {
             Some(Ok(frame)) => {
                 *at += 1;
                 self.keep(frame);
-                if source.is_end_stream() {
+                // Nothing comes after trailers, and nobody asks for it.
+                if frame.is_trailers() || source.is_end_stream() {
                     self.end();
                 }
             }
@@ -125,11 +149,19 @@ impl Store {
         if self.state.get() == Kept::SoFar {
             self.state.set(Kept::Whole);
         }
+        self.wake();
     }
 
     fn forget(&self) {
         self.state.set(Kept::Nothing);
         self.kept.take();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! Which requests mirrors get copies of.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use hyper::body::Frame;
+use nodegate_model::gateway::Mirror;
+use nodegate_values::percentage::Percentage;
+use tokio::sync::mpsc;
+
+use super::{
+    harness::{Endpoint, Fixture, free_port, header, ok, status, until},
+    http2::{Server, connect},
+};
+use crate::fixture::{cluster, forward, gateway, http_listener, prefix_route};
+
+/// An endpoint that answers once it has read a request, and notes what that was.
+async fn reading(seen: Arc<Mutex<Vec<String>>>) -> Endpoint {
+    Endpoint::new(move |_, mut peer| {
+        let seen = Arc::clone(&seen);
+        async move {
+            while let Some(head) = peer.head().await {
+                let length =
+                    header(&head, "content-length").map_or(0, |text| text.parse().unwrap());
+                let body = peer.exactly(length).await;
+                seen.lock()
+                    .unwrap()
+                    .push(format!("{} {body}", status(&head)));
+                peer.send(&ok("read")).await;
+            }
+        }
+    })
+    .await
+}
+
+/// Trailers may come after all that was announced of a body.
+#[tokio::test]
+async fn bodies_whose_end_comes_late_are_copied() {
+    for http2 in [false, true] {
+        let copies = Arc::new(Mutex::new(Vec::new()));
+        let mirror = reading(Arc::clone(&copies)).await;
+        let (endpoint, server) = (reading(Arc::default()).await, Server::new().await);
+        let address = if http2 {
+            server.address().to_string()
+        } else {
+            endpoint.address()
+        };
+        let mut web = cluster("web", &[&address]);
+        web.http2 = http2;
+        let mut route = prefix_route("/", &[("web", 1)]);
+        forward(&mut route).mirrors = vec![Mirror {
+            cluster: "mirror".into(),
+            percentage: Percentage::ALL,
+        }];
+        let fixture = Fixture::new(1);
+        let port = free_port();
+        fixture
+            .apply(gateway(
+                vec![http_listener(port, &["*"], vec![route])],
+                vec![web, cluster("mirror", &[&mirror.address()])],
+            ))
+            .await;
+        let (send, receive) = mpsc::channel::<Frame<Bytes>>(1);
+        let stream = futures_util::stream::unfold(receive, async |mut receive| {
+            let frame = receive.recv().await?;
+            Some((Ok::<_, Infallible>(frame), receive))
+        });
+        let request = Request::post("http://a.example/late")
+            .header("content-length", "4")
+            .body(BoxBody::new(StreamBody::new(Box::pin(stream))))
+            .unwrap();
+        let mut client = connect(port).await;
+        let answer = tokio::spawn(client.send_request(request));
+        send.send(Frame::data("body".into())).await.unwrap();
+        until(|| server.connections() + endpoint.connections() > 0).await;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-trailer", HeaderValue::from_static("1"));
+        // Whoever has answered need not wait for it.
+        let _ = send.send(Frame::trailers(trailers)).await;
+        drop(send);
+        let answer = answer.await.unwrap().unwrap();
+        answer.into_body().collect().await.unwrap();
+        until(|| !copies.lock().unwrap().is_empty()).await;
+        assert_eq!(*copies.lock().unwrap(), ["POST /late HTTP/1.1 body"]);
+    }
+}
