@@ -27,8 +27,11 @@ const BOOKINFO: &str = "bookinfo-gateway";
 /// How many requests are made where weights decide.
 const MANY: usize = 100;
 
+/// The names of a Service's versions, and the endpoint of each.
+type Versions = &'static [(&'static str, u16)];
+
 /// Services of the samples: port, and the endpoint of each version.
-const SERVICES: [(&str, u16, &[(&str, u16)]); 7] = [
+const SERVICES: [(&str, u16, Versions); 7] = [
     ("productpage", 9080, &[("v1", 9001)]),
     ("details", 9080, &[("v1", 9002)]),
     ("ratings", 9080, &[("v1", 9003)]),

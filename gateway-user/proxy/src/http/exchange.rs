@@ -57,9 +57,18 @@ pub(crate) struct Exchange {
     pub(crate) attempts: u32,
     pub(crate) flags: ResponseFlags,
     log: Option<PendingRecord>,
-    over: bool,
+    ending: Ending,
+}
+
+/// How far a response has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// More of it is to come.
+    Open,
     /// The client has got all that was announced; the endpoint's end may be to come.
-    whole: bool,
+    Whole,
+    /// Nothing more comes.
+    Over,
 }
 
 /// A record in the making: only while anything listens to records.
@@ -86,8 +95,7 @@ impl Exchange {
             attempts: 0,
             flags: ResponseFlags::default(),
             log: None,
-            over: false,
-            whole: false,
+            ending: Ending::Open,
         })
     }
 
@@ -267,7 +275,9 @@ impl Exchange {
 
     /// Sets what went through a tunnel. If the client has ended it, it has left.
     pub(crate) fn tunnelled(&mut self, received: u64, sent: u64, by_client: bool) {
-        self.over = !by_client;
+        if !by_client {
+            self.ending = Ending::Over;
+        }
         self.note(|record| {
             record.bytes_received = received;
             record.bytes_sent = sent;
@@ -276,10 +286,10 @@ impl Exchange {
 
     /// The whole response has been handed over. If it is an endpoint's, its connection is given back.
     pub(crate) fn complete(&mut self, body: Option<&mut UpstreamBody<RequestBody>>) {
-        if self.over {
+        if self.ending == Ending::Over {
             return;
         }
-        self.over = true;
+        self.ending = Ending::Over;
         if let (Some(body), Some(engaged)) = (body, &self.engaged) {
             let limits = &engaged.cluster().model.policy.limits;
             body.release(self.client.worker.now(), limits);
@@ -288,12 +298,14 @@ impl Exchange {
 
     /// All that was announced of the response has been handed over. In HTTP/1.1 nobody asks for more.
     pub(crate) fn announced(&mut self) {
-        self.whole = !self.is_http2();
+        if self.ending == Ending::Open && !self.is_http2() {
+            self.ending = Ending::Whole;
+        }
     }
 
     /// The endpoint broke off in the middle of its response.
     pub(crate) fn upstream_failed(&mut self, error: &BodyError) {
-        self.over = true;
+        self.ending = Ending::Over;
         let (flag, reason) = match failure::broken_answer(error) {
             Broken::Reset { refused } => {
                 let reason = if refused {
@@ -317,7 +329,7 @@ impl Exchange {
 
     /// The response took too long.
     pub(crate) fn timed_out(&mut self) {
-        self.over = true;
+        self.ending = Ending::Over;
         self.flag(ResponseFlag::UpstreamRequestTimeout);
         self.note(|record| record.details = "response_timeout".into());
     }
@@ -372,7 +384,7 @@ impl Drop for Exchange {
         let Some(PendingRecord(mut record)) = self.log.take() else {
             return;
         };
-        if !self.over && !self.whole {
+        if self.ending == Ending::Open {
             self.flags
                 .insert(ResponseFlag::DownstreamConnectionTermination);
             record.details = "downstream_remote_disconnect".into();
