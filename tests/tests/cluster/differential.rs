@@ -55,7 +55,7 @@ pub(crate) fn by_chance(name: &str, parts: &Parts) -> anyhow::Result<()> {
         report.requests
     );
     let wanted = differential::Options::new(0, OBJECTS, findings.path().into());
-    let verdicts = differential::verdicts(&mut stage, &wanted)?;
+    let verdicts = differential::verdicts(&stage, &wanted)?;
     ensure!(
         verdicts.unknown.is_empty() && verdicts.refused * 4 > verdicts.objects,
         "{verdicts:?}"
