@@ -7,6 +7,7 @@ mod adopted;
 mod body;
 mod dial;
 mod direct;
+mod interim;
 mod peer_stream;
 mod sender;
 mod store;

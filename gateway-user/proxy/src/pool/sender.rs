@@ -11,7 +11,7 @@ use tokio::{
     task,
 };
 
-use super::dial::ConnectError;
+use super::{dial::ConnectError, interim::Bounded};
 use crate::{http1 as wire1, http2 as wire2};
 
 /// The body of a request. The default is none.
@@ -25,7 +25,10 @@ impl<B> SendBody for B where
 {
 }
 
-type Http1<S, B> = (http1::SendRequest<B>, http1::Connection<TokioIo<S>, B>);
+type Http1<S, B> = (
+    http1::SendRequest<B>,
+    http1::Connection<TokioIo<Bounded<S>>, B>,
+);
 
 pub(super) async fn handshake_http1<S, B>(stream: S) -> Result<Http1<S, B>, ConnectError>
 where
@@ -33,7 +36,7 @@ where
     B: SendBody,
 {
     wire1::client_builder()
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Bounded::new(stream)))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))
 }

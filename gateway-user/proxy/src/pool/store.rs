@@ -257,7 +257,7 @@ impl<B: SendBody> Pool<B> {
                 let parts = connection.into_parts();
                 // There is no receiver any more if it was an ordinary answer after all.
                 let _ = give.send(Raw {
-                    stream: parts.io.into_inner(),
+                    stream: parts.io.into_inner().into_inner(),
                     read: parts.read_buf,
                 });
             }

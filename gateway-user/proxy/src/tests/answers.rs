@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::harness::{Endpoint, Fixture, Peer, header, proxy_to, status};
+use super::harness::{Endpoint, Fixture, Peer, header, ok, proxy_to, status};
 
 /// How an endpoint's answer reaches a client that asks twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -294,4 +294,21 @@ async fn bodies_that_end_early_end_the_client_s_connection() {
     let head = client.head().await.unwrap();
     assert_eq!(header(&head, "content-length"), Some("10"));
     assert_eq!(client.rest().await.unwrap_or_default(), "abc");
+}
+
+#[tokio::test]
+async fn interim_answers_have_an_end() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n";
+    let endpoint = Endpoint::new(move |_, mut peer| async move {
+        while let Some(head) = peer.head().await {
+            let count = if head.contains("many") { 101 } else { 100 };
+            peer.send(&(hints.repeat(count) + &ok("hi"))).await;
+        }
+    })
+    .await;
+    let (_fixture, port) = proxy_to(&endpoint).await;
+    let (head, body) = Peer::connect(port).await.get("a", "/few").await;
+    assert_eq!((status(&head), &*body), ("200", "hi"));
+    let (head, _) = Peer::connect(port).await.get("a", "/many").await;
+    assert_eq!(status(&head), "503", "{head}");
 }

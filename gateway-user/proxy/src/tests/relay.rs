@@ -157,7 +157,7 @@ async fn who_breaks_off_breaks_the_other_side_too() {
         drop(breaks);
         let error = soon(stays.read_to_end(&mut Vec::new())).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        let flag = if by_client { "DC" } else { "UC" };
+        let flag = if by_client { "DC" } else { "UR" };
         let closed = soon(async {
             loop {
                 let record = records.recv().await.to_string();
