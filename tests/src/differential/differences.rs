@@ -179,9 +179,11 @@ pub const MEANT: &[Difference] = &[
                  CORS answers",
         is: |found, seen| {
             let is_none = |value: &str| value == "\"-\"";
-            // A fault answers before anybody sees that there is none.
+            // A fault or a preflight is answered before anybody sees that there is none.
             let is_missing = is_none(&found.istio)
-                && (flags(seen.istio, "NC") || logs(seen.istio, "details", "fault_filter_abort"));
+                && (flags(seen.istio, "NC")
+                    || logs(seen.istio, "details", "fault_filter_abort")
+                    || logs(seen.istio, "details", "cors_response"));
             let is_preflight = is_none(&found.nodegate)
                 && seen.request.method == "OPTIONS"
                 && seen.nodegate.reports.is_empty();

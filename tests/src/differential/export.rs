@@ -199,7 +199,10 @@ impl Names {
             if name.starts_with(NOTHING) {
                 continue;
             }
-            let domains: Vec<_> = items(&host["domains"]).filter_map(text).collect();
+            // Where a server redirects to https, Istio makes a domain of its host with the namespace that it is written
+            // with: no request asks for that.
+            let domains = items(&host["domains"]).filter_map(text);
+            let domains: Vec<_> = domains.filter(|domain| !domain.contains('/')).collect();
             let host = VirtualHost {
                 name: (domains.len() == 1).then_some(name),
                 routes: items(&host["routes"]).map(Route::new).collect(),
@@ -272,8 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_without_hosts_of_istio_s_has_none() {
-        let names = names(&json!({"name": "blackhole:8080", "domains": ["*"]}), &[]);
-        assert!(names.domains.is_empty());
+    fn what_no_request_asks_for_is_no_host() {
+        for (name, domain) in [("blackhole:8080", "*"), ("ns/a.test:8080", "ns/a.test")] {
+            let names = names(&json!({"name": name, "domains": [domain]}), &[]);
+            assert!(names.domains.is_empty(), "{name}");
+        }
     }
 }

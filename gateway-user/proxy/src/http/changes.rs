@@ -21,7 +21,7 @@ const SWITCHING: u16 = 101;
 /// Whether a route or its destination makes headers from the request.
 fn need_request(routed: &Routed, destination: Option<usize>) -> bool {
     levels(routed, destination)
-        .flat_map(|operations| [&operations.request, &operations.response])
+        .flat_map(|(operations, _)| [&operations.request, &operations.response])
         .flat_map(|changes| &changes.add)
         .any(|change| is_made_from_request(&change.value))
 }
@@ -43,7 +43,7 @@ pub(crate) fn keep_facts(
 
 /// Whether a route and its destination change anything about the headers of requests.
 pub(crate) fn change_request(routed: &Routed, destination: Option<usize>) -> bool {
-    levels(routed, destination).any(|operations| !operations.request.is_empty())
+    levels(routed, destination).any(|(operations, _)| !operations.request.is_empty())
 }
 
 fn is_made_from_request(format: &Format) -> bool {
@@ -78,26 +78,28 @@ pub(crate) fn change_headers(
         Some(_) => Direction::Response,
         None => Direction::Request,
     };
-    for operations in levels(routed, destination) {
+    for (operations, host) in levels(routed, destination) {
         let changes = match direction {
             Direction::Request => &operations.request,
             Direction::Response => &operations.response,
         };
         if !changes.is_empty() {
-            let place = (routed, destination);
+            let place = (routed, destination, host);
             change(changes, headers, direction, answer, place, exchange);
         }
     }
 }
 
-/// The places where changes are described, in order.
-fn levels(routed: &Routed, destination: Option<usize>) -> impl Iterator<Item = &HeaderOperations> {
+/// The places where changes are described, in order, each with the host that was put into the request before it.
+fn levels(
+    routed: &Routed,
+    destination: Option<usize>,
+) -> impl Iterator<Item = (&HeaderOperations, Option<&str>)> {
     let route = routed.route();
-    destination
-        .and_then(|destination| route.destinations().get(destination))
-        .map(|destination| &destination.headers)
-        .into_iter()
-        .chain([&route.headers])
+    let destination = destination.and_then(|destination| route.destinations().get(destination));
+    let host = destination.and_then(|destination| destination.authority.as_deref());
+    let first = destination.map(|destination| (&destination.headers, None));
+    first.into_iter().chain([(&route.headers, host)])
 }
 
 fn change(
@@ -105,14 +107,20 @@ fn change(
     headers: &mut HeaderMap,
     direction: Direction,
     answer: Option<(u16, &str)>,
-    (routed, destination): (&Routed, Option<usize>),
+    (routed, destination, host): (&Routed, Option<usize>, Option<&str>),
     exchange: &Exchange,
 ) {
     let client = &exchange.client;
     let request = exchange.request.as_deref();
     let engaged = exchange.engaged();
     let flags = exchange.flags.to_string();
-    let host = nix::unistd::gethostname().ok();
+    let hostname = nix::unistd::gethostname().ok();
+    let asked = request.map(|request| request.authority.as_str());
+    let authority = match direction {
+        Direction::Request => host.or(asked),
+        // What the endpoint was asked for is in the request by now.
+        Direction::Response => asked,
+    };
     let facts = FormatFacts {
         client: Some(client.address),
         peer: Some(client.address),
@@ -124,12 +132,12 @@ fn change(
             .map(|destination| destination.cluster.as_str()),
         route: Some(&routed.route().name),
         protocol: Some(exchange.protocol()),
-        hostname: host.as_ref().and_then(|host| host.to_str()),
+        hostname: hostname.as_ref().and_then(|name| name.to_str()),
         start: Some(exchange.time()),
         server_name: exchange.client.server_name(),
         method: request.map(|request| request.method.as_str()),
         path: request.map(|request| request.path.as_str()),
-        authority: request.map(|request| request.authority.as_str()),
+        authority,
         scheme: Some(exchange.client.scheme()),
         request: request.map(|request| &request.headers),
         status: Some(answer.map_or(0, |(status, _)| status)),

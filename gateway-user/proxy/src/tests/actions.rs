@@ -528,7 +528,13 @@ async fn headers_change_in_envoy_s_order() {
         forward.authority = Some("new.example".into());
         let destination = &mut forward.destinations[0];
         destination.authority = Some("ignored.example".into());
-        destination.headers.request = changes(&[], &[("x-both", "destination", false)]);
+        destination.headers.request = changes(
+            &[],
+            &[
+                ("x-both", "destination", false),
+                ("x-host-before", "%REQ(:authority)%", false),
+            ],
+        );
         destination.headers.response = changes(&[], &[("x-both", "destination", true)]);
         route.headers.request = changes(
             &["x-gone"],
@@ -540,6 +546,7 @@ async fn headers_change_in_envoy_s_order() {
                     false,
                 ),
                 ("x-path", "%REQ(:path)%", false),
+                ("x-host", "%REQ(:authority)%", false),
                 ("x-none", "%REQ(x-nowhere)%", false),
                 ("x-more", "2", true),
             ],
@@ -560,6 +567,9 @@ async fn headers_change_in_envoy_s_order() {
     let (head, seen) = client.response().await;
     for (name, wanted) in [
         ("host", Some("new.example")),
+        // The destination's host is put in before the route's changes, and the route's after them.
+        ("x-host-before", Some("a")),
+        ("x-host", Some("ignored.example")),
         ("x-both", Some("route")),
         ("x-client", Some("127.0.0.1: 100%")),
         ("x-path", Some("/p?q")),
