@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// Adds and gives what was there before. Nothing passes it, in either direction.
 ///
 /// # Safety
-/// The pointer must be valid and aligned, and nobody may write the number but by this function.
+/// The pointer must be valid and aligned, and nobody may write the number but by this module.
 #[inline(always)]
 pub unsafe fn fetch_add(number: *mut u64, addend: u64) -> u64 {
     #[cfg(target_arch = "bpf")]

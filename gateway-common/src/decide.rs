@@ -171,7 +171,8 @@ pub enum Reason {
     TableGap = 4,
     /// The headers cannot be parsed or are not translated here.
     Unparsed = 5,
-    /// The place for the flow was full: an older flow, still alive, was forgotten.
+    /// The place for the flow was full: datagrams that were answered lately made way, or the flow was
+    /// refused because there are established connections only.
     TableFull = 6,
     /// Another connection of the same client, through another frontend, occupies the same addresses
     /// and ports between client and backend: replies could not be told apart.
@@ -262,7 +263,7 @@ impl Reason {
             Self::NoSuchPort => "a cluster IP, but its Service has no such port",
             Self::TableGap => "the tables are inconsistent",
             Self::Unparsed => "headers not understood",
-            Self::TableFull => "a flow that was alive made way for a new one in the flow table",
+            Self::TableFull => "the flow's place in the flow table is full",
             Self::Clash => "the client uses this source port for the same backend already",
             Self::NoLocalEndpoints => "traffic policy Local, and no endpoint on this node",
             Self::SourceRange => "the client is in none of the Service's source ranges",
@@ -377,6 +378,15 @@ pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
         return Decision::without_backend(Verdict::Drop, Reason::NoLocalEndpoints, service);
     }
     choose(tables, flow, settings, service, way, first, size)
+}
+
+/// Whether a datagram that leaves this node comes from where a Service is reached, so that its answers
+/// look like a client's datagrams.
+#[inline(always)]
+pub fn is_frontend<T: Tables>(tables: &T, flow: &Flow) -> bool {
+    tables
+        .settings()
+        .is_some_and(|settings| frontend(tables, flow, settings).is_some())
 }
 
 /// Finds the frontend that a flow is for: an address of a Service first (KUBE-SERVICES), a node

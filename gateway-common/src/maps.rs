@@ -13,11 +13,12 @@
 //! | `node_addresses` | [`AddressKey`] | [`NodeAddress`] | daemon |
 //! | `service_names` | service id: u32 | [`ServiceName`] | daemon |
 //! | `affinity` | [`AffinityKey`] | [`Affinity`] | kernel |
-//! | `conntrack` | 0 to [`BUCKETS`] − 1 | [`Bucket`] | kernel |
+//! | `conntrack` | 0 to [`Settings::buckets`] − 1 | [`Bucket`] | kernel |
 //! | `fragments` | [`FragmentKey`] | [`Ports`] | kernel |
 //! | `sockets` | [`SocketKey`] | [`SocketPeer`] | kernel |
 //! | `counters` | [`Reason`](crate::decide::Reason) | u64 per CPU | kernel |
 //! | `events` | – | [`Event`](crate::event::Event) ring | kernel |
+//! | `events_lost` | 0 | u64 per CPU | kernel |
 //! | `heartbeat` | 0 | [`Heartbeat`] | daemon |
 //! | `trace_filter` | 0 | [`TraceFilter`](crate::event::TraceFilter) | daemon |
 //! | `trace_services` | service id: u32 | 1: u32 | daemon |
@@ -28,7 +29,7 @@ use crate::Address;
 pub use crate::conntrack::{BUCKETS, Bucket, Record};
 
 /// Version of the layouts in this file. A daemon refuses to touch pinned maps of a newer one.
-pub const SCHEMA: u32 = 6;
+pub const SCHEMA: u32 = 7;
 
 /// Capacity of `services`: frontends, and one guard for each cluster IP.
 pub const MAX_SERVICES: u32 = 131_072;
@@ -80,8 +81,8 @@ pub struct Settings {
     pub trace: u32,
     /// A set of the `FLAG_…` bits.
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How many buckets `conntrack` has: a power of two.
+    pub buckets: u32,
     /// Cookie of the node's own network namespace: only there is 127.0.0.1 the node.
     pub host_netns: u64,
     /// Generation of the Snapshot that the maps hold.
@@ -111,6 +112,10 @@ impl Settings {
     pub const FLAG_NODE_PORTS_V4: u32 = 32;
     /// The same for [`Settings::node_v6`].
     pub const FLAG_NODE_PORTS_V6: u32 = 64;
+    /// Frames for other addresses than the uplink's may be for this node: it is a bridge's port, say.
+    pub const FLAG_ANY_FRAMES: u32 = 256;
+    /// The daemon has set `route_localnet`, which was not set before. No program reads it.
+    pub const FLAG_SET_ROUTE_LOCALNET: u32 = 128;
 }
 
 /// The daemon's sign of life, for who comes when it is gone. One element; no program reads it.
@@ -519,7 +524,7 @@ mod tests {
         assert_eq!(size_of::<AddressKey>(), 16);
         assert_eq!(size_of::<NodeAddress>(), 4);
         assert_eq!(size_of::<ServiceName>(), 3 * LABEL_BYTES + 4);
-        assert_eq!(size_of::<Record>(), 3 * 16 + 4 * 2 + 4 + 3 * 4 + 2 * 8);
+        assert_eq!(size_of::<Record>(), 3 * 16 + 4 * 2 + 4 + 5 * 4 + 2 * 16);
         assert_eq!(
             size_of::<Bucket>(),
             8 + crate::conntrack::WAYS * (1 + size_of::<Record>())

@@ -20,7 +20,7 @@ use gateway_common::{
 };
 
 use crate::{
-    maps::{EVENTS, SOCKETS},
+    maps::{EVENTS, SOCKETS, lose_event},
     socket::{Peer, join, key},
     trace::{clock, is_on, is_wanted},
 };
@@ -53,6 +53,7 @@ fn report(ctx: &SockOpsContext) {
         return;
     };
     let Some(mut event) = EVENTS.reserve(0) else {
+        lose_event();
         return;
     };
     let written = event.write(Event {

@@ -6,22 +6,27 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use gateway_common::{
-    conntrack::{Found, Opened, Record, Shared},
+    UDP,
+    conntrack::{Collides, Found, Kind, Opened, Record, Shared, State},
     decide::{Decision, Masquerade, Origin, Reason, Verdict, decide},
     event::Hook,
-    maps::{ACCEPT_MARK, MASQUERADE_MARK, Ports, REJECT_MARK},
+    maps::{ACCEPT_MARK, MASQUERADE_MARK, Ports, REJECT_MARK, Settings},
 };
 
 use crate::{
     action::{DROP, NEXT},
     headers::{ETHERNET, End, Headers, Unhandled},
     icmp,
-    maps::{BACKENDS, bucket, count, now, place},
-    packet::Stage,
+    maps::{BACKENDS, bucket, count, place, settings, tick},
     scratch::{Direction, Scratch, scratch},
     tables::KernelTables,
     trace,
 };
+
+/// include/uapi/linux/if_packet.h
+const PACKET_OTHERHOST: u32 = 3;
+/// The number in a VLAN tag (include/linux/if_vlan.h).
+const VLAN: u32 = 0x0fff;
 
 /// From outside, on an uplink.
 #[classifier]
@@ -54,6 +59,9 @@ fn run(ctx: &TcContext, origin: Origin, hook: Hook) -> i32 {
 #[inline(always)]
 fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandled> {
     let v6 = Headers::is_v6(ctx)?;
+    if !is_received(ctx) {
+        return Ok(NEXT);
+    }
     let scratch = scratch(Direction::Forward).ok_or(Unhandled::Foreign)?;
     let packet = &mut scratch.packet;
     packet.headers.parse(ctx, ETHERNET, v6)?;
@@ -64,17 +72,20 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
     packet.from_client(&mut scratch.ends);
     let place = place(&scratch.ends).ok_or(Unhandled::Foreign)?;
     let bucket = bucket(&place).ok_or(Unhandled::Foreign)?;
-    let opens = packet.stage == Stage::Opens;
-    let what = (opens, packet.stage.state());
-    let now = now();
+    let opens = matches!(packet.said.kind, Kind::Opens);
+    let now = tick();
     let (ends, record) = (&scratch.ends, &mut scratch.record);
-    let found = bucket.follow(place.tag, ends, what, now, record);
+    let found = bucket.follow(place.tag, ends, &packet.said, now, record);
     if found == Found::Busy {
         // It may be of a flow that is known. Its sender sends it again.
         count(Reason::Busy);
         return Ok(DROP);
     }
     let known = found == Found::Known;
+    if known && record.flags & Record::FLAG_OURS != 0 {
+        // It answers who asked from here.
+        return Ok(NEXT);
+    }
     if !opens && !known {
         // Of no flow that began here: the stack, or another translator, knows it or refuses it.
         return Ok(NEXT);
@@ -99,6 +110,21 @@ fn translate(ctx: &TcContext, origin: Origin, hook: Hook) -> Result<i32, Unhandl
     Ok(send(ctx, scratch, hook))
 }
 
+/// Whether the stack will take the packet on this device: it is for the device's own address, and for no
+/// VLAN's device above it. Others leave nothing here.
+#[inline(always)]
+fn is_received(ctx: &TcContext) -> bool {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel hands the program a valid context; the verifier checks each access.
+    let (kind, tagged, tag) = unsafe { ((*skb).pkt_type, (*skb).vlan_present, (*skb).vlan_tci) };
+    // VLAN 0 has a priority only (IEEE 802.1Q §9.6).
+    if tagged != 0 && tag & VLAN != 0 {
+        return false;
+    }
+    kind != PACKET_OTHERHOST
+        || settings().is_some_and(|settings| settings.flags & Settings::FLAG_ANY_FRAMES != 0)
+}
+
 /// The same, of which the verifier knows nothing after it has been in memory: it would follow all that
 /// comes once for each value.
 #[inline(always)]
@@ -116,7 +142,7 @@ struct Table {
     bucket: Shared,
     tag: u8,
     found: Found,
-    now: u64,
+    now: u32,
 }
 
 /// Sends a client's packet to its backend.
@@ -138,9 +164,13 @@ fn send(ctx: &TcContext, scratch: &mut Scratch, hook: Hook) -> i32 {
     DROP
 }
 
-/// Whether the flow's backend is still one of its Service's.
+/// Whether the flow's backend is still one of its Service's. It does not matter to a connection that has
+/// been answered, nor to what is for no Service.
 #[inline(always)]
 fn is_still_served(record: &Record) -> bool {
+    if !record.is_of_service() || record.protocol != UDP && record.state() != State::Opening {
+        return true;
+    }
     // SAFETY: only the daemon writes the map, whole elements at a time.
     match unsafe { BACKENDS.get(record.backend_id) } {
         // Numbers of backends that went are given to new ones, of the same Service too.
@@ -170,17 +200,46 @@ fn new_flow(
     flow.protocol = ends.protocol;
     flow.origin = origin;
     let mut decision = decide(&KernelTables, flow);
-    if table.found == Found::Stale && !matches!(decision.verdict, Verdict::Forward) {
-        table.bucket.forget(table.tag, ends, &mut scratch.record);
+    let forwards = matches!(decision.verdict, Verdict::Forward);
+    let direct = matches!(decision.reason, Reason::NoService);
+    if table.found == Found::Asks {
+        let past_services = !scratch.record.is_of_service();
+        if forwards || direct && past_services {
+            // Whoever may come in may ask. The connection's own backend answers.
+            return Ok(());
+        }
+        if direct {
+            return Err(NEXT);
+        }
     }
-    if matches!(decision.reason, Reason::NoService) {
-        return Err(pass(scratch, table));
+    let mut collides = Collides::No;
+    if direct {
+        if table.found == Found::Nothing {
+            return Err(NEXT);
+        }
+        let (ends, copy) = (&scratch.ends, &mut scratch.record);
+        collides = table.bucket.collides(table.tag, ends, table.now, copy);
+        decision.address = ends.peer;
+        decision.port = ends.peer_port;
     }
-    if matches!(decision.verdict, Verdict::Forward)
-        && let Err(reason) = record(scratch, &decision, table)
+    if table.found == Found::Stale && !forwards && collides == Collides::No {
+        let (ends, copy) = (&scratch.ends, &mut scratch.record);
+        table.bucket.forget(table.tag, ends, copy);
+    }
+    if direct && collides == Collides::No {
+        return Err(NEXT);
+    }
+    if collides == Collides::Busy {
+        count(Reason::Busy);
+        return Err(DROP);
+    }
+    if (direct || forwards)
+        && let Err(reason) = record(ctx, scratch, &decision, table)
     {
         decision.verdict = Verdict::Drop;
         decision.reason = reason;
+    } else if direct {
+        return Ok(());
     }
     count(decision.reason);
     if trace::is_on() {
@@ -200,23 +259,14 @@ fn new_flow(
     }
 }
 
-/// Lets a packet pass that is for no Service.
-#[inline(always)]
-fn pass(scratch: &mut Scratch, table: &Table) -> i32 {
-    let (ends, copy) = (&scratch.ends, &mut scratch.record);
-    if table.found == Found::Nothing || table.bucket.supersede(table.tag, ends, table.now, copy) {
-        return NEXT;
-    }
-    count(Reason::Clash);
-    DROP
-}
-
 /// What netfilter is asked to do with a flow. It remembers, so the packets that may open one are
 /// enough.
 #[inline(always)]
 const fn mark_of(flow: &Record) -> u32 {
     if flow.flags & Record::FLAG_MASQUERADE != 0 {
         MASQUERADE_MARK | ACCEPT_MARK
+    } else if flow.flags & Record::FLAG_DIRECT != 0 {
+        0
     } else {
         ACCEPT_MARK
     }
@@ -231,7 +281,12 @@ fn mark(ctx: &TcContext, mark: u32) {
 
 /// Records the flow.
 #[inline(always)]
-fn record(scratch: &mut Scratch, decision: &Decision, table: &Table) -> Result<(), Reason> {
+fn record(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    decision: &Decision,
+    table: &Table,
+) -> Result<(), Reason> {
     let (ends, record) = (&scratch.ends, &mut scratch.record);
     if ends.peer_port != decision.port && scratch.packet.is_fragmented_sctp() {
         return Err(Reason::FragmentedSctp);
@@ -244,24 +299,24 @@ fn record(scratch: &mut Scratch, decision: &Decision, table: &Table) -> Result<(
     record.backend_port = decision.port;
     record.source_port = ends.client_port;
     record.protocol = ends.protocol;
-    record.flags = if matches!(decision.masquerade, Masquerade::Yes) {
+    record.flags = if decision.service == 0 {
+        Record::FLAG_DIRECT
+    } else if matches!(decision.masquerade, Masquerade::Yes) {
         Record::FLAG_MASQUERADE
     } else {
         0
     };
-    record.client_state = 0;
-    record.backend_state = 0;
     record.service = decision.service;
     record.backend_id = decision.backend;
-    record.reserved = 0;
-    record.client_seen = table.now;
-    record.backend_seen = 0;
+    scratch.packet.read_scale(ctx);
+    record.begin(&scratch.packet.said, table.now);
     match table.bucket.open(table.tag, record, table.now) {
         Opened::Recorded => Ok(()),
         Opened::Displaced => {
             count(Reason::TableFull);
             Ok(())
         }
+        Opened::Full => Err(Reason::TableFull),
         Opened::Clash => Err(Reason::Clash),
         // The client sends it again.
         Opened::Busy => Err(Reason::Busy),

@@ -195,7 +195,11 @@ impl Headers {
         self.destination = mapped(ip.destination);
         self.protocol = ip.protocol;
         self.transport = self.network + words * 4;
-        self.end = self.network + usize::from(u16::from_be(ip.total_length));
+        self.end = match ip.total_length {
+            // Longer than the number can say: segments that the kernel has put together (Linux 6.3).
+            0 => ctx.len() as usize,
+            length => self.network + usize::from(u16::from_be(length)),
+        };
         self.identification = u32::from(ip.identification);
         self.checksum = ip.checksum;
         self.more = fragment & 0x2000 != 0;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
-    conntrack::{Ends, Place, Shared},
+    conntrack::{Ends, Place, Shared, ticks},
     decide::Reason,
     event::{Event, TraceFilter},
     maps::{
@@ -89,6 +89,10 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCp
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = RingBuf::new();
 
+/// How many events found no room in `events`.
+#[btf_map(name = "events_lost")]
+static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 #[btf_map(name = "trace_filter")]
 pub(crate) static TRACE_FILTER: Array<TraceFilter, 1> = Array::new();
 
@@ -102,6 +106,15 @@ pub(crate) fn count(reason: Reason) {
     if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
         // SAFETY: the pointer is to this CPU's element, and nothing else runs here on this CPU
         // that would write it at the same time, but for an interrupting program: a lost count.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts an event that is lost.
+#[inline(always)]
+pub(crate) fn lose_event() {
+    if let Some(counter) = EVENTS_LOST.get_ptr_mut(0) {
+        // SAFETY: as in `count`.
         unsafe { *counter += 1 };
     }
 }
@@ -120,10 +133,16 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
+/// Now, as records have it.
+#[inline(always)]
+pub(crate) fn tick() -> u32 {
+    ticks(now())
+}
+
 /// Where the flow of these ends is.
 #[inline(always)]
 pub(crate) fn place(ends: &Ends) -> Option<Place> {
-    settings().map(|settings| ends.place(settings.seed))
+    settings().map(|settings| ends.place(settings.seed, settings.buckets))
 }
 
 /// A bucket of `conntrack`; `None` cannot happen.

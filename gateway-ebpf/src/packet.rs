@@ -1,11 +1,14 @@
 //! Packets of flows: TCP, UDP and SCTP, whole or in fragments; their ports, and other ports in them.
 
-use aya_ebpf::{bindings::BPF_F_RECOMPUTE_CSUM, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _, bindings::BPF_F_RECOMPUTE_CSUM, helpers::generated::bpf_skb_load_bytes,
+    programs::TcContext,
+};
 use gateway_common::{
     Address, SCTP, TCP,
-    conntrack::Ends,
+    conntrack::{Ends, Kind, Said},
     crc32c,
-    maps::{Ports, Record},
+    maps::Ports,
 };
 
 use crate::{
@@ -21,24 +24,43 @@ struct PortsHeader {
     destination: u16,
 }
 
-/// The head of a TCP header, as far as it is looked at (RFC 9293 §3.1).
+/// A TCP header, as far as it is looked at (RFC 9293 §3.1).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TcpHead {
     ports: PortsHeader,
-    numbers: [u8; 8],
+    sequence: u32,
+    acknowledged: u32,
     data_offset: u8,
     flags: u8,
+    window: u16,
 }
 
-/// An SCTP header and the type of its first chunk (RFC 9260 §3).
+/// An SCTP header and the head of its first chunk (RFC 9260 §3).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct SctpHead {
     ports: PortsHeader,
-    tag_and_crc: [u8; 8],
+    tag: u32,
+    crc: u32,
     chunk: u8,
 }
+
+/// Where an SCTP packet's INIT or INIT ACK has its initiate tag (RFC 9260 §3.3.2).
+const SCTP_INITIATE_TAG: usize = 16;
+
+/// Length of a TCP header without options.
+const TCP_HEADER: usize = 20;
+/// The longest options that it may have.
+const TCP_OPTIONS: usize = 40;
+/// How many options are looked at. Those that there are come to eight.
+const MOST_OPTIONS: usize = 10;
+/// RFC 9293 §3.2, RFC 7323 §2.2
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPTION: u8 = 1;
+const WINDOW_SCALE: u8 = 3;
+/// RFC 7323 §2.3
+const LARGEST_SCALE: u8 = 14;
 
 /// Where an SCTP header has its CRC.
 const SCTP_CRC: usize = 8;
@@ -50,34 +72,9 @@ const ACK: u8 = 0x10;
 
 /// RFC 9260 §3.2
 const SCTP_INIT: u8 = 1;
+const SCTP_INIT_ACK: u8 = 2;
 const SCTP_ABORT: u8 = 6;
 const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
-
-/// What the packet is to its flow.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// It may begin a flow.
-    Opens,
-    /// It belongs to one that exists.
-    Continues,
-    /// It ends one direction of one.
-    Closes,
-    /// It ends one at once.
-    Resets,
-}
-
-impl Stage {
-    /// What a flow's record keeps of it, for the side that has sent it.
-    #[inline(always)]
-    pub(crate) fn state(self) -> u8 {
-        match self {
-            Self::Opens | Self::Continues => 0,
-            Self::Closes => Record::CLOSED,
-            Self::Resets => Record::CLOSED | Record::RESET,
-        }
-    }
-}
 
 /// A packet of a flow.
 #[repr(C)]
@@ -85,11 +82,15 @@ pub(crate) struct Packet {
     pub(crate) headers: Headers,
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
-    pub(crate) stage: Stage,
+    pub(crate) said: Said,
+    /// Length of a TCP header's options.
+    options: usize,
+    /// Those of a SYN. Larger than the longest, so that an index of 6 bits is in it.
+    option_bytes: [u8; 64],
 }
 
 impl Packet {
-    /// Reads ports and stage of a packet whose headers are read. For a fragment, the ports are
+    /// Reads ports and numbers of a packet whose headers are read. For a fragment, the ports are
     /// those of its packet's first fragment.
     #[inline(always)]
     pub(crate) fn parse(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
@@ -100,7 +101,7 @@ impl Packet {
             let ports = ports.ok_or(Unhandled::LostFragment)?;
             self.source_port = ports.source;
             self.destination_port = ports.destination;
-            self.stage = Stage::Continues;
+            self.said.kind = Kind::Fragment;
             return Ok(());
         }
         self.parse_transport(ctx)?;
@@ -118,25 +119,75 @@ impl Packet {
     #[inline(always)]
     fn parse_transport(&mut self, ctx: &TcContext) -> Result<(), Unhandled> {
         let at = self.headers.transport;
-        let (ports, stage) = match self.headers.protocol {
-            TCP => {
-                let head: TcpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
-                (head.ports, tcp_stage(head.flags))
-            }
-            SCTP => {
-                let head: SctpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
-                (head.ports, sctp_stage(head.chunk))
-            }
+        let ports = match self.headers.protocol {
+            TCP => self.parse_tcp(ctx, at)?,
+            SCTP => self.parse_sctp(ctx, at)?,
             // Any datagram may be a flow's first one.
-            _ => (
-                read(ctx, at).map_err(|_| Unhandled::Unparsed)?,
-                Stage::Opens,
-            ),
+            _ => {
+                self.said.kind = Kind::Opens;
+                read(ctx, at).map_err(|_| Unhandled::Unparsed)?
+            }
         };
         self.source_port = u16::from_be(ports.source);
         self.destination_port = u16::from_be(ports.destination);
-        self.stage = stage;
         Ok(())
+    }
+
+    #[inline(always)]
+    fn parse_tcp(&mut self, ctx: &TcContext, at: usize) -> Result<PortsHeader, Unhandled> {
+        let head: TcpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
+        let header = usize::from(head.data_offset >> 4) * 4;
+        // SYN and FIN count as a byte each (RFC 9293 §3.4).
+        let flags = u32::from(head.flags & FIN) + u32::from(head.flags & SYN) / u32::from(SYN);
+        let payload = self.headers.end.wrapping_sub(at + header) as u32;
+        self.said.sequence = u32::from_be(head.sequence);
+        self.said.end = self.said.sequence.wrapping_add(payload).wrapping_add(flags);
+        self.said.acknowledged = u32::from_be(head.acknowledged);
+        self.said.window = u16::from_be(head.window);
+        self.said.kind = tcp_kind(head.flags);
+        self.said.scale = 0;
+        self.options = header.wrapping_sub(TCP_HEADER);
+        Ok(head.ports)
+    }
+
+    /// Reads the window scale that a SYN offers: only where a flow's record is to have it.
+    #[inline(always)]
+    pub(crate) fn read_scale(&mut self, ctx: &TcContext) {
+        let length = self.options;
+        if self.headers.protocol != TCP || length == 0 || length > TCP_OPTIONS {
+            return;
+        }
+        let bytes = &mut self.option_bytes;
+        // SAFETY: there is room for the longest options that there are.
+        let read = unsafe {
+            bpf_skb_load_bytes(
+                ctx.as_ptr(),
+                (self.headers.transport + TCP_HEADER) as u32,
+                bytes.as_mut_ptr().cast(),
+                length as u32,
+            )
+        };
+        if read == 0 {
+            self.said.scale = window_scale(bytes, length);
+        }
+    }
+
+    #[inline(always)]
+    fn parse_sctp(&mut self, ctx: &TcContext, at: usize) -> Result<PortsHeader, Unhandled> {
+        let head: SctpHead = read(ctx, at).map_err(|_| Unhandled::Unparsed)?;
+        let kind = sctp_kind(head.chunk);
+        self.said.kind = kind;
+        self.said.sequence = u32::from_be(head.tag);
+        self.said.end = 0;
+        if matches!(kind, Kind::Opens | Kind::Accepts) {
+            let tag = ctx.load(at + SCTP_INITIATE_TAG).map_or(0, u32::from_be);
+            if matches!(kind, Kind::Opens) {
+                self.said.sequence = tag;
+            } else {
+                self.said.end = tag;
+            }
+        }
+        Ok(head.ports)
     }
 
     /// Writes the ends of a client's packet.
@@ -228,23 +279,46 @@ fn ports_word(source: u16, destination: u16) -> u32 {
 }
 
 #[inline(always)]
-const fn tcp_stage(flags: u8) -> Stage {
+const fn tcp_kind(flags: u8) -> Kind {
     if flags & RST != 0 {
-        Stage::Resets
-    } else if flags & FIN != 0 {
-        Stage::Closes
-    } else if flags & (SYN | ACK) == SYN {
-        Stage::Opens
-    } else {
-        Stage::Continues
+        return Kind::Resets;
+    }
+    match flags & (SYN | ACK | FIN) {
+        SYN => Kind::Opens,
+        accepts if accepts == SYN | ACK => Kind::Accepts,
+        closes if closes & FIN != 0 => Kind::Closes,
+        _ => Kind::Continues,
     }
 }
 
 #[inline(always)]
-const fn sctp_stage(chunk: u8) -> Stage {
+const fn sctp_kind(chunk: u8) -> Kind {
     match chunk {
-        SCTP_INIT => Stage::Opens,
-        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Stage::Resets,
-        _ => Stage::Continues,
+        SCTP_INIT => Kind::Opens,
+        SCTP_INIT_ACK => Kind::Accepts,
+        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Kind::Resets,
+        _ => Kind::Continues,
     }
+}
+
+/// One more than the window scale among a SYN's options, or 0. Once in each program.
+#[inline(never)]
+fn window_scale(options: &[u8; 64], length: usize) -> u8 {
+    let mut at = 0;
+    for _ in 0..MOST_OPTIONS {
+        if at >= length {
+            break;
+        }
+        let length = match options[at & 63] {
+            END_OF_OPTIONS => break,
+            NO_OPTION => 1,
+            WINDOW_SCALE => return options[(at + 2) & 63].min(LARGEST_SCALE) + 1,
+            _ => usize::from(options[(at + 1) & 63]),
+        };
+        if length == 0 {
+            break;
+        }
+        at += length;
+    }
+    0
 }

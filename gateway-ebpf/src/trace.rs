@@ -9,7 +9,7 @@ use gateway_common::{
 
 use crate::{
     client::Client,
-    maps::{EVENTS, TRACE_FILTER, TRACE_SERVICES, settings},
+    maps::{EVENTS, TRACE_FILTER, TRACE_SERVICES, lose_event, settings},
     scratch::Scratch,
 };
 
@@ -45,6 +45,7 @@ pub(crate) fn dropped(ctx: &TcContext, scratch: &mut Scratch, hook: Hook, reason
 #[inline(always)]
 pub(crate) fn emit(client: &Client, flow: &Flow, decision: &Decision) {
     let Some(mut event) = EVENTS.reserve(0) else {
+        lose_event();
         return;
     };
     let written = event.write(Event {

@@ -50,6 +50,16 @@ pub(crate) const CASES: &[Case] = &[
         refused,
     ),
     (
+        "durable_a_second_nodegate_for_the_same_maps_is_refused",
+        one_node("s1"),
+        second,
+    ),
+    (
+        "durable_what_somebody_else_removes_is_put_back_and_told",
+        one_node("s1"),
+        removed,
+    ),
+    (
         "durable_a_trace_ends_with_its_client",
         one_node("s1"),
         trace_ends,
@@ -293,8 +303,8 @@ fn has_tcx(scene: &Scene) -> anyhow::Result<bool> {
 
 fn adopted(scene: &Scene) -> anyhow::Result<()> {
     let before = pinned(scene)?;
-    // 18 maps; links of 8 socket programs, and with tcx of 2 packet programs.
-    let expected = if has_tcx(scene)? { 28 } else { 26 };
+    // 19 maps; links of 8 socket programs, and with tcx of 2 packet programs.
+    let expected = if has_tcx(scene)? { 29 } else { 27 };
     same!(before.len(), expected, "pins: {before:?}");
     let dump = |map: &str| {
         let pin = scene.testbed.pin_dir("node1").join(map);
@@ -364,6 +374,103 @@ fn newer_layout(scene: &Scene) -> anyhow::Result<()> {
     );
     same!(pinned(scene)?, before, "links and maps");
     new_connections_work(scene).context("with the maps as they were")
+}
+
+/// Whatever it has been told to serve: the first one goes on.
+fn second(scene: &Scene) -> anyhow::Result<()> {
+    let before = pinned(scene)?;
+    let empty = tempfile::tempdir()?;
+    let manifests = empty.path().to_str().context("a name in ASCII")?;
+    let admin = empty.path().join("other.sock");
+    let admin = admin.to_str().context("a name in ASCII")?;
+    let arguments = [
+        "run",
+        "--role=redirector",
+        "--manifests",
+        manifests,
+        "--admin",
+        admin,
+    ];
+    let output = scene.testbed.exec("node1", Program::Nodegate, arguments)?;
+    same!(output.status.code(), Some(2), "the exit status");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["another nodegate (pid ", "works on the maps in ", "(fix: "] {
+        anyhow::ensure!(told.contains(part), "no `{part}` in {told}");
+    }
+    same!(pinned(scene)?, before, "links and maps");
+    new_connections_work(scene)?;
+    // When that one has gone, the place is free.
+    kill(scene)?;
+    scene.testbed.restart("node1")
+}
+
+/// By hand, one after the other.
+fn removed(scene: &Scene) -> anyhow::Result<()> {
+    let pins = scene.testbed.pin_dir("node1");
+    let log = scene.testbed.log(&scene.testbed.host("node1")?);
+    let told = |parts: &[&str]| {
+        wait(|| {
+            let log = std::fs::read_to_string(&log)?;
+            let is_it = |line: &str| parts.iter().all(|part| line.contains(part));
+            Ok(log.lines().any(is_it).then_some(()))
+        })
+        .with_context(|| format!("nobody told of {parts:?}"))
+    };
+    let names = || -> anyhow::Result<Vec<String>> {
+        Ok(pinned(scene)?.into_iter().map(|(name, _)| name).collect())
+    };
+    let before = names()?;
+    let put_back = |what: &str| {
+        wait(|| Ok((names()? == before).then_some(())))
+            .with_context(|| format!("{what}: no pin"))?;
+        new_connections_work(scene).with_context(|| what.to_owned())
+    };
+    let link = |program: &str| {
+        let is_it = |name: &&String| name.starts_with(&format!("link_{program}"));
+        before.iter().find(is_it).context("a link").cloned()
+    };
+    // A pin of a map, whose next reader would find nothing.
+    std::fs::remove_file(pins.join("services"))?;
+    told(&["somebody else has removed or replaced the pin", "services"])?;
+    put_back("a map's pin removed")?;
+    // A link of packets: its pin was all that held it.
+    let ingress = link("ingress")?;
+    std::fs::remove_file(pins.join(&ingress))?;
+    told(&["somebody else has removed the link", &ingress])?;
+    put_back("a link's pin removed")?;
+    // Links that are still pinned.
+    for program in ["egress", "connect4"] {
+        let link = link(program)?;
+        let pin = pins.join(&link);
+        let pin = pin.to_str().context("a name in ASCII")?;
+        scene.run(
+            "node1",
+            Program::Bpftool,
+            &["link", "detach", "pinned", pin],
+        )?;
+        told(&["somebody else has removed the link", &link])?;
+        put_back("a link detached")?;
+    }
+    // Elements.
+    let services = pins.join("services");
+    let services = services.to_str().context("a name in ASCII")?;
+    let dump = ["-j", "map", "dump", "pinned", services];
+    let shown = scene.run("node1", Program::Bpftool, &dump)?;
+    let elements: Vec<Value> = serde_json::from_str(&shown)?;
+    for element in &elements {
+        let key = element["key"].as_array().context("no key")?;
+        let key: Vec<&str> = key.iter().filter_map(Value::as_str).collect();
+        let delete = ["map", "delete", "pinned", services, "key"];
+        scene.run("node1", Program::Bpftool, &[&delete[..], &key].concat())?;
+    }
+    told(&["somebody else has changed the maps"])?;
+    wait(|| {
+        let shown = scene.run("node1", Program::Bpftool, &dump)?;
+        let now: Vec<Value> = serde_json::from_str(&shown)?;
+        Ok((now.len() == elements.len()).then_some(()))
+    })
+    .context("the elements are not put back")?;
+    put_back("elements deleted")
 }
 
 /// However it ends: the kernel stops reporting.

@@ -54,6 +54,14 @@ pub(crate) enum Task {
     },
     /// A request each on two connections from one port that are open at the same time.
     SamePort { to: [SocketAddr; 2] },
+    /// A request, or a datagram, from a socket that is bound.
+    From {
+        local: SocketAddr,
+        to: SocketAddr,
+        datagram: bool,
+    },
+    /// A datagram to each from one socket, there and back again; each is answered before the next.
+    Round { to: [SocketAddr; 3] },
     /// One datagram after the other from one socket until the standard input ends; a line for each.
     UdpStream {
         to: SocketAddr,
@@ -325,6 +333,31 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 say(&timed(|| head(stream, &mut BufReader::new(stream))))?;
             }
         }
+        Task::From {
+            local,
+            to,
+            datagram: false,
+        } => say(&timed(|| {
+            let stream = from(local, to)?;
+            head(&stream, &mut BufReader::new(&stream))
+        }))?,
+        Task::From {
+            local,
+            to,
+            datagram: true,
+        } => say(&timed(|| {
+            let socket = UdpSocket::bind(local)?;
+            socket.set_read_timeout(Some(patience::limit()))?;
+            datagram(&socket, to, false, b"from here")
+        }))?,
+        Task::Round { to } => {
+            let socket = socket(to[0], false, patience::limit())?;
+            let back = to.iter().rev();
+            for (number, to) in (0..).zip(to.iter().chain(back)) {
+                let text = format!("round {number}");
+                say(&timed(|| datagram(&socket, *to, false, text.as_bytes())))?;
+            }
+        }
         Task::UdpStream {
             to,
             connected,
@@ -435,19 +468,22 @@ fn retransmissions(stream: &TcpStream) -> u32 {
 }
 
 /// A connection from a port that another one may have; 0: from any.
-fn from_port(port: u16, to: SocketAddr) -> anyhow::Result<TcpStream> {
+fn from_port(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    from(SocketAddr::new(any, port), to)
+}
+
+fn from(local: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let fd = socket::socket(family, SockType::Stream, SockFlag::empty(), None)?;
     socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let any = SockaddrStorage::from(SocketAddr::new(any, port));
-    socket::bind(fd.as_raw_fd(), &any)?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     let stream = TcpStream::from(fd);
     stream.set_read_timeout(Some(patience::limit()))?;

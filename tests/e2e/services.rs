@@ -6,6 +6,7 @@
 
 mod affinity;
 mod basic;
+mod flows;
 mod latency;
 mod policies;
 mod refusals;
@@ -34,6 +35,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     policies::CASES,
     udp::CASES,
     sockets::CASES,
+    flows::CASES,
 ];
 
 pub(crate) const SETTING: Setting = Setting {

@@ -66,6 +66,8 @@ fn another_layout(scene: &Scene) -> anyhow::Result<()> {
         scene.testbed.kill("node1", Signal::SIGKILL)?;
         make_older(scene)?;
     }
+    // A real older one's flows may be laid out otherwise, and are copied then; its counters may be the same.
+    let real = older.is_some();
     drop(older);
     let before = pinned(scene)?;
     let mut replies = Vec::new();
@@ -86,6 +88,9 @@ fn another_layout(scene: &Scene) -> anyhow::Result<()> {
     let daemon: Value = serde_json::from_str(&daemon)?;
     ensure!(daemon["daemon"][0]["schema"].as_u64() > Some(3), "{daemon}");
     for (name, id) in &before {
+        if real && ["conntrack", "counters"].contains(&name.as_str()) {
+            continue;
+        }
         let kept = SHARED.contains(&name.as_str()) || name.starts_with("link_");
         ensure!(
             kept == (after.get(name) == Some(id)),

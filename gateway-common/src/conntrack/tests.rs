@@ -8,29 +8,16 @@ use std::{
     vec::Vec,
 };
 
-use super::*;
-use crate::{TCP, mapped};
-
-const NOW: u64 = 1_000_000 * SECOND;
-
-const EMPTY: Record = Record {
-    client: [0; 16],
-    frontend: [0; 16],
-    backend: [0; 16],
-    client_port: 0,
-    frontend_port: 0,
-    backend_port: 0,
-    source_port: 0,
-    protocol: 0,
-    flags: 0,
-    client_state: 0,
-    backend_state: 0,
-    service: 0,
-    backend_id: 0,
-    reserved: 0,
-    client_seen: 0,
-    backend_seen: 0,
+use super::{
+    shared::{bytes_that_are, free_port, lowest},
+    *,
 };
+use crate::{TCP, UDP, mapped};
+
+mod life;
+mod state_machine;
+
+const NOW: u32 = state::seconds(1_000_000);
 
 /// One bucket, whatever the place.
 struct Table(Box<Bucket>);
@@ -40,7 +27,7 @@ impl Table {
         Self(Box::new(Bucket {
             version: 0,
             tags: [0; WAYS],
-            records: [EMPTY; WAYS],
+            records: [Record::EMPTY; WAYS],
         }))
     }
 
@@ -51,23 +38,41 @@ impl Table {
 
     fn open(&mut self, record: &Record) -> (Opened, Record) {
         let mut record = *record;
-        let tag = ends(&record).place(0).tag;
+        let tag = ends(&record).place(0, BUCKETS).tag;
         let opened = self.shared().open(tag, &mut record, NOW);
         (opened, record)
     }
 
-    fn follow(&mut self, ends: &Ends, what: (bool, u8)) -> (Found, Record) {
-        let mut copy = EMPTY;
-        let tag = ends.place(0).tag;
-        (self.shared().follow(tag, ends, what, NOW, &mut copy), copy)
+    fn follow(&mut self, ends: &Ends, said: &Said) -> (Found, Record) {
+        let mut copy = Record::EMPTY;
+        let tag = ends.place(0, BUCKETS).tag;
+        let found = self.shared().follow(tag, ends, said, NOW, &mut copy);
+        (found, copy)
     }
 
-    fn answer(&mut self, ends: &Ends, state: u8) -> (Found, Record) {
-        let mut copy = EMPTY;
-        let tag = ends.place(0).tag;
-        (self.shared().answer(tag, ends, state, NOW, &mut copy), copy)
+    fn answer(&mut self, ends: &Ends, said: &Said) -> (Found, Record) {
+        let mut copy = Record::EMPTY;
+        let tag = ends.place(0, BUCKETS).tag;
+        let found = self.shared().answer(tag, ends, said, NOW, &mut copy);
+        (found, copy)
     }
 }
+
+/// A segment without payload.
+fn said(kind: Kind, sequence: u32, acknowledged: u32) -> Said {
+    let counts = matches!(kind, Kind::Opens | Kind::Accepts | Kind::Closes);
+    Said {
+        sequence,
+        end: sequence.wrapping_add(counts.into()),
+        acknowledged,
+        window: 65_535,
+        kind,
+        scale: 0,
+    }
+}
+
+const SYN: u32 = 1_000_000_000;
+const ANSWER: u32 = 3_000_000_000;
 
 fn record(client: u8, port: u16, frontend: u8) -> Record {
     Record {
@@ -81,9 +86,29 @@ fn record(client: u8, port: u16, frontend: u8) -> Record {
         protocol: TCP,
         service: 1,
         backend_id: 1,
-        client_seen: NOW,
-        ..EMPTY
+        ..opened()
     }
+}
+
+/// With a SYN.
+fn opened() -> Record {
+    let mut record = Record {
+        protocol: TCP,
+        ..Record::EMPTY
+    };
+    record.begin(&said(Kind::Opens, SYN, 0), NOW);
+    record
+}
+
+/// With a handshake.
+fn established(record: &Record) -> Record {
+    let mut record = *record;
+    let answer = said(Kind::Accepts, ANSWER, SYN + 1);
+    assert_eq!(record.answer(&answer, NOW), Answered::Moved);
+    let taken_up = said(Kind::Continues, SYN + 1, ANSWER + 1);
+    assert_eq!(record.hear(&taken_up, NOW), Heard::Moved);
+    assert_eq!(record.state(), State::Established);
+    record
 }
 
 fn ends(record: &Record) -> Ends {
@@ -110,9 +135,11 @@ fn both_directions_find_the_record() {
     let mut table = Table::new();
     let (opened, flow) = table.open(&record(1, 50_000, 1));
     assert_eq!(opened, Opened::Recorded);
-    let (found, copy) = table.follow(&ends(&flow), (false, 0));
+    let again = said(Kind::Opens, SYN, 0);
+    let (found, copy) = table.follow(&ends(&flow), &again);
     assert_eq!((found, copy.backend), (Found::Known, flow.backend));
-    let (found, copy) = table.answer(&answered_ends(&flow), 0);
+    let answer = said(Kind::Accepts, ANSWER, SYN + 1);
+    let (found, copy) = table.answer(&answered_ends(&flow), &answer);
     assert_eq!((found, copy.frontend), (Found::Known, flow.frontend));
     // Not of this flow, in any single respect.
     let good = ends(&flow);
@@ -139,10 +166,8 @@ fn both_directions_find_the_record() {
         },
     ] {
         // Even where the hash says so.
-        let (tag, mut copy) = (good.place(0).tag, EMPTY);
-        let found = table
-            .shared()
-            .follow(tag, &other, (false, 0), NOW, &mut copy);
+        let (tag, mut copy) = (good.place(0, BUCKETS).tag, Record::EMPTY);
+        let found = table.shared().follow(tag, &other, &again, NOW, &mut copy);
         assert_eq!(found, Found::Others, "{other:?}");
     }
 }
@@ -151,12 +176,29 @@ fn both_directions_find_the_record() {
 fn what_the_two_sides_say_is_kept_apart() {
     let mut table = Table::new();
     let (_, flow) = table.open(&record(1, 50_000, 1));
-    table.answer(&answered_ends(&flow), Record::CLOSED);
-    table.follow(&ends(&flow), (false, Record::CLOSED | Record::RESET));
-    let held = *table.0.flows().next().expect("a flow");
-    assert_eq!(held.backend_state, Record::CLOSED);
-    assert_eq!(held.client_state, Record::CLOSED | Record::RESET);
-    assert_eq!((held.client_seen, held.backend_seen), (NOW, NOW));
+    let held = |table: &Table| *table.0.flows().next().expect("a flow");
+    table.answer(&answered_ends(&flow), &said(Kind::Accepts, ANSWER, SYN + 1));
+    assert_eq!(held(&table).state(), State::Answered);
+    table.follow(&ends(&flow), &said(Kind::Continues, SYN + 1, ANSWER + 1));
+    assert_eq!(held(&table).state(), State::Established);
+    table.answer(
+        &answered_ends(&flow),
+        &said(Kind::Closes, ANSWER + 1, SYN + 1),
+    );
+    assert_eq!(held(&table).backend_state & Record::CLOSED, Record::CLOSED);
+    assert_eq!(held(&table).client_state & Record::CLOSED, 0);
+    table.follow(&ends(&flow), &said(Kind::Resets, SYN + 1, 0));
+    assert_eq!(held(&table).client_state & Record::RESET, Record::RESET);
+    assert_eq!(held(&table).backend_state & Record::RESET, 0);
+    assert_eq!(
+        (held(&table).ahead.seen, held(&table).back.seen),
+        (NOW, NOW)
+    );
+    // The record is what followed in the copies, word by word.
+    let mut expected = established(&record(1, 50_000, 1));
+    expected.answer(&said(Kind::Closes, ANSWER + 1, SYN + 1), NOW);
+    expected.hear(&said(Kind::Resets, SYN + 1, 0), NOW);
+    assert_eq!(held(&table), expected);
 }
 
 #[test]
@@ -169,11 +211,100 @@ fn a_flow_opened_again_has_one_record() {
     };
     assert_eq!(table.open(&elsewhere).0, Opened::Recorded);
     assert_eq!(table.0.flows().count(), 1);
-    let (_, copy) = table.follow(&ends(&elsewhere), (false, 0));
+    let again = said(Kind::Opens, SYN, 0);
+    let (_, copy) = table.follow(&ends(&elsewhere), &again);
     assert_eq!(copy.backend, elsewhere.backend);
     // The first backend's late answer is nobody's.
     let late = answered_ends(&record(1, 50_000, 1));
-    assert_eq!(table.answer(&late, 0).0, Found::Others);
+    let answer = said(Kind::Accepts, ANSWER, SYN + 1);
+    assert_eq!(table.answer(&late, &answer).0, Found::Others);
+}
+
+/// The endpoint has a connection from the same port, which was not seen to begin: its packets are that
+/// one's, and the new connection gets another port when it is opened once more.
+#[test]
+fn a_port_that_the_backend_knows_from_another_connection_is_not_used() {
+    let mut table = Table::new();
+    let (_, flow) = table.open(&record(1, 50_000, 1));
+    let of_the_other = said(Kind::Continues, 77, 88);
+    let answered = table.answer(&answered_ends(&flow), &of_the_other);
+    assert_eq!(answered.0, Found::Others);
+    let again = said(Kind::Opens, SYN, 0);
+    assert_eq!(table.follow(&ends(&flow), &again).0, Found::Stale);
+    let (opened, flow) = table.open(&record(1, 50_000, 1));
+    assert_eq!(opened, Opened::Recorded);
+    assert_ne!(flow.source_port, 50_000);
+    assert_eq!(table.0.flows().count(), 1);
+    assert_eq!(
+        table
+            .answer(&answered_ends(&flow), &said(Kind::Accepts, 9, SYN + 1))
+            .0,
+        Found::Known
+    );
+    assert_eq!(table.follow(&ends(&flow), &again).0, Found::Known);
+}
+
+#[test]
+fn a_flow_past_services_is_told_from_one_that_has_the_same_replies() {
+    let mut table = Table::new();
+    let (_, flow) = table.open(&established(&record(1, 50_000, 1)));
+    let direct = Ends {
+        client_port: 50_000,
+        ..answered_ends(&flow)
+    };
+    let tag = direct.place(0, BUCKETS).tag;
+    let mut copy = Record::EMPTY;
+    let shared = table.shared();
+    assert_eq!(shared.collides(tag, &direct, NOW, &mut copy), Collides::Yes);
+    // To another endpoint, or from another port, there is nothing to tell.
+    for other in [
+        Ends {
+            peer: mapped([10, 10, 1, 5]),
+            ..direct
+        },
+        Ends {
+            client_port: 50_001,
+            ..direct
+        },
+    ] {
+        assert_eq!(shared.collides(tag, &other, NOW, &mut copy), Collides::No);
+    }
+    let past = Record {
+        frontend: flow.backend,
+        frontend_port: flow.backend_port,
+        flags: Record::FLAG_DIRECT,
+        ..record(1, 50_000, 1)
+    };
+    let (opened, past) = table.open(&past);
+    assert_eq!(opened, Opened::Recorded);
+    assert_ne!(past.source_port, 50_000);
+    assert_eq!(table.0.flows().count(), 2);
+    // When the first one has been reset, its record is in nobody's way.
+    table.follow(&ends(&flow), &said(Kind::Resets, SYN + 1, 0));
+    let shared = table.shared();
+    assert_eq!(shared.collides(tag, &direct, NOW, &mut copy), Collides::No);
+    assert_eq!(table.0.flows().count(), 1);
+}
+
+#[test]
+fn what_began_here_leaves_a_clients_flow_alone() {
+    let mut table = Table::new();
+    let datagrams = Record {
+        protocol: UDP,
+        ..record(1, 50_000, 1)
+    };
+    let ours = Record {
+        backend: datagrams.frontend,
+        backend_port: datagrams.frontend_port,
+        flags: Record::FLAG_OURS,
+        ..datagrams
+    };
+    let (opened, flow) = table.open(&ours);
+    assert_eq!((opened, flow.source_port), (Opened::Recorded, 50_000));
+    assert_eq!(table.open(&datagrams).0, Opened::Recorded);
+    assert_eq!(table.open(&ours).0, Opened::Clash);
+    let held = table.0.flows().map(|flow| flow.flags).collect::<Vec<_>>();
+    assert_eq!(held, [0]);
 }
 
 #[test]
@@ -185,7 +316,8 @@ fn flows_with_the_same_replies_get_different_ports() {
             assert_eq!(opened, Opened::Recorded);
             assert_eq!(flow.client_port, 52_000);
             // In the same place, or answers would not find it.
-            assert_eq!(answered_ends(&flow).place(7), ends(&flow).place(7));
+            let place = |ends: Ends| ends.place(7, BUCKETS);
+            assert_eq!(place(answered_ends(&flow)), place(ends(&flow)));
             flow.source_port
         })
         .collect();
@@ -206,7 +338,7 @@ fn flows_with_the_same_replies_get_different_ports() {
 #[test]
 fn low_ports_are_not_given() {
     assert_eq!(free_port(443, 0), Some(443));
-    for taken in 1..16u32 {
+    for taken in 1..16u64 {
         match free_port(16_384 + 80, taken) {
             Some(port) => assert!(port >= 1024, "{port}"),
             // 80 itself would have been free.
@@ -216,106 +348,92 @@ fn low_ports_are_not_given() {
 }
 
 #[test]
-fn a_full_bucket_forgets_what_nobody_answered_then_the_oldest() {
-    let mut table = Table::new();
-    let mut flows = Vec::new();
-    for client in 1..=8u8 {
-        let seen = NOW - SECOND * u64::from(client);
-        let (opened, flow) = table.open(&Record {
-            client_seen: seen,
-            ..record(client, 50_000, 1)
-        });
-        assert_eq!(opened, Opened::Recorded);
-        flows.push(flow);
-    }
-    // All but two are established.
-    for (index, held) in table.0.records.iter_mut().enumerate() {
-        held.backend_seen = if index == 2 || index == 5 {
-            0
-        } else {
-            held.client_seen
-        };
-    }
-    let unanswered: BTreeSet<_> = [2, 5]
-        .map(|index: usize| table.0.records[index].client)
-        .into();
-    let held = |table: &Table| {
-        table
-            .0
-            .flows()
-            .map(|flow| flow.client)
-            .collect::<BTreeSet<_>>()
+fn a_full_bucket_forgets_what_is_over_then_openings_then_datagrams_and_never_connections() {
+    let seen = |age: u64, record: Record| Record {
+        ahead: Side {
+            seen: NOW - state::seconds(age),
+            ..record.ahead
+        },
+        back: Side {
+            seen: NOW - state::seconds(age),
+            ..record.back
+        },
+        ..record
     };
-    // The first two newcomers take their places, a third one another newcomer's.
-    for client in 101..=102 {
-        assert_eq!(table.open(&record(client, 50_000, 1)).0, Opened::Recorded);
+    let mut reset = established(&record(1, 50_000, 1));
+    reset.hear(&said(Kind::Resets, SYN + 1, 0), NOW);
+    let mut answered = record(2, 50_000, 1);
+    answered.answer(&said(Kind::Accepts, ANSWER, SYN + 1), NOW);
+    let assured = |client| Record {
+        protocol: UDP,
+        client_state: Record::SPOKE,
+        backend_state: Record::SPOKE,
+        ..record(client, 50_000, 1)
+    };
+    // From the one that goes first to the one that goes last.
+    let order = [
+        seen(1, reset),
+        seen(9, record(3, 50_000, 1)),
+        seen(4, answered),
+        seen(9, assured(4)),
+        seen(3, assured(5)),
+        seen(400_000, established(&record(6, 50_000, 1))),
+        seen(9, established(&record(7, 50_000, 1))),
+        seen(8, established(&record(8, 50_000, 1))),
+    ];
+    let mut table = Table::new();
+    // All of one tag, whatever the protocol.
+    for flow in order.iter().rev() {
+        assert_eq!(
+            table.shared().open(9, &mut { *flow }, NOW),
+            Opened::Recorded
+        );
     }
-    assert!(held(&table).is_disjoint(&unanswered));
-    assert_eq!(table.open(&record(103, 50_000, 1)).0, Opened::Recorded);
-    for flow in flows
-        .iter()
-        .filter(|flow| !unanswered.contains(&flow.client))
-    {
-        assert!(held(&table).contains(&flow.client));
+    let held = |table: &Table| {
+        let flows = table.0.flows();
+        flows.map(|flow| flow.client).collect::<BTreeSet<_>>()
+    };
+    let expected = [
+        Opened::Recorded,
+        Opened::Recorded,
+        Opened::Recorded,
+        Opened::Displaced,
+        Opened::Displaced,
+        Opened::Full,
+        Opened::Full,
+    ];
+    for (number, expected) in (0..).zip(expected) {
+        // Established at once, so that the next one does not take its place.
+        let newcomer = established(&record(100 + number, 50_000, 1));
+        assert_eq!(table.shared().open(9, &mut { newcomer }, NOW), expected);
+        let goes = usize::from(number + 1).min(5);
+        for (place, flow) in order.iter().enumerate() {
+            let stays = held(&table).contains(&flow.client);
+            assert_eq!(stays, place >= goes, "{number}: {place}");
+        }
     }
-    // When all are established, the one that was silent for longest goes, and it is said.
-    for held in &mut table.0.records {
-        held.backend_seen = held.client_seen;
-    }
-    let oldest = flows
-        .iter()
-        .filter(|flow| !unanswered.contains(&flow.client));
-    let oldest = oldest.min_by_key(|flow| flow.client_seen).expect("six");
-    assert_eq!(table.open(&record(104, 50_000, 1)).0, Opened::Displaced);
-    assert!(!held(&table).contains(&oldest.client));
     assert_eq!(held(&table).len(), WAYS);
 }
 
 #[test]
-fn flows_end_after_their_time() {
-    let seen = |seconds: u64| NOW - seconds * SECOND;
-    let flow = |protocol, client, backend, states: (u8, u8)| Record {
-        protocol,
-        client_seen: seen(client),
-        backend_seen: if backend == u64::MAX {
-            0
-        } else {
-            seen(backend)
-        },
-        client_state: states.0,
-        backend_state: states.1,
-        ..record(1, 50_000, 1)
-    };
-    let (closed, never) = (Record::CLOSED, u64::MAX);
-    for (record, over, ended) in [
-        (flow(TCP, 3600, 3600, (0, 0)), false, false),
-        (flow(TCP, 432_001, 432_001, (0, 0)), true, true),
-        (flow(TCP, 432_001, 10, (0, 0)), false, false),
-        // Nobody answered.
-        (flow(TCP, 10, never, (0, 0)), false, false),
-        (flow(TCP, 121, never, (0, 0)), true, true),
-        // One side has closed: it may hear more.
-        (flow(TCP, 121, 121, (closed, 0)), true, true),
-        (flow(TCP, 121, 4, (closed, 0)), false, false),
-        (flow(TCP, 6, 6, (0, closed)), false, true),
-        // Both have.
-        (flow(TCP, 2, 2, (closed, closed)), false, true),
-        (flow(TCP, 2, 0, (closed, closed)), false, false),
-        (flow(UDP, 181, 181, (0, 0)), true, true),
-        (flow(UDP, 181, 10, (0, 0)), false, false),
-        (flow(UDP, 11, 11, (0, 0)), false, true),
-    ] {
-        assert_eq!(record.is_over(NOW), over, "{record:?}");
-        assert_eq!(record.has_ended(NOW), ended, "{record:?}");
-    }
-    // Another CPU's clock may be ahead.
-    assert!(
-        !Record {
-            client_seen: NOW + SECOND,
-            ..record(1, 1, 1)
+fn a_flood_of_openings_displaces_only_itself() {
+    let mut table = Table::new();
+    let kept = established(&record(1, 50_000, 1));
+    table.shared().open(9, &mut { kept }, NOW);
+    for number in 0..1000u32 {
+        let [_, _, a, b] = number.to_be_bytes();
+        let mut flow = Record {
+            client: mapped([198, 18, a, b]),
+            ..record(2, 50_000, 1)
+        };
+        // The backend answers every second one; nobody takes that up.
+        if number % 2 == 0 {
+            flow.answer(&said(Kind::Accepts, ANSWER, SYN + 1), NOW);
         }
-        .is_over(NOW)
-    );
+        assert_eq!(table.shared().open(9, &mut flow, NOW), Opened::Recorded);
+    }
+    let mut flows = table.0.flows();
+    assert!(flows.any(|flow| flow.client == kept.client));
 }
 
 #[test]
@@ -323,7 +441,7 @@ fn places_are_spread_and_depend_on_the_seed() {
     let mut load = std::vec![0u32; BUCKETS as usize];
     for client in 0..=255u8 {
         for port in 32_768..33_024u16 {
-            let place = ends(&record(client, port, 1)).place(42);
+            let place = ends(&record(client, port, 1)).place(42, BUCKETS);
             assert_ne!(place.tag, 0);
             load[place.bucket as usize] += 1;
         }
@@ -332,7 +450,8 @@ fn places_are_spread_and_depend_on_the_seed() {
     let full = load.iter().filter(|load| **load > WAYS as u32).count();
     assert!(full < 30, "{full} buckets overflow");
     let one = ends(&record(1, 50_000, 1));
-    assert_ne!(one.place(1).bucket, one.place(2).bucket);
+    let bucket = |seed| one.place(seed, BUCKETS).bucket;
+    assert_ne!(bucket(1), bucket(2));
 }
 
 #[test]
@@ -357,7 +476,7 @@ fn tags_are_found_where_they_are() {
 #[test]
 fn nobody_sees_half_a_record() {
     let mut table = Table::new();
-    let address = table.shared().0 as usize;
+    let address = &raw mut *table.0 as usize;
     // SAFETY: the table outlives the threads.
     let shared = move || unsafe { Shared::new(address as *mut Bucket) };
     // All of one tag, each made of one number.
@@ -385,15 +504,15 @@ fn nobody_sees_half_a_record() {
         }
         let (mut known, mut torn) = (0, 0);
         for n in (1..60).cycle().take(20_000_000) {
-            let (mut copy, wanted) = (EMPTY, uniform(n));
-            match shared().follow(9, &ends(&wanted), (false, 0), NOW, &mut copy) {
-                Found::Known => {
+            let (mut copy, wanted) = (Record::EMPTY, uniform(n));
+            match shared().peek(9, &ends(&wanted), Sender::Client, &mut copy) {
+                Search::Way(_) => {
                     known += 1;
                     let whole = copy.backend == wanted.backend && copy.service == wanted.service;
                     torn += u32::from(!whole);
                 }
                 // Its owner may be waiting for a processor.
-                Found::Busy => thread::yield_now(),
+                Search::Busy => thread::yield_now(),
                 _ => {}
             }
             if known == 500 {

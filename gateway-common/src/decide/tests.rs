@@ -137,7 +137,7 @@ fn node(spec: &Spec<'_>) -> Collections {
             flags: Settings::FLAG_KNOWS_PODS
                 | Settings::FLAG_LOCALHOST_NODE_PORTS
                 | Settings::FLAG_MASQUERADE_AS_KUBE_PROXY,
-            reserved: 0,
+            buckets: 1,
             host_netns: 0,
             generation: 0,
             node_v4: NODE,

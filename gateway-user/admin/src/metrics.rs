@@ -63,6 +63,25 @@ pub fn text(status: &Status) -> String {
             "Elements in the maps.",
             elements.map(|(map, count)| (vec![("map", map.as_str())], *count as f64)),
         );
+        if let Some(flows) = datapath.flows {
+            let states = [
+                ("places", flows.places),
+                ("recorded", flows.recorded),
+                ("established", flows.established),
+            ];
+            text.family(
+                "nodegate_datapath_flows",
+                "gauge",
+                "Flows of packets: how many there is room for, are recorded, are established.",
+                states.map(|(state, count)| (vec![("what", state)], count as f64)),
+            );
+            text.number(
+                "nodegate_datapath_flow_buckets_full",
+                "gauge",
+                "Parts of the flow table in which no new flow finds room.",
+                flows.full_buckets as f64,
+            );
+        }
         let decisions = datapath.decisions.iter();
         text.family(
             "nodegate_datapath_decisions_total",
@@ -148,7 +167,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DatapathStatus, ShareStatus, SnapshotStatus, SourceStatus};
+    use crate::status::{
+        DatapathStatus, FlowsStatus, ShareStatus, SnapshotStatus, SourceStatus,
+    };
 
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {
@@ -181,6 +202,12 @@ mod tests {
                     destination: "outbound|9000|v1|tcp-echo".into(),
                     connections: 8,
                 }],
+                flows: Some(FlowsStatus {
+                    places: 64,
+                    recorded: 9,
+                    established: 8,
+                    full_buckets: 1,
+                }),
                 heartbeat_age: Some(1.5),
                 failures: Vec::new(),
             }),
@@ -196,6 +223,9 @@ mod tests {
             "# TYPE nodegate_datapath_heartbeat_age_seconds gauge",
             "nodegate_datapath_heartbeat_age_seconds 1.5",
             "nodegate_datapath_map_elements{map=\"services\"} 3",
+            "nodegate_datapath_flows{what=\"places\"} 64",
+            "nodegate_datapath_flows{what=\"established\"} 8",
+            "nodegate_datapath_flow_buckets_full 1",
             "# TYPE nodegate_datapath_decisions_total counter",
             "nodegate_datapath_decisions_total{reason=\"chosen\"} 12",
             "nodegate_datapath_decisions_total{reason=\"clash\"} 0",

@@ -111,6 +111,8 @@ pub struct DatapathStatus {
     /// What destinations of TCP routes got that the kernel follows.
     #[serde(default)]
     pub shares: Vec<ShareStatus>,
+    /// How full the table of flows of packets is; none where it cannot be read.
+    pub flows: Option<FlowsStatus>,
     /// Seconds since the redirector last wrote a sign of life into its maps; it does every two seconds.
     pub heartbeat_age: Option<f64>,
     /// What could not be written.
@@ -126,6 +128,19 @@ pub struct ShareStatus {
     pub destination: String,
     /// Connections since it is a destination of the port.
     pub connections: u64,
+}
+
+/// How full the table of flows of packets is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsStatus {
+    /// How many flows it has room for.
+    pub places: u64,
+    /// How many are recorded and not over.
+    pub recorded: u64,
+    /// How many of those are established connections, which keep their places.
+    pub established: u64,
+    /// Of how many of its buckets all places are kept: new flows that belong there are refused.
+    pub full_buckets: u64,
 }
 
 /// The proxy side.

@@ -9,7 +9,10 @@ use super::{
     ProxyOnly,
     wanted::{Format, Wanted},
 };
-use nodegate_datapath::{redirector::Redirector, report::Report};
+use nodegate_datapath::{
+    redirector::{Heard, Redirector},
+    report::Report,
+};
 use nodegate_observe::{Record, RecordFilter, Tap, ends};
 use nodegate_programming::filter::{Filter, Source};
 
@@ -54,6 +57,8 @@ pub enum Kind {
     Connected,
     /// A request, or a TCP connection, of the proxy.
     Request,
+    /// Decisions that are missing here.
+    Lost,
 }
 
 /// Why nobody can trace.
@@ -135,12 +140,16 @@ fn follow_kernel(
     let mut listener = redirector.listen(wanted.kernel.clone())?;
     tokio::spawn(async move {
         loop {
-            let report = tokio::select! {
-                report = listener.next() => report,
+            let heard = tokio::select! {
+                heard = listener.next() => heard,
                 () = sender.closed() => None,
             };
-            let Some(report) = report else { return };
-            let Some(line) = of_report(&wanted, &report) else {
+            let line = match heard {
+                Some(Heard::Report(report)) => of_report(&wanted, &report),
+                Some(Heard::Lost(lost)) => Some(of_lost(&wanted, lost)),
+                None => return,
+            };
+            let Some(line) = line else {
                 continue;
             };
             if sender.send(line).await.is_err() {
@@ -187,6 +196,27 @@ fn of_report(wanted: &Wanted, report: &Report) -> Option<String> {
             text(wanted.format, decision)
         },
     }))
+}
+
+/// A gap. Whether what is missing was wanted, nobody knows.
+fn of_lost(wanted: &Wanted, lost: u64) -> String {
+    let line = match wanted.format {
+        Format::Text => format!(
+            "{lost} decisions are missing here: there were more than this trace could take \
+             (fix: ask for less with --from, --to or --service)"
+        ),
+        Format::Json => format!("{{\"lost\":{lost}}}"),
+    };
+    if !wanted.joinable {
+        return ended(line);
+    }
+    joinable(&Line {
+        kind: Kind::Lost,
+        cookie: None,
+        from: None,
+        to: None,
+        line,
+    })
 }
 
 fn of_record(wanted: &Wanted, record: &Record) -> String {

@@ -204,6 +204,43 @@ pub(crate) fn attach(
     remove_others(&options.pin_dir, &wanted)
 }
 
+/// Which of the links that [`attach`] has made somebody else has removed or detached, by their pins.
+pub(crate) fn missing(options: &Options, devices: &Devices) -> Result<Vec<PathBuf>, Error> {
+    let cgroup = open_cgroup(options)?;
+    let metadata = cgroup.metadata().map_err(|source| Error::Cgroup {
+        path: options.cgroup.clone(),
+        source,
+    })?;
+    let pins = SOCKET_PROGRAMS.map(|name| {
+        let pin = format!("{LINK}{name}_cgroup_{}", metadata.ino());
+        options.pin_dir.join(pin)
+    });
+    let mut missing: Vec<_> = pins.into_iter().filter(|pin| !has_cgroup(pin)).collect();
+    if !uses_tcx(options.mode) {
+        return Ok(missing);
+    }
+    let attaching = Attaching {
+        pin_dir: &options.pin_dir,
+        maps: BTreeSet::new(),
+        programs: Vec::new(),
+        tcx: true,
+    };
+    for (index, device) in devices.uplinks.values() {
+        for (name, direction) in UPLINK_PROGRAMS {
+            let pin = attaching.device_pin(name, *index, device);
+            let Ok((_, attached)) = SchedClassifier::query_tcx(device, direction) else {
+                // The device is going.
+                continue;
+            };
+            let on_device = |id| attached.iter().any(|info| info.id() == id);
+            if !link_program(&pin)?.is_some_and(on_device) {
+                missing.push(pin);
+            }
+        }
+    }
+    Ok(missing)
+}
+
 /// Loads the programs, before anything else is touched: if the kernel refuses one, all stays as it is;
 /// and links get their new programs within a moment.
 pub(crate) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<(), Error> {
@@ -272,7 +309,7 @@ impl Attaching<'_> {
     ) -> Result<(), Error> {
         let wrap = |source| Error::Program { name, source };
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
-        if self.is_current(pin, &program.info().map_err(wrap)?)? {
+        if has_cgroup(pin) && self.is_current(pin, &program.info().map_err(wrap)?)? {
             debug!(program = name, pin = %pin.display(), "adopted");
             return Ok(());
         }
@@ -280,6 +317,7 @@ impl Attaching<'_> {
             return Ok(());
         }
         // The kernel wants no flags for links; they always stack.
+        // One that was detached cannot be replaced, and makes way.
         let id = program
             .attach(cgroup, CgroupAttachMode::Single)
             .map_err(wrap)?;
@@ -461,6 +499,11 @@ fn loaded(result: Result<(), ProgramError>, name: &'static str) -> Result<(), Er
         )))),
         Err(source) => Err(Error::Program { name, source }),
     }
+}
+
+/// Whether there is a pinned link, and nobody has detached it from its cgroup.
+fn has_cgroup(pin: &Path) -> bool {
+    sys::open(pin).is_ok_and(|link| sys::has_cgroup(&link).unwrap_or(true))
 }
 
 /// The program of a pinned link, if there is such a pin.

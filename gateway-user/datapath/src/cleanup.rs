@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attach, error::Error, layout, links, load, netfilter, upgrade};
+use gateway_common::maps::Settings;
+
+use super::{attach, error::Error, layout, links, load, localnet, netfilter, upgrade};
 
 /// How often the flows are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -61,6 +63,8 @@ pub fn cleanup(
             Err(error) => cleaned.not_drained = Some(error),
         }
     }
+    let routes_localhost = layout::settings(pin_dir)
+        .is_some_and(|settings| settings.flags & Settings::FLAG_SET_ROUTE_LOCALNET != 0);
     // Links first: no program runs on maps that people no longer see. And first those without which
     // nothing needs an answer that is translated.
     remove_pins(pin_dir, links::is_forward_link, &mut cleaned.removed)?;
@@ -76,6 +80,9 @@ pub fn cleanup(
     cleaned.left = remove_directory(pin_dir)?;
     for tools in [netfilter::V4, netfilter::V6] {
         netfilter::remove(tools);
+    }
+    if routes_localhost && let Err(error) = localnet::forbid() {
+        tracing::warn!(%error, "net.ipv4.conf.all.route_localnet stays 1");
     }
     Ok(cleaned)
 }

@@ -12,6 +12,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use gateway_common::{
     Address,
+    conntrack::{state, ticks},
     decide::Reason,
     is_v4,
     maps::{
@@ -102,10 +103,10 @@ pub struct FlowRow {
     pub source_port: u16,
     /// The Service port that made it.
     pub service: String,
-    /// Seconds since the last packet of either side.
+    /// Seconds since the last packet of either side that fitted.
     pub idle: u64,
-    /// A FIN or RST went by.
-    pub closing: bool,
+    /// Where it stands, with the names of `conntrack -L`.
+    pub state: &'static str,
 }
 
 /// An element of `affinity`.
@@ -240,7 +241,7 @@ impl Pins {
         for bucket in map.iter() {
             let bucket = bucket.map_err(wrap("conntrack"))?;
             // One that is over counts as none in the kernel, too.
-            let flows = bucket.flows().filter(|flow| !flow.is_over(now));
+            let flows = bucket.flows().filter(|flow| !flow.is_over(ticks(now)));
             rows.extend(flows.map(|flow| flow_row(flow, &self.name(flow.service), now)));
         }
         rows.sort();
@@ -396,8 +397,8 @@ fn flow_row(flow: &Record, name: &str, now: u64) -> FlowRow {
         backend: socket(flow.backend, flow.backend_port),
         source_port: flow.source_port,
         service: name.to_owned(),
-        idle: seconds(flow.client_seen.max(flow.backend_seen), now),
-        closing: flow.client_state | flow.backend_state != 0,
+        idle: u64::from(flow.silent(ticks(now)) / state::seconds(1)),
+        state: flow.state().name(flow.protocol),
     }
 }
 
@@ -463,7 +464,7 @@ fn seconds(last_seen: u64, now: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::{TCP, UDP, UNSPECIFIED, mapped};
+    use gateway_common::{TCP, UDP, UNSPECIFIED, conntrack::Side, mapped};
 
     use super::*;
 
@@ -532,20 +533,29 @@ mod tests {
             backend_port: 8080,
             source_port: 33_616,
             protocol: TCP,
-            flags: 0,
-            client_state: 0,
-            backend_state: Record::CLOSED,
+            client_state: Record::SPOKE,
+            backend_state: Record::SPOKE | Record::CLOSED,
             service: 7,
             backend_id: 1,
-            reserved: 0,
-            client_seen: 1_000_000_000,
-            backend_seen: 1_200_000_000,
+            ahead: Side {
+                seen: ticks(1_000_000_000),
+                ..Side::SILENT
+            },
+            back: Side {
+                end: 5,
+                seen: ticks(1_200_000_000),
+                ..Side::SILENT
+            },
+            ..Record::EMPTY
         };
         let row = flow_row(&flow, GATEWAY, 3_500_000_000);
         assert_eq!(row.client.to_string(), "192.168.170.1:50000");
         assert_eq!(row.frontend.to_string(), "192.168.170.137:31373");
         assert_eq!(row.backend.to_string(), "10.10.1.4:8080");
-        assert_eq!((row.source_port, row.idle, row.closing), (33_616, 2, true));
+        assert_eq!(
+            (row.source_port, row.idle, row.state),
+            (33_616, 2, "FIN_WAIT")
+        );
         // The kernel's stamp may be newer than the clock that was read.
         assert_eq!(flow_row(&flow, GATEWAY, 0).idle, 0);
     }

@@ -1,10 +1,17 @@
 //! The programs in the kernel and the maps they read, in step with Snapshots.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aya::programs::sock_ops::SockOpsLink;
 use gateway_common::{
     UDP, UNSPECIFIED,
+    conntrack::WAYS,
+    decide::Reason,
     maps::{Backend, Heartbeat, SCHEMA, Settings},
 };
 use nodegate_model::{Snapshot, service::IpFamily};
@@ -24,14 +31,16 @@ use super::{
     attach,
     error::{Error, Failure},
     events::Ring,
+    flow_table::{self, Flows, Pressure},
     heartbeat,
     listeners::{self, NodePorts},
-    load,
+    load, localnet,
     maps::{self, Maps},
     netfilter, node,
     options::Options,
     sockets,
     upgrade::Upgrade,
+    upkeep::Upkeep,
 };
 
 /// The programs in the kernel and the maps they read.
@@ -43,6 +52,9 @@ pub struct Datapath {
     settings: Settings,
     /// Devices that the packet programs are attached to; `None` before the first time.
     devices: Option<attach::Devices>,
+    pressure: Pressure,
+    /// Looks after what is pinned, once it is.
+    upkeep: Option<Upkeep>,
     /// Maps of an older layout, on which the programs in the kernel work until the new ones are filled.
     upgrade: Option<Upgrade>,
     reconciler: Reconciler,
@@ -77,7 +89,8 @@ impl Datapath {
     /// were written by a nodegate with a newer layout.
     pub fn open(options: &Options) -> Result<Self, Error> {
         attach::check(options)?;
-        let (mut ebpf, maps, upgrade) = load::load_or_upgrade(&options.pin_dir)?;
+        let (mut ebpf, maps, upgrade) =
+            load::load_or_upgrade(&options.pin_dir, flow_table::buckets(options.flow_table))?;
         if let Err(error) = attach::load(&mut ebpf, options) {
             if let Some(upgrade) = upgrade {
                 upgrade.abandon();
@@ -89,7 +102,7 @@ impl Datapath {
             schema: SCHEMA,
             trace: 0,
             flags: options.flags(),
-            reserved: 0,
+            buckets: maps.buckets(),
             host_netns: node::netns_cookie()?,
             generation: earlier.generation,
             node_v4: UNSPECIFIED,
@@ -100,6 +113,15 @@ impl Datapath {
                 seed => seed,
             },
         };
+        let wanted = options
+            .flow_table
+            .map(|flows| flow_table::buckets(Some(flows)));
+        if wanted.is_some_and(|wanted| wanted != maps.buckets()) {
+            tracing::warn!(
+                flows = u64::from(maps.buckets()) * WAYS as u64,
+                "the flow table keeps the size that it was made with (fix: `nodegate cleanup` first)"
+            );
+        }
         let names = Arc::new(maps.mirror().names.clone());
         let mut datapath = Self {
             ebpf,
@@ -107,6 +129,8 @@ impl Datapath {
             options: options.clone(),
             settings,
             devices: None,
+            pressure: Pressure::default(),
+            upkeep: None,
             upgrade,
             reconciler: Reconciler::new(options.policy.clone(), Capacity::MAPS),
             complete: false,
@@ -125,7 +149,50 @@ impl Datapath {
         datapath.netfilter = [netfilter::V4, netfilter::V6]
             .map(netfilter::Keeper::install)
             .into();
+        datapath.route_localhost(earlier.flags)?;
         Ok(datapath)
+    }
+
+    /// Lets sockets that are bound to 127.0.0.1 reach node ports there, now that netfilter's rules keep other
+    /// machines out.
+    fn route_localhost(&mut self, earlier: u32) -> Result<(), Error> {
+        let set = Settings::FLAG_SET_ROUTE_LOCALNET;
+        self.settings.flags |= earlier & set;
+        let safe = self.netfilter.iter().all(netfilter::Keeper::is_fine);
+        if !self.options.localhost_node_ports || !safe {
+            return Ok(());
+        }
+        match localnet::allow() {
+            Ok(true) => self.settings.flags |= set,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(
+                %error,
+                "sockets that are bound to 127.0.0.1 do not reach node ports \
+                 (fix: sysctl -w net.ipv4.conf.all.route_localnet=1)"
+            ),
+        }
+        self.maps.set_settings(&self.settings)
+    }
+
+    /// How full the table of flows is: a look at all of it, some ten milliseconds.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
+    pub fn flows(&self) -> Result<Flows, Error> {
+        flow_table::read(&self.options.pin_dir, self.maps.buckets())
+    }
+
+    /// Tells when flows have found no room since the last time.
+    pub(crate) fn tell_pressure(&mut self) {
+        if let Ok(counters) = self.maps.counters() {
+            let full = counters.get(Reason::TableFull.name());
+            self.pressure.note(full.copied().unwrap_or_default());
+        }
+    }
+
+    /// How many events the kernel programs have had no room for. 0 where that cannot be read.
+    pub(crate) fn lost_events(&self) -> u64 {
+        self.maps.lost_events()
     }
 
     /// Writes a sign of life into the maps, for those who look at them while no daemon runs.
@@ -180,11 +247,64 @@ impl Datapath {
         Ok(())
     }
 
+    /// Looks after what is pinned: what somebody else has removed or changed is put back, and told. Says
+    /// whether the Snapshot has to be applied again for that.
+    ///
+    /// # Errors
+    /// Fails if maps or links cannot be read, or links not be attached again.
+    pub(crate) fn look_after(&mut self) -> Result<bool, Error> {
+        let Some(devices) = self.devices.clone().filter(|_| self.upgrade.is_none()) else {
+            return Ok(false);
+        };
+        let upkeep = self
+            .upkeep
+            .get_or_insert_with(|| Upkeep::new(&self.options.pin_dir));
+        if !upkeep.is_due() {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        upkeep.mend_pins();
+        let missing = attach::missing(&self.options, &devices)?;
+        if !missing.is_empty() {
+            for pin in &missing {
+                tracing::warn!(
+                    pin = %pin.display(),
+                    "somebody else has removed the link or detached it: it is attached again"
+                );
+            }
+            let pins = self.options.pin_dir.clone();
+            attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
+        }
+        let differences = self.maps.read_again()?;
+        let settings = self.maps.settings()?;
+        let unset = settings != self.settings;
+        if unset {
+            self.maps.set_settings(&self.settings)?;
+        }
+        if differences > 0 || unset {
+            tracing::warn!(
+                elements = differences + usize::from(unset),
+                "somebody else has changed the maps: they are written again"
+            );
+        }
+        if differences > 0 {
+            // It would look at what has changed in the Snapshot only.
+            self.reconciler = Reconciler::new(self.options.policy.clone(), Capacity::MAPS);
+        }
+        if let Some(upkeep) = &mut self.upkeep {
+            upkeep.looked(begun);
+        }
+        Ok(differences > 0)
+    }
+
     /// Gives the links the new programs, now that their maps are filled, and their pins the old ones'
     /// places.
     fn switch(&mut self, upgrade: &Upgrade) -> Result<(), Error> {
         let devices = attach::Devices::find(&self.options, None)?;
+        let mut flows = upgrade.copy_flows(&mut self.maps)?;
         attach::attach(&mut self.ebpf, &self.options, &devices, upgrade.directory())?;
+        flows += upgrade.copy_flows(&mut self.maps)?;
+        tracing::info!(flows, "flows of the older layout are taken over");
         self.devices = Some(devices);
         upgrade.finish()
     }
@@ -268,7 +388,8 @@ impl Datapath {
         };
         let (node_v4, node_v6) = (primary(IpFamily::V4), primary(IpFamily::V6));
         let serving = &self.maps.mirror().node_addresses;
-        let mut flags = self.options.flags();
+        let kept = self.settings.flags & Settings::FLAG_SET_ROUTE_LOCALNET;
+        let mut flags = self.options.flags() | kept;
         for (address, flag) in [
             (node_v4, Settings::FLAG_NODE_PORTS_V4),
             (node_v6, Settings::FLAG_NODE_PORTS_V6),

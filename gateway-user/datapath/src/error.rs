@@ -41,6 +41,19 @@ pub enum Error {
         /// The version that was found.
         found: u32,
     },
+    /// Another daemon works on the same maps.
+    #[error(
+        "another nodegate{} works on the maps in {} (fix: stop that one, or give this one a place of its own \
+         with --pin-dir)",
+        pid.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+        path.display()
+    )]
+    Taken {
+        /// The pin directory.
+        path: PathBuf,
+        /// The other one's process id, in its own namespace, if that is known.
+        pid: Option<u32>,
+    },
     /// A map is not there.
     #[error(
         "{} is not there: nodegate has loaded nothing here (fix: `nodegate run`, or --pin-dir if it \

@@ -19,11 +19,16 @@ impl Ring {
         Self { ring }
     }
 
-    /// Hands every event to `handle`, for as long as the future is polled.
+    /// Hands every event to `handle`, for as long as the future is polled. Each time that the ring has been
+    /// emptied, `emptied` is called.
     ///
     /// # Errors
     /// Fails when the ring cannot be waited on.
-    pub async fn read(mut self, mut handle: impl FnMut(&Event)) -> io::Result<()> {
+    pub async fn read(
+        mut self,
+        mut handle: impl FnMut(&Event),
+        mut emptied: impl FnMut(),
+    ) -> io::Result<()> {
         // The ring's own descriptor cannot be borrowed while it is read.
         let descriptor = self.ring.as_fd().try_clone_to_owned()?;
         // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped.
@@ -37,6 +42,7 @@ impl Ring {
                 }
             }
             ready.clear_ready();
+            emptied();
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, io, path::Path};
 
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
+use gateway_common::maps::{SCHEMA, Settings};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{error::Error, sys};
@@ -33,7 +34,7 @@ pub(crate) enum Carry {
 
 /// Every map that is pinned. `scratch` is not: nothing in it outlives a packet. A change of a map's
 /// layout is a change of `SCHEMA` in gateway-common, and of `since` here.
-pub(crate) const MAPS: [Pinned; 20] = [
+pub(crate) const MAPS: [Pinned; 21] = [
     pinned_as("settings", 3, Carry::Anew),
     pinned_as("services", 2, Carry::Anew),
     pinned_as("slots", 4, Carry::Anew),
@@ -46,11 +47,12 @@ pub(crate) const MAPS: [Pinned; 20] = [
     pinned_as("service_names", 2, Carry::Anew),
     pinned_as("heartbeat", 4, Carry::Anew),
     pinned_as("affinity", 2, Carry::SharedByNumber),
-    pinned_as("conntrack", 3, Carry::SharedByNumber),
+    pinned_as("conntrack", 7, Carry::SharedByNumber),
     pinned_as("fragments", 2, Carry::Shared),
     pinned_as("sockets", 2, Carry::SharedByNumber),
     pinned_as("counters", 5, Carry::Shared),
     pinned_as("events", 3, Carry::Anew),
+    pinned_as("events_lost", 7, Carry::Anew),
     pinned_as("trace_filter", 3, Carry::Anew),
     pinned_as("trace_services", 3, Carry::Anew),
     // The name that aya-log gives its ring. Adopted programs go on writing to it.
@@ -91,6 +93,16 @@ pub(crate) fn pinned(pin_dir: &Path) -> BTreeSet<u32> {
         .filter_map(|map| MapInfo::from_pin(pin_dir.join(map.pin)).ok())
         .map(|info| info.id())
         .collect()
+}
+
+/// The settings that are pinned, if they are laid out as here.
+pub(crate) fn settings(pin_dir: &Path) -> Option<Settings> {
+    if version(pin_dir).ok()?? != SCHEMA {
+        return None;
+    }
+    let map = Map::from_map_data(MapData::from_pin(pin_dir.join("settings")).ok()?).ok()?;
+    let map: Array<MapData, Settings> = map.try_into().ok()?;
+    map.get(&0, 0).ok()
 }
 
 /// The version of the layout of the maps that are pinned; none if there are none. 0: made, but their

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use aya::Ebpf;
-use gateway_common::maps::SCHEMA;
+use gateway_common::{conntrack::BUCKETS, maps::SCHEMA};
 
 use super::{
     error::Error,
@@ -28,7 +28,7 @@ pub fn load(pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
 pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Error> {
     prepare(pin_dir)?;
     match layout::version(pin_dir)? {
-        None | Some(0 | SCHEMA) => Maps::open(features, pin_dir),
+        None | Some(0 | SCHEMA) => Maps::open(features, pin_dir, BUCKETS),
         Some(found) => Err(Error::Schema {
             path: pin_dir.to_owned(),
             found,
@@ -37,18 +37,21 @@ pub fn load_for(features: Features, pin_dir: &Path) -> Result<(Ebpf, Maps), Erro
 }
 
 /// As [`load`]; beside maps of an older layout, makes new ones, which take their places when the upgrade
-/// is finished.
+/// is finished. A table of flows that has to be made gets so many buckets (a power of two).
 ///
 /// # Errors
 /// Fails if they have a newer layout, and touches nothing then.
-pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), Error> {
+pub fn load_or_upgrade(
+    pin_dir: &Path,
+    buckets: u32,
+) -> Result<(Ebpf, Maps, Option<Upgrade>), Error> {
     let features = Features::probe();
     prepare(pin_dir)?;
     match layout::version(pin_dir)? {
         Some(found) if (1..SCHEMA).contains(&found) => {
             upgrade::tidy(pin_dir)?;
             let upgrade = Upgrade::begin(pin_dir, found)?;
-            let (ebpf, mut maps) = Maps::open(features, upgrade.directory())?;
+            let (ebpf, mut maps) = Maps::open(features, upgrade.directory(), buckets)?;
             upgrade.copy(&mut maps)?;
             Ok((ebpf, maps, Some(upgrade)))
         }
@@ -58,7 +61,7 @@ pub fn load_or_upgrade(pin_dir: &Path) -> Result<(Ebpf, Maps, Option<Upgrade>), 
         }),
         _ => {
             upgrade::tidy(pin_dir)?;
-            let (ebpf, maps) = Maps::open(features, pin_dir)?;
+            let (ebpf, maps) = Maps::open(features, pin_dir, buckets)?;
             Ok((ebpf, maps, None))
         }
     }

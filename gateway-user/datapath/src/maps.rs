@@ -8,13 +8,14 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf,
+        Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
 };
 use aya_log::EbpfLogger;
 use gateway_common::{
     UDP,
+    conntrack::ticks,
     decide::Reason,
     event::TraceFilter,
     maps::{
@@ -59,6 +60,7 @@ pub struct Maps {
     counters: PerCpuArray<MapData, u64>,
     trace_filter: Array<MapData, TraceFilter>,
     trace_services: HashMap<MapData, u32, u32>,
+    events_lost: PerCpuArray<MapData, u64>,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
     mirror: Mirror,
@@ -94,8 +96,17 @@ macro_rules! collect {
 impl Maps {
     /// Creates the maps and pins them in the directory, or takes over those that are pinned there, and
     /// reads what they hold.
-    pub(crate) fn open(features: Features, directory: &Path) -> Result<(Ebpf, Self), Error> {
+    ///
+    /// `conntrack` is made with so many buckets; one that is there keeps its size.
+    pub(crate) fn open(
+        features: Features,
+        directory: &Path,
+        buckets: u32,
+    ) -> Result<(Ebpf, Self), Error> {
         let mut loader = object::loader(features);
+        let pinned = MapInfo::from_pin(directory.join("conntrack"));
+        let buckets = pinned.map_or(buckets, |info| info.max_entries());
+        loader.map_max_entries("conntrack", buckets);
         for map in MAPS {
             loader.map_pin_path(map.name, directory.join(map.pin));
         }
@@ -117,6 +128,7 @@ impl Maps {
             counters: take(&mut ebpf, "counters")?,
             trace_filter: take(&mut ebpf, "trace_filter")?,
             trace_services: take(&mut ebpf, "trace_services")?,
+            events_lost: take(&mut ebpf, "events_lost")?,
             events: Some(take(&mut ebpf, "events")?),
             logger: EbpfLogger::init(&mut ebpf)
                 .inspect_err(|error| tracing::warn!(%error, "what the kernel programs log is lost"))
@@ -124,12 +136,26 @@ impl Maps {
             mirror: Mirror::default(),
         };
         maps.mirror = maps.read()?;
+        let settings = maps.settings()?;
+        if settings.buckets != buckets {
+            maps.set_settings(&settings)?;
+        }
         Ok((ebpf, maps))
     }
 
     /// What the maps hold, the kernel's own apart.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
+    }
+
+    /// Reads what the maps hold, and gives how many elements are others than they were written.
+    pub(crate) fn read_again(&mut self) -> Result<usize, Error> {
+        let found = self.read()?;
+        let differences = self.mirror.differences(&found);
+        if differences > 0 {
+            self.mirror = found;
+        }
+        Ok(differences)
     }
 
     fn read(&self) -> Result<Mirror, Error> {
@@ -292,11 +318,43 @@ impl Maps {
         })
     }
 
-    /// Replaces the one element of `settings`.
+    /// How many events the programs have had no room for; 0 where that cannot be read.
+    pub(crate) fn lost_events(&self) -> u64 {
+        let per_cpu = self.events_lost.get(&0, 0);
+        per_cpu.map_or(0, |per_cpu| per_cpu.iter().sum())
+    }
+
+    /// A bucket of `conntrack`.
+    pub(crate) fn bucket(&self, number: u32) -> Result<Bucket, Error> {
+        self.conntrack.get(&number, 0).map_err(|source| Error::Map {
+            name: "conntrack",
+            source,
+        })
+    }
+
+    /// Replaces a bucket of `conntrack`, which programs should not change meanwhile.
+    pub(crate) fn set_bucket(&mut self, number: u32, bucket: &Bucket) -> Result<(), Error> {
+        let set = self.conntrack.set(number, bucket, 0);
+        set.map_err(|source| Error::Map {
+            name: "conntrack",
+            source,
+        })
+    }
+
+    /// How many buckets `conntrack` has.
+    pub(crate) fn buckets(&self) -> u32 {
+        self.conntrack.len()
+    }
+
+    /// Replaces the one element of `settings`, but for the size of `conntrack`, which is what it is.
     ///
     /// # Errors
     /// Fails if the map cannot be written.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), Error> {
+        let settings = Settings {
+            buckets: self.buckets(),
+            ..*settings
+        };
         self.settings
             .set(0, settings, 0)
             .map_err(|source| Error::Map {
@@ -360,7 +418,7 @@ impl Maps {
 
     /// How many flows have not come to their end, as far as one can tell soon after it.
     pub(crate) fn flows_alive(&self) -> Result<usize, Error> {
-        let now = clock::monotonic()?;
+        let now = ticks(clock::monotonic()?);
         let alive = |flow: &&Record| !flow.has_ended(now);
         let buckets = self.conntrack.iter().map(|bucket| {
             bucket

@@ -24,6 +24,8 @@ const INPUT: &str = "NODEGATE-INPUT";
 /// (30000–32767): a reply to one of those would look like a new flow to the node port.
 const PORTS: &str = "32768-60999";
 
+const LOCALHOST: &str = "127.0.0.0/8";
+
 /// Where one of our chains is called from. The call comes before other people's rules: in the filter
 /// table a DROP may stand there, and in the nat table kube-proxy's KUBE-POSTROUTING, whose
 /// `--random-fully` may choose a node port as the source of datagrams.
@@ -98,9 +100,9 @@ pub const V6: Tools = Tools {
 impl Place {
     /// What `iptables-restore --noflush` takes: the chain with its rules, and its call before all others
     /// in place of `calls` earlier ones. The whole takes effect at once.
-    fn text(self, calls: usize) -> String {
+    fn text(self, tools: Tools, calls: usize) -> String {
         let Self { table, ours, .. } = self;
-        let rules = self.rules();
+        let rules = self.rules(tools);
         let call = self.call();
         // Declaring a chain empties it.
         let earlier = format!("-D {call}\n").repeat(calls);
@@ -113,12 +115,20 @@ impl Place {
         format!("{chain} -m comment --comment \"{COMMENT}\" -j {ours}")
     }
 
-    fn rules(self) -> String {
+    fn rules(self, tools: Tools) -> String {
+        let of_localhost = tools == V4;
         match self.ours {
             POSTROUTING => {
                 let marks = MASQUERADE_MARK | ACCEPT_MARK;
+                // A socket that is bound to 127.0.0.1 and has connected to a node port.
+                let localhost = if of_localhost {
+                    format!("-A {POSTROUTING} -s {LOCALHOST} ! -o lo -j MASQUERADE\n")
+                } else {
+                    String::new()
+                };
                 format!(
-                    "-A {POSTROUTING} -m mark ! --mark {marks:#x}/{marks:#x} -j RETURN\n\
+                    "{localhost}\
+                     -A {POSTROUTING} -m mark ! --mark {marks:#x}/{marks:#x} -j RETURN\n\
                      -A {POSTROUTING} -j MARK --xor-mark {marks:#x}\n\
                      -A {POSTROUTING} -p tcp -j MASQUERADE --to-ports {PORTS}\n\
                      -A {POSTROUTING} -p udp -j MASQUERADE --to-ports {PORTS}\n\
@@ -131,7 +141,21 @@ impl Place {
                  -A {FORWARD} -m mark --mark {ACCEPT_MARK:#x}/{ACCEPT_MARK:#x} -j ACCEPT\n\
                  -A {FORWARD} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
             ),
-            _ => format!("-A {INPUT} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n"),
+            _ => {
+                // What `route_localnet` lets in from other machines, as kube-proxy's KUBE-FIREWALL does.
+                let localhost = if of_localhost {
+                    format!(
+                        "-A {INPUT} -d {LOCALHOST} ! -s {LOCALHOST} -m conntrack \
+                         ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP\n"
+                    )
+                } else {
+                    String::new()
+                };
+                format!(
+                    "-A {INPUT} -m mark --mark {REJECT_MARK:#x}/{REJECT_MARK:#x} -j REJECT\n\
+                     {localhost}"
+                )
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where the datapath lives, what it is attached to, and which traffic it takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gateway_common::maps::Settings;
 use nodegate_iptables::ports::KubeProxyFacts;
@@ -30,6 +30,9 @@ pub struct Options {
     /// Devices that pods are behind, by the beginnings of their names; none: pods are served by
     /// the socket hooks alone.
     pub pod_devices: Vec<String>,
+    /// For how many flows of packets there is room; none: as the machine's memory allows. Maps that are
+    /// pinned already keep their size.
+    pub flow_table: Option<u32>,
 }
 
 impl Options {
@@ -61,6 +64,13 @@ impl Options {
                 self.localhost_node_ports,
                 Settings::FLAG_LOCALHOST_NODE_PORTS,
             )
+            | flag(self.is_enslaved(), Settings::FLAG_ANY_FRAMES)
+    }
+
+    /// Whether an uplink belongs to a bridge or the like, which has an address of its own.
+    fn is_enslaved(&self) -> bool {
+        let master = |uplink: &String| Path::new("/sys/class/net").join(uplink).join("master");
+        self.uplinks.iter().any(|uplink| master(uplink).exists())
     }
 }
 

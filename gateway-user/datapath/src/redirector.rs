@@ -46,7 +46,7 @@ pub struct Redirector {
     datapath: Mutex<Datapath>,
     names: ArcSwap<Names>,
     progress: watch::Sender<Progress>,
-    reports: broadcast::Sender<Arc<Report>>,
+    reports: broadcast::Sender<Told>,
     traces: Mutex<Traces>,
 }
 
@@ -86,9 +86,13 @@ impl Redirector {
                 _ = tick.tick() => {}
             }
             let this = Arc::clone(&self);
-            if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
-                error!(%error, "looking at the devices");
-            }
+            let altered = match tokio::task::spawn_blocking(move || this.refresh()).await {
+                Ok(altered) => altered,
+                Err(error) => {
+                    error!(%error, "looking at the devices");
+                    false
+                }
+            };
             let Some(snapshot) = published.borrow_and_update().snapshot.clone() else {
                 continue;
             };
@@ -104,7 +108,7 @@ impl Redirector {
                 let progress = self.progress.borrow();
                 progress.applied == snapshot.generation && progress.failures.is_empty()
             };
-            if settled && facts == seen {
+            if settled && facts == seen && !altered {
                 continue;
             }
             seen = facts.clone();
@@ -116,8 +120,9 @@ impl Redirector {
         }
     }
 
-    /// Attaches to devices that have come, and says that the daemon is alive.
-    fn refresh(&self) {
+    /// Attaches to devices that have come, says that the daemon is alive, and looks after what is pinned.
+    /// Says whether the Snapshot has to be applied again.
+    fn refresh(&self) -> bool {
         let mut datapath = self.datapath();
         if let Err(error) = datapath.refresh_devices() {
             warn!(%error, "devices");
@@ -125,6 +130,11 @@ impl Redirector {
         if let Err(error) = datapath.beat() {
             warn!(%error, "no sign of life");
         }
+        datapath.tell_pressure();
+        datapath.look_after().unwrap_or_else(|error| {
+            warn!(%error, "what is pinned cannot be looked after");
+            false
+        })
     }
 
     fn apply(&self, snapshot: &Arc<Snapshot>, facts: &NodeFacts) {
@@ -180,12 +190,20 @@ impl Redirector {
     /// # Errors
     /// Fails if the ring cannot be waited on.
     pub async fn report(self: Arc<Self>, ring: Ring) -> std::io::Result<()> {
+        let mut lost = self.datapath().lost_events();
         let handle = |event: &Event| {
             let report = Report::new(*event, &self.names.load());
             // Nobody listening is no error.
-            let _ = self.reports.send(Arc::new(report));
+            let _ = self.reports.send(Told::Report(Arc::new(report)));
         };
-        ring.read(handle).await
+        let emptied = || {
+            let now = self.datapath().lost_events();
+            if now > lost {
+                let _ = self.reports.send(Told::Lost(now - lost));
+            }
+            lost = now;
+        };
+        ring.read(handle, emptied).await
     }
 
     /// Listens to decisions from now on. The kernel reports while at least one listens, and what
@@ -238,10 +256,27 @@ fn describe(failure: &Failure) -> String {
     }
 }
 
+/// What a listener hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// Of a decision.
+    Report(Arc<Report>),
+    /// So many reports were lost, wanted or not: the kernel's ring, or the listener's backlog, was full.
+    Lost(u64),
+}
+
+/// What all listeners are told.
+#[derive(Clone, Debug)]
+enum Told {
+    Report(Arc<Report>),
+    /// By the kernel, whose ring was full.
+    Lost(u64),
+}
+
 /// A client of the trace.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Listener {
-    reports: broadcast::Receiver<Arc<Report>>,
+    reports: broadcast::Receiver<Told>,
     redirector: Arc<Redirector>,
     number: u64,
     filter: Filter,
@@ -249,16 +284,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The next report that is wanted. Those that were lost because the listener was slow are passed
-    /// over; `None` when the redirector ends.
-    pub async fn next(&mut self) -> Option<Arc<Report>> {
+    /// The next report that is wanted, or how many reports were lost before it; `None` when the
+    /// redirector ends.
+    pub async fn next(&mut self) -> Option<Heard> {
         loop {
             match self.reports.recv().await {
-                // It may be for another listener.
-                Ok(report) if self.wants(&report) => return Some(report),
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
-                    warn!(lost, "a trace was too slow");
+                Ok(Told::Report(report)) => {
+                    // It may be for another listener.
+                    if self.wants(&report) {
+                        return Some(Heard::Report(report));
+                    }
+                }
+                Ok(Told::Lost(lost)) | Err(broadcast::error::RecvError::Lagged(lost)) => {
+                    return Some(Heard::Lost(lost));
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

@@ -14,7 +14,13 @@ use std::{
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_UPDATE: libc::c_int = 29;
+
+/// Where `struct bpf_link_info` has what it says of the kind of link, and how long it is then.
+const LINK_KIND: usize = 16;
+const LINK_INFO: usize = LINK_KIND + 8;
 
 /// `union bpf_attr`, as far as it is used here; the rest is zero, as the kernel wants it.
 #[repr(C, align(8))]
@@ -39,9 +45,23 @@ impl Attributes {
         self
     }
 
+    fn number_at(&self, offset: usize) -> u32 {
+        let bytes = self.0[offset..].first_chunk().copied();
+        u32::from_ne_bytes(bytes.unwrap_or_default())
+    }
+
     /// # Safety
     /// What the attributes point to must be as the command wants it.
     unsafe fn call(mut self, command: libc::c_int) -> io::Result<libc::c_int> {
+        // SAFETY: the caller's.
+        unsafe { self.call_again(command) }
+    }
+
+    /// As [`Self::call`], for commands that answer in the attributes.
+    ///
+    /// # Safety
+    /// As for [`Self::call`].
+    unsafe fn call_again(&mut self, command: libc::c_int) -> io::Result<libc::c_int> {
         // SAFETY: the kernel reads the attributes, which are as long as it is told; the rest is the
         // caller's.
         let result =
@@ -77,6 +97,41 @@ pub(crate) fn pin(object: &OwnedFd, at: &Path) -> io::Result<()> {
     unsafe { attributes.call(OBJ_PIN) }.map(drop)
 }
 
+/// Some elements of an array, which are made of numbers, from the beginning or from where an earlier call has
+/// ended; and where this call has ended, unless that is the end of the array (Linux 5.6).
+pub(crate) fn elements<T: aya::Pod>(
+    map: &OwnedFd,
+    from: Option<u32>,
+    count: u32,
+) -> io::Result<(Vec<T>, Option<u32>)> {
+    let mut read: Vec<T> = Vec::with_capacity(count as usize);
+    let mut keys = vec![0u32; count as usize];
+    let (begin, mut end) = (from.unwrap_or(0), 0u32);
+    let mut attributes = Attributes::new()
+        .pointer(8, &raw mut end)
+        .pointer(16, keys.as_mut_ptr())
+        .pointer(24, read.as_mut_ptr())
+        .number(32, count)
+        .descriptor(36, map.as_fd());
+    if from.is_some() {
+        attributes = attributes.pointer(0, &raw const begin);
+    }
+    let attributes = &mut attributes;
+    // SAFETY: there is room for as many keys and values, and all outlives the call.
+    let (more, got) = unsafe {
+        let more = match attributes.call_again(MAP_LOOKUP_BATCH) {
+            Ok(_) => true,
+            // "There are no more."
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            Err(error) => return Err(error),
+        };
+        (more, attributes.number_at(32))
+    };
+    // SAFETY: so many have been written, and any bytes are a `T`.
+    unsafe { read.set_len((got as usize).min(count as usize)) };
+    Ok((read, more.then_some(end)))
+}
+
 /// The bytes of the first element of an array whose elements are so long.
 pub(crate) fn first_element(map: &OwnedFd, size: usize) -> io::Result<Vec<u8>> {
     let key = 0u32;
@@ -90,6 +145,19 @@ pub(crate) fn first_element(map: &OwnedFd, size: usize) -> io::Result<Vec<u8>> {
     unsafe { attributes.call(MAP_LOOKUP_ELEM) }?;
     value.truncate(size);
     Ok(value)
+}
+
+/// Whether a link of a cgroup still has its cgroup: somebody may have detached it.
+pub(crate) fn has_cgroup(link: &OwnedFd) -> io::Result<bool> {
+    let mut info = [0u64; LINK_INFO / 8];
+    let attributes = Attributes::new()
+        .descriptor(0, link.as_fd())
+        .number(4, LINK_INFO as u32)
+        .pointer(8, info.as_mut_ptr());
+    // SAFETY: the kernel writes at most as many bytes as it is told, and they outlive the call.
+    unsafe { attributes.call(OBJ_GET_INFO_BY_FD) }?;
+    // `cgroup.cgroup_id`
+    Ok(info[LINK_KIND / 8] != 0)
 }
 
 /// Gives a link another program: each packet or call meets the one or the other.

@@ -18,8 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData};
-use gateway_common::maps::{Backend, SCHEMA, ServiceName, Settings};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use gateway_common::maps::{Backend, Bucket, SCHEMA, ServiceName, Settings};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -29,6 +29,8 @@ use super::{
     maps::Maps,
     sys,
 };
+
+mod flows;
 
 /// Maps on the way to this layout are pinned in the directory of this name, and a number.
 const DIRECTORY: &str = "layout_";
@@ -121,8 +123,12 @@ impl Upgrade {
         self.pin_dir.join(map.pin)
     }
 
-    /// Whether the map was laid out then as it is now.
+    /// Whether the map was laid out then as it is now. Of flows, their size tells.
     fn is_as_before(&self, map: &Pinned) -> bool {
+        if map.pin == "conntrack" {
+            let old = MapInfo::from_pin(self.old(map)).map(|info| info.value_size());
+            return old.is_ok_and(|size| size as usize == size_of::<Bucket>());
+        }
         map.since <= self.from
     }
 
@@ -168,6 +174,12 @@ impl Upgrade {
             backends.iter().filter_map(Result::ok),
             names.iter().filter_map(Result::ok),
         )
+    }
+
+    /// Copies the flows of an older layout that the new table has not; it has them all where it is the same
+    /// map.
+    pub(crate) fn copy_flows(&self, maps: &mut Maps) -> Result<usize, Error> {
+        flows::copy(&self.pin_dir.join("conntrack"), maps)
     }
 
     /// Leaves the old maps as they are.

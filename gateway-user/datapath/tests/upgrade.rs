@@ -14,7 +14,10 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData, MapInfo};
-use gateway_common::maps::{MAX_SLOTS, SCHEMA, Settings, SlotKey};
+use gateway_common::{
+    conntrack::BUCKETS,
+    maps::{MAX_SLOTS, SCHEMA, Settings, SlotKey},
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate_datapath::{contents::Pins, load, maps::Maps};
 use nodegate_model::{
@@ -165,7 +168,7 @@ fn upgraded() -> Result<(), Failed> {
         "{refused}"
     );
 
-    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
+    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0, BUCKETS)?;
     let upgrade = upgrade.ok_or("no upgrade")?;
     assert_eq!(directory.maps()?, before, "the old maps stay until then");
     let new = ids(upgrade.directory())?;
@@ -207,7 +210,7 @@ fn begins_anew() -> Result<(), Failed> {
     older(&directory)?;
     let before = directory.maps()?;
     for _ in 0..2 {
-        let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
+        let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0, BUCKETS)?;
         assert!(upgrade.is_some());
         assert!(maps.mirror().services.is_empty(), "what another one began");
         apply(&mut maps, &services());
@@ -224,7 +227,7 @@ fn finished() -> Result<(), Failed> {
     // A map that there is none of any more.
     let gone = HashMap::<MapData, u32, u32>::create(1, 0)?;
     gone.pin(directory.0.join("gone"))?;
-    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0)?;
+    let (_ebpf, mut maps, upgrade) = load::load_or_upgrade(&directory.0, BUCKETS)?;
     let upgrade = upgrade.ok_or("no upgrade")?;
     apply(&mut maps, &services());
     stamp(&mut maps, SCHEMA)?;
@@ -235,7 +238,7 @@ fn finished() -> Result<(), Failed> {
         directory.0.join("settings"),
     )?;
     drop(maps);
-    let (_ebpf, maps, upgrade) = load::load_or_upgrade(&directory.0)?;
+    let (_ebpf, maps, upgrade) = load::load_or_upgrade(&directory.0, BUCKETS)?;
     assert!(upgrade.is_none());
     assert_eq!(directory.maps()?, new);
     assert_eq!(directory.upgrades(), Vec::<PathBuf>::new());
@@ -252,7 +255,7 @@ fn newer() -> Result<(), Failed> {
     let another = directory.0.join(format!("layout_{}", SCHEMA + 2));
     fs::create_dir(&another)?;
     let before = directory.maps()?;
-    let refused = load::load_or_upgrade(&directory.0).err();
+    let refused = load::load_or_upgrade(&directory.0, BUCKETS).err();
     let refused = refused.ok_or("not refused")?.to_string();
     assert!(refused.contains("run the newer one"), "{refused}");
     assert_eq!(directory.maps()?, before);

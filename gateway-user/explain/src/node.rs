@@ -9,6 +9,7 @@ use std::{
 
 use gateway_common::{
     Address, UNSPECIFIED,
+    conntrack::BUCKETS,
     maps::{SCHEMA, Settings},
 };
 use ipnet::IpNet;
@@ -186,7 +187,7 @@ fn settings(config: &KubeProxyConfig, choices: &Choices) -> Settings {
                 config.v4.localhost_node_ports,
                 Settings::FLAG_LOCALHOST_NODE_PORTS,
             ),
-        reserved: 0,
+        buckets: BUCKETS,
         host_netns: 0,
         generation: 1,
         node_v4: own(&config.v4),

@@ -24,11 +24,11 @@ mod sources;
 
 use nodegate_admin::{
     self as admin, ProxyOnly,
-    status::{DatapathStatus, ProxyStatus, ShareStatus, SnapshotStatus, Status},
+    status::{DatapathStatus, FlowsStatus, ProxyStatus, ShareStatus, SnapshotStatus, Status},
     trace::Traces,
 };
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, TcpShifting, Unenforced};
-use nodegate_datapath::{self as datapath, Datapath, redirector::Redirector};
+use nodegate_datapath::{self as datapath, Datapath, lock::Lock, redirector::Redirector};
 use nodegate_explain::{
     answer::{Answer, Setup, explain},
     ask::Ask,
@@ -54,6 +54,9 @@ use nodegate_source::{
 use publisher::Audience;
 
 pub use sources::{KubernetesOptions, SourceOptions};
+
+/// How long a daemon that is about to end may take to hand over its maps.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// How long [`admin::server::Subject::sync`] waits; clients may give up sooner.
 const SYNC_PATIENCE: Duration = Duration::from_mins(1);
@@ -301,6 +304,7 @@ fn start_redirector(
     published: watch::Receiver<Published>,
     tasks: &mut Vec<JoinHandle<()>>,
 ) -> anyhow::Result<Arc<Redirector>> {
+    let lock = Lock::take(&options.pin_dir, HAND_OVER)?;
     let mut datapath = Datapath::open(options)?;
     let events = datapath.take_events()?;
     if let Some(logger) = datapath.take_logger() {
@@ -315,7 +319,12 @@ fn start_redirector(
     )));
     let redirector = Redirector::new(datapath);
     tasks.push(tokio::spawn(datapath::health::serve(published.clone())));
-    tasks.push(tokio::spawn(Arc::clone(&redirector).follow(published)));
+    let following = Arc::clone(&redirector).follow(published);
+    tasks.push(tokio::spawn(async move {
+        // Held for as long as the maps are written.
+        let _lock = lock;
+        following.await;
+    }));
     let reporter = Arc::clone(&redirector);
     tasks.push(tokio::spawn(async move {
         if let Err(error) = reporter.report(events).await {
@@ -624,6 +633,12 @@ fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> Data
                 connections,
             })
             .collect(),
+        flows: datapath.flows().ok().map(|flows| FlowsStatus {
+            places: flows.places,
+            recorded: flows.recorded,
+            established: flows.established,
+            full_buckets: flows.full,
+        }),
         heartbeat_age: datapath
             .heartbeat_age()
             .ok()

@@ -54,6 +54,32 @@ struct Held {
 }
 
 impl Mirror {
+    /// How many elements one has that the other has not, or has otherwise.
+    pub fn differences(&self, other: &Self) -> usize {
+        fn of_maps<K: Ord, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> usize {
+            let differs = one
+                .iter()
+                .filter(|(key, value)| other.get(key) != Some(value));
+            let more = other.keys().filter(|key| !one.contains_key(key));
+            differs.count() + more.count()
+        }
+        let (one, other) = (&self.contents, &other.contents);
+        let sets = one.source_ranges.symmetric_difference(&other.source_ranges);
+        of_maps(&one.services, &other.services)
+            + of_maps(&one.slots, &other.slots)
+            + of_maps(&one.backends, &other.backends)
+            + of_maps(&one.names, &other.names)
+            + sets.count()
+            + one
+                .pod_networks
+                .symmetric_difference(&other.pod_networks)
+                .count()
+            + one
+                .node_addresses
+                .symmetric_difference(&other.node_addresses)
+                .count()
+    }
+
     /// Takes note of a step that was carried out.
     pub fn note(&mut self, step: &Step) {
         let contents = &mut self.contents;

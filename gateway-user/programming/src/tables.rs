@@ -190,6 +190,7 @@ impl Tables for MirrorTables<'_> {
 mod tests {
     use gateway_common::{
         TCP, UNSPECIFIED,
+        conntrack::BUCKETS,
         decide::{Origin, Reason, Verdict},
         mapped,
     };
@@ -229,7 +230,7 @@ mod tests {
             schema: 0,
             trace: 0,
             flags: 0,
-            reserved: 0,
+            buckets: BUCKETS,
             host_netns: 0,
             generation: 1,
             node_v4: mapped([192, 168, 0, 1]),

@@ -95,6 +95,11 @@ impl Keeper {
         keeper
     }
 
+    /// Whether the rules were set when they were last looked at.
+    pub fn is_fine(&self) -> bool {
+        self.trouble.is_none()
+    }
+
     fn look(&mut self) {
         let tools = self.tools;
         let looked = self.places.iter_mut().map(|kept| kept.look(tools));
@@ -171,7 +176,7 @@ impl Kept {
     }
 
     fn set(&mut self, tools: Tools, calls: &str) -> Result<(), Error> {
-        let text = self.place.text(self.place.calls(calls));
+        let text = self.place.text(tools, self.place.calls(calls));
         run(tools.restore, &["-w", "5", "--noflush"], &text)?;
         self.listed = Some(self.list(tools, self.place.ours)?);
         Ok(())
@@ -218,7 +223,7 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::V4, *};
 
     const NAT: Place = PLACES[0];
     const CALL: &str = "-A POSTROUTING -m comment --comment \"nodegate: Service traffic\" -j \
@@ -251,10 +256,10 @@ mod tests {
 
     #[test]
     fn a_call_is_replaced_where_it_is_and_made_where_it_is_not() {
-        let replaced = NAT.text(NAT.calls(&[KUBE_PROXY, CALL].concat()));
+        let replaced = NAT.text(V4, NAT.calls(&[KUBE_PROXY, CALL].concat()));
         assert_eq!(replaced.matches("\n-D POSTROUTING ").count(), 1);
         assert_eq!(replaced.matches("\n-I POSTROUTING ").count(), 1);
-        let made = NAT.text(NAT.calls(KUBE_PROXY));
+        let made = NAT.text(V4, NAT.calls(KUBE_PROXY));
         assert!(!made.contains("-D "), "{made}");
         assert_eq!(made.matches("\n-I POSTROUTING ").count(), 1);
     }

@@ -8,25 +8,54 @@ use gateway_common::SCTP;
 /// Something that a program is run for.
 pub(crate) type Bytes = Vec<u8>;
 
-const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+/// The destination is the loopback device's, on which the kernel runs tests.
+const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [0; 6]);
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Length of an IPv4 header without options.
 const IPV4: usize = 20;
 
-/// A TCP segment that opens a connection, or goes on with one.
+/// A TCP segment: a client's, or the backend's answer. Their numbers are those of a first exchange.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flag {
     Syn,
+    SynAck,
     Ack,
+    Answer,
 }
 
+/// The options of Linux's SYNs: largest segment, selective acknowledgements, a time stamp, window scale.
+const OPTIONS: [u8; 20] = [
+    2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 3, 3, 3, 0, 0, 0, 1, 3, 3, 7,
+];
+
 pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, flag: Flag) -> Bytes {
-    let segment = ip(from, to).tcp(from.port(), to.port(), 1000, 65_535);
+    let sequence = match flag {
+        Flag::Syn => 1000,
+        Flag::Ack => 1001,
+        Flag::SynAck => 2000,
+        Flag::Answer => 2001,
+    };
+    let segment = ip(from, to).tcp(from.port(), to.port(), sequence, 65_535);
     let segment = match flag {
         Flag::Syn => segment.syn(),
-        Flag::Ack => segment.ack(2000),
+        Flag::SynAck => segment.syn().ack(1001),
+        Flag::Ack => segment.ack(2001),
+        Flag::Answer => segment.ack(1001),
     };
+    let segment = match flag {
+        Flag::Syn | Flag::SynAck => segment.options_raw(&OPTIONS),
+        Flag::Ack | Flag::Answer => Ok(segment),
+    };
+    let segment = segment.expect("short options in whole words");
+    let mut bytes = Vec::new();
+    segment.write(&mut bytes, b"").expect("writing to memory");
+    bytes
+}
+
+/// A client ends its connection at once.
+pub(crate) fn reset(from: SocketAddr, to: SocketAddr) -> Bytes {
+    let segment = ip(from, to).tcp(from.port(), to.port(), 1001, 0).rst();
     let mut bytes = Vec::new();
     segment.write(&mut bytes, b"").expect("writing to memory");
     bytes

@@ -6,7 +6,7 @@ use gateway_common::{TCP, UDP};
 use nodegate_model::service::{Endpoint, Protocol, ServicePort, SourceRanges};
 
 use crate::{
-    packets::{Bytes, Flag, arp, sctp, socket, tcp, too_big, udp},
+    packets::{Bytes, Flag, arp, reset, sctp, socket, tcp, too_big, udp},
     scene::{NODE, NODE_PORT, service},
 };
 
@@ -101,6 +101,15 @@ fn egress(packet: Bytes) -> Step {
     Step::Packet("egress", packet)
 }
 
+/// A connection's first three packets.
+fn connected(client: SocketAddr, frontend: SocketAddr, backend: SocketAddr) -> Vec<Step> {
+    vec![
+        ingress(tcp(client, frontend, Flag::Syn)),
+        egress(tcp(backend, client, Flag::SynAck)),
+        ingress(tcp(client, frontend, Flag::Ack)),
+    ]
+}
+
 fn path(name: &'static str, before: Vec<Step>, counted: Step, fate: Fate) -> Path {
     Path {
         name,
@@ -143,7 +152,7 @@ fn incoming() -> Vec<Path> {
         path("ingress: first of a flow", vec![], opens(4), Translated),
         path(
             "ingress: of a known flow",
-            vec![opens(5)],
+            connected(client(5), at(WEB, 80), at(WEB_POD, 8080)),
             ingress(to(5, WEB, 80, Flag::Ack)),
             Translated,
         ),
@@ -191,6 +200,22 @@ fn incoming() -> Vec<Path> {
             "ingress: first of a flow, where the client's port has another one",
             vec![ingress(to(12, NODE, NODE_PORT, Flag::Syn))],
             opens(12),
+            Translated,
+        ),
+        path(
+            "ingress: first of a flow, past the Service whose endpoint has another one from its port",
+            connected(client(13), at(WEB, 80), at(WEB_POD, 8080)),
+            ingress(to(13, WEB_POD, 8080, Flag::Syn)),
+            Translated,
+        ),
+        path(
+            "ingress: first of a flow, where a connection is that is over",
+            [
+                connected(client(14), at(WEB, 80), at(WEB_POD, 8080)),
+                vec![ingress(reset(client(14), at(WEB, 80)))],
+            ]
+            .concat(),
+            opens(14),
             Translated,
         ),
         path(
@@ -245,7 +270,7 @@ fn other_protocols() -> Vec<Path> {
         ),
         path(
             "ingress: of a known flow, IPv6",
-            vec![ingress(tcp(client_v6, web_v6, Flag::Syn))],
+            connected(client_v6, web_v6, at_v6(0x244, 10, 8080)),
             ingress(tcp(client_v6, web_v6, Flag::Ack)),
             Translated,
         ),
@@ -272,9 +297,27 @@ fn outgoing() -> Vec<Path> {
         ),
         path(
             "egress: answer",
-            vec![ingress(tcp(client(32), at(WEB, 80), Flag::Syn))],
-            egress(tcp(at(WEB_POD, 8080), client(32), Flag::Ack)),
+            connected(client(32), at(WEB, 80), at(WEB_POD, 8080)),
+            egress(tcp(at(WEB_POD, 8080), client(32), Flag::Answer)),
             Translated,
+        ),
+        path(
+            "egress: answer, the first one",
+            vec![ingress(tcp(client(34), at(WEB, 80), Flag::Syn))],
+            egress(tcp(at(WEB_POD, 8080), client(34), Flag::SynAck)),
+            Translated,
+        ),
+        path(
+            "egress: datagram of no known flow",
+            vec![],
+            egress(udp(at(NODE, 40_000), client(35))),
+            Untouched,
+        ),
+        path(
+            "egress: first datagram of a process, from a frontend's port",
+            vec![],
+            egress(udp(at(DNS, 53), client(36))),
+            Untouched,
         ),
         path(
             "egress: answer, a datagram",
@@ -284,8 +327,8 @@ fn outgoing() -> Vec<Path> {
         ),
         path(
             "egress: answer, IPv6",
-            vec![ingress(tcp(client_v6, at_v6(0x96, 10, 80), Flag::Syn))],
-            egress(tcp(at_v6(0x244, 10, 8080), client_v6, Flag::Ack)),
+            connected(client_v6, at_v6(0x96, 10, 80), at_v6(0x244, 10, 8080)),
+            egress(tcp(at_v6(0x244, 10, 8080), client_v6, Flag::Answer)),
             Translated,
         ),
     ]

@@ -11,7 +11,13 @@ use aya::{
     maps::{HashMap, Map, MapData},
     programs::{TestRun as _, TestRunOptions},
 };
-use gateway_common::{TCP, UNSPECIFIED, conntrack::Ends, decide::Reason, mapped, maps::Backend};
+use gateway_common::{
+    TCP, UNSPECIFIED,
+    conntrack::{BUCKETS, Ends},
+    decide::Reason,
+    mapped,
+    maps::Backend,
+};
 use nodegate_programming::address;
 
 use crate::{
@@ -91,6 +97,7 @@ impl Timer {
         scene.serve(&scene::many(services))?;
         let seed = scene.maps.settings()?.seed;
         let conntrack = MapData::from_pin(scene.pins.join("conntrack"))?;
+        scene.classifier("egress")?.load()?;
         let ingress = scene.classifier("ingress")?;
         ingress.load()?;
         let program = ingress.fd()?.as_fd();
@@ -116,6 +123,12 @@ impl Timer {
         note(&mut self.measuring, entry, measuring);
         if kind == Kind::Known {
             self.run(Entry::Ingress, &self.opening(), 1)?;
+            let answer = tcp(self.last, client(), Flag::SynAck);
+            let egress = self.scene.classifier("egress")?;
+            egress.test_run(TestRunOptions {
+                data_in: Some(&answer),
+                ..TestRunOptions::default()
+            })?;
         }
         let opened = self.opened()?;
         let all = self.run(entry, &packet, repeat)?;
@@ -225,7 +238,7 @@ fn bucket(seed: u64) -> u32 {
         peer_port: 0,
         protocol: TCP,
     };
-    ends.place(seed).bucket
+    ends.place(seed, BUCKETS).bucket
 }
 
 /// Measures the reference program.

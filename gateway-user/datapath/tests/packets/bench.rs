@@ -9,16 +9,16 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, RingBuf},
+    maps::{Array, Map, MapData, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use etherparse::{
     Icmpv4Type, Icmpv6Type, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
     Ipv4Options, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, LaxSlicedPacket, NetSlice,
-    PacketBuilder, SlicedPacket, TransportSlice,
+    PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice,
 };
 use gateway_common::{
-    conntrack::{BUCKETS, Bucket},
+    conntrack::{BUCKETS, Bucket, Record, state::seconds},
     event::Event,
     maps::Settings,
 };
@@ -40,6 +40,9 @@ use crate::refusals;
 
 /// `TC_ACT_UNSPEC`: on to the next program, and to the stack.
 pub(crate) const NEXT: u32 = u32::MAX;
+/// Source and destination of all frames. That one is the loopback device's, on which the kernel runs tests.
+const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [0; 6]);
+
 /// `TC_ACT_SHOT`
 pub(crate) const DROP: u32 = 2;
 
@@ -178,7 +181,77 @@ impl Bench {
     }
 
     pub(crate) fn egress(&mut self, segment: &Segment) -> Result<Ran, Failed> {
-        self.run("egress", &segment.bytes())
+        self.run("egress", &segment.of_backend().bytes())
+    }
+
+    /// A connection with its handshake; gives the client's port as the backend sees it.
+    pub(crate) fn connect(
+        &mut self,
+        from: (IpAddr, u16),
+        to: (IpAddr, u16),
+        backend: IpAddr,
+    ) -> Result<u16, Failed> {
+        let backend = (backend, 8080);
+        let ran = self.ingress(&Segment::tcp(from, to, "S"))?;
+        let (seen, chosen) = ran.ends();
+        assert_eq!((seen.0, chosen), (from.0, backend));
+        let answered = self.egress(&Segment::tcp(backend, seen, "SA"))?;
+        assert_eq!(answered.ends(), (to, from));
+        let ran = self.ingress(&Segment::tcp(from, to, "A").with_payload(0))?;
+        assert_eq!(ran.ends(), (seen, backend));
+        Ok(seen.1)
+    }
+
+    /// The end of a connection on which nothing was said, whose client's port the backend sees as it is.
+    pub(crate) fn close(
+        &mut self,
+        from: (IpAddr, u16),
+        to: (IpAddr, u16),
+        backend: IpAddr,
+    ) -> Result<(), Failed> {
+        let (sent, heard) = (CLIENT + 1, BACKEND + 1);
+        self.ingress(&Segment::tcp(from, to, "FA"))?;
+        let answer = Segment::tcp((backend, 8080), from, "FA");
+        self.egress(&answer.with_numbers(heard, sent + 1))?;
+        let last = Segment::tcp(from, to, "A").with_payload(0);
+        self.ingress(&last.with_numbers(sent + 1, heard + 1))?;
+        Ok(())
+    }
+
+    /// What a backend sends, which must leave as it came.
+    pub(crate) fn egress_untouched(&mut self, segment: &Segment) -> Result<(), Failed> {
+        let ran = self.egress(segment)?;
+        let expected = (NEXT, segment.of_backend().bytes());
+        assert_eq!((ran.action, ran.packet), expected);
+        Ok(())
+    }
+
+    /// The flows that are recorded.
+    pub(crate) fn flows(&self) -> Result<Vec<Record>, Failed> {
+        let mut flows = Vec::new();
+        self.change_buckets(|bucket| {
+            flows.extend(bucket.flows());
+            false
+        })?;
+        Ok(flows)
+    }
+
+    /// As if some seconds had passed since the last packet.
+    pub(crate) fn wait(&self, passed: u64) -> Result<(), Failed> {
+        let passed = seconds(passed);
+        self.change_buckets(|bucket| {
+            for record in &mut bucket.records {
+                let times = [
+                    &mut record.asked,
+                    &mut record.ahead.seen,
+                    &mut record.back.seen,
+                ];
+                for time in times.into_iter().filter(|time| **time != 0) {
+                    *time = time.wrapping_sub(passed);
+                }
+            }
+            true
+        })
     }
 
     /// These trace, and nobody else.
@@ -205,15 +278,29 @@ impl Bench {
         events
     }
 
+    /// How many found no room.
+    pub(crate) fn lost_events(&self) -> Result<u64, Failed> {
+        let pinned = Map::PerCpuArray(MapData::from_pin(self.pins.join("events_lost"))?);
+        let lost: PerCpuArray<MapData, u64> = pinned.try_into()?;
+        Ok(lost.get(&0, 0)?.iter().sum())
+    }
+
     /// As if a CPU had been stopped in the middle of its change of each bucket that holds a flow; or as
     /// if it went on.
     pub(crate) fn change_owner_of_buckets(&self) -> Result<(), Failed> {
+        self.change_buckets(|bucket| {
+            bucket.version += 1;
+            true
+        })
+    }
+
+    /// Changes each bucket that holds a flow, if the function says so.
+    fn change_buckets(&self, mut change: impl FnMut(&mut Bucket) -> bool) -> Result<(), Failed> {
         let pinned = Map::Array(MapData::from_pin(self.pins.join("conntrack"))?);
         let mut buckets: Array<MapData, Bucket> = pinned.try_into()?;
         for number in 0..BUCKETS {
             let mut bucket = buckets.get(&number, 0)?;
-            if bucket.flows().next().is_some() {
-                bucket.version += 1;
+            if bucket.flows().next().is_some() && change(&mut bucket) {
                 buckets.set(number, bucket, 0)?;
             }
         }
@@ -388,7 +475,13 @@ pub(crate) struct Segment {
     to: (IpAddr, u16),
     transport: Transport,
     payload: usize,
+    /// Sequence and acknowledgement numbers, where they are others than a first exchange's.
+    numbers: Option<(u32, u32)>,
 }
+
+/// The client's and the backend's initial sequence numbers.
+pub(crate) const CLIENT: u32 = 1_000_000_000;
+pub(crate) const BACKEND: u32 = 3_000_000_000;
 
 impl Segment {
     pub(crate) fn tcp(from: (IpAddr, u16), to: (IpAddr, u16), flags: &'static str) -> Self {
@@ -399,6 +492,7 @@ impl Segment {
             to,
             transport,
             payload,
+            numbers: None,
         }
     }
 
@@ -409,6 +503,7 @@ impl Segment {
             to,
             transport,
             payload: 4,
+            numbers: None,
         }
     }
 
@@ -419,11 +514,34 @@ impl Segment {
             to,
             transport,
             payload: 0,
+            numbers: None,
         }
     }
 
     pub(crate) fn with_payload(self, payload: usize) -> Self {
         Self { payload, ..self }
+    }
+
+    pub(crate) fn with_numbers(self, sequence: u32, acknowledged: u32) -> Self {
+        Self {
+            numbers: Some((sequence, acknowledged)),
+            ..self
+        }
+    }
+
+    /// As the backend sends it, whose numbers are others.
+    pub(crate) fn of_backend(self) -> Self {
+        if !matches!(self.transport, Transport::Tcp(_)) {
+            return self;
+        }
+        let numbers = match self.transport {
+            Transport::Tcp("SA") => (BACKEND, CLIENT + 1),
+            _ => (BACKEND + 1, CLIENT + 1),
+        };
+        Self {
+            numbers: self.numbers.or(Some(numbers)),
+            ..self
+        }
     }
 
     /// The same to somebody else.
@@ -478,6 +596,18 @@ impl Segment {
         self.write(self.headers(self.protocol()))
     }
 
+    /// A TCP segment with options, as they stand in the header.
+    pub(crate) fn bytes_with_tcp_options(self, options: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let headers = self.headers(IpNumber::TCP);
+        let ip = PacketBuilder::ethernet2(MACS.0, MACS.1).ip(headers);
+        let tcp = self.tcp_header(ip).options_raw(options);
+        let tcp = tcp.expect("short options in whole words");
+        tcp.write(&mut bytes, &self.body())
+            .expect("writing to memory");
+        bytes
+    }
+
     /// With so many words of options: 1 is "no operation" (RFC 791 §3.1).
     pub(crate) fn bytes_with_options(self, words: u8) -> Vec<u8> {
         let IpHeaders::Ipv4(mut header, extensions) = self.headers(IpNumber::TCP) else {
@@ -488,25 +618,34 @@ impl Segment {
         self.write(IpHeaders::Ipv4(header, extensions))
     }
 
+    fn tcp_header(self, ip: PacketBuilderStep<IpHeaders>) -> PacketBuilderStep<TcpHeader> {
+        let Transport::Tcp(flags) = self.transport else {
+            panic!("of another protocol")
+        };
+        let (sequence, acknowledged) = self.numbers.unwrap_or(match flags {
+            "S" => (CLIENT, 0),
+            _ => (CLIENT + 1, BACKEND + 1),
+        });
+        let mut tcp = ip.tcp(self.from.1, self.to.1, sequence, 65_535);
+        for flag in flags.chars() {
+            tcp = match flag {
+                'S' => tcp.syn(),
+                'A' => tcp.ack(acknowledged),
+                'F' => tcp.fin(),
+                'R' => tcp.rst(),
+                other => panic!("no TCP flag {other}"),
+            };
+        }
+        tcp
+    }
+
     fn write(self, headers: IpHeaders) -> Vec<u8> {
-        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ip(headers);
+        let ip = PacketBuilder::ethernet2(MACS.0, MACS.1).ip(headers);
         let payload = self.body();
         let mut bytes = Vec::new();
         let written = match self.transport {
             Transport::Udp => ip.udp(self.from.1, self.to.1).write(&mut bytes, &payload),
-            Transport::Tcp(flags) => {
-                let mut tcp = ip.tcp(self.from.1, self.to.1, 1000, 65_535);
-                for flag in flags.chars() {
-                    tcp = match flag {
-                        'S' => tcp.syn(),
-                        'A' => tcp.ack(2000),
-                        'F' => tcp.fin(),
-                        'R' => tcp.rst(),
-                        other => panic!("no TCP flag {other}"),
-                    };
-                }
-                tcp.write(&mut bytes, &payload)
-            }
+            Transport::Tcp(_) => self.tcp_header(ip).write(&mut bytes, &payload),
             Transport::Sctp(chunk) => {
                 // RFC 9260 §3: ports, verification tag, CRC, chunk.
                 let mut packet = Vec::new();
@@ -515,6 +654,10 @@ impl Segment {
                 packet.extend([1, 2, 3, 4, 0, 0, 0, 0, chunk, 0]);
                 packet.extend((4 + payload.len() as u16).to_be_bytes());
                 packet.extend(&payload);
+                if let Some((tag, initiate)) = self.numbers {
+                    packet[4..8].copy_from_slice(&tag.to_be_bytes());
+                    packet[16..20].copy_from_slice(&initiate.to_be_bytes());
+                }
                 let crc = crc32c(&packet).to_le_bytes();
                 packet[8..12].copy_from_slice(&crc);
                 ip.write(&mut bytes, IpNumber::SCTP, &packet)
@@ -555,7 +698,7 @@ impl Segment {
                     }
                 };
                 let mut bytes = Vec::new();
-                PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+                PacketBuilder::ethernet2(MACS.0, MACS.1)
                     .ip(headers)
                     .write(&mut bytes, protocol, chunk)
                     .expect("writing to memory");
@@ -568,7 +711,7 @@ impl Segment {
     pub(crate) fn too_big(self, router: IpAddr, to: IpAddr, mtu: u16) -> Vec<u8> {
         let packet = self.bytes();
         let mut bytes = Vec::new();
-        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ethernet = PacketBuilder::ethernet2(MACS.0, MACS.1);
         let written = match (router, to) {
             (IpAddr::V4(router), IpAddr::V4(to)) => {
                 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;

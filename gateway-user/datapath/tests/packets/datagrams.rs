@@ -101,10 +101,71 @@ pub(crate) fn no_udp_checksum(bench: &mut Bench, who: &Addresses) -> Result<(), 
     };
     let header = Icmpv4Header::with_checksum(kind, &[]);
     let mut bytes = Vec::new();
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0; 6])
         .ipv4([192, 168, 170, 1], [192, 168, 170, 137], 64)
         .icmpv4(header.icmp_type)
         .write(&mut bytes, &[])?;
     assert_eq!(bench.run("ingress", &bytes)?.packet, bytes);
+    Ok(())
+}
+
+/// A process of the node, or a pod behind its masquerade, asks from a port that is a frontend's: the
+/// answers are for who has asked, and a client's datagrams for the Service.
+pub(crate) fn ours(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    serve_udp(bench, who, &[(who.gateway, true)]);
+    let server = (who.router, 123);
+    let question = Segment::udp(who.node_port(), server);
+    let answer = Segment::udp(server, who.node_port());
+    let untouched = |bench: &mut Bench, answer: &Segment| -> Result<(), Failed> {
+        let ran = bench.ingress(answer)?;
+        assert_eq!(
+            (ran.action, ran.mark, ran.packet),
+            (NEXT, 0, answer.bytes())
+        );
+        Ok(())
+    };
+    for _ in 0..3 {
+        bench.egress_untouched(&question)?;
+        untouched(bench, &answer)?;
+        bench.wait(100)?;
+        untouched(bench, &answer)?;
+    }
+    // Of somebody who was not asked.
+    let other = Segment::udp((who.router, 124), who.node_port());
+    assert_eq!(bench.ingress(&other)?.ends().1, (who.gateway, 8080));
+    // And of the same one, after that has been forgotten.
+    bench.wait(200)?;
+    assert_eq!(bench.ingress(&answer)?.ends().1, (who.gateway, 8080));
+    // A client's flow goes on, whatever the node sends to the client from there.
+    bench.egress_untouched(&question)?;
+    assert_eq!(bench.ingress(&answer)?.ends().1, (who.gateway, 8080));
+    // What comes from other ports is nobody's frontend.
+    bench.egress_untouched(&Segment::udp((who.node, 40_000), server))?;
+    assert!(
+        bench
+            .flows()?
+            .iter()
+            .all(|flow| flow.frontend_port == 31373)
+    );
+    Ok(())
+}
+
+/// From one port to a cluster IP, a node port and the endpoint itself.
+pub(crate) fn direct(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    serve_udp(bench, who, &[(who.gateway, true)]);
+    let endpoint = (who.gateway, 8080);
+    let asked = [(who.cluster_ip, 80), who.node_port(), endpoint];
+    let mut seen = Vec::new();
+    for to in asked {
+        let (from, there) = bench.ingress(&Segment::udp(who.from(), to))?.ends();
+        assert_eq!(there, endpoint);
+        seen.push(from);
+    }
+    for (from, to) in seen.iter().zip(asked).rev() {
+        let answer = Segment::udp(endpoint, *from);
+        assert_eq!(bench.egress(&answer)?.ends(), (to, who.from()), "{from:?}");
+        let again = bench.ingress(&Segment::udp(who.from(), to))?;
+        assert_eq!(again.ends(), (*from, endpoint));
+    }
     Ok(())
 }

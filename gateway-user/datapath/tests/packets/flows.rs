@@ -5,7 +5,7 @@ use libtest_mimic::Failed;
 
 use crate::{
     Addresses,
-    bench::{Bench, DROP, NEXT, Segment},
+    bench::{Bench, CLIENT, DROP, NEXT, Segment},
 };
 
 pub(crate) fn node_port(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
@@ -32,13 +32,15 @@ pub(crate) fn replies(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> 
     assert_eq!(ran.ends(), (who.node_port(), who.from()));
     // Of another client's connection: none of ours.
     let other = Segment::tcp((who.gateway, 8080), (who.client, 50_001), "SA");
-    assert_eq!(bench.egress(&other)?.packet, other.bytes());
-    Ok(())
+    bench.egress_untouched(&other)
 }
 
 pub(crate) fn later_packets(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true), (who.second, true)]);
     let (_, chosen) = bench.ingress(&who.syn())?.ends();
+    let again = bench.ingress(&who.syn())?.ends();
+    assert_eq!(again, (who.from(), chosen));
+    bench.egress(&Segment::tcp(chosen, who.from(), "SA"))?;
     for flags in ["S", "A", "A"] {
         let ran = bench.ingress(&Segment::tcp(who.from(), who.node_port(), flags))?;
         assert_eq!(ran.ends(), (who.from(), chosen), "{flags}");
@@ -105,9 +107,9 @@ pub(crate) fn reset_by_client(bench: &mut Bench, who: &Addresses) -> Result<(), 
 
 pub(crate) fn port_reuse(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
-    bench.ingress(&who.syn())?;
+    bench.connect(who.from(), who.node_port(), who.gateway)?;
     who.serve(bench, &[(who.second, true), (who.gateway, true)]);
-    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
+    bench.close(who.from(), who.node_port(), who.gateway)?;
     who.serve(bench, &[(who.second, true)]);
     let ran = bench.ingress(&who.syn())?;
     assert_eq!(ran.ends(), (who.from(), (who.second, 8080)));
@@ -119,8 +121,8 @@ pub(crate) fn port_reuse(bench: &mut Bench, who: &Addresses) -> Result<(), Faile
 /// The Service is somebody else's by now.
 pub(crate) fn port_reuse_elsewhere(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
-    bench.ingress(&who.syn())?;
-    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
+    bench.connect(who.from(), who.node_port(), who.gateway)?;
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "R"))?;
     bench.serve(&[], who.node);
     for flags in ["S", "A", "FA"] {
         let segment = Segment::tcp(who.from(), who.node_port(), flags);
@@ -138,34 +140,35 @@ pub(crate) fn gone_backend(bench: &mut Bench, who: &Addresses) -> Result<(), Fai
     assert_eq!(ran.ends(), (who.from(), (who.second, 8080)));
     // Only one of the two may answer.
     let late = Segment::tcp((who.gateway, 8080), who.from(), "SA");
-    assert_eq!(bench.egress(&late)?.packet, late.bytes());
+    bench.egress_untouched(&late)?;
     let reply = bench.egress(&Segment::tcp((who.second, 8080), who.from(), "SA"))?;
     assert_eq!(reply.ends(), (who.node_port(), who.from()));
     Ok(())
 }
 
-/// Twice as many as the table holds, by clients that never hear the answer.
+/// Twice as many as the table holds, by clients that never hear the answers of the backend.
 pub(crate) fn flood(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
     let ports = 50_000..50_200;
     for port in ports.clone() {
-        let from = (who.client, port);
-        bench.ingress(&Segment::tcp(from, who.node_port(), "S"))?;
-        bench.egress(&Segment::tcp((who.gateway, 8080), from, "SA"))?;
-        bench.ingress(&Segment::tcp(from, who.node_port(), "A"))?;
+        bench.connect((who.client, port), who.node_port(), who.gateway)?;
     }
     let flows = 2 * BUCKETS * WAYS as u32;
     let mut bytes = who.syn().bytes();
-    // The last three bytes of the source address, and the port's last.
-    let address = if who.client.is_ipv4() {
-        27
+    let answer = Segment::tcp((who.gateway, 8080), who.from(), "SA");
+    let mut answer = answer.of_backend().bytes();
+    // The last three bytes of the source address, and of the destination address.
+    let (source, destination) = if who.client.is_ipv4() {
+        (14 + 13, 14 + 17)
     } else {
-        14 + 8 + 13
+        (14 + 8 + 13, 14 + 24 + 13)
     };
     for number in 0..flows {
         let [_, a, b, c] = number.to_be_bytes();
-        bytes[address..address + 3].copy_from_slice(&[a | 0x40, b, c]);
+        bytes[source..source + 3].copy_from_slice(&[a | 0x40, b, c]);
+        answer[destination..destination + 3].copy_from_slice(&[a | 0x40, b, c]);
         bench.pass("ingress", &bytes)?;
+        bench.pass("egress", &answer)?;
     }
     assert_eq!(bench.count("chosen"), u64::from(flows) + 200);
     for port in ports {
@@ -199,15 +202,13 @@ pub(crate) fn busy(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
 
 pub(crate) fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
-    bench.ingress(&who.syn())?;
+    bench.connect(who.from(), who.node_port(), who.gateway)?;
     // The same port of the client, through the cluster IP to the same backend: for that one it is
     // another port.
     let second = (who.cluster_ip, 80);
-    let syn = Segment::tcp(who.from(), second, "S");
-    let (from, to) = bench.ingress(&syn)?.ends();
-    assert_eq!(to, (who.gateway, 8080));
-    assert_eq!(from.0, who.client);
-    assert_ne!(from.1, who.from().1);
+    let port = bench.connect(who.from(), second, who.gateway)?;
+    assert_ne!(port, who.from().1);
+    let from = (who.client, port);
     // The same for the rest of both connections.
     for flags in ["S", "A", "FA"] {
         let ran = bench.ingress(&Segment::tcp(who.from(), second, flags))?;
@@ -233,8 +234,12 @@ pub(crate) fn clash(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     assert_eq!(bench.count("clash"), 0);
     // Who has that port from now on, on the way to the backend itself, must not get those answers.
     let direct = Segment::tcp(from, (who.gateway, 8080), "S");
-    assert_eq!(bench.ingress(&direct)?.action, DROP);
-    assert_eq!(bench.count("clash"), 1);
+    let (third, to) = bench.ingress(&direct)?.ends();
+    assert_eq!(to, (who.gateway, 8080));
+    assert!(third != from && third != who.from(), "{third:?}");
+    let answer = Segment::tcp((who.gateway, 8080), third, "SA");
+    assert_eq!(bench.egress(&answer)?.ends(), ((who.gateway, 8080), from));
+    assert_eq!(bench.count("clash"), 0);
     Ok(())
 }
 
@@ -254,9 +259,8 @@ pub(crate) fn more_clashes(bench: &mut Bench, who: &Addresses) -> Result<(), Fai
     let client = (who.client, 52_000);
     let mut seen = std::collections::BTreeSet::new();
     for frontend in &frontends[..4] {
-        let ran = bench.ingress(&Segment::tcp(client, *frontend, "S"))?;
-        assert_eq!(ran.action, NEXT);
-        seen.insert(ran.ends().0.1);
+        let port = bench.connect(client, *frontend, who.gateway)?;
+        seen.insert(port);
     }
     assert_eq!(seen.len(), 4, "{seen:?}");
     // No port of which a program may think that only the client's administrator has it.
@@ -265,29 +269,44 @@ pub(crate) fn more_clashes(bench: &mut Bench, who: &Addresses) -> Result<(), Fai
     assert_eq!(bench.ingress(&fifth)?.action, DROP);
     assert_eq!(bench.count("clash"), 1);
     // Once one connection has ended on both sides, there is room.
-    bench.ingress(&Segment::tcp(client, frontends[0], "FA"))?;
-    bench.egress(&Segment::tcp((who.gateway, 8080), client, "FA"))?;
+    bench.close(client, frontends[0], who.gateway)?;
     let ran = bench.ingress(&fifth)?;
     assert_eq!(ran.ends(), (client, (who.gateway, 8080)));
-    let reply = Segment::tcp((who.gateway, 8080), client, "A");
+    let reply = Segment::tcp((who.gateway, 8080), client, "SA");
     assert_eq!(bench.egress(&reply)?.ends(), (frontends[4], client));
     Ok(())
 }
 
 /// The same client port, first through the Service, then to its backend directly: what the backend
-/// answers then is for itself.
+/// answers then is for itself, and both connections live.
 pub(crate) fn direct_connection(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     who.serve(bench, &[(who.gateway, true)]);
-    bench.ingress(&who.syn())?;
-    let reply = Segment::tcp((who.gateway, 8080), who.from(), "SA");
-    assert_eq!(bench.egress(&reply)?.ends().0, who.node_port());
-    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "FA"))?;
-    let direct = Segment::tcp(who.from(), (who.gateway, 8080), "S");
-    assert_eq!(bench.ingress(&direct)?.packet, direct.bytes());
-    assert_eq!(bench.egress(&reply)?.packet, reply.bytes());
+    bench.connect(who.from(), who.node_port(), who.gateway)?;
+    let direct = |flags| Segment::tcp(who.from(), (who.gateway, 8080), flags);
+    let ran = bench.ingress(&direct("S"))?;
+    let (seen, to) = ran.ends();
+    assert_eq!((to, ran.mark), ((who.gateway, 8080), 0));
+    assert_ne!(seen, who.from());
+    let answer = |to, flags| Segment::tcp((who.gateway, 8080), to, flags);
+    let answered = bench.egress(&answer(seen, "SA"))?.ends();
+    assert_eq!(answered, ((who.gateway, 8080), who.from()));
+    for flags in ["A", "A", "FA"] {
+        assert_eq!(bench.ingress(&direct(flags))?.ends(), (seen, to));
+        let answered = bench.egress(&answer(seen, flags))?.ends();
+        assert_eq!(answered, ((who.gateway, 8080), who.from()));
+        let through = Segment::tcp(who.from(), who.node_port(), "A");
+        assert_eq!(bench.ingress(&through)?.ends(), (who.from(), to));
+        let answered = bench.egress(&answer(who.from(), "A"))?.ends();
+        assert_eq!(answered, (who.node_port(), who.from()));
+    }
+    // When both are over, the next one is told from nothing.
+    bench.ingress(&Segment::tcp(who.from(), who.node_port(), "R"))?;
+    bench.ingress(&direct("R").with_numbers(CLIENT + 2, 0))?;
+    let ran = bench.ingress(&direct("S"))?;
+    assert_eq!(ran.packet, direct("S").bytes());
+    bench.egress_untouched(&answer(who.from(), "SA"))?;
     // And through the Service again.
-    bench.ingress(&who.syn())?;
-    assert_eq!(bench.egress(&reply)?.ends().0, who.node_port());
+    bench.connect(who.from(), who.node_port(), who.gateway)?;
     Ok(())
 }
 

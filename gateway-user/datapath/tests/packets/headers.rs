@@ -182,7 +182,7 @@ pub(crate) fn error_to_client(bench: &mut Bench, who: &Addresses) -> Result<(), 
 }
 
 pub(crate) fn ping(who: &Addresses) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0; 6]);
     let mut bytes = Vec::new();
     let written = match (who.client, who.node) {
         (IpAddr::V4(client), IpAddr::V4(node)) => ethernet
@@ -240,5 +240,16 @@ pub(crate) fn ip_options(bench: &mut Bench, who: &Addresses) -> Result<(), Faile
         let ran: Ran = bench.run("ingress", &packet)?;
         assert_eq!(ran.ends(), (from, (who.gateway, 8080)), "{words} words");
     }
+    Ok(())
+}
+
+/// What a switch floods, and a card in promiscuous mode takes.
+pub(crate) fn other_stations(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let mut frame = who.syn().bytes();
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    let ran = bench.run("ingress", &frame)?;
+    assert_eq!((ran.action, ran.mark, &ran.packet), (NEXT, 0, &frame));
+    assert_eq!(bench.flows()?, []);
     Ok(())
 }

@@ -9,6 +9,7 @@ mod flows;
 mod headers;
 mod policies;
 mod refusals;
+mod states;
 mod traces;
 mod turns;
 
@@ -131,8 +132,45 @@ const BOTH: &[(&str, Test)] = &[
         flows::more_clashes,
     ),
     (
-        "a_direct_connection_supersedes_one_through_a_service",
+        "a_direct_connection_and_one_through_a_service_live_beside_each_other",
         flows::direct_connection,
+    ),
+    (
+        "fault_nothing_that_a_stranger_forges_changes_a_connection",
+        states::forged,
+    ),
+    (
+        "fault_a_connection_after_a_reset_begins_anew",
+        states::after_a_reset,
+    ),
+    (
+        "a_syn_that_is_not_the_same_one_is_decided_anew",
+        states::decided_anew,
+    ),
+    (
+        "a_syn_where_a_connection_is_asks_its_backend",
+        states::questions,
+    ),
+    (
+        "a_port_that_the_backend_has_a_connection_from_is_left_to_that",
+        states::occupied,
+    ),
+    ("a_connection_is_forgotten_after_its_time", states::patience),
+    (
+        "window_scales_are_read_wherever_they_stand",
+        states::window_scales,
+    ),
+    (
+        "sctp_associations_are_known_by_their_tags",
+        states::associations,
+    ),
+    (
+        "answers_to_what_the_node_asks_from_a_frontends_port_are_its_own",
+        datagrams::ours,
+    ),
+    (
+        "datagrams_past_the_service_are_told_from_those_through_it",
+        datagrams::direct,
     ),
     ("packets_from_pods_are_translated", flows::pod_packets),
     ("sctp_gets_a_crc_for_its_ports", headers::sctp),
@@ -149,6 +187,11 @@ const BOTH: &[(&str, Test)] = &[
         headers::error_to_client,
     ),
     ("damaged_packets_are_left_alone", headers::damaged),
+    (
+        "frames_for_other_stations_are_left_alone",
+        headers::other_stations,
+    ),
+    ("traces_that_are_too_slow_are_told", traces::lost),
     ("traces_are_told_what_they_want", traces::filtered),
 ];
 

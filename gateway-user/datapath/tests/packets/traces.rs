@@ -58,3 +58,19 @@ pub(crate) fn filtered(bench: &mut Bench, a: &Addresses) -> Result<(), Failed> {
     }
     Ok(())
 }
+
+/// The ring has room for some thousands. What found none is counted.
+pub(crate) fn lost(bench: &mut Bench, a: &Addresses) -> Result<(), Failed> {
+    let web = service(Protocol::Tcp, a.cluster_ip, &[(a.gateway, true)]);
+    bench.serve(&[web], a.node);
+    bench.trace(&[Filter::default()])?;
+    bench.ingress(&a.syn())?;
+    for port in 1..20_000 {
+        let opening = Segment::tcp((a.client, port), a.node_port(), "S");
+        bench.pass("ingress", &opening.bytes())?;
+    }
+    let lost = bench.lost_events()?;
+    assert!(lost > 0);
+    assert_eq!(bench.events().len() as u64 + lost, 20_000);
+    Ok(())
+}

@@ -126,6 +126,7 @@ fn open(world: &World) -> Result<Datapath, Failed> {
         localhost_node_ports: true,
         knows_pods: true,
         pod_devices: Vec::new(),
+        flow_table: None,
     })?)
 }
 

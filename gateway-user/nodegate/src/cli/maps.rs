@@ -249,7 +249,7 @@ impl Row for ShareRow {
 
 impl Row for FlowRow {
     const HEADER: &'static [&'static str] = &[
-        "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "SERVICE", "IDLE", "CLOSING",
+        "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "SERVICE", "IDLE", "STATE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -265,7 +265,7 @@ impl Row for FlowRow {
             },
             dash(&self.service),
             format!("{}s", self.idle),
-            mark(self.closing),
+            self.state.to_owned(),
         ]
     }
 }

@@ -143,6 +143,10 @@ struct RedirectorArgs {
     /// VirtualService decides for itself by its annotation nodegate.io/tcp-shifting
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_TCP_SHIFTING")]
     tcp_shifting: TcpShiftingArg,
+    /// For how many flows of packets there is room, 114 bytes each. Without it: one for 64 KiB of the
+    /// machine's memory, from 32768 to 1048576. Maps that are pinned keep their size until `nodegate cleanup`
+    #[arg(long, env = "NODEGATE_FLOW_TABLE", value_name = "FLOWS")]
+    flow_table: Option<u32>,
     /// How to attach packet programs
     #[arg(long, value_enum, default_value_t, env = "NODEGATE_ATTACH")]
     attach: AttachArg,
@@ -458,6 +462,7 @@ impl RedirectorArgs {
             masquerade: self.masquerade.into(),
             knows_pods: true,
             pod_devices: self.pod_devices.clone(),
+            flow_table: self.flow_table,
         })
     }
 }

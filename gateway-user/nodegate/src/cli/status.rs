@@ -212,6 +212,19 @@ fn print(status: &Status) {
             .filter(|(_, count)| **count > 0)
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
+        if let Some(flows) = datapath.flows {
+            let full = match flows.full_buckets {
+                0 => String::new(),
+                full => format!("; full in {}", Plural(full as usize, "place")),
+            };
+            row(
+                "flows",
+                format!(
+                    "{} of packets, {} established, room for {}{full}",
+                    flows.recorded, flows.established, flows.places
+                ),
+            );
+        }
         let none = "none yet".to_owned();
         if let Some(age) = datapath.heartbeat_age {
             row("heartbeat", format!("{age:.1} s ago"));

@@ -360,6 +360,7 @@ impl Sides {
             localhost_node_ports: config.v4.localhost_node_ports,
             knows_pods: families.iter().any(|family| family.local.is_some()),
             pod_devices: vec!["pod".into()],
+            flow_table: None,
         }
     }
 }

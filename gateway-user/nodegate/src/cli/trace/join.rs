@@ -93,6 +93,11 @@ impl Joiner {
                 Some(number) => self.connects(&line, number),
                 None => Vec::new(),
             },
+            // It belongs to no connection.
+            Kind::Lost => vec![match self.format {
+                Format::Text => format!("{:<5} {}", "...", line.line),
+                Format::Json => line.line,
+            }],
             Kind::Request => {
                 let ends = line.from.zip(line.to);
                 if let Some(number) = ends.and_then(|ends| self.by_ends.get(&ends)) {
@@ -227,6 +232,15 @@ mod tests {
             assert_eq!(joiner.give_up(due), shown);
             assert_eq!(joiner.due(), None);
         }
+    }
+
+    #[test]
+    fn a_gap_is_shown_where_it_is() {
+        let mut joiner = Joiner::new(Format::Text, true);
+        let mut take = |line| joiner.take(line, Instant::now());
+        take(line(Kind::Decision, None, Some(CLIENT), "decision"));
+        let gap = take(line(Kind::Lost, None, None, "7 decisions are missing here"));
+        assert_eq!(gap, ["...   7 decisions are missing here"]);
     }
 
     #[test]
