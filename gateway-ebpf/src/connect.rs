@@ -7,7 +7,9 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use gateway_common::{SCTP, TCP, UDP, decide::Verdict, event::Hook};
 
-use crate::socket::{ALLOW, Family, cookie, decide_call, peer, refuse, remember_reverse, set_peer};
+use crate::socket::{
+    ALLOW, Family, cookie, decide_call, peer, refuse, remember_decision, set_peer,
+};
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
@@ -34,7 +36,7 @@ fn connect(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
     if !matches!(decision.verdict, Verdict::Forward) {
         return refuse(decision.verdict);
     }
-    remember_reverse(cookie(ctx), &frontend, &decision, protocol);
+    remember_decision(cookie(ctx), &frontend, &decision, protocol);
     set_peer(ctx, family, &decision.address, decision.port);
     ALLOW
 }

@@ -1,7 +1,8 @@
 //! cgroup/sendmsg and recvmsg: datagrams of sockets that are not connected.
 //!
 //! A socket's datagrams to one frontend stay with one backend for as long as that is one of the
-//! Service's, as netfilter's conntrack would keep them. What comes back shows the frontend's address.
+//! Service's, as netfilter's conntrack would keep them. What comes back shows the address that was asked:
+//! of several that lead to one backend, the one that was asked last.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use gateway_common::{
@@ -14,8 +15,8 @@ use gateway_common::{
 use crate::{
     maps::{BACKENDS, SOCKETS, count},
     socket::{
-        ALLOW, Family, cookie, decide_call, key, peer, refuse, remember_reverse, set_peer,
-        show_frontend,
+        ALLOW, Family, Peer, cookie, decide_call, forget_reverse, is_connected, is_shown, key,
+        peer, refuse, remember_decision, remember_reverse, set_peer, show_frontend,
     },
 };
 
@@ -60,11 +61,25 @@ fn send(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
         };
         if backend.is_some_and(same) {
             count(Reason::Pinned);
+            let backend = Peer {
+                address: pinned.address,
+                port: pinned.port,
+            };
+            // The socket may have asked the backend by another address meanwhile.
+            if !is_shown(cookie, &backend, &frontend) {
+                let (service, id) = (pinned.service, pinned.backend);
+                remember_reverse(cookie, &frontend, &backend, service, id, UDP);
+            }
             set_peer(ctx, family, &pinned.address, pinned.port);
             return ALLOW;
         }
     }
     let Some(decision) = decide_call(ctx, hook, &frontend, UDP) else {
+        // For IPv4 on a connected IPv6 socket the kernel calls with the address that it is connected to,
+        // which is the backend's (`udpv6_sendmsg` in net/ipv6/udp.c).
+        if !is_connected(ctx) {
+            forget_reverse(cookie, &frontend);
+        }
         return ALLOW;
     };
     if !matches!(decision.verdict, Verdict::Forward) {
@@ -79,7 +94,7 @@ fn send(ctx: &SockAddrContext, family: Family, hook: Hook) -> i32 {
     };
     // Without the record the next datagram is decided anew.
     let _ = SOCKETS.insert(&key, &pinned, 0);
-    remember_reverse(cookie, &frontend, &decision, UDP);
+    remember_decision(cookie, &frontend, &decision, UDP);
     set_peer(ctx, family, &decision.address, decision.port);
     ALLOW
 }

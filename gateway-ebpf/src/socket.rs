@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use gateway_common::{
-    Address, UNSPECIFIED,
+    Address, UDP, UNSPECIFIED,
     decide::{Decision, Flow, Origin, Reason, Verdict, decide},
     event::Hook,
     mapped,
@@ -27,6 +27,8 @@ use crate::{
 pub(crate) const ALLOW: i32 = 1;
 /// Make the call fail, with the error given to `bpf_set_retval`; else with EPERM.
 const DENY: i32 = 0;
+/// include/net/tcp_states.h: also of datagram sockets.
+const TCP_ESTABLISHED: u32 = 1;
 /// include/uapi/asm-generic/errno.h
 const ECONNREFUSED: i32 = 111;
 /// include/uapi/asm-generic/errno.h
@@ -176,26 +178,68 @@ pub(crate) fn decide_call(
     Some(decision)
 }
 
-/// Remembers the reverse of a translation: what the application believes it talks to.
+/// Remembers the reverse of a decision: what the application believes it talks to.
 #[inline(always)]
-pub(crate) fn remember_reverse(cookie: u64, frontend: &Peer, decision: &Decision, protocol: u8) {
+pub(crate) fn remember_decision(cookie: u64, frontend: &Peer, decision: &Decision, protocol: u8) {
     let backend = Peer {
         address: decision.address,
         port: decision.port,
     };
+    let (service, id) = (decision.service, decision.backend);
+    remember_reverse(cookie, frontend, &backend, service, id, protocol);
+}
+
+/// Remembers the reverse of a translation, to the backend with this id.
+#[inline(always)]
+pub(crate) fn remember_reverse(
+    cookie: u64,
+    frontend: &Peer,
+    backend: &Peer,
+    service: u32,
+    id: u32,
+    protocol: u8,
+) {
+    let key = key(cookie, backend, protocol, SocketKey::REPLY);
     let value = SocketPeer {
         address: frontend.address,
         port: frontend.port,
         reserved: 0,
-        service: decision.service,
-        backend: decision.backend,
+        service,
+        backend: id,
     };
     // Without the record the socket works all the same; only its owner sees the backend's address.
-    let _ = SOCKETS.insert(
-        &key(cookie, &backend, protocol, SocketKey::REPLY),
-        &value,
-        0,
-    );
+    let _ = SOCKETS.insert(&key, &value, 0);
+}
+
+/// Whether the application is shown this frontend for the backend's datagrams.
+#[inline(always)]
+pub(crate) fn is_shown(cookie: u64, backend: &Peer, frontend: &Peer) -> bool {
+    let key = key(cookie, backend, UDP, SocketKey::REPLY);
+    // SAFETY: the element stays readable until the program ends (RCU); should the LRU reuse it meanwhile,
+    // it is written once more.
+    let shown = unsafe { SOCKETS.get(&key) };
+    shown.is_some_and(|shown| shown.address == frontend.address && shown.port == frontend.port)
+}
+
+/// Whether the socket is connected.
+#[inline(always)]
+pub(crate) fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the kernel hands the program a valid context; the verifier checks each access.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !socket.is_null() && (*socket).state == TCP_ESTABLISHED
+    }
+}
+
+/// The application talks to an endpoint itself, which it may have reached through a Service before.
+#[inline(always)]
+pub(crate) fn forget_reverse(cookie: u64, endpoint: &Peer) {
+    let key = key(cookie, endpoint, UDP, SocketKey::REPLY);
+    // SAFETY: only whether it is there is looked at.
+    if unsafe { SOCKETS.get(&key) }.is_some() {
+        // Gone meanwhile is gone.
+        let _ = SOCKETS.remove(&key);
+    }
 }
 
 /// The result of a hook whose call is not to go on.
