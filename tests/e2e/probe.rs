@@ -54,6 +54,9 @@ pub(crate) enum Task {
     },
     /// A request each on two connections from one port that are open at the same time.
     SamePort { to: [SocketAddr; 2] },
+    /// A connection and request each, the second from the first one's port when that one is closed; so
+    /// many times.
+    PortAgain { to: [SocketAddr; 2], times: usize },
     /// A request, or a datagram, from a socket that is bound.
     From {
         local: SocketAddr,
@@ -218,7 +221,7 @@ impl Reply {
     /// `TCP_RTO_MIN` in include/net/tcp.h). An earlier SYN was answered: the pod still had the last
     /// connection from this port in TIME-WAIT, perhaps another client's behind the same masquerade, whose
     /// acknowledgement lets the client reset it and try again in some milliseconds (`TCP_TIMEOUT_MIN`).
-    fn has_lost_a_packet(&self) -> bool {
+    pub(crate) fn has_lost_a_packet(&self) -> bool {
         let Resent { syns, segments } = self.resent;
         let waited = |limit: Duration| self.held_up >= limit;
         let syn = Duration::from_secs(1);
@@ -333,6 +336,16 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 say(&timed(|| head(stream, &mut BufReader::new(stream))))?;
             }
         }
+        Task::PortAgain {
+            to: [first, second],
+            times,
+        } => {
+            for _ in 0..times {
+                let (reply, port) = closed_from(0, first)?;
+                say(&reply)?;
+                say(&watched(|| Ok(closed_from(port, second)?.0)))?;
+            }
+        }
         Task::From {
             local,
             to,
@@ -412,8 +425,29 @@ fn watched(work: impl FnOnce() -> io::Result<Reply>) -> Reply {
 /// A connection and an HTTP request.
 fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::Result<Reply> {
     let began = now();
-    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    let stream = TcpStream::connect_timeout(&to, patience)?;
     let connected = now().saturating_sub(began);
+    ask(stream, connected, patience, what, body)
+}
+
+/// The same from a port that another connection may have had; 0: from any. The port that it is.
+fn closed_from(port: u16, to: SocketAddr) -> io::Result<(Reply, u16)> {
+    let began = now();
+    let stream = from_port(port, to)?;
+    let connected = now().saturating_sub(began);
+    let port = stream.local_addr()?.port();
+    let reply = ask(stream, connected, patience::limit(), "GET /?json", 0)?;
+    Ok((reply, port))
+}
+
+/// A request on a connection, which the pod closes.
+fn ask(
+    mut stream: TcpStream,
+    connected: Duration,
+    patience: Duration,
+    what: &str,
+    body: usize,
+) -> io::Result<Reply> {
     let syns = retransmissions(&stream);
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;

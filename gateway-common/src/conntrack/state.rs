@@ -80,7 +80,7 @@ pub struct Side {
     pub acknowledged: u32,
     /// The largest window that it has offered, in bytes.
     pub window: u32,
-    /// When it last sent something that fitted: see [`ticks`].
+    /// When it last sent something that fitted, or a bare ACK to an opening: see [`ticks`].
     pub seen: u32,
 }
 
@@ -537,12 +537,15 @@ impl Record {
                 self.backend_state |= Self::CLOSED | Self::RESET;
             }
             State::Opening => {
+                if !matches!(said.kind, Kind::Continues | Kind::Closes) {
+                    return Answered::Foreign;
+                }
                 // Of a connection that the backend has from the same port: the SYN has not made a new
                 // one, and will not.
-                if matches!(said.kind, Kind::Continues | Kind::Closes) {
-                    self.backend_state |= Self::OCCUPIED;
+                self.backend_state |= Self::OCCUPIED;
+                if !self.may_be_challenge(said) {
+                    return Answered::Foreign;
                 }
-                return Answered::Foreign;
             }
             State::Answered if accepts => return Answered::Foreign,
             _ if accepts => {
@@ -596,8 +599,21 @@ impl Record {
             }
             _ => return Answered::Same,
         }
-        self.back.seen = now;
+        self.back.seen = greater(now, 1);
         Answered::Moved
+    }
+
+    /// Whether a packet may be what a backend that has an earlier connection, perhaps in TIME-WAIT and
+    /// perhaps another client's behind the same masquerade, says to the SYN: a bare ACK (RFC 5961 §4).
+    /// The client must hear that: it sends the SYN again at once (`tcp_rcv_synsent_state_process` in
+    /// net/ipv4/tcp_input.c), and not a second later. What it resets goes nowhere.
+    ///
+    /// Only the first one. It may as well be of a connection that goes on past this table, which can
+    /// do without one ACK, but not without all that follow.
+    #[inline(always)]
+    const fn may_be_challenge(&self, said: &Said) -> bool {
+        let bare = matches!(said.kind, Kind::Continues) && said.end == said.sequence;
+        bare && self.back.seen == 0
     }
 
     /// Whether a backend says to a question that it has no such connection.

@@ -14,6 +14,11 @@ pub(super) const CASES: &[Case] = &[
         beside_direct,
     ),
     (
+        "services_a_port_that_a_pod_has_in_time_wait_is_reached_again_at_once",
+        SETTING,
+        time_wait,
+    ),
+    (
         "services_datagrams_of_one_socket_are_answered_by_whom_it_has_asked",
         SETTING,
         round,
@@ -81,6 +86,33 @@ fn beside_direct(scene: &Scene) -> anyhow::Result<()> {
         count("recorded") > 4 && count("places") >= 1 << 15 && count("full_buckets") == 0,
         "{flows}"
     );
+    Ok(())
+}
+
+/// The pod closes first, and so remembers the port. A SYN with a lower number than it waits for (RFC 9293
+/// §3.6.1) it answers with a bare ACK, which the client must hear.
+fn time_wait(scene: &Scene) -> anyhow::Result<()> {
+    scene.apply(&(web() + &server("server-1", 1)))?;
+    // By them a pod would tell a new connection from the old one, too (RFC 6191).
+    scene.set("client", "ipv4/tcp_timestamps", "0")?;
+    for v6 in [false, true] {
+        let through: SocketAddr = format!("{}:30080", node(1, v6)).parse()?;
+        scene.leads_to("client", &through.to_string(), &["server-1"])?;
+        let direct = endpoint(scene, "server-1", v6)?;
+        route(scene, direct)?;
+        let task = Task::PortAgain {
+            to: [direct, through],
+            times: 16,
+        };
+        let replies = scene.probe("client", task)?;
+        for reply in &replies {
+            same!(reply.pod.as_deref(), Some("server-1"), "{reply:?}");
+            anyhow::ensure!(!reply.has_lost_a_packet(), "{reply:?}");
+        }
+        // One of two numbers is lower than the last one.
+        let twice = replies.iter().any(|reply| reply.resent.syns > 0);
+        anyhow::ensure!(twice, "no SYN came in vain: {replies:?}");
+    }
     Ok(())
 }
 

@@ -261,10 +261,45 @@ fn only_who_has_heard_the_answer_establishes_a_connection() {
 fn what_belongs_to_no_opening_is_somebody_elses() {
     for kind in [Kind::Continues, Kind::Closes, Kind::Resets, Kind::Accepts] {
         let mut record = record(1, 50_000, 1);
-        let answered = record.answer(&said(kind, 4, 5), NOW);
+        let data = Said {
+            end: 40,
+            ..said(kind, 4, 5)
+        };
+        let answered = record.answer(&data, NOW);
         assert_eq!(answered, Answered::Foreign, "{kind:?}");
         assert_eq!(record.state(), State::Opening);
     }
+}
+
+/// A client that does not hear it waits for a second before it opens again.
+#[test]
+fn a_bare_ack_to_an_opening_is_the_clients_once() {
+    let opening = record(1, 50_000, 1);
+    let bare = said(Kind::Continues, 4, 5);
+    let bytes = Said { end: 14, ..bare };
+    let ends = said(Kind::Closes, 4, 5);
+    // Not of the SYN, but it says that there is somebody.
+    for foreign in [&[][..], &[bytes], &[ends], &[bytes, ends, bytes]] {
+        let mut record = opening;
+        for foreign in foreign {
+            assert_eq!(record.answer(foreign, NOW), Answered::Foreign);
+        }
+        assert_eq!(record.answer(&bare, NOW), Answered::Moved);
+        assert_eq!(record.answer(&bare, NOW + 1), Answered::Foreign);
+        assert_eq!(record.state(), State::Opening);
+        // What the client says to that is not for the connection that is there.
+        let reset = said(Kind::Resets, 5, 0);
+        assert_eq!(record.hear(&reset, NOW), Heard::Foreign);
+        // Its next SYN needs another port, and the record lasts no longer for all that.
+        assert_eq!({ record }.hear(&syn(SYN), NOW), Heard::Anew);
+        assert_eq!(record.last_seen(), opening.last_seen());
+    }
+    // Should it be taken up all the same, that counts.
+    let mut record = opening;
+    record.answer(&bare, NOW);
+    let accepts = said(Kind::Accepts, ANSWER, SENT);
+    assert_eq!(record.answer(&accepts, NOW), Answered::Moved);
+    assert_eq!(record.state(), State::Answered);
 }
 
 /// A record that has missed packets knows again with the backend's next one.

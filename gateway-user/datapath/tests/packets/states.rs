@@ -160,9 +160,17 @@ pub(crate) fn occupied(bench: &mut Bench, who: &Addresses) -> Result<(), Failed>
     bench.egress_untouched(&Segment::tcp(backend, who.from(), "SA"))?;
     let syn = who.syn().with_numbers(77, 0);
     assert_eq!(bench.ingress(&syn)?.ends(), (who.from(), backend));
-    // Whatever the endpoint says is of the connection that it has.
-    let challenge = Segment::tcp(backend, who.from(), "A");
+    // What the endpoint says is of the connection that it has.
+    let data = Segment::tcp(backend, who.from(), "A").with_payload(9);
+    bench.egress_untouched(&data)?;
+    // But for one ACK, which may be what it says to the SYN: the client opens again at once then.
+    let challenge = Segment::tcp(backend, who.from(), "A").with_payload(0);
+    let told = bench.egress(&challenge)?;
+    assert_eq!(told.ends(), (who.node_port(), who.from()));
     bench.egress_untouched(&challenge)?;
+    // What it resets is not the connection that is there.
+    let reset = Segment::tcp(who.from(), who.node_port(), "R").with_numbers(HEARD, 0);
+    assert_eq!(bench.ingress(&reset)?.packet, reset.bytes());
     // The next SYN comes from another port.
     let (seen, to) = bench.ingress(&syn)?.ends();
     assert_eq!(to, backend);
