@@ -27,8 +27,10 @@ const HALF_CLOSED: u32 = seconds(5);
 /// Datagrams, of which nobody says that they are the last.
 const LAST_DATAGRAM: u32 = seconds(10);
 
-/// In a side's state: one more than the largest scale (RFC 7323 §2.3).
-const ANY_SCALE: u8 = 15 << 4;
+/// In a side's state: one more than the scale that is assumed where the SYN was not seen. It is enough
+/// for 16 MiB under way; Linux's buffers grow to 6 (net.ipv4.tcp_rmem). With the largest scale there is
+/// (RFC 7323 §2.3) one of ten guesses would be within the window.
+const ASSUMED_SCALE: u8 = 9 << 4;
 
 /// How far an acknowledgement may be behind at least (`MAXACKWINCONST` in
 /// net/netfilter/nf_conntrack_proto_tcp.c).
@@ -341,11 +343,10 @@ impl Record {
         }
     }
 
-    /// Takes over a flow that was known without its numbers: the backend's next packet tells them. Windows
-    /// are taken for as large as they may be.
+    /// Takes over a flow that was known without its numbers: the backend's next packet tells them.
     pub const fn take_over(&mut self, client_state: u8, backend_state: u8) {
-        self.client_state = client_state | ANY_SCALE;
-        self.backend_state = backend_state | ANY_SCALE;
+        self.client_state = client_state | ASSUMED_SCALE;
+        self.backend_state = backend_state | ASSUMED_SCALE;
         self.back.window = 0;
     }
 
@@ -560,7 +561,7 @@ impl Record {
                 self.opening = self.question;
                 self.question = 0;
                 self.asked = 0;
-                self.client_state = ANY_SCALE;
+                self.client_state = ASSUMED_SCALE;
                 self.backend_state = Self::SPOKE | said.scale << 4;
                 self.ahead.end = said.acknowledged;
                 self.ahead.acknowledged = said.sequence;

@@ -104,6 +104,7 @@ impl World {
                 self.node.served[number] ^= true;
             }
             21 => self.node.pass(self.chance.number() % 2_000),
+            22 if self.chance.one_in(32) => self.node.upgrade(),
             _ => {}
         }
     }
@@ -149,7 +150,7 @@ impl World {
 
     fn abort(&mut self) {
         if let Some((stack, way, socket)) = self.somebody() {
-            way.push(stack.abort(socket));
+            way.extend(stack.abort(socket));
         }
     }
 

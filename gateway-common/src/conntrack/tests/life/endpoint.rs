@@ -15,6 +15,8 @@ pub(super) enum Stage {
     Accepts,
     /// From ESTABLISHED on.
     Open,
+    /// TIME-WAIT, of an endpoint: the client's do not matter here.
+    Waits,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub(super) struct Socket {
     heard: u32,
     closes: bool,
     closed: bool,
+    /// It has closed before the other end has.
+    closed_first: bool,
 }
 
 /// All connections of a host.
@@ -62,6 +66,7 @@ impl Socket {
         let all = match self.stage {
             Stage::Opens => said(Kind::Opens, self.first, 0),
             Stage::Accepts => said(Kind::Accepts, self.first, self.heard),
+            Stage::Waits => return None,
             Stage::Open if self.unacknowledged == self.next => return None,
             Stage::Open => Said {
                 end: self.next,
@@ -137,6 +142,7 @@ impl Stack {
             heard: 0,
             closes: false,
             closed: false,
+            closed_first: false,
         };
         let syn = socket.segment(said(Kind::Opens, first, 0));
         self.sockets.push(socket);
@@ -164,14 +170,17 @@ impl Stack {
             return None;
         }
         socket.closes = true;
+        socket.closed_first = !socket.closed;
         let fin = said(Kind::Closes, socket.next, socket.heard);
         socket.next = fin.end;
         Some(socket.segment(fin))
     }
 
-    pub(super) fn abort(&mut self, socket: usize) -> Segment {
+    /// Nothing is said of what is closed.
+    pub(super) fn abort(&mut self, socket: usize) -> Option<Segment> {
         let socket = self.sockets.swap_remove(socket);
-        socket.segment(said(Kind::Resets, socket.next, socket.heard))
+        let reset = said(Kind::Resets, socket.next, socket.heard);
+        (socket.stage != Stage::Waits).then(|| socket.segment(reset))
     }
 
     pub(super) fn retransmit(&self, socket: usize) -> Option<Segment> {
@@ -185,13 +194,21 @@ impl Stack {
             return self.receive_first(segment, chance).into_iter().collect();
         };
         let socket = &mut self.sockets[number];
+        if socket.is_followed_by(&segment.said) {
+            self.sockets.swap_remove(number);
+            return self.receive_first(segment, chance).into_iter().collect();
+        }
         let (goes, answers) = match socket.stage {
             Stage::Opens => socket.receive_answer(segment),
             Stage::Accepts => socket.receive_second(segment),
             Stage::Open => socket.receive_open(segment),
+            Stage::Waits => socket.receive_late(segment),
         };
-        if goes || self.sockets[number].has_ended() {
+        let ended = socket.has_ended() && socket.stage == Stage::Open;
+        if goes || ended && !(self.host != 0 && socket.closed_first) {
             self.sockets.swap_remove(number);
+        } else if ended {
+            socket.stage = Stage::Waits;
         }
         answers
     }
@@ -214,6 +231,7 @@ impl Stack {
             heard: segment.said.end,
             closes: false,
             closed: false,
+            closed_first: false,
         };
         let answer = socket.again();
         self.sockets.push(socket);
@@ -251,7 +269,27 @@ impl Socket {
                 (true, Vec::new())
             }
             Kind::Resets | Kind::Opens => (false, Vec::new()),
-            _ => (false, refusal(segment).into_iter().collect()),
+            // And the SYN again at once, as Linux does.
+            _ => (
+                false,
+                refusal(segment).into_iter().chain(self.again()).collect(),
+            ),
+        }
+    }
+
+    /// Whether a SYN opens a new connection in place of one in TIME-WAIT (RFC 9293 §3.10.7.4).
+    fn is_followed_by(&self, heard: &Said) -> bool {
+        let newer = heard.sequence.wrapping_sub(self.heard).cast_signed() > 0;
+        self.stage == Stage::Waits && heard.kind == Kind::Opens && newer
+    }
+
+    /// RFC 9293 §3.10.7.4, in TIME-WAIT.
+    fn receive_late(&self, segment: &Segment) -> Outcome {
+        let heard = &segment.said;
+        match heard.kind {
+            Kind::Resets => (heard.sequence == self.heard, Vec::new()),
+            Kind::Continues if heard.end == heard.sequence => (false, Vec::new()),
+            _ => (false, vec![self.acknowledge()]),
         }
     }
 

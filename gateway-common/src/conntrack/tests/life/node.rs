@@ -7,7 +7,9 @@ use std::vec::Vec;
 use super::{At, Chance, ENDPOINTS, FRONTENDS, Segment};
 use crate::{
     TCP,
-    conntrack::{BUCKETS, Collides, Ends, Found, Kind, Opened, Record, State, state, tests::Table},
+    conntrack::{
+        BUCKETS, Collides, Ends, Found, Kind, Opened, Record, Side, State, state, tests::Table,
+    },
     mapped,
 };
 
@@ -62,6 +64,31 @@ impl Node {
 
     pub(super) fn pass(&mut self, milliseconds: u32) {
         self.now += state::seconds(u64::from(milliseconds)) / 1000;
+    }
+
+    /// Gets the flows from a table of a layout that has no numbers, and no flows past Services.
+    pub(super) fn upgrade(&mut self) {
+        let bucket = &mut self.table.0;
+        if bucket.flows().any(|flow| !flow.is_of_service()) {
+            return;
+        }
+        for (tag, record) in bucket.tags.iter_mut().zip(&mut bucket.records) {
+            if *tag == 0 || record.state() == State::Opening {
+                *tag = 0;
+                continue;
+            }
+            let sides = [record.client_state, record.backend_state];
+            let closed = Record::CLOSED | Record::RESET;
+            let [ahead, back] = sides.map(|state| Record::SPOKE | state & closed);
+            let seen = [record.ahead.seen, record.back.seen];
+            let [client, backend] = seen.map(|seen| Side {
+                seen,
+                ..Side::SILENT
+            });
+            (record.ahead, record.back) = (client, backend);
+            (record.opening, record.question, record.asked) = (0, 0, 0);
+            record.take_over(ahead, back);
+        }
     }
 
     /// What is known of connections, but for questions about them.
