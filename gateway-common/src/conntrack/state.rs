@@ -589,6 +589,9 @@ impl Record {
                 let sent = later(self.ahead.end, self.back.acknowledged);
                 let fits = is_near(said.sequence, self.back.end, greater(ahead, LEAST_WINDOW))
                     && is_near(said.acknowledged, sent, greater(back, LEAST_WINDOW));
+                if !fits && matches!(state, State::Answered) {
+                    return Answered::Foreign;
+                }
                 if !fits {
                     return Answered::Same;
                 }

@@ -269,6 +269,12 @@ fn what_belongs_to_no_opening_is_somebody_elses() {
         assert_eq!(answered, Answered::Foreign, "{kind:?}");
         assert_eq!(record.state(), State::Opening);
     }
+    let [_, (state, answered), ..] = all();
+    for kind in [Kind::Continues, Kind::Closes, Kind::Accepts] {
+        let mut record = answered;
+        assert_eq!(record.answer(&said(kind, 4, 5), NOW), Answered::Foreign);
+        assert_eq!((record, record.state()), (answered, state), "{kind:?}");
+    }
 }
 
 /// A client that does not hear it waits for a second before it opens again.
