@@ -69,6 +69,8 @@ impl Mirror {
             + of_maps(&one.slots, &other.slots)
             + of_maps(&one.backends, &other.backends)
             + of_maps(&one.names, &other.names)
+            + of_maps(&one.shares, &other.shares)
+            + one.turns.symmetric_difference(&other.turns).count()
             + sets.count()
             + one
                 .pod_networks
