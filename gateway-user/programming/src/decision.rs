@@ -9,13 +9,15 @@ use std::{
 use gateway_common::{
     decide::{Masquerade, Reason, Verdict},
     event::{Event, Hook},
-    maps::Service,
 };
-use nodegate_iptables::chains;
-use nodegate_model::service::{Protocol, ServicePortName};
+use nodegate_model::service::ServicePortName;
 use serde::Serialize;
 
 use super::{address::from_map, identity::PortKey};
+
+mod walk;
+
+use walk::walk;
 
 /// One decision, with names: what `nodegate trace` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -122,39 +124,6 @@ impl TracedDecision {
     }
 }
 
-/// The way through kube-proxy's chains to the same end.
-fn walk(
-    name: &ServicePortName,
-    protocol: Protocol,
-    event: &Event,
-    backend: Option<SocketAddr>,
-) -> Vec<String> {
-    let mut walk = vec!["KUBE-SERVICES".to_owned()];
-    if event.flags & Service::FLAG_NODE_PORT != 0 {
-        walk.push("KUBE-NODEPORTS".to_owned());
-    }
-    if event.flags & Service::FLAG_EXTERNAL != 0 {
-        walk.push(chains::external(name, protocol));
-    }
-    let Some(backend) = backend else {
-        return walk;
-    };
-    // A jump that comes back: KUBE-EXT makes it before KUBE-SVC, which makes it for cluster IPs.
-    let masquerade = Masquerade::from_number(event.masquerade)
-        .is_some_and(Masquerade::by_kube_proxy)
-        .then(|| "KUBE-MARK-MASQ".to_owned());
-    let service = chains::service(name, protocol);
-    if event.flags & Service::FLAG_EXTERNAL != 0 {
-        walk.extend(masquerade);
-        walk.push(service);
-    } else {
-        walk.push(service);
-        walk.extend(masquerade);
-    }
-    walk.push(chains::endpoint(name, protocol, backend));
-    walk
-}
-
 impl fmt::Display for TracedDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<8} ", self.hook)?;
@@ -194,8 +163,8 @@ impl fmt::Display for TracedDecision {
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::{TCP, UNSPECIFIED, mapped};
-    use nodegate_model::service::IpFamily;
+    use gateway_common::{TCP, UNSPECIFIED, mapped, maps::Service};
+    use nodegate_model::service::{IpFamily, Protocol};
 
     use super::*;
 
