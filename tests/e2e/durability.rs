@@ -304,7 +304,7 @@ fn has_tcx(scene: &Scene) -> anyhow::Result<bool> {
 fn adopted(scene: &Scene) -> anyhow::Result<()> {
     let before = pinned(scene)?;
     // 19 maps; links of 8 socket programs, and with tcx of 2 packet programs.
-    let expected = if has_tcx(scene)? { 29 } else { 27 };
+    let expected = if has_tcx(scene)? { 31 } else { 29 };
     same!(before.len(), expected, "pins: {before:?}");
     let dump = |map: &str| {
         let pin = scene.testbed.pin_dir("node1").join(map);
