@@ -24,6 +24,11 @@ pub(crate) const CASES: &[Case] = &[
         uplink,
     ),
     (
+        "fault_a_card_without_a_default_route_comes_later_and_has_node_ports",
+        SETTING,
+        another_card,
+    ),
+    (
         "fault_a_process_listens_on_a_node_port",
         SETTING,
         node_port_taken,
@@ -135,6 +140,55 @@ fn uplink(scene: &Scene) -> anyhow::Result<()> {
         1,
         "told in {log}"
     );
+    Ok(())
+}
+
+/// Nobody has named it: it is served. With others named, it is told of.
+fn another_card(scene: &Scene) -> anyhow::Result<()> {
+    serve(scene, 30080)?;
+    let nodegate = Nodegate::run(scene, &["--services", "all"])?;
+    answers_soon(scene, NODE_PORT)?;
+    second_uplink(scene)?;
+    answers_soon(scene, SECOND).context("a card that has come")?;
+    let datapath = |what: &str| -> anyhow::Result<serde_json::Value> {
+        Ok(scene.status("node1")?["datapath"][what].clone())
+    };
+    same!(
+        datapath("uplinks")?,
+        serde_json::json!(["eth0", "second"]),
+        "uplinks"
+    );
+    same!(datapath("left_out")?, serde_json::json!([]), "left out");
+    // It has lost its address for a moment, as with DHCP.
+    let change = |what: &str| {
+        let line = format!("addr {what} 10.98.0.11/24 dev second");
+        scene.run_line("node1", Program::Ip, &line)
+    };
+    change("del")?;
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(links(scene)? > 0, "detached");
+    change("add")?;
+    answers_soon(scene, SECOND).context("with its address again")?;
+    drop(nodegate);
+    let nodegate = Nodegate::run(scene, &["--services", "all", "--uplink", "eth0"])?;
+    answers_soon(scene, NODE_PORT).context("the card that was named")?;
+    same!(
+        datapath("left_out")?,
+        serde_json::json!(["second"]),
+        "left out"
+    );
+    let log = std::fs::read_to_string(scene.testbed.log(&"node1".parse()?))?;
+    ensure!(log.contains("node ports have an address there"), "{log}");
+    let told = scene.run(
+        "node1",
+        Program::Nodegate,
+        &["preflight", "--uplink", "eth0"],
+    )?;
+    ensure!(
+        told.contains("node ports have addresses on second"),
+        "{told}"
+    );
+    drop(nodegate);
     Ok(())
 }
 

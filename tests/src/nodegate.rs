@@ -56,7 +56,6 @@ pub(crate) fn environment(names: &Names, state: &State, host: &Host) -> Vec<(Str
     if !gateway {
         variables.push(("NODEGATE_PIN_DIR", names.pin_dir(&node).into()));
         variables.push(("NODEGATE_CGROUP", names.node_cgroup(&node).into()));
-        variables.push(("NODEGATE_UPLINKS", "eth0".into()));
     }
     let own = match host {
         Host::Node(name) => state.layout.node(name),

@@ -167,9 +167,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{
-        DatapathStatus, FlowsStatus, ShareStatus, SnapshotStatus, SourceStatus,
-    };
+    use crate::status::{DatapathStatus, FlowsStatus, ShareStatus, SnapshotStatus, SourceStatus};
 
     #[test]
     fn a_redirector_tells_its_heartbeat_and_its_decisions() {
@@ -195,6 +193,7 @@ mod tests {
                 applied: 6,
                 pin_dir: "/sys/fs/bpf/nodegate".into(),
                 uplinks: vec!["eth0".into()],
+                left_out: Vec::new(),
                 elements: BTreeMap::from([("services".into(), 3)]),
                 decisions: BTreeMap::from([("chosen".into(), 12), ("clash".into(), 0)]),
                 shares: vec![ShareStatus {

@@ -104,6 +104,9 @@ pub struct DatapathStatus {
     pub pin_dir: PathBuf,
     /// Interfaces with packet programs.
     pub uplinks: Vec<String>,
+    /// Other interfaces on which node ports have an address: packets that come by them are not redirected.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Elements in the maps.
     pub elements: BTreeMap<String, usize>,
     /// Decisions by reason since the maps were made.

@@ -132,6 +132,15 @@ impl Devices {
         Ok(devices)
     }
 
+    /// Whether a device of this name now is among them.
+    pub(crate) fn has(&self, device: &str) -> bool {
+        let Ok(index) = nix::net::if_::if_nametoindex(device) else {
+            return false;
+        };
+        let mut all = self.uplinks.values().chain(&self.pods);
+        all.any(|(known, _)| *known == index)
+    }
+
     /// The uplinks that these have and others lack, by the names that they are asked for with.
     pub(crate) fn uplinks_without(&self, others: &Self) -> Vec<&str> {
         let lacks = |uplink: &&String| !others.uplinks.contains_key(*uplink);

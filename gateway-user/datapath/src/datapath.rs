@@ -41,6 +41,7 @@ use super::{
     sockets,
     upgrade::Upgrade,
     upkeep::Upkeep,
+    uplinks,
 };
 
 /// The programs in the kernel and the maps they read.
@@ -74,6 +75,8 @@ pub struct Datapath {
     /// The node ports of the Snapshot up to which processes that listen on them have been told of.
     node_ports: NodePorts,
     listened: Option<Arc<Snapshot>>,
+    /// The cards that have been told of as left out.
+    left_out: Vec<String>,
     /// The keepers of netfilter's rules, until [`Self::take_netfilter`].
     netfilter: Vec<netfilter::Keeper>,
 }
@@ -141,6 +144,7 @@ impl Datapath {
             connected: None,
             node_ports: NodePorts::default(),
             listened: None,
+            left_out: Vec::new(),
             netfilter: Vec::new(),
         };
         datapath.maps.set_settings(&settings)?;
@@ -223,15 +227,16 @@ impl Datapath {
             // The new programs have nothing to go by yet.
             return Ok(());
         }
+        self.find_uplinks()?;
         let devices = attach::Devices::find(&self.options, self.devices.as_ref())?;
         let pins = self.options.pin_dir.clone();
         let Some(last) = &self.devices else {
             attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
             self.devices = Some(devices);
-            return Ok(());
+            return self.tell_left_out();
         };
         if *last == devices {
-            return Ok(());
+            return self.tell_left_out();
         }
         for uplink in last.uplinks_without(&devices) {
             tracing::warn!(
@@ -240,11 +245,60 @@ impl Datapath {
             );
         }
         for uplink in devices.uplinks_without(last) {
-            tracing::info!(uplink, "the device is back");
+            tracing::info!(
+                uplink,
+                "the device is there: packets from there are redirected"
+            );
         }
         attach::attach(&mut self.ebpf, &self.options, &devices, &pins)?;
         self.devices = Some(devices);
+        self.tell_left_out()
+    }
+
+    fn tell_left_out(&mut self) -> Result<(), Error> {
+        let left_out = self.left_out()?;
+        for card in left_out.iter().filter(|card| !self.left_out.contains(card)) {
+            tracing::warn!(
+                card,
+                "node ports have an address there, but packets that come by it are not redirected \
+                 (fix: --uplink for this one, too, or for none)"
+            );
+        }
+        self.left_out = left_out;
         Ok(())
+    }
+
+    /// Adds interfaces that have become uplinks. One that was stays, also without its address or route:
+    /// it may have lost them for a moment.
+    fn find_uplinks(&mut self) -> Result<(), Error> {
+        if !self.options.finds_uplinks {
+            return Ok(());
+        }
+        for found in uplinks::find(&self.options.policy.node_port_networks)? {
+            let known = self.options.uplinks.contains(&found);
+            let renamed = || self.devices.as_ref().is_some_and(|last| last.has(&found));
+            if !known && !renamed() {
+                self.options.uplinks.push(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Interfaces on which packets from outside arrive.
+    pub fn uplinks(&self) -> &[String] {
+        &self.options.uplinks
+    }
+
+    /// Cards on which the node has an address that node ports have, and which nobody has named among the
+    /// uplinks: packets that come by them are not redirected.
+    ///
+    /// # Errors
+    /// Fails if the system does not list its addresses.
+    pub fn left_out(&self) -> Result<Vec<String>, Error> {
+        let mut cards = uplinks::cards(&self.options.policy.node_port_networks)?;
+        let serves = |card: &String| self.devices.as_ref().is_some_and(|all| all.has(card));
+        cards.retain(|card| !serves(card));
+        Ok(cards.into_iter().collect())
     }
 
     /// Looks after what is pinned: what somebody else has removed or changed is put back, and told. Says

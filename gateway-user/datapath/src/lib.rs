@@ -60,6 +60,7 @@ mod sockets;
 mod sys;
 pub mod upgrade;
 mod upkeep;
+pub mod uplinks;
 mod verifier;
 
 pub use datapath::Datapath;

@@ -1,7 +1,6 @@
 //! What the datapath must know of the node that it runs on.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -86,51 +85,9 @@ pub fn netns_cookie() -> Result<u64, Error> {
     }
 }
 
-/// The interfaces that hold an IPv4 default route: where packets from outside arrive, unless the
-/// user names others.
-///
-/// # Errors
-/// Fails if the system does not list its routes.
-pub fn default_uplinks() -> Result<Vec<String>, Error> {
-    let table = std::fs::read_to_string("/proc/net/route").map_err(|source| Error::Node {
-        what: "reading the routes (/proc/net/route)",
-        source,
-    })?;
-    Ok(uplinks_of(&table))
-}
-
-/// Columns of /proc/net/route: Iface, Destination, Gateway, Flags, …, Mask, …; numbers in hex.
-fn uplinks_of(table: &str) -> Vec<String> {
-    let uplinks: BTreeSet<String> = table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let interface = fields.next()?;
-            let destination = fields.next()?;
-            let mask = fields.nth(5)?;
-            (destination == "00000000" && mask == "00000000").then(|| interface.to_owned())
-        })
-        .collect();
-    uplinks.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uplinks_are_where_the_default_route_points() {
-        let table = "\
-Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-eth0\t00000000\t01AAA8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
-eth0\t00AAA8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
-wlan0\t00000000\t01BBA8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0
-cni0\t00010A0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
-";
-        assert_eq!(uplinks_of(table), ["eth0", "wlan0"]);
-        assert!(uplinks_of("Iface\tDestination\n").is_empty());
-    }
 
     #[test]
     fn two_sockets_of_one_namespace_have_one_cookie() {

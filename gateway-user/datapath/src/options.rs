@@ -16,6 +16,8 @@ pub struct Options {
     pub cgroup: PathBuf,
     /// Interfaces on which packets from outside arrive.
     pub uplinks: Vec<String>,
+    /// Nobody has named them: others that come are taken as well, see [`uplinks`](crate::uplinks).
+    pub finds_uplinks: bool,
     /// How packet programs are attached.
     pub mode: AttachMode,
     /// Which traffic is taken.

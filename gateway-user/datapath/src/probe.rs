@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     capabilities::{finds_programs, missing},
     features::Features,
-    node, object, sockets,
+    node, object, sockets, uplinks,
     verifier::uninterrupted,
 };
 
@@ -326,7 +326,7 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
         return Check::bad(
             name,
             CheckOutcome::Failed,
-            "no interface has a default route",
+            "no interface has a default route, or an address that node ports have",
             fix,
         );
     };
@@ -334,7 +334,18 @@ fn packet_hooks(features: Features, uplinks: &[String]) -> Check {
         let found = format!("there is no interface {uplink}: {error}");
         return Check::bad(name, CheckOutcome::Failed, found, "--uplink INTERFACE");
     }
+    let mut left_out = uplinks::cards(&[]).unwrap_or_default();
+    left_out.retain(|card| !uplinks.contains(card));
     let uplinks = uplinks.join(", ");
+    if !left_out.is_empty() {
+        let left_out = Vec::from_iter(left_out).join(", ");
+        return Check::bad(
+            name,
+            CheckOutcome::Warning,
+            format!("on {uplinks}, but node ports have addresses on {left_out}, too"),
+            "--uplink for each, or for none: then they are found",
+        );
+    }
     if features.tcx {
         return Check::ok(name, format!("tcx on {uplinks}"));
     }

@@ -611,7 +611,8 @@ fn datapath_status(redirector: &Redirector, options: &datapath::Options) -> Data
     DatapathStatus {
         applied: progress.applied,
         pin_dir: options.pin_dir.clone(),
-        uplinks: options.uplinks.clone(),
+        uplinks: datapath.uplinks().to_vec(),
+        left_out: datapath.left_out().unwrap_or_default(),
         elements: datapath
             .usage()
             .into_iter()

@@ -117,6 +117,7 @@ fn open(world: &World) -> Result<Datapath, Failed> {
         pin_dir: world.pins.clone(),
         cgroup: world.cgroup.clone(),
         uplinks: vec!["eth0".into()],
+        finds_uplinks: false,
         mode: AttachMode::Auto,
         policy: Policy {
             external_ips: ExternalIps::Owned,

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use nodegate_datapath::node;
+use ipnet::IpNet;
+use nodegate_datapath::uplinks;
 
 /// What the kernel programs are attached to, and where they are pinned.
 #[derive(Debug, Args)]
 pub(super) struct Attachment {
-    /// Interfaces on which packets from outside arrive [default: those with a default route]
+    /// Interfaces on which packets from outside arrive [default: those with a default route, and cards with
+    /// an address that node ports have, also those that come later]
     #[arg(
         long = "uplink",
         env = "NODEGATE_UPLINKS",
@@ -38,19 +40,25 @@ pub(super) struct PinDir {
 }
 
 impl Attachment {
-    /// The interfaces that were given, or else those with a default route.
-    pub(super) fn uplinks(&self) -> anyhow::Result<Vec<String>> {
+    /// The interfaces that were given, or else those that are found, with node ports on the node's addresses
+    /// in these networks.
+    pub(super) fn uplinks(&self, node_ports: &[IpNet]) -> anyhow::Result<Vec<String>> {
         if !self.uplinks.is_empty() {
             return Ok(self.uplinks.clone());
         }
-        let uplinks = node::default_uplinks()?;
+        let uplinks = uplinks::find(node_ports)?;
         if uplinks.is_empty() {
             bail!(
-                "no interface has a default route (fix: --uplink INTERFACE, for each one on \
-                 which packets from outside arrive)"
+                "no interface has a default route, or an address that node ports have (fix: \
+                 --uplink INTERFACE, for each one on which packets from outside arrive)"
             );
         }
         Ok(uplinks)
+    }
+
+    /// Whether no interfaces were given.
+    pub(super) const fn finds_uplinks(&self) -> bool {
+        self.uplinks.is_empty()
     }
 
     /// The cgroup that was given, or else the root of the hierarchy.

@@ -35,7 +35,7 @@ impl Preflight {
     /// Checks and prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let cgroup = self.attachment.cgroup().ok();
-        let uplinks = self.attachment.uplinks().unwrap_or_default();
+        let uplinks = self.attachment.uplinks(&[]).unwrap_or_default();
         let mut checks = probe::all(&self.attachment.pins.path, cgroup.as_deref(), &uplinks);
         let access = self.api_server.access();
         if access.kubeconfig.is_some() || Access::is_in_pod() {

@@ -451,7 +451,8 @@ impl RedirectorArgs {
         Ok(datapath::Options {
             pin_dir: self.attachment.pins.path.clone(),
             cgroup: self.attachment.cgroup()?,
-            uplinks: self.attachment.uplinks()?,
+            uplinks: self.attachment.uplinks(&self.nodeport_addresses)?,
+            finds_uplinks: self.attachment.finds_uplinks(),
             mode: self.attach.into(),
             localhost_node_ports: localhost_node_ports(&self.nodeport_addresses),
             policy: Policy {

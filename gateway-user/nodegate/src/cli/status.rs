@@ -206,6 +206,16 @@ fn print(status: &Status) {
                 datapath.pin_dir.display()
             ),
         );
+        if !datapath.left_out.is_empty() {
+            row(
+                "left out",
+                format!(
+                    "{}: node ports have an address there, but packets that come by it are not \
+                     redirected (fix: --uplink)",
+                    datapath.left_out.join(", ")
+                ),
+            );
+        }
         let decisions: Vec<_> = datapath
             .decisions
             .iter()

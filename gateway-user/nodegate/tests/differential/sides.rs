@@ -350,6 +350,7 @@ impl Sides {
             pin_dir: self.places.pins.clone(),
             cgroup: self.places.cgroup.clone(),
             uplinks: vec!["eth0".into(), "eth1".into()],
+            finds_uplinks: false,
             mode: AttachMode::Auto,
             policy,
             masquerade: if config.masquerade_all {
