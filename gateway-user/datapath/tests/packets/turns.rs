@@ -49,6 +49,19 @@ fn connect(
     Ok(ran.ends().1.0)
 }
 
+/// The endpoint answers the client's opening, and the client goes on.
+fn establish(
+    bench: &mut Bench,
+    client: (IpAddr, u16),
+    to: (IpAddr, u16),
+    endpoint: IpAddr,
+) -> Result<(), Failed> {
+    let answered = bench.egress(&Segment::tcp((endpoint, 9000), client, "SA"))?;
+    assert_eq!(answered.ends(), (to, client));
+    bench.ingress(&Segment::tcp(client, to, "A").with_payload(0))?;
+    Ok(())
+}
+
 pub(crate) fn by_weight(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
     let (one, two) = (who.second, who.remote);
     let destinations = [("v1", one), ("v2", two)];
@@ -65,6 +78,8 @@ pub(crate) fn by_weight(bench: &mut Bench, who: &Addresses) -> Result<(), Failed
     }
     assert_eq!(taken, [[one, one, two, one, one]; 2].concat());
     assert_eq!(bench.shares(), [("v1".to_owned(), 8), ("v2".to_owned(), 2)]);
+
+    establish(bench, (who.client, 50_000), who.node_port(), one)?;
 
     // New weights: the order goes on, counts go on, and a connection stays where it is.
     who.serve_with(bench, &gateway, |service| {
