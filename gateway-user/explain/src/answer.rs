@@ -13,7 +13,7 @@ use super::{
     cluster::{Cluster, PodFacts, PodName},
     connection::{Attempt, Client, Connection, connection},
     node::{Choices, Loaded, Node},
-    question::{Asker, ClientSpec, QuestionError, TargetSpec, node},
+    question::{Asker, ClientSpec, QuestionError, TargetSpec, decider, node},
     request::{Known, Request, Routed, TlsAsked, route},
 };
 use nodegate_compile::{
@@ -182,7 +182,7 @@ pub fn explain(
         (attempt.protocol == Protocol::Tcp).then(|| closed::why(&world, &identity, *end))?
     });
     let mut notes = world.node.refused().to_vec();
-    notes.extend(notes_on(&world, &attempt, &connection));
+    notes.extend(notes_on(&world, &name, &attempt, &connection));
     notes.extend(endpoints::notes(&world, &connection));
     let told = told.unwrap_or_default();
     let first = told.first().cloned();
@@ -226,6 +226,25 @@ pub fn explain(
         notes,
         result,
     })
+}
+
+/// The node that decides, if it is another one than `here`, and the question names none.
+///
+/// # Errors
+///
+/// If the question names what is not there.
+pub fn decided_elsewhere(
+    resources: &Resources,
+    question: &Question,
+    here: &str,
+) -> Result<Option<String>, ExplainError> {
+    if question.node.is_some() {
+        return Ok(None);
+    }
+    let target = question.to.resolve(resources)?;
+    let cluster = Cluster::new(resources);
+    let decider = decider(&cluster, &question.from, target.socket.ip());
+    Ok(decider.filter(|node| node != here))
 }
 
 /// What is made of the manifests.
@@ -421,7 +440,12 @@ fn pods(
 }
 
 /// What an address is that leads nowhere.
-fn notes_on(world: &World<'_>, attempt: &Attempt, connection: &Connection) -> Vec<String> {
+fn notes_on(
+    world: &World<'_>,
+    node: &str,
+    attempt: &Attempt,
+    connection: &Connection,
+) -> Vec<String> {
     let mut notes = Vec::new();
     let (ip, port) = (attempt.destination.ip(), attempt.destination.port());
     let is_cluster_ip = |service: &&ServicePort| service.cluster_ips.contains(&ip);
@@ -473,6 +497,11 @@ fn notes_on(world: &World<'_>, attempt: &Attempt, connection: &Connection) -> Ve
             format!("they are {}", ports.join(", "))
         };
         notes.push(format!("{port} is no node port: {list}"));
+    } else if matches!(attempt.client, Client::Network(_)) {
+        notes.push(format!(
+            "{ip} is no address of node {node}, nor of a Service: if another node has it, that one decides (fix: \
+             ask there)"
+        ));
     }
     notes
 }

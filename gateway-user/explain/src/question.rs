@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 use serde::Serialize;
 
 use super::{
-    cluster::{Cluster, PodName},
+    cluster::{Cluster, PodFacts, PodName},
     connection::Client,
 };
 use nodegate_model::service::{IpFamily, Protocol};
@@ -566,6 +566,33 @@ pub fn node(
             what: "there are several nodes, and each may decide otherwise".to_owned(),
             candidates: candidates(),
         }),
+    }
+}
+
+/// The node that decides what becomes of a connection, as far as objects tell. A process's connection is
+/// decided where the process is; a client's from outside, where its packets arrive.
+pub fn decider(cluster: &Cluster, from: &ClientSpec, destination: IpAddr) -> Option<String> {
+    let of_pod = |facts: &PodFacts| facts.node.clone();
+    let where_it_arrives = || {
+        let node = cluster.node_with(destination).map(str::to_owned);
+        node.or_else(|| {
+            cluster
+                .pod_with(destination)
+                .and_then(|(_, pod)| of_pod(pod))
+        })
+    };
+    match from {
+        // On whichever is asked.
+        ClientSpec::Node => None,
+        ClientSpec::Pod(pod) => cluster.pods().get(pod).and_then(of_pod),
+        ClientSpec::Address(address) => match cluster.pod_with(*address) {
+            Some((_, pod)) => of_pod(pod),
+            None => cluster
+                .node_with(*address)
+                .map(str::to_owned)
+                .or_else(where_it_arrives),
+        },
+        ClientSpec::External => where_it_arrives(),
     }
 }
 

@@ -30,7 +30,7 @@ use nodegate_admin::{
 use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope, TcpShifting, Unenforced};
 use nodegate_datapath::{self as datapath, Datapath, lock::Lock, redirector::Redirector};
 use nodegate_explain::{
-    answer::{Answer, Setup, explain},
+    answer::{Answer, Setup, decided_elsewhere, explain},
     ask::Ask,
     node::{Choices, Loaded},
 };
@@ -470,15 +470,23 @@ impl admin::server::Subject for Speaker {
                 "this is node {}, and knows nothing of {other}'s maps (fix: ask there, or --manifests)",
                 self.node
             ),
-            _ => question.node = Some(self.node.clone()),
+            _ => {}
         }
+        let inputs = self.sources.current();
+        let (resources, rules) = (&inputs.resources, &inputs.rules);
+        if let Some(other) = decided_elsewhere(resources, &question, &self.node)? {
+            bail!(
+                "node {other} decides that, and this is {here} (fix: ask there, or --node {here} for what \
+                 this one would decide)",
+                here = self.node
+            );
+        }
+        question.node = Some(self.node.clone());
         let (settings, mirror) = {
             let datapath = redirector.datapath();
             let (settings, mirror) = datapath.tables();
             (*settings, mirror.clone())
         };
-        let inputs = self.sources.current();
-        let (resources, rules) = (&inputs.resources, &inputs.rules);
         let setup = Setup {
             by_kube_proxy: rules.as_ref().map(|rules| rules.services.clone()),
             unenforced: self.unenforced,

@@ -125,8 +125,9 @@ struct RequestArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Node (of manifests; a running nodegate knows its own)")]
 struct NodeArgs {
-    /// The node that it is about [default: the pod's, the one with the address, or the only one]
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    /// The node that it is about [default: $NODE_NAME with manifests; else the pod's, the one with the address,
+    /// or the only one]
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// The node's addresses [default: those of its Node object]
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
@@ -256,7 +257,10 @@ impl Explain {
 
     /// Answers by the manifests.
     fn answered(self) -> anyhow::Result<(bool, String)> {
-        let question = self.ask().question().map_err(anyhow::Error::msg)?;
+        // A running nodegate has its name, and says where it is not the one to be asked.
+        let own = || std::env::var("NODE_NAME").ok();
+        let mut question = self.ask().question().map_err(anyhow::Error::msg)?;
+        question.node = question.node.or_else(own);
         let (output, brief) = (self.output, self.brief);
         let resources = manifests(self.manifests)?;
         let answer = explain(&resources, &self.node.setup(), None, &question)?;
