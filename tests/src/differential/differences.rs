@@ -63,7 +63,7 @@ pub const MEANT: &[Difference] = &[
         is: |found, seen| {
             let about = ["header content-length", "body", "log bytes sent"];
             about.contains(&found.aspect.as_str())
-                && matches!(seen.istio.status, 204 | 304)
+                && is_bodiless(seen.istio)
                 && seen.nodegate.answer.body.is_empty()
         },
     },
@@ -317,6 +317,14 @@ fn is_malformed(seen: &Seen<'_>) -> bool {
         || nodegate.answer.values("grpc-status").next().is_some();
     let nobody_asked = istio.reports.is_empty() && nodegate.reports.is_empty();
     istio.status == 0 && istio.kept == Some(false) && (nobody_asked && refuses || comes_late)
+}
+
+/// Whether the answer has a status without a body; of one that a client did not wait for, the log says it.
+fn is_bodiless(outcome: &Outcome) -> bool {
+    matches!(outcome.status, 204 | 304)
+        || ["204", "304"]
+            .iter()
+            .any(|status| logs(outcome, "status", status))
 }
 
 /// Whether the client resets its stream, or what it says of its length makes the gateway do so.
