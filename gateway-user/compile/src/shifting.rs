@@ -276,14 +276,10 @@ impl ShiftedPort {
         node: &NodeIdentity,
     ) -> Vec<Endpoint> {
         let mut behind = self.route.behind.iter();
-        if let Some(behind) = behind.find(|behind| behind.cluster == cluster) {
-            return behind.ready(endpoints, &node.name);
-        }
-        let cluster = self.route.clusters.get(cluster);
-        let outside = cluster.into_iter().flat_map(|cluster| &cluster.endpoints);
-        outside
-            .map(|endpoint| Endpoint::ready(endpoint.address.ip(), endpoint.address.port(), false))
-            .collect()
+        let behind = behind.find(|behind| behind.cluster == cluster);
+        behind
+            .map(|behind| behind.ready(endpoints, &node.name))
+            .unwrap_or_default()
     }
 
     /// That the kernel was asked for in vain.

@@ -122,7 +122,8 @@ fn schedule(weights: &[u64], period: u64) -> Box<[u16]> {
         .collect()
 }
 
-const fn gcd(mut a: u64, mut b: u64) -> u64 {
+/// The greatest common divisor; of 0 and another number it is the other.
+pub const fn gcd(mut a: u64, mut b: u64) -> u64 {
     while b != 0 {
         (a, b) = (b, a % b);
     }

@@ -73,15 +73,16 @@ impl Behind {
         })
     }
 
-    /// The cluster's endpoints as the datapath of `node` has them, each once.
+    /// Whether it has endpoints that are in no EndpointSlice.
+    pub(crate) fn has_others(&self) -> bool {
+        !self.beside.is_empty()
+    }
+
+    /// The cluster's endpoints in EndpointSlices as the datapath of `node` has them, each once.
     pub(crate) fn ready(&self, endpoints: &Endpoints<'_>, node: &str) -> Vec<service::Endpoint> {
         let chosen = self.chosen(endpoints);
         let chosen = chosen.map(|(target, port)| target.model(port, node));
-        let beside = self.beside.iter().map(|(_, endpoint)| {
-            let address = endpoint.address;
-            service::Endpoint::ready(address.ip(), address.port(), false)
-        });
-        let mut all: Vec<_> = chosen.chain(beside).collect();
+        let mut all: Vec<_> = chosen.collect();
         all.sort_by_key(service::Endpoint::socket);
         all.dedup_by_key(|endpoint| endpoint.socket());
         all

@@ -5,7 +5,7 @@ use nodegate_model::{
     service::{ServicePort, TrafficPolicy},
 };
 
-use crate::front::istio::PlainTcpRoute;
+use crate::{clusters::Behind, front::istio::PlainTcpRoute};
 
 /// What stands against it at the Service port.
 pub(super) fn of_port(port: &ServicePort) -> Option<String> {
@@ -34,6 +34,13 @@ pub(super) fn of_route(route: &PlainTcpRoute) -> Option<String> {
         let Some(cluster) = route.clusters.get(name) else {
             return Some(format!("{name} does not exist"));
         };
+        // Such an address means what it means where the gateway is: 127.0.0.1 is its pod, and a cluster IP leads on.
+        // What slices may hold, the API server has checked.
+        let mut behind = route.behind.iter();
+        let behind = behind.find(|behind| behind.cluster == *name);
+        if behind.is_none_or(Behind::has_others) {
+            return Some(format!("{name} has endpoints that are of no Service"));
+        }
         of_cluster(cluster).map(|why| match &cluster.rule {
             Some(rule) => format!("{name} has {why} (DestinationRule {rule})"),
             None => format!("{name} has {why}"),
@@ -44,14 +51,11 @@ pub(super) fn of_route(route: &PlainTcpRoute) -> Option<String> {
 fn of_cluster(cluster: &Cluster) -> Option<&'static str> {
     let policy = &cluster.policy;
     let is_near_preferred = policy.locality.is_some() || !cluster.shares.is_empty();
-    let has_weights = cluster.endpoints.iter().any(|one| one.weight != 1);
     let found = [
         (policy.tls.is_some(), "endpoints that are spoken to in TLS"),
         (policy.outliers.is_some(), "outlierDetection"),
         (policy.warmup.is_some(), "a warmup"),
         (is_near_preferred, "a preference for near endpoints"),
-        (!cluster.names.is_empty(), "endpoints that DNS finds"),
-        (has_weights, "endpoints with weights of their own"),
         (
             matches!(policy.balancing, Balancing::ConsistentHash { .. }),
             "consistentHash",

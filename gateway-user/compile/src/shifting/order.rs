@@ -6,7 +6,7 @@ use nodegate_model::service::{
     IpFamily, ServicePort,
     shift::{ShiftDestination, Turn},
 };
-use nodegate_values::split::Split;
+use nodegate_values::split::{Split, gcd};
 
 /// The most turns that are written down: as many elements of the maps each port may take.
 const LONGEST: u64 = 4096;
@@ -88,13 +88,6 @@ fn turns(destinations: &[ShiftDestination], places: &[Vec<usize>]) -> Result<Vec
         }
     });
     Ok(turns.collect())
-}
-
-const fn gcd(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

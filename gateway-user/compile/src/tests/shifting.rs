@@ -183,6 +183,34 @@ fn policies_and_missing_endpoints_are_named() {
 }
 
 #[test]
+fn addresses_that_no_slice_has_are_for_the_gateway() {
+    let own = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: own, namespace: shop}
+spec:
+  hosts: [own.example]
+  resolution: STATIC
+  ports: [{name: tcp, number: 9000, protocol: TCP}]
+  endpoints: [{address: 127.0.0.1}]
+";
+    let to_own = ROUTE.replace("{host: echo, subset: v2}", "{host: own.example}");
+    let why = against(&cluster(&[GATEWAY, &to_own, RULE, own]));
+    assert!(
+        why.contains("own.example has endpoints that are of no Service"),
+        "{why}"
+    );
+    // Beside those of a Service, too.
+    let beside = own.replace("own.example", "echo.shop.svc.cluster.local");
+    let beside = beside.replace(
+        "{address: 127.0.0.1}",
+        "{address: 127.0.0.1, labels: {version: v2}}",
+    );
+    let why = against(&cluster(&[GATEWAY, ROUTE, RULE, &beside]));
+    assert!(why.contains("of no Service"), "{why}");
+}
+
+#[test]
 fn gateways_that_differ_are_not_passed_by() {
     let mut two = cluster(&[GATEWAY, ROUTE, RULE]);
     let labels = "istio: other, app: gate";
