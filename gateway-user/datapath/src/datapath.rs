@@ -586,7 +586,7 @@ impl Datapath {
     }
 
     /// How many decisions of each kind there were since the maps were made, over all CPUs, by
-    /// [`Reason`](gateway_common::decide::Reason).
+    /// [`Reason`].
     ///
     /// # Errors
     /// Fails if the map cannot be read.
