@@ -39,8 +39,16 @@ apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: tcp, namespace: istio-system}
 spec:
-  selector: {app: nobody}
+  selector: {istio: ingressgateway}
   servers: [{port: {number: 31400, name: tcp, protocol: TCP}, hosts: ['*']}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tcp, namespace: istio-system}
+spec:
+  hosts: ['*']
+  gateways: [tcp]
+  tcp: [{route: [{destination: {host: kubernetes.default.svc.cluster.local, port: {number: 443}}}]}]
 ";
 
 /// A role whose rules are looked at, and who has it.
