@@ -281,17 +281,19 @@ impl<'w> World<'w> {
         } else {
             kube_proxy(resources, &identity, &mut Vec::new())
         };
-        let mut compiled = compile(resources, &identity, None, &setup.services);
-        if let Some(services) = &setup.by_kube_proxy {
-            compiled = compiled.with_services(services, &[], &setup.services);
-        }
-        let node = if let Some(loaded) = loaded {
-            Node::running(&by_kube_proxy, config, loaded)
+        let (compiled, node) = if let Some(mut loaded) = loaded {
+            let compiled = std::mem::take(&mut loaded.services);
+            (compiled, Node::running(&by_kube_proxy, config, loaded))
         } else {
-            Node::new(&by_kube_proxy, &compiled.services, config, &setup.choices)
+            let mut compiled = compile(resources, &identity, None, &setup.services);
+            if let Some(services) = &setup.by_kube_proxy {
+                compiled = compiled.with_services(services, &[], &setup.services);
+            }
+            let node = Node::new(&by_kube_proxy, &compiled.services, config, &setup.choices);
+            (compiled.services, node)
         };
         Ok(Self {
-            compiled: compiled.services,
+            compiled,
             resources,
             services: by_kube_proxy,
             node,

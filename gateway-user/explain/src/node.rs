@@ -5,6 +5,7 @@ use std::{
     borrow::Borrow,
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use gateway_common::{
@@ -56,6 +57,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// All other maps that decide.
     pub mirror: Mirror,
+    /// What they were made of.
+    pub services: Vec<Arc<ServicePort>>,
 }
 
 /// A node.
@@ -96,20 +99,29 @@ impl Node {
         let settings = settings(&config, choices);
         Self {
             refused,
-            ..Self::running(by_kube_proxy, config, Loaded { settings, mirror })
+            ..Self::with_maps(by_kube_proxy, config, settings, mirror)
         }
     }
 
     /// A node where kube-proxy, configured so, has the Services `by_kube_proxy`, and the maps are those of
     /// a running nodegate.
     pub fn running(by_kube_proxy: &[ServicePort], config: KubeProxyConfig, loaded: Loaded) -> Self {
+        Self::with_maps(by_kube_proxy, config, loaded.settings, loaded.mirror)
+    }
+
+    fn with_maps(
+        by_kube_proxy: &[ServicePort],
+        config: KubeProxyConfig,
+        settings: Settings,
+        mirror: Mirror,
+    ) -> Self {
         let rules =
             IpFamily::ALL.map(|family| normal::dump(&render(by_kube_proxy, family, &config)));
         Self {
             config,
             rules,
-            mirror: loaded.mirror,
-            settings: loaded.settings,
+            mirror,
+            settings,
             refused: Vec::new(),
         }
     }

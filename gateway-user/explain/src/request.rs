@@ -453,7 +453,7 @@ fn behind(
 
 /// What the route itself has an end for.
 fn end(route: &HttpRoute, requested: Requested<'_>) -> End {
-    let place = Place(&route.origin);
+    let place = Place::http(&route.origin);
     let abort = route.fault.as_ref().and_then(|fault| fault.abort.as_ref());
     if let Some(abort) = abort
         && abort.percentage.millionths() > 0
@@ -532,7 +532,7 @@ fn no_route(http: &Http) -> End {
     let text = match nearest {
         Some(route) => format!(
             "no route of the virtual host {host} matches; the nearest is {}, which asks for {}: {}",
-            Place(&route.origin),
+            Place::http(&route.origin),
             route.condition,
             route.misses.as_deref().unwrap_or_default()
         ),
@@ -547,7 +547,25 @@ fn no_route(http: &Http) -> End {
 }
 
 /// `http[1] of VirtualService simple/simple`
-pub(super) struct Place<'p>(pub(super) &'p RouteOrigin);
+pub(super) struct Place<'p> {
+    /// `http`, `tcp` or `tls`: the list of routes.
+    section: &'static str,
+    origin: &'p RouteOrigin,
+}
+
+impl<'p> Place<'p> {
+    pub(super) fn http(origin: &'p RouteOrigin) -> Self {
+        Self::of("http", origin)
+    }
+
+    pub(super) fn tcp(origin: &'p RouteOrigin) -> Self {
+        Self::of("tcp", origin)
+    }
+
+    pub(super) fn of(section: &'static str, origin: &'p RouteOrigin) -> Self {
+        Self { section, origin }
+    }
+}
 
 impl std::fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -556,10 +574,10 @@ impl std::fmt::Display for Place<'_> {
             namespace,
             name,
             index,
-        } = self.0;
+        } = self.origin;
         match kind {
             RouteKind::VirtualService => {
-                write!(f, "http[{index}] of {kind} {namespace}/{name}")
+                write!(f, "{}[{index}] of {kind} {namespace}/{name}", self.section)
             }
             RouteKind::AuthorizationPolicy | RouteKind::RequestAuthentication => {
                 write!(f, "{kind} {namespace}/{name}")

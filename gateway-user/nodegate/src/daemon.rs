@@ -493,7 +493,14 @@ impl admin::server::Subject for Speaker {
             tcp_shifting: self.tcp_shifting,
             ..setup(options, self.services.clone())?
         };
-        let loaded = Loaded { settings, mirror };
+        let published = self.published.borrow();
+        let snapshot = published.snapshot.as_ref();
+        let loaded = Loaded {
+            settings,
+            mirror,
+            services: snapshot.map_or_else(Vec::new, |snapshot| snapshot.services.clone()),
+        };
+        drop(published);
         Ok(explain(resources, &setup, Some(loaded), &question)?)
     }
 

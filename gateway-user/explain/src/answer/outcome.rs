@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use gateway_common::decide::Verdict;
 use serde::Serialize;
 
-use super::shifted::{Shifted, TcpPlace};
+use super::shifted::Shifted;
 use crate::{
     cluster::Cluster,
     connection::Connection,
@@ -70,8 +70,8 @@ pub(super) fn outcome(
         return because(format!("reaches {}", list(ends)), by_service);
     };
     let by_route = || match (&routed.origin, &routed.http) {
-        (Some(origin), Some(_)) => format!("{} takes it", Place(origin)),
-        (Some(origin), None) => format!("{} takes it", TcpPlace(origin)),
+        (Some(origin), Some(_)) => format!("{} takes it", Place::http(origin)),
+        (Some(origin), None) => format!("{} takes it", Place::tcp(origin)),
         (None, _) => by_service.clone(),
     };
     let partly = |share: &f64| match share {

@@ -8,7 +8,7 @@ use nodegate_model::{
 };
 use serde::Serialize;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, request::Place};
 
 /// A TCP route, and who follows it.
 #[derive(Clone, Debug, Serialize)]
@@ -28,21 +28,6 @@ pub struct ShiftedShare {
     pub cluster: String,
     /// Of all connections; 0 to 1.
     pub share: f64,
-}
-
-/// Where a TCP route stands.
-pub(super) struct TcpPlace<'r>(pub(super) &'r RouteOrigin);
-
-impl fmt::Display for TcpPlace<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteOrigin {
-            kind,
-            namespace,
-            name,
-            index,
-        } = self.0;
-        write!(f, "tcp[{index}] of {kind} {namespace}/{name}")
-    }
 }
 
 // === impl Shifted ===
@@ -92,6 +77,6 @@ impl Shifted {
 
     /// Where the route stands.
     pub(super) fn place(&self) -> impl fmt::Display {
-        TcpPlace(&self.route)
+        Place::tcp(&self.route)
     }
 }

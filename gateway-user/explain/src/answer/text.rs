@@ -10,7 +10,6 @@ use crate::{
     request::{Doings, End, Http, Place, Routed, Share},
 };
 use nodegate_iptables::walk::RuleStep;
-use nodegate_model::gateway::RouteOrigin;
 
 /// Width of the first column.
 pub const LABEL: usize = 12;
@@ -308,18 +307,11 @@ fn tcp_rows(f: &mut fmt::Formatter<'_>, routed: &Routed) -> fmt::Result {
     let Some(origin) = &routed.origin else {
         return Ok(());
     };
-    let RouteOrigin {
-        kind,
-        namespace,
-        name,
-        index,
-    } = origin;
     let route = match &routed.tls {
         Some(tls) if tls.passed_on => "tls",
         _ => "tcp",
     };
-    let text = format!("{route}[{index}] of {kind} {namespace}/{name}");
-    row(f, "route", &text)
+    row(f, "route", &Place::of(route, origin).to_string())
 }
 
 fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::Result {
@@ -359,7 +351,7 @@ fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::R
         let verdict = if route.misses.is_none() { "yes" } else { "no " };
         let mut text = format!(
             "{verdict}  {}{name} wants {}",
-            Place(&route.origin),
+            Place::http(&route.origin),
             route.condition
         );
         if let Some(misses) = &route.misses {
@@ -372,7 +364,10 @@ fn http_rows(f: &mut fmt::Formatter<'_>, routed: &Routed, http: &Http) -> fmt::R
         row(f, label, &text)?;
     }
     if let Some(origin) = &routed.behind {
-        let text = format!("{} would take it, too, and comes later", Place(origin));
+        let text = format!(
+            "{} would take it, too, and comes later",
+            Place::http(origin)
+        );
         row(f, "", &text)?;
     }
     Ok(())

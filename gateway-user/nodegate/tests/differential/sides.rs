@@ -287,6 +287,8 @@ impl Sides {
         Ok(Loaded {
             settings: *settings,
             mirror: mirror.clone(),
+            // No gateway has a route here.
+            services: Vec::new(),
         })
     }
 
