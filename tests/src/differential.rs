@@ -35,7 +35,7 @@ mod export;
 mod finding;
 mod generate;
 mod ground;
-mod http2;
+pub(crate) mod http2;
 mod log;
 mod minimize;
 mod mutants;

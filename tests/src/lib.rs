@@ -80,6 +80,7 @@
 )]
 
 pub mod admission;
+pub mod attack;
 pub mod cluster;
 pub mod config;
 pub mod conformance;

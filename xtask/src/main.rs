@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nodegate_testbed::environment::Unmet;
 
+mod attack;
 mod bench;
 mod binaries;
 mod cluster;
@@ -47,6 +48,9 @@ enum Command {
     /// Run all tests, unit and end to end.
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
+    /// Attack nodegate, and Envoy beside it: requests, frames, handshakes, endpoints, manifests, packets.
+    #[command(after_help = attack::EXAMPLES)]
+    Attack(attack::Attack),
     /// Measure: what the proxy costs, beside HAProxy and Envoy; what packets cost.
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::run(&demo),
         Command::Test(test) => test::run(test),
+        Command::Attack(wanted) => attack::run(wanted),
         Command::Bench(bench) => bench::run(&bench),
         Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Command::Image(image) => image::run(&image),

@@ -1,8 +1,8 @@
 //! HTTP/2 of the comparison's own, for clients and endpoints: nothing tidies what they say and hear.
 
 pub(super) mod client;
-mod hpack;
+pub(crate) mod hpack;
 mod huffman;
-pub(super) mod link;
+pub(crate) mod link;
 mod message;
 pub(super) mod server;

@@ -151,7 +151,7 @@ fn text(rest: &mut &[u8]) -> io::Result<String> {
 }
 
 /// A block in which each header stands as it is: literal, and not to be put into a table.
-pub(super) fn encode<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+pub(crate) fn encode<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {
         block.push(0);

@@ -1,0 +1,130 @@
+//! Clients of a node port who were there before the attack.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+};
+
+use anyhow::{Context as _, bail};
+
+/// Connections, and a socket for datagrams, through a node port. They are of the namespace in which they are made,
+/// and may be used from any.
+#[derive(Debug)]
+pub(super) struct Victims {
+    to: SocketAddrV4,
+    connections: Vec<TcpStream>,
+    datagrams: UdpSocket,
+}
+
+// === impl Victims ===
+
+impl Victims {
+    /// Connects, and asks once on each connection.
+    pub(super) fn connect(to: SocketAddrV4, count: usize) -> anyhow::Result<Self> {
+        let mut connections = Vec::new();
+        for _ in 0..count {
+            let mut stream = open(to)?;
+            ask(&mut stream).context("a first request")?;
+            connections.push(stream);
+        }
+        let datagrams = UdpSocket::bind("0.0.0.0:0")?;
+        datagrams.set_read_timeout(Some(patience::silence()))?;
+        datagrams.connect(to)?;
+        Ok(Self {
+            to,
+            connections,
+            datagrams,
+        })
+    }
+
+    /// Where they come from.
+    pub(super) fn addresses(&self) -> Vec<SocketAddrV4> {
+        let addresses = self.connections.iter().map(TcpStream::local_addr);
+        let addresses = addresses.filter_map(Result::ok);
+        addresses
+            .filter_map(|address| match address {
+                SocketAddr::V4(address) => Some(address),
+                SocketAddr::V6(_) => None,
+            })
+            .collect()
+    }
+
+    /// What is broken: connections that do not live, datagrams without an answer, and, if somebody new cannot
+    /// connect, that. It is to be called in the namespace.
+    pub(super) fn broken(&mut self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let all = self.connections.len();
+        let failures: Vec<_> = self
+            .connections
+            .iter_mut()
+            .filter_map(|stream| ask(stream).err())
+            .collect();
+        if let Some(first) = failures.first() {
+            broken.push(format!(
+                "{} of {all} connections are lost: {first:#}",
+                failures.len()
+            ));
+        }
+        if let Err(error) = self.datagram() {
+            broken.push(format!("datagrams are not answered: {error:#}"));
+        }
+        if let Err(error) = open(self.to)
+            .map_err(Into::into)
+            .and_then(|mut stream| ask(&mut stream))
+        {
+            broken.push(format!("nobody new is served: {error:#}"));
+        }
+        broken
+    }
+
+    /// A datagram may be lost on any way: somebody who waits asks again.
+    fn datagram(&self) -> anyhow::Result<()> {
+        let mut buffer = [0; 2048];
+        patience::try_until(|| -> anyhow::Result<Option<()>> {
+            self.datagrams.send(b"hello")?;
+            match self.datagrams.recv(&mut buffer) {
+                Ok(length) if buffer[..length].ends_with(b"hello") => Ok(Some(())),
+                Ok(length) => bail!(
+                    "somebody else's: {:?}",
+                    String::from_utf8_lossy(&buffer[..length])
+                ),
+                Err(_) => Ok(None),
+            }
+        })
+    }
+}
+
+fn open(to: SocketAddrV4) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(patience::limit()))?;
+    Ok(stream)
+}
+
+/// Asks on a connection, which is kept.
+fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: victim\r\n\r\n")?;
+    let mut heard = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&heard).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length
+                .and_then(|length| length.parse().ok())
+                .context("no length")?;
+            if body.len() == length && head.starts_with("HTTP/1.1 200") {
+                return Ok(());
+            }
+            if body.len() >= length {
+                bail!("it got {text:?}");
+            }
+        }
+        match stream.read(&mut chunk)? {
+            0 => bail!("it was ended"),
+            read => heard.extend(&chunk[..read]),
+        }
+    }
+}
