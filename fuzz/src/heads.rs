@@ -155,14 +155,14 @@ fn response_by_hyper(input: &[u8]) -> Option<Seen<response::Parts>> {
 }
 
 /// A connection from which some bytes come and then nothing.
-struct Wire {
+pub(crate) struct Wire {
     rest: Bytes,
     /// Whether they come, or wait until something has been written.
     open: bool,
 }
 
 impl Wire {
-    fn new(input: &[u8], open: bool) -> Self {
+    pub(crate) fn new(input: &[u8], open: bool) -> Self {
         Self {
             rest: Bytes::copy_from_slice(input),
             open,

@@ -6,4 +6,6 @@ pub mod iptables;
 pub mod manifest;
 pub mod matcher;
 pub mod path;
+pub mod requests;
 pub mod rewrite;
+pub mod wire;

@@ -63,6 +63,8 @@ pub(crate) struct Handle {
     /// When the client shut down its side.
     client_ended: Cell<Option<Tick>>,
     rejection: Cell<Option<Rejection>>,
+    /// Whether what comes next waits for the request that is being served. HTTP/1.1 only.
+    held: Cell<bool>,
     /// Whether hyper serves it, which keeps buffers. HTTP/1.1 only.
     buffered: Cell<bool>,
     /// Whether everything that was written has been given to the kernel.
@@ -115,6 +117,7 @@ impl Connections {
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
             rejection: Cell::new(None),
+            held: Cell::new(false),
             buffered: Cell::new(false),
             flushed: Cell::new(true),
             active: Cell::new(now),
@@ -235,9 +238,14 @@ impl Handle {
     pub(crate) fn request_ended(&self, now: Tick) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.active.set(now);
-        if self.client_ended.get().is_some() {
+        if self.client_ended.get().is_some() || self.held.take() {
             self.wake();
         }
+    }
+
+    /// What the client sends next waits for the request that is being served: its end wakes the connection's task.
+    pub(crate) fn hold(&self) {
+        self.held.set(true);
     }
 
     /// The request is in a version before HTTP/1.1.
@@ -388,6 +396,11 @@ impl Handle {
     /// The connection is to finish what it serves, and close.
     pub(crate) fn finish(&self) {
         self.give(Order::Finish);
+    }
+
+    /// The connection is to end now.
+    pub(crate) fn close(&self) {
+        self.give(Order::Close);
     }
 
     fn give(&self, order: Order) {

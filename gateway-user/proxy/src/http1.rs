@@ -7,6 +7,7 @@
 //! Everything else is read by hyper. A parser here never corrects anything: what it isn't sure of is
 //! [`Unusual`].
 
+mod boundary;
 mod codec;
 mod fault;
 mod fields;
@@ -15,6 +16,7 @@ mod limits;
 pub mod request;
 pub mod response;
 
+pub use boundary::{Requests, Taken};
 pub use codec::{client_builder, server_builder};
 pub use fault::{HeadFault, HeadScan};
 pub(crate) use fields::{join, put};

@@ -1,5 +1,9 @@
 //! HTTP/2 as it stands on the wire (RFC 9113): what hyper is configured with on both sides.
 
+mod frames;
+
+pub(crate) use frames::Frames;
+
 use hyper::{client, rt::Executor, server};
 use tokio::task;
 

@@ -35,6 +35,8 @@ pub enum Refusal {
     EndpointDescriptors,
     /// A client's connection over HTTP/2: the client resets its requests before they are answered.
     Resets,
+    /// A client's connection over HTTP/2: it sends hardly anything but what gets nobody anywhere.
+    Floods,
     /// A client's connection over HTTP/2 whose many requests make no progress, while there is hardly a descriptor
     /// left for others'.
     Stalled,
@@ -70,11 +72,12 @@ pub(crate) struct Place(());
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connections,
         Self::Descriptors,
         Self::EndpointDescriptors,
         Self::Resets,
+        Self::Floods,
         Self::Stalled,
     ];
 
@@ -85,6 +88,7 @@ impl Refusal {
             Self::Descriptors => "descriptors",
             Self::EndpointDescriptors => "endpoint-descriptors",
             Self::Resets => "resets",
+            Self::Floods => "floods",
             Self::Stalled => "stalled",
         }
     }
@@ -125,6 +129,10 @@ impl fmt::Display for Refusal {
             }
             Self::Resets => {
                 "connections are ended on which clients reset most of their requests before they are answered"
+            }
+            Self::Floods => {
+                "connections are ended on which clients send hardly anything but control frames, or heads that are \
+                 refused"
             }
             Self::Stalled => {
                 "connections are ended whose many requests make no progress, since others have no descriptors"

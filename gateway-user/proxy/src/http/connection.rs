@@ -10,7 +10,7 @@ use std::{
     task::Poll,
 };
 
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 
 use super::{
@@ -23,11 +23,13 @@ use super::{
     resets::{Resets, Unanswered},
     response_body::ResponseBody,
     stream::ClientStream,
+    validate::asks_to_switch,
 };
 use crate::{
     accept::Transport,
     connections::{Handle, Order},
-    http1, http2,
+    http1::{self, MAX_REQUEST_HEADERS},
+    http2,
     overload::Refusal,
 };
 
@@ -63,7 +65,7 @@ async fn serve_http1<S: Transport>(
             Turn::Over => return Ok(()),
             Turn::Hyper(prepared) => prepared,
         };
-        stream.begin();
+        stream.begin(prepared.is_some());
         client.handle.set_buffered(true);
         // Boxed: a connection that is served directly needs no room for hyper.
         let rested = Box::pin(serve_hyper(stream, client, prepared)).await?;
@@ -85,7 +87,8 @@ async fn serve_hyper<S: Transport>(
     let handle = &client.handle;
     let prepared = Cell::new(prepared);
     let tunnel = Cell::new(None);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
+        let switches = asks_to_switch(request.method(), request.headers());
         let answered = match prepared.take() {
             Some(response) => Ok(*response),
             // At once, and not when the answer is first polled: what is read from the client until then
@@ -100,6 +103,10 @@ async fn serve_hyper<S: Transport>(
             };
             if let Some(becomes) = response.body_mut().take_tunnel() {
                 tunnel.set(Some(becomes));
+            } else if switches {
+                // What comes next may be meant for what the connection has not become (Envoy takes it for that, too).
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
             }
             Ok::<_, Infallible>(response)
         }
@@ -135,6 +142,9 @@ async fn serve_hyper<S: Transport>(
     }))
 }
 
+/// Requests of a connection over HTTP/2 that may have more headers than are allowed. Over HTTP/1.1 the first ends it.
+const MOST_OVERLONG: u32 = 16;
+
 /// Serves HTTP/2, by hyper.
 async fn serve_http2<S: Transport>(
     stream: ClientStream<S>,
@@ -147,7 +157,12 @@ async fn serve_http2<S: Transport>(
     let offers = client.worker.options.extended_connect;
     let resets = Rc::<Resets>::default();
     let counted = Rc::clone(&resets);
-    let service = service_fn(move |mut request| {
+    let overlong = Rc::<Cell<u32>>::default();
+    let refused = Rc::clone(&overlong);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if request.headers().len() > MAX_REQUEST_HEADERS {
+            refused.set(refused.get() + 1);
+        }
         let client = Rc::clone(&client);
         let worker = Rc::clone(&client.worker);
         let unanswered = Unanswered::new(&counted, move || worker.now());
@@ -178,6 +193,10 @@ async fn serve_http2<S: Transport>(
         let served = connection.as_mut().poll(cx);
         if served.is_pending() && resets.are_too_many() {
             Refusal::Resets.note();
+            return Ok(()).into();
+        }
+        if overlong.get() > MOST_OVERLONG {
+            Refusal::Floods.note();
             return Ok(()).into();
         }
         served

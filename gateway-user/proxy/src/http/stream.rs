@@ -23,11 +23,23 @@ use super::refusal::Refusal;
 use crate::{
     accept::{Peers, Transport},
     connections::{Handle, Rejection},
-    http1::{self, FIRST_READ, HeadScan},
-    http2::PREFACE,
+    http1::{self, FIRST_READ, Requests},
+    http2::{Frames, PREFACE},
+    overload::Refusal as Overload,
     parity::Difference,
     worker::Worker,
 };
+
+/// What the client's bytes are.
+#[derive(Debug)]
+enum Spoken {
+    /// Requests in HTTP/1.1. hyper gets one after the other.
+    Requests(Requests),
+    /// HTTP/2.
+    Frames(Frames),
+    /// No HTTP any more.
+    Bytes,
+}
 
 /// The bytes of a client's connection.
 #[derive(Debug)]
@@ -38,10 +50,9 @@ pub(crate) struct ClientStream<S> {
     worker: Rc<Worker>,
     /// What has been read and not been handed up.
     prefix: Bytes,
-    /// Whether this is HTTP/1.1, one message at a time.
-    messages: bool,
-    /// The head that is coming in.
-    head: HeadScan,
+    spoken: Spoken,
+    /// Whether the request that is being served is still to be handed up.
+    owed: bool,
     /// Whether a NUL has been handed up in place of a head that must be refused.
     spoilt: bool,
     /// Whether the client has shut down its side, which has not been handed up yet.
@@ -58,8 +69,8 @@ impl<S: Transport> ClientStream<S> {
             handle,
             worker,
             prefix: Bytes::new(),
-            messages: true,
-            head: HeadScan::default(),
+            spoken: Spoken::Requests(Requests::default()),
+            owed: false,
             spoilt: false,
             ended: false,
             instead: Bytes::new(),
@@ -72,7 +83,9 @@ impl<S: Transport> ClientStream<S> {
             let seen = &self.prefix[..];
             if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
                 let multiplexed = seen.starts_with(PREFACE);
-                self.messages = !multiplexed;
+                if multiplexed {
+                    self.spoken = Spoken::Frames(Frames::behind(PREFACE.len()));
+                }
                 return Poll::Ready(Ok(multiplexed));
             }
             if !ready!(self.poll_more(cx))? {
@@ -150,49 +163,100 @@ impl<S: Transport> ClientStream<S> {
         }
     }
 
-    /// hyper reads from now on, and begins with a head.
-    pub(crate) fn begin(&mut self) {
-        self.head = HeadScan::default();
+    /// hyper reads from now on, and begins with a head: that of the request that is being served, if it `is_served`.
+    pub(crate) fn begin(&mut self, is_served: bool) {
+        self.spoken = Spoken::Requests(Requests::default());
+        self.owed = is_served;
     }
 
     /// What is read from now on is no HTTP, and isn't looked at.
     pub(crate) fn tunnel(&mut self) {
-        self.messages = false;
+        self.spoken = Spoken::Bytes;
     }
 
-    /// Bytes as they come, into the room that there is.
+    /// Bytes as they come, into the room that there is: of HTTP/1.1 none beyond the end of a request.
     fn poll_bytes(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let length = self.inspect(buffer.filled());
+            // Of the next request.
+            self.prefix = Bytes::copy_from_slice(&buffer.filled()[length..]);
+            buffer.set_filled(length);
+        } else {
+            let prefix = self.prefix.clone();
+            let length = self.inspect(&prefix[..prefix.len().min(buffer.remaining())]);
+            buffer.put_slice(&self.prefix.split_to(length));
         }
-        let length = self.prefix.len().min(buffer.remaining());
-        buffer.put_slice(&self.prefix.split_to(length));
+        if self.spoilt && !buffer.filled().is_empty() {
+            buffer.filled_mut()[0] = 0;
+        }
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at what has been read; spoils it if it must be refused.
-    fn inspect(&mut self, read: &mut [u8]) {
-        if self.handle.is_serving() || self.handle.body_is_open() {
-            return;
+    /// Looks at what has been read: how much of it may be handed up now. It is to be spoilt if it must be refused.
+    fn inspect(&mut self, read: &[u8]) -> usize {
+        let requests = match &mut self.spoken {
+            Spoken::Requests(requests) if !read.is_empty() => requests,
+            Spoken::Frames(frames) => {
+                if frames.flood(read, self.worker.now()) {
+                    Overload::Floods.note();
+                    self.handle.close();
+                }
+                return read.len();
+            }
+            Spoken::Requests(_) | Spoken::Bytes => return read.len(),
+        };
+        if requests.are_in_head() && !self.handle.is_serving() {
+            self.handle.head_began(self.worker.now());
         }
-        if !self.handle.is_reading_head() {
-            self.head = HeadScan::default();
-        }
-        self.handle.head_began(self.worker.now());
-        if let Some(fault) = self.head.read(read) {
+        self.owed = false;
+        let taken = requests.take(read);
+        if let Some(fault) = taken.fault {
             self.handle.reject(Rejection::Fault(fault));
             self.spoilt = true;
-            read[0] = 0;
         }
+        taken.length
+    }
+
+    /// Whether the next bytes are of a request that has to wait for the one before.
+    fn is_held(&self) -> bool {
+        let are_between =
+            matches!(&self.spoken, Spoken::Requests(requests) if requests.are_between());
+        are_between && !self.owed && self.handle.is_serving()
+    }
+
+    /// Waits until the client has gone, or until it may ask for more. What it sends meanwhile is read, once.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.handle.hold();
+        if self.prefix.is_empty() && !ready!(self.poll_more(cx))? {
+            return self.poll_end();
+        }
+        Poll::Pending
+    }
+
+    /// The client has shut down its side.
+    fn poll_end(&mut self) -> Poll<io::Result<()>> {
+        self.ended = true;
+        self.handle.client_ended(self.worker.now());
+        if self.may_end() {
+            Poll::Ready(Ok(()))
+        } else {
+            // The sweep wakes us.
+            Poll::Pending
+        }
+    }
+
+    fn speaks_http1(&self) -> bool {
+        matches!(self.spoken, Spoken::Requests(_))
     }
 
     /// Whether the end of what the client sends may be handed up.
     fn may_end(&self) -> bool {
-        !self.messages
+        !self.speaks_http1()
             || self.handle.may_end(self.worker.now())
             || self.worker.options.parity.has(Difference::HalfClose)
     }
@@ -220,22 +284,18 @@ impl<S: Transport> Read for ClientStream<S> {
                 Poll::Pending
             };
         }
+        if this.is_held() {
+            return this.poll_held(cx);
+        }
         // SAFETY: `ReadBuf::uninit` never uninitializes what is initialized already.
         let mut buffer = ReadBuf::uninit(unsafe { cursor.as_mut() });
         ready!(this.poll_bytes(cx, &mut buffer))?;
         let length = buffer.filled().len();
         if length > 0 {
-            if this.messages {
-                this.inspect(buffer.filled_mut());
-            }
             // SAFETY: So many bytes have been filled, and so initialized, at the cursor's position.
             unsafe { cursor.advance(length) };
         } else if cursor.remaining() > 0 {
-            this.ended = true;
-            this.handle.client_ended(this.worker.now());
-            if !this.may_end() {
-                return Poll::Pending;
-            }
+            return this.poll_end();
         }
         Poll::Ready(Ok(()))
     }
@@ -250,7 +310,7 @@ impl<S: Transport> Write for ClientStream<S> {
         let this = &mut *self;
         this.handle.set_flushed(false);
         if this.instead.is_empty()
-            && this.messages
+            && this.speaks_http1()
             && this.handle.is_reading_head()
             && let Some(refusal) = Refusal::parse(bytes)
         {
@@ -267,7 +327,11 @@ impl<S: Transport> Write for ClientStream<S> {
             this.instead = [b"HTTP/1.1 ", rest].concat().into();
         }
         if this.instead.is_empty() {
-            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+            let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+            if let Spoken::Frames(frames) = &mut this.spoken {
+                frames.wrote(written);
+            }
+            return Poll::Ready(Ok(written));
         }
         while !this.instead.is_empty() {
             let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.instead))?;

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, REFERER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, REFERER, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
@@ -85,6 +85,18 @@ pub(crate) fn validate(
         if !target.starts_with('/') {
             return Err(LocalReply::malformed("http2.invalid_path"));
         }
+    }
+    // Some name is there twice. HTTP/1.1, in which it is passed on, has one length (RFC 9112, section 6.3).
+    let is_repeated = parts.headers.len() != parts.headers.keys_len();
+    if is_repeated
+        && parts
+            .headers
+            .get_all(CONTENT_LENGTH)
+            .iter()
+            .nth(1)
+            .is_some()
+    {
+        return Err(LocalReply::malformed("http.repeated_content_length"));
     }
     if parts.version < Version::HTTP_2 {
         validate_http1(parts, first, survey)?;
@@ -199,26 +211,32 @@ fn is_of_authority(byte: u8) -> bool {
     TABLE[usize::from(byte)]
 }
 
+/// What a client wants to speak instead of HTTP/1.1.
+fn wanted_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let upgrade = headers.get(UPGRADE)?;
+    let options = headers.get_all(CONNECTION).iter();
+    let options = options.filter_map(|value| value.to_str().ok());
+    let is_asked = options
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    (is_asked && !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(upgrade)
+}
+
+/// Whether a client may go on with what is no HTTP before it knows whether the connection is something else.
+pub(crate) fn asks_to_switch(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::CONNECT || wanted_protocol(headers).is_some()
+}
+
 /// What the connection is asked to become, if anything.
 // Envoy: Utility::isUpgrade, and `upgrade_configs`, which Istio sets to websocket. An upgrade to
 // HTTP/2 is an offer that may be ignored (RFC 9113, section 3.1, has given it up).
 pub(crate) fn upgrade(parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
     // In HTTP/2 there is no such header: it stands for an extended CONNECT.
     let (Some(upgrade), Version::HTTP_11 | Version::HTTP_2) =
-        (parts.headers.get(UPGRADE), parts.version)
+        (wanted_protocol(&parts.headers), parts.version)
     else {
         return Ok(None);
     };
-    let asked = parts
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    if !asked || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
-        return Ok(None);
-    }
     if upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
         return Ok(Some(upgrade.clone()));
     }

@@ -2,6 +2,8 @@
 
 use memchr::memchr;
 
+use super::framing::{Coding, Framing, Length};
+
 /// Why a head is refused although hyper would read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadFault {
@@ -22,48 +24,70 @@ pub enum HeadFault {
 pub struct HeadScan {
     /// What has come of the head, unless all of it came at once.
     seen: Vec<u8>,
-    /// Whether the end of the head has been seen. What follows isn't looked at.
-    whole: bool,
+    /// How many bytes of what was read last belong to the head, and what it says of its body; none before its
+    /// end. What follows isn't looked at.
+    end: Option<(usize, Framing)>,
 }
 
 impl HeadScan {
     /// Takes in what has been read now, and says what is wrong with the head so far.
     pub fn read(&mut self, read: &[u8]) -> Option<HeadFault> {
-        if self.whole {
-            // Further requests that came with this one are looked at by hyper's rules only.
+        if self.end.is_some() {
             return None;
         }
-        if self.seen.is_empty() {
-            let (whole, fault) = scan(read);
-            self.whole = whole;
-            if !whole {
-                self.seen.extend_from_slice(read);
-            }
-            return fault;
+        let before = self.seen.len();
+        let scanned = if before == 0 {
+            scan(read)
+        } else {
+            self.seen.extend_from_slice(read);
+            scan(&self.seen)
+        };
+        if before == 0 && scanned.length.is_none() {
+            self.seen.extend_from_slice(read);
         }
-        self.seen.extend_from_slice(read);
-        let (whole, fault) = scan(&self.seen);
-        self.whole = whole;
-        fault
+        self.end = scanned
+            .length
+            .map(|length| (length - before, scanned.framing));
+        scanned.fault
+    }
+
+    /// Whether nothing of it has come.
+    pub fn is_new(&self) -> bool {
+        self.seen.is_empty() && self.end.is_none()
     }
 
     /// Whether the end of the head has been seen.
     pub fn is_whole(&self) -> bool {
-        self.whole
+        self.end.is_some()
     }
+
+    /// How many bytes of what was read last belong to the head, and what it says of its body, once it is whole.
+    pub fn end(&self) -> Option<(usize, Framing)> {
+        self.end
+    }
+}
+
+/// What stands in a head, or in its beginning.
+#[derive(Debug, Default)]
+struct Scanned {
+    /// Its length, if all of it is there.
+    length: Option<usize>,
+    framing: Framing,
+    fault: Option<HeadFault>,
 }
 
 /// How a record of a handshake begins: its type, and the first byte of its version.
 const HANDSHAKE: [u8; 2] = [22, 3];
 
-/// Looks at a head, or its beginning: whether it is whole, and what is wrong with it.
-fn scan(head: &[u8]) -> (bool, Option<HeadFault>) {
+/// Looks at a head, or its beginning.
+fn scan(head: &[u8]) -> Scanned {
+    let mut scanned = Scanned::default();
     if head.starts_with(&HANDSHAKE) {
-        return (false, Some(HeadFault::Tls));
+        scanned.fault = Some(HeadFault::Tls);
+        return scanned;
     }
     let mut rest = head;
-    let (mut begun, mut whole) = (false, false);
-    let (mut length, mut encoding) = (false, false);
+    let mut begun = false;
     while !rest.is_empty() {
         let end = memchr(b'\n', rest);
         let (line, after) = match end {
@@ -75,7 +99,7 @@ fn scan(head: &[u8]) -> (bool, Option<HeadFault>) {
             // Empty lines before the request line are skipped (RFC 9112, section 2.2).
             [] | [b'\r'] if !begun => {}
             [] | [b'\r'] => {
-                whole = end.is_some();
+                scanned.length = end.map(|_| head.len() - rest.len());
                 break;
             }
             line if !begun => {
@@ -83,22 +107,34 @@ fn scan(head: &[u8]) -> (bool, Option<HeadFault>) {
                 // The method is a token, in which `#` may stand.
                 let target = memchr(b' ', line).map_or(&[][..], |space| &line[space..]);
                 if memchr(b'#', target).is_some() {
-                    return (false, Some(HeadFault::Fragment));
+                    scanned.fault = Some(HeadFault::Fragment);
+                    return scanned;
                 }
             }
-            [b'c' | b'C', ..] => length |= is_header(line, b"content-length"),
-            [b't' | b'T', ..] => encoding |= is_header(line, b"transfer-encoding"),
+            [b'c' | b'C', ..] => {
+                if let Some(value) = value(line, b"content-length") {
+                    scanned.framing.length = scanned.framing.length.and(value);
+                }
+            }
+            [b't' | b'T', ..] => {
+                if let Some(value) = value(line, b"transfer-encoding") {
+                    scanned.framing.coding = scanned.framing.coding.and(value);
+                }
+            }
             _ => {}
         }
     }
-    (
-        whole,
-        (length && encoding).then_some(HeadFault::TwoFramings),
-    )
+    if scanned.framing.length != Length::Absent && scanned.framing.coding != Coding::Absent {
+        scanned.fault = Some(HeadFault::TwoFramings);
+    }
+    scanned
 }
 
-fn is_header(line: &[u8], name: &[u8]) -> bool {
-    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
+/// The value of a header, if the line has that name.
+fn value<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
+    let is_it =
+        line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name);
+    is_it.then(|| line[name.len() + 1..].trim_ascii())
 }
 
 #[cfg(test)]
@@ -113,7 +149,7 @@ mod tests {
             ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
             ("GE#T /a HTTP/1.1\r\nx: y\r\n\r\n", false),
         ] {
-            let found = scan(head.as_bytes()).1 == Some(HeadFault::Fragment);
+            let found = scan(head.as_bytes()).fault == Some(HeadFault::Fragment);
             assert_eq!(found, wanted, "{head:?}");
         }
     }
@@ -142,15 +178,18 @@ mod tests {
                 false,
             ),
         ] {
-            let found = scan(head.as_bytes()).1 == Some(HeadFault::TwoFramings);
+            let found = scan(head.as_bytes()).fault == Some(HeadFault::TwoFramings);
             assert_eq!(found, wanted, "{head:?}");
         }
     }
 
     #[test]
     fn tls_is_told_from_http() {
-        assert_eq!(scan(b"\x16\x03\x01\x02\x00\x01#").1, Some(HeadFault::Tls));
-        assert_eq!(scan(b"\x16").1, None);
+        assert_eq!(
+            scan(b"\x16\x03\x01\x02\x00\x01#").fault,
+            Some(HeadFault::Tls)
+        );
+        assert_eq!(scan(b"\x16").fault, None);
         let mut head = HeadScan::default();
         assert_eq!(head.read(b"\x16"), None);
         assert_eq!(head.read(b"\x03\x01"), Some(HeadFault::Tls));
@@ -162,9 +201,9 @@ mod tests {
         let mut head = HeadScan::default();
         let found: Vec<_> = whole.chunks(7).filter_map(|part| head.read(part)).collect();
         assert_eq!(found.first(), Some(&HeadFault::TwoFramings));
-        assert!(head.whole);
+        assert!(head.is_whole());
         for length in 0..whole.len() {
-            assert!(!scan(&whole[..length]).0, "{length}");
+            assert_eq!(scan(&whole[..length]).length, None, "{length}");
         }
     }
 }

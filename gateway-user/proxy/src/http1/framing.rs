@@ -44,7 +44,32 @@ pub enum Coding {
     Other,
 }
 
+/// Where a request's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyEnd {
+    /// There is none.
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// Where its chunks do.
+    Chunked,
+    /// hyper refuses the request.
+    Unclear,
+}
+
 impl Framing {
+    /// Where the body of a request ends (RFC 9112, section 6.3).
+    pub(super) fn request_body(self) -> BodyEnd {
+        match (self.coding, self.length) {
+            (Coding::Absent, Length::Absent) => BodyEnd::None,
+            (Coding::Absent, Length::Once(length) | Length::Repeated(length)) => {
+                BodyEnd::Length(length)
+            }
+            (Coding::Chunked, Length::Absent) => BodyEnd::Chunked,
+            _ => BodyEnd::Unclear,
+        }
+    }
+
     /// What a message says.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut framing = Self::default();

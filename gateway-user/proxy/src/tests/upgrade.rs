@@ -92,8 +92,9 @@ async fn endpoints_may_decline() {
     client.send(HANDSHAKE).await;
     let (head, body) = client.response().await;
     assert_eq!((status(&head), body.as_str()), ("HTTP/1.1 200 OK", "no"));
-    // The connection goes on as before.
-    assert_eq!(client.get("a", "/").await.1, "no");
+    // What the client says next may not be meant as a request.
+    assert_eq!(header(&head, "connection"), Some("close"));
+    assert_eq!(client.rest().await.unwrap(), "");
 }
 
 #[tokio::test]
