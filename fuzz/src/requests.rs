@@ -6,7 +6,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use http::{Method, Request, Response};
@@ -50,12 +50,27 @@ pub fn run(input: &[u8]) {
         }
         if !requests.are_between() {
             assert_eq!(after, b"");
-            assert_eq!(seen, Seen::Part, "hyper has seen an end");
+            assert_eq!(
+                seen,
+                Seen::Part,
+                "hyper has seen an end: {}",
+                request.escape_ascii()
+            );
             return;
         }
-        assert_eq!(seen, Seen::Whole, "hyper waits for more");
+        assert_eq!(
+            seen,
+            Seen::Whole,
+            "hyper waits for more: {}",
+            request.escape_ascii()
+        );
         let (_, before_end) = request.split_last().expect("a request");
-        assert_ne!(by_hyper(before_end), Seen::Whole, "it ends before");
+        assert_ne!(
+            by_hyper(before_end),
+            Seen::Whole,
+            "it ends before: {}",
+            request.escape_ascii()
+        );
         rest = after;
     }
 }
@@ -76,8 +91,8 @@ fn by_hyper(input: &[u8]) -> Seen {
                     Some(Err(_)) => break false,
                 }
             };
-            if whole && seen.get() == Seen::Part {
-                seen.set(Seen::Whole);
+            if seen.get() == Seen::Part {
+                seen.set(if whole { Seen::Whole } else { Seen::Other });
             }
             // One request is enough.
             std::future::pending::<Result<Response<String>, Infallible>>().await
@@ -88,7 +103,7 @@ fn by_hyper(input: &[u8]) -> Seen {
     let mut cx = Context::from_waker(Waker::noop());
     // A piece of a body at a time.
     for _ in 0..input.len() + 4 {
-        if let Poll::Ready(_) = Pin::new(&mut connection).poll(&mut cx) {
+        if Pin::new(&mut connection).poll(&mut cx).is_ready() {
             return Seen::Other;
         }
         if seen.get() != Seen::Part {

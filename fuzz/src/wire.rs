@@ -49,7 +49,10 @@ fn send(parts: &[&[u8]]) {
     let _ = stream.shutdown(Shutdown::Write);
     let mut heard = Vec::new();
     if let Err(error) = stream.read_to_end(&mut heard) {
-        let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let is_late = matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        );
         assert!(!is_late, "the connection does not end");
     }
     if INPUTS.fetch_add(1, Relaxed).is_multiple_of(OTHERS) {
@@ -64,7 +67,10 @@ fn others_are_served(gateway: SocketAddr) {
     stream.write_all(request).expect("it takes a request");
     let mut heard = String::new();
     stream.read_to_string(&mut heard).expect("it answers");
-    assert!(heard.starts_with("HTTP/1.1 200") && heard.ends_with("\r\n\r\n/other"), "{heard}");
+    assert!(
+        heard.starts_with("HTTP/1.1 200") && heard.ends_with("\r\n\r\n/other"),
+        "{heard}"
+    );
 }
 
 /// Starts the gateway and its endpoint, which live as long as the process.
@@ -83,7 +89,10 @@ fn gateway() -> SocketAddr {
             ..Options::default()
         })
         .expect("a thread");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let applied = runtime.block_on(proxy.apply(&std::sync::Arc::new(snapshot)));
         assert!(applied.failures.is_empty(), "{:?}", applied.failures);
         std::mem::forget((proxy, runtime));
@@ -157,10 +166,18 @@ fn serve(stream: TcpStream) -> io::Result<()> {
             panic!("no request line: {line:?}");
         };
         let values = |wanted: &str| -> Vec<&str> {
-            let fields = headers.iter().map(|line| line.split_once(": ").expect("a header"));
-            fields.filter(|(name, _)| *name == wanted).map(|(_, value)| value).collect()
+            let fields = headers
+                .iter()
+                .map(|line| line.split_once(": ").expect("a header"));
+            fields
+                .filter(|(name, _)| *name == wanted)
+                .map(|(_, value)| value)
+                .collect()
         };
-        match (&values("content-length")[..], &values("transfer-encoding")[..]) {
+        match (
+            &values("content-length")[..],
+            &values("transfer-encoding")[..],
+        ) {
             ([], []) => {}
             ([length], []) => {
                 assert!(length.bytes().all(|byte| byte.is_ascii_digit()), "{head:?}");
@@ -209,7 +226,9 @@ fn line(reader: &mut BufReader<TcpStream>) -> io::Result<Option<String>> {
     let Some(line) = bytes.strip_suffix(b"\r\n") else {
         panic!("a line ends with LF alone: {}", bytes.escape_ascii());
     };
-    let is_clean = line.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t');
+    let is_clean = line
+        .iter()
+        .all(|byte| !byte.is_ascii_control() || *byte == b'\t');
     assert!(is_clean, "a control character: {}", line.escape_ascii());
     Ok(Some(String::from_utf8_lossy(line).into_owned()))
 }

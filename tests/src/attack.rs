@@ -237,3 +237,23 @@ impl Attack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_attacks_are_documented() {
+        let document = include_str!("../../docs/security.md");
+        let proxied = Class::ALL.into_iter().flat_map(Class::attacks);
+        let proxied = proxied.map(|attack| (attack.name(), attack.about()));
+        let rows = document.matches("\n| `").count();
+        let mut attacks: Vec<_> = proxied.collect();
+        attacks.extend(packets::names());
+        for (name, about) in &attacks {
+            let row = format!("| `{name}` | {about} | ");
+            assert!(document.contains(&row), "{row}");
+        }
+        assert_eq!(rows, attacks.len());
+    }
+}

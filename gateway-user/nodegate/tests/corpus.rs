@@ -17,8 +17,12 @@ mod manifest;
 mod matcher;
 #[path = "../../../fuzz/src/path.rs"]
 mod path;
+#[path = "../../../fuzz/src/requests.rs"]
+mod requests;
 #[path = "../../../fuzz/src/rewrite.rs"]
 mod rewrite;
+#[path = "../../../fuzz/src/wire.rs"]
+mod wire;
 
 fn replay(target: &str, run: impl Fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
@@ -92,4 +96,19 @@ fn normal_forms_of_paths() {
 #[test]
 fn rewritten_paths() {
     replay("rewrite", rewrite::run);
+}
+
+#[test]
+fn requests_one_behind_the_other() {
+    replay("requests", |input| altered(input, requests::run));
+}
+
+#[test]
+fn bytes_of_http1_on_the_wire() {
+    replay("wire_http1", wire::http1);
+}
+
+#[test]
+fn bytes_of_http2_on_the_wire() {
+    replay("wire_http2", wire::http2);
 }

@@ -8,6 +8,8 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use anyhow::{Context as _, ensure};
@@ -189,6 +191,12 @@ fn segment(from: SocketAddrV4, to: SocketAddrV4, flags: u8, sequence: u32) -> Se
     }
 }
 
+/// What there is: names, and what is done.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ATTACKS.iter().map(|attack| (attack.name, attack.about))
+}
+
 /// Attacks a node of a testbed, one after the other.
 pub(super) fn run(options: &Options, told: &mut impl FnMut(&Row)) -> anyhow::Result<Vec<Row>> {
     let wanted = ATTACKS
@@ -266,10 +274,16 @@ impl Attack {
     fn run(&self, part: usize) -> anyhow::Result<Outcome> {
         let mut victims = Victims::connect(NODE_PORT, VICTIMS)?;
         let addresses = victims.addresses();
-        (self.packets)(&Scene {
+        let scene = Scene {
             sender: Sender::new()?,
             victims: &addresses,
             part,
+        };
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| victims.live_until(&stop));
+            (self.packets)(&scene);
+            stop.store(true, Ordering::Relaxed);
         });
         let broken = victims.broken();
         let told = format!("{VICTIMS} connections live");

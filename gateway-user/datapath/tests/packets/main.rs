@@ -3,6 +3,7 @@
 //!
 //! Needs root, a BPF file system and a cgroup2; without, every test is reported as ignored.
 
+mod arbitrary;
 mod bench;
 mod datagrams;
 mod flows;
@@ -70,6 +71,7 @@ const V6: Addresses = Addresses {
 
 /// Runs for IPv4 and IPv6.
 const BOTH: &[(&str, Test)] = &[
+    ("arbitrary_packets_do_no_harm", arbitrary::do_no_harm),
     ("a_syn_to_a_node_port_goes_to_the_backend", flows::node_port),
     (
         "a_syn_to_a_cluster_ip_goes_to_the_backend",

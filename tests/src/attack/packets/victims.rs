@@ -3,9 +3,15 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+
+/// Between two rounds of requests.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections, and a socket for datagrams, through a node port. They are of the namespace in which they are made,
 /// and may be used from any.
@@ -47,6 +53,18 @@ impl Victims {
                 SocketAddr::V6(_) => None,
             })
             .collect()
+    }
+
+    /// Asks on one connection after the other until it is told to stop: none is idle for long, and something is
+    /// under way all the time. What fails is found by [`Self::broken`].
+    pub(super) fn live_until(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            for stream in &mut self.connections {
+                // A connection that has failed once fails again.
+                let _ = ask(stream);
+            }
+            thread::sleep(PAUSE);
+        }
     }
 
     /// What is broken: connections that do not live, datagrams without an answer, and, if somebody new cannot
