@@ -7,6 +7,7 @@
 //! | [`Class::Http2`] | a client, by frames | yes |
 //! | [`Class::Tls`] | a client, before there is a request | yes |
 //! | [`Class::Answers`] | an endpoint | yes |
+//! | [`Class::Suites`] | a client, by suites that nobody here wrote | yes |
 //! | [`Class::Files`] | who may write manifests | no |
 //! | [`Class::Packets`] | who may send packets to a node | no |
 //!
@@ -21,6 +22,7 @@ mod neighbour;
 mod outcome;
 mod packets;
 mod said;
+mod suites;
 mod target;
 mod tls;
 
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 pub use outcome::{Outcome, Reach, Report, Row, Verdict};
+pub use suites::NAME as H2SPEC;
 use target::{Proxy, Target};
 
 use crate::state::Binaries;
@@ -44,6 +47,8 @@ pub enum Class {
     Tls,
     /// Answers of endpoints.
     Answers,
+    /// Public suites.
+    Suites,
     /// Manifests.
     Files,
     /// Packets.
@@ -57,6 +62,8 @@ pub struct Options {
     pub binaries: Binaries,
     /// None: nothing is compared.
     pub envoy: Option<PathBuf>,
+    /// None: the public suites are skipped.
+    pub h2spec: Option<PathBuf>,
     /// Only attacks whose names have this in them.
     pub only: String,
     /// Only these classes.
@@ -73,17 +80,19 @@ enum Attack {
     Handshake(&'static tls::Handshake),
     Answer(&'static said::Answer),
     File(&'static files::Nasty),
+    Suite,
 }
 
 // === impl Class ===
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Http1,
         Self::Http2,
         Self::Tls,
         Self::Answers,
+        Self::Suites,
         Self::Files,
         Self::Packets,
     ];
@@ -95,6 +104,7 @@ impl Class {
             Self::Http2 => "http2",
             Self::Tls => "tls",
             Self::Answers => "answers",
+            Self::Suites => "suites",
             Self::Files => "files",
             Self::Packets => "packets",
         }
@@ -109,6 +119,7 @@ impl Class {
             }
             Self::Tls => tls::HANDSHAKES.iter().map(Attack::Handshake).collect(),
             Self::Answers => said::ANSWERS.iter().map(Attack::Answer).collect(),
+            Self::Suites => vec![Attack::Suite],
             Self::Files => files::NASTY.iter().map(Attack::File).collect(),
             Self::Packets => Vec::new(),
         }
@@ -122,6 +133,11 @@ impl Class {
 pub fn run(options: &Options, mut told: impl FnMut(&Row)) -> anyhow::Result<Report> {
     let mut report = Report::default();
     for class in &options.classes {
+        if *class == Class::Suites && options.h2spec.is_none() {
+            let unmet = "h2spec is not built: cargo xtask attack builds it with Go".to_owned();
+            report.skipped.push((class.name(), unmet));
+            continue;
+        }
         if *class == Class::Packets {
             if let Err(unmet) = crate::environment::check_for_tests() {
                 report.skipped.push((class.name(), unmet.to_string()));
@@ -204,6 +220,7 @@ impl Attack {
             Self::Handshake(handshake) => handshake.name,
             Self::Answer(answer) => answer.name,
             Self::File(file) => file.name,
+            Self::Suite => suites::NAME,
         }
     }
 
@@ -215,6 +232,7 @@ impl Attack {
             Self::Handshake(handshake) => handshake.about,
             Self::Answer(answer) => answer.about,
             Self::File(file) => file.about,
+            Self::Suite => suites::ABOUT,
         }
     }
 
@@ -234,6 +252,10 @@ impl Attack {
             Self::Handshake(handshake) => handshake.run(target),
             Self::Answer(answer) => answer.run(target),
             Self::File(file) => file.run(target, &options.binaries.nodegate),
+            Self::Suite => {
+                let h2spec = options.h2spec.as_ref().context("h2spec is not built")?;
+                suites::run(target, h2spec)
+            }
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum Unmet {
     /// Kubernetes' own tests have not been built.
     #[error("Kubernetes' own tests are not built: cargo xtask conformance services --list")]
     Suite,
+    /// The public suite of HTTP/2, which only attacks need, has not been built.
+    #[error("h2spec is not built: cargo xtask attack, where Go is installed")]
+    H2spec,
     /// A program is not on PATH.
     #[error("`{}`, which {}, is missing: {}", .0.name(), .0.task(), .0.remedy())]
     Program(Program),

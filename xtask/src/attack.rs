@@ -6,9 +6,12 @@ use clap::{
     Args, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use nodegate_testbed::attack::{self, Class, Options, Report, Row, Verdict};
+use nodegate_testbed::{
+    attack::{self, Class, H2SPEC, Options, Report, Row, Verdict},
+    cluster::parts::Purpose,
+};
 
-use crate::{binaries, phases::Clock, setup, table};
+use crate::{binaries, cluster, phases::Clock, setup, table};
 
 /// Shown below `--help`.
 pub(crate) const EXAMPLES: &str = "\
@@ -78,12 +81,17 @@ pub(crate) fn run(wanted: Attack) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {error:#}; nothing is compared with Envoy");
     }
     let binaries = binaries::build()?;
+    let parts = cluster::build(Purpose::Attack);
+    if let Err(error) = &parts {
+        eprintln!("warning: {error:#}; the public suites are skipped");
+    }
     let options = Options {
         binaries: binaries::Binaries {
             nodegate: wanted.binary.unwrap_or(binaries.nodegate),
             pod: binaries.pod,
         },
         envoy: envoy.ok(),
+        h2spec: parts.ok().map(|parts| parts.file(H2SPEC)),
         only: wanted.only,
         classes: if wanted.classes.is_empty() {
             Class::ALL.to_vec()

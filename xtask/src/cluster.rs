@@ -138,6 +138,8 @@ pub(crate) enum For {
     Samples,
     /// Also Istio's control plane.
     Istio,
+    /// No cluster: the public suites of `cargo xtask attack`.
+    Attack,
 }
 
 impl From<For> for Purpose {
@@ -148,6 +150,7 @@ impl From<For> for Purpose {
             For::Chart => Self::Chart,
             For::Samples => Self::Samples,
             For::Istio => Self::Istio,
+            For::Attack => Self::Attack,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -14,12 +15,17 @@ use tempfile::TempDir;
 use super::endpoint::Endpoint;
 use crate::{measure, process};
 
+/// As long as Envoy is waited for.
+const ENVOY: Duration = Duration::from_secs(3);
+
 /// A gateway with a port for plain HTTP and one for TLS, before one endpoint. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) plain: SocketAddr,
     pub(super) secure: SocketAddr,
     pub(super) endpoint: Endpoint,
+    /// How long to wait for what must come. Of Envoy nothing must.
+    pub(super) patience: Duration,
     process: Child,
     directory: TempDir,
 }
@@ -74,6 +80,10 @@ impl Target {
             plain: (Ipv4Addr::LOCALHOST, plain).into(),
             secure: (Ipv4Addr::LOCALHOST, secure).into(),
             endpoint,
+            patience: match proxy {
+                Proxy::Nodegate(_) => patience::limit(),
+                Proxy::Envoy { .. } => ENVOY,
+            },
             process,
             directory,
         };

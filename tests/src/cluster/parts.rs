@@ -38,6 +38,8 @@ pub enum Purpose {
     Samples,
     /// A cluster, and [Istio's control plane](super::Istio) beside it.
     Istio,
+    /// No cluster: the public suites of [attacks](crate::attack).
+    Attack,
 }
 
 /// What is built together.
@@ -70,7 +72,7 @@ macro_rules! sources {
     };
 }
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group {
         name: "kubernetes",
         purpose: Purpose::Cluster,
@@ -183,6 +185,16 @@ const GROUPS: [Group; 9] = [
         beside: &[ISTIO_KINDS, ISTIO_SAMPLES],
         minutes: 13,
     },
+    Group {
+        name: "h2spec",
+        purpose: Purpose::Attack,
+        sources: sources!("h2spec": "go.mod", "go.sum"),
+        targets: &["tool"],
+        module: "github.com/summerwind/h2spec",
+        programs: &[("h2spec", "h2spec")],
+        beside: &[],
+        minutes: 1,
+    },
 ];
 
 /// The module that most of it is.
@@ -246,11 +258,13 @@ impl Parts {
     pub fn find_for(purpose: Purpose) -> Result<Self, Unmet> {
         let cache = cache().map_err(|_| Unmet::Parts)?;
         let parts = Self { cache };
-        if !parts.complete(Purpose::Cluster) {
+        let needs_cluster = purpose != Purpose::Attack;
+        if needs_cluster && !parts.complete(Purpose::Cluster) {
             return Err(Unmet::Parts);
         }
         match purpose {
             _ if parts.complete(purpose) => Ok(parts),
+            Purpose::Attack => Err(Unmet::H2spec),
             Purpose::Chart => Err(Unmet::Helm),
             Purpose::Samples => Err(Unmet::Samples),
             Purpose::Istio => Err(Unmet::Istio),
@@ -310,7 +324,10 @@ impl Parts {
 
 /// The groups that a purpose needs.
 fn groups(purpose: Purpose) -> impl Iterator<Item = &'static Group> {
-    let is_needed = move |group: &&Group| [Purpose::Cluster, purpose].contains(&group.purpose);
+    let is_needed = move |group: &&Group| {
+        let is_of_cluster = group.purpose == Purpose::Cluster && purpose != Purpose::Attack;
+        is_of_cluster || group.purpose == purpose
+    };
     GROUPS.iter().filter(is_needed)
 }
 

@@ -9,7 +9,8 @@ use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nodegate_testbed::{
     Binaries,
-    attack::{Class, Options, run},
+    attack::{Class, H2SPEC, Options, run},
+    cluster::parts::{Parts, Purpose},
     environment,
 };
 
@@ -28,8 +29,10 @@ fn main() -> ExitCode {
     if envoy.is_none() {
         eprintln!("not compared: no Envoy: `cargo xtask test` gets one");
     }
+    let h2spec = Parts::find_for(Purpose::Attack).map(|parts| parts.file(H2SPEC));
     let trials = Class::ALL.into_iter().map(|class| {
         let unmet = match class {
+            Class::Suites => h2spec.as_ref().err().cloned(),
             Class::Packets => environment::check_for_tests().err(),
             _ => None,
         };
@@ -39,10 +42,12 @@ fn main() -> ExitCode {
         let is_ignored = binaries.is_err() || unmet.is_some();
         let binaries = binaries.as_ref().ok().cloned();
         let envoy = envoy.clone();
+        let h2spec = h2spec.as_ref().ok().cloned();
         Trial::test(format!("{} do no harm", class.name()), move || {
             let options = Options {
                 binaries: binaries.ok_or("there are no binaries")?,
                 envoy,
+                h2spec,
                 only: String::new(),
                 classes: vec![class],
                 part: PART,
