@@ -41,7 +41,7 @@ pub fn run(input: &[u8]) {
         let taken = requests.take(rest);
         assert!(taken.length > 0 && taken.length <= rest.len(), "{taken:?}");
         let (request, after) = rest.split_at(taken.length);
-        if taken.fault.is_some() {
+        if taken.fault.is_some() || requests.are_given_up() {
             return;
         }
         let seen = by_hyper(request);

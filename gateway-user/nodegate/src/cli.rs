@@ -160,6 +160,28 @@ fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
+/// Reads a size as Kubernetes has it: `512Mi`.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("", 1),
+    ];
+    let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
+    let size = unit.and_then(|(unit, bytes)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*bytes)
+    });
+    let size = size.filter(|size| *size > 0);
+    size.ok_or_else(|| {
+        format!("`{text}` is no size (fix: bytes, or a number with Ki, Mi or Gi, such as 512Mi)")
+    })
+}
+
 /// Reads a network: `10.244.0.0/16`.
 fn network(text: &str) -> Result<IpNet, String> {
     text.parse().map_err(|_| {
@@ -227,6 +249,24 @@ mod tests {
             "`10.0.0.1` is no network (fix: 10.0.0.1/32)"
         );
         assert!(network("10.0.0.0/33").unwrap_err().contains("LENGTH"));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, wanted) in [("512Mi", 512 << 20), ("1G", 1_000_000_000), ("4096", 4096)] {
+            assert_eq!(size(text), Ok(wanted));
+        }
+        for text in [
+            "",
+            "0",
+            "-1",
+            "Mi",
+            "1.5Gi",
+            "1Ti",
+            "18446744073709551615Gi",
+        ] {
+            assert!(size(text).unwrap_err().contains("such as 512Mi"), "{text}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ use nodegate_iptables::{
 use nodegate_model::{Published, Snapshot};
 use nodegate_observe::{AccessLog, AccessLogOptions, Tap};
 use nodegate_programming::masquerade::MasqueradeMode;
-use nodegate_proxy::{self as proxy, Fronts, Parity, Proxy, Refusal};
+use nodegate_proxy::{self as proxy, ConnectionLimits, Fronts, Parity, Proxy, Refusal};
 use nodegate_source::{
     combined::Sources,
     kubernetes::{
@@ -127,8 +127,10 @@ pub struct ProxyOptions {
     pub accept_http10: bool,
     /// Who says in the PROXY protocol whose connections it brings.
     pub fronts: Fronts,
-    /// How many connections of clients there may be at once; none: as many as there are descriptors for.
-    pub max_connections: Option<usize>,
+    /// How many connections of clients there may be at once.
+    pub max_connections: ConnectionLimits,
+    /// How much memory the process may take, in bytes; none: what its cgroups allow.
+    pub max_memory: Option<u64>,
     /// The access log; none: none is written.
     pub access_log: Option<AccessLogOptions>,
 }
@@ -354,7 +356,8 @@ fn start_proxy(
         extended_connect: options.extended_connect,
         accept_http10: options.accept_http10,
         fronts: options.fronts.clone(),
-        max_connections: options.max_connections,
+        max_connections: options.max_connections.clone(),
+        max_memory: options.max_memory.or_else(proxy::allowed_memory),
         ..defaults
     })
     .context("starting the proxy's workers")?;

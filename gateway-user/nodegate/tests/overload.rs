@@ -270,3 +270,53 @@ fn more_connections_than_there_may_be_are_reset() {
     open.pop();
     wait_for_service(&program);
 }
+
+#[test]
+fn a_port_may_have_a_limit_of_its_own() {
+    let limited = free_port();
+    let limit = format!("{limited}=1,10000");
+    let program = Program::start(&["--max-connections", &limit]);
+    let directory = program.directory.path();
+    let of_limited = manifests(limited, 1).replace("name: web", "name: limited");
+    let (gateway, _) = of_limited.split_once("---").expect("a Gateway comes first");
+    fs::write(directory.join("b.yaml"), gateway).expect("a file");
+    let connect = || {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, limited)).ok()?;
+        stream.set_read_timeout(Some(patience::limit())).ok()?;
+        Some(stream)
+    };
+    let first = patience::until(|| {
+        connect().filter(|stream| {
+            let mut stream = stream.try_clone().expect("a socket");
+            // It has no routes.
+            status(&mut stream) == Some(404)
+        })
+    });
+    let _first = first.expect("one is served");
+    let mut second = connect().expect("the kernel takes it");
+    assert_eq!(status(&mut second), None);
+    assert!(program.refused("connections") > 0);
+    wait_for_service(&program);
+}
+
+#[test]
+fn clients_are_refused_while_memory_is_scarce() {
+    // It takes more than this as soon as it runs.
+    let directory = tempfile::tempdir().expect("a directory");
+    let (port, endpoint) = (free_port(), endpoint(Arc::default()));
+    fs::write(directory.path().join("a.yaml"), manifests(port, endpoint)).expect("a file");
+    let mut command = run(directory.path());
+    command.args(["--max-memory", "4Mi"]);
+    let program = Program {
+        child: command.spawn().expect("the program"),
+        directory,
+        port,
+        held: Arc::default(),
+    };
+    let refused = patience::until(|| {
+        let mut client = program.client()?;
+        let is_refused = status(&mut client).is_none();
+        (is_refused && program.refused("memory") > 0).then_some(())
+    });
+    refused.expect("a client is refused");
+}

@@ -3,6 +3,10 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -32,8 +36,51 @@ pub struct Options {
     pub accept_http10: bool,
     /// Who says in the PROXY protocol whose connections it brings.
     pub fronts: Fronts,
-    /// How many connections of clients there may be at once; none: as many as there are descriptors for.
-    pub max_connections: Option<usize>,
+    /// How many connections of clients there may be at once.
+    pub max_connections: ConnectionLimits,
+    /// How much memory the process may take, in bytes; none: as much as there is.
+    pub max_memory: Option<u64>,
+}
+
+/// How many connections of clients there may be at once.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionLimits {
+    /// In all; none: as many as there are descriptors for.
+    pub all: Option<usize>,
+    /// To single ports.
+    pub ports: Vec<PortLimit>,
+}
+
+/// How many connections a port may have at once, and how many it has.
+#[derive(Clone, Debug)]
+pub struct PortLimit {
+    port: u16,
+    most: usize,
+    /// All workers count together.
+    pub(crate) open: Arc<AtomicUsize>,
+}
+
+impl ConnectionLimits {
+    /// The limit of a port, if it has one of its own.
+    pub(crate) fn of_port(&self, port: u16) -> Option<&PortLimit> {
+        self.ports.iter().find(|limit| limit.port == port)
+    }
+}
+
+impl PortLimit {
+    /// At most so many to a port.
+    pub fn new(port: u16, most: usize) -> Self {
+        Self {
+            port,
+            most,
+            open: Arc::default(),
+        }
+    }
+
+    /// Whether there are more than there may be.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > self.most
+    }
 }
 
 /// Fronts that are trusted to say whose connections they bring: ports that they connect to, and networks that they
@@ -64,7 +111,8 @@ impl Default for Options {
             extended_connect: false,
             accept_http10: false,
             fronts: Fronts::default(),
-            max_connections: None,
+            max_connections: ConnectionLimits::default(),
+            max_memory: None,
         }
     }
 }

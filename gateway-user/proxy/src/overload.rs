@@ -4,17 +4,21 @@
 //! Descriptors belong to the whole process, and so does what is counted here. The kernel gives the lowest number
 //! that is free (open(2)): a socket with a high number says that as many are open.
 
+pub(crate) mod memory;
+
 use std::{
     fmt,
     os::fd::{AsFd, AsRawFd as _},
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::resource::{Resource, getrlimit};
+
+use crate::options::{ConnectionLimits, PortLimit};
 
 /// Of the descriptors that the process may have, so many percent are for clients and endpoints; what is left
 /// takes in new clients, to be told at once, and serves probes, files and the control side.
@@ -31,6 +35,8 @@ pub enum Refusal {
     Connections,
     /// A client's connection: the process has hardly a descriptor left.
     Descriptors,
+    /// A client's connection: the process takes nearly all the memory that it may.
+    Memory,
     /// A request, or a connection that is passed on: there is hardly a descriptor left for its endpoint.
     EndpointDescriptors,
     /// A client's connection over HTTP/2: the client resets its requests before they are answered.
@@ -66,15 +72,19 @@ static CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// A client's connection among those that are open, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(());
+pub(crate) struct Place {
+    /// How many there are to its port, where that is limited.
+    of_port: Option<Arc<AtomicUsize>>,
+}
 
 // === impl Refusal ===
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::Descriptors,
+        Self::Memory,
         Self::EndpointDescriptors,
         Self::Resets,
         Self::Floods,
@@ -86,6 +96,7 @@ impl Refusal {
         match self {
             Self::Connections => "connections",
             Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
             Self::EndpointDescriptors => "endpoint-descriptors",
             Self::Resets => "resets",
             Self::Floods => "floods",
@@ -123,6 +134,9 @@ impl fmt::Display for Refusal {
             Self::Descriptors => {
                 "clients are refused: hardly a file descriptor is left (fix: raise the limit of open files)"
             }
+            Self::Memory => {
+                "clients are refused: hardly any memory is left (fix: allow the container or --max-memory more)"
+            }
             Self::EndpointDescriptors => {
                 "requests are refused: hardly a file descriptor is left for endpoints (fix: raise the limit of \
                  open files)"
@@ -141,8 +155,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Whether somebody has been refused in the last seconds because descriptors are scarce.
+/// Whether those must go who hold much: somebody has been refused in the last seconds because descriptors are
+/// scarce, or memory is.
 pub(crate) fn is_pressing() -> bool {
+    if memory::is_scarce() {
+        return true;
+    }
     let last = LAST_SCARCE.load(Relaxed);
     seconds().saturating_sub(last) <= LATELY
 }
@@ -152,13 +170,22 @@ fn seconds() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// Admits a client's connection, or says why not.
-pub(crate) fn admit(stream: impl AsFd, most: Option<usize>) -> Result<Place, Refusal> {
+/// Admits a client's connection to a port, or says why not.
+pub(crate) fn admit(
+    stream: impl AsFd,
+    port: u16,
+    limits: &ConnectionLimits,
+) -> Result<Place, Refusal> {
     if is_scarce(stream, FOR_CLIENTS) {
         return Err(Refusal::Descriptors);
     }
-    let place = Place::take();
-    if most.is_some_and(|most| CLIENTS.load(Relaxed) > most) {
+    if memory::is_scarce() {
+        return Err(Refusal::Memory);
+    }
+    let of_port = limits.of_port(port);
+    let place = Place::take(of_port);
+    let are_too_many = limits.all.is_some_and(|most| CLIENTS.load(Relaxed) > most);
+    if are_too_many || of_port.is_some_and(PortLimit::is_exceeded) {
         return Err(Refusal::Connections);
     }
     Ok(place)
@@ -185,15 +212,22 @@ const fn is_above(number: u64, percent: u64, limit: u64) -> bool {
 // === impl Place ===
 
 impl Place {
-    fn take() -> Self {
+    fn take(of_port: Option<&PortLimit>) -> Self {
         CLIENTS.fetch_add(1, Relaxed);
-        Self(())
+        let of_port = of_port.map(|limit| Arc::clone(&limit.open));
+        if let Some(open) = &of_port {
+            open.fetch_add(1, Relaxed);
+        }
+        Self { of_port }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         CLIENTS.fetch_sub(1, Relaxed);
+        if let Some(open) = &self.of_port {
+            open.fetch_sub(1, Relaxed);
+        }
     }
 }
 

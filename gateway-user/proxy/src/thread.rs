@@ -163,6 +163,7 @@ impl Running {
         let (idle, head) = (ticks(options.idle_timeout), ticks(options.header_timeout));
         self.worker.connections.sweep(now, idle, head);
         self.pool.sweep(now);
+        overload::memory::look(options.max_memory);
         if overload::is_pressing() && self.worker.connections.shed(now) {
             Refusal::Stalled.note();
         }

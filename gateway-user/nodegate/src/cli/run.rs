@@ -1,6 +1,6 @@
 //! `nodegate run`: the daemon.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, num::NonZero, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -9,7 +9,7 @@ use nodegate_compile::{GatewayIdentity, NodeIdentity, ServiceScope};
 use nodegate_datapath as datapath;
 use nodegate_observe::{AccessLogOptions, Encoding, LineFormat};
 use nodegate_programming::desired::Policy;
-use nodegate_proxy::{Fronts, Parity};
+use nodegate_proxy::{ConnectionLimits, Fronts, Parity, PortLimit};
 use nodegate_source::kubernetes::access::Access;
 
 use super::{
@@ -208,10 +208,20 @@ struct ProxyArgs {
     /// (426)
     #[arg(long, env = "NODEGATE_ACCEPT_HTTP_10")]
     accept_http_10: bool,
-    /// How many connections of clients there may be at once; more are reset [default: nineteen of twenty
-    /// descriptors that the process may have]
-    #[arg(long, env = "NODEGATE_MAX_CONNECTIONS", value_name = "N")]
-    max_connections: Option<std::num::NonZeroUsize>,
+    /// How many connections of clients there may be at once, in all and to single ports; more are reset [default:
+    /// nineteen of twenty descriptors that the process may have]
+    #[arg(
+        long,
+        env = "NODEGATE_MAX_CONNECTIONS",
+        value_name = "[PORT=]N",
+        value_delimiter = ',',
+        value_parser = connections
+    )]
+    max_connections: Vec<(Option<u16>, usize)>,
+    /// How much memory the process may take, such as 512Mi; with nine of ten parts of it, new connections are refused,
+    /// and those that hold the most go [default: what its container allows]
+    #[arg(long, env = "NODEGATE_MAX_MEMORY", value_name = "SIZE", value_parser = super::size)]
+    max_memory: Option<u64>,
     /// Fronts that say in the PROXY protocol (version 1 or 2) whose connections they bring: the port of this gateway
     /// that they connect to, and the network that they come from. Their connections must begin with that; all
     /// others are served as they are
@@ -270,6 +280,19 @@ enum Source {
     Manifests,
     /// kube-proxy's rules, of iptables-save and ip6tables-save
     Iptables,
+}
+
+/// A limit of connections, of all or of a port.
+fn connections(text: &str) -> Result<(Option<u16>, usize), String> {
+    let (port, number) = match text.split_once('=') {
+        Some((port, number)) => (Some(port), number),
+        None => (None, text),
+    };
+    let port = port.map(|port| port.parse::<NonZero<u16>>().map(NonZero::get));
+    match (port.transpose(), number.parse::<NonZero<usize>>()) {
+        (Ok(port), Ok(number)) => Ok((port, number.get())),
+        _ => Err("a number, or a port and a number, such as 10000 or 443=5000".to_owned()),
+    }
 }
 
 /// `8443=192.0.2.0/24`
@@ -485,9 +508,21 @@ impl ProxyArgs {
             extended_connect: self.extended_connect,
             accept_http10: self.accept_http_10,
             fronts: Fronts(self.proxy_protocol_from.clone()),
-            max_connections: self.max_connections.map(std::num::NonZeroUsize::get),
+            max_connections: self.max_connections(),
+            max_memory: self.max_memory,
             access_log: self.access_log()?,
         })
+    }
+
+    fn max_connections(&self) -> ConnectionLimits {
+        let mut limits = ConnectionLimits::default();
+        for (port, most) in &self.max_connections {
+            match port {
+                Some(port) => limits.ports.push(PortLimit::new(*port, *most)),
+                None => limits.all = Some(*most),
+            }
+        }
+        limits
     }
 
     fn access_log(&self) -> anyhow::Result<Option<AccessLogOptions>> {

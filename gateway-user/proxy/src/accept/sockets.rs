@@ -116,7 +116,7 @@ impl Door {
         let Some(listener) = self.worker.config().listener(port).cloned() else {
             return;
         };
-        let place = match overload::admit(&stream, self.worker.options.max_connections) {
+        let place = match overload::admit(&stream, port, &self.worker.options.max_connections) {
             Ok(place) => place,
             Err(refusal) => {
                 refusal.note();

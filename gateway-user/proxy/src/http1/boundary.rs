@@ -93,6 +93,11 @@ impl Requests {
         matches!(self.at, At::Head(_))
     }
 
+    /// Whether it is hyper's business what comes next, since it refuses what has come.
+    pub fn are_given_up(&self) -> bool {
+        matches!(self.at, At::Rest)
+    }
+
     /// Takes what comes up to the end of the request that it belongs to.
     pub fn take(&mut self, bytes: &[u8]) -> Taken {
         let mut length = 0;
