@@ -57,7 +57,8 @@ pub struct Record {
     /// What the client has said: a set of the bits from [`Record::CLOSED`] on, and in the upper half
     /// one more than the window scale that it has offered (RFC 7323 §2.2), or 0.
     pub client_state: u8,
-    /// What the backend has said.
+    /// What the backend has said; in the upper half its window scale likewise, and before it has answered
+    /// the ports that were tried in vain, a bit for each value of their upper two bits.
     pub backend_state: u8,
     /// [`Service::id`](crate::maps::Service::id) of the Service that made it; 0 for none.
     pub service: u32,
@@ -139,8 +140,14 @@ const fn place(seed: u64, client: &Address, port: u16, protocol: u8, buckets: u3
 
 #[inline(always)]
 const fn same(one: &Address, other: &Address) -> bool {
+    difference(one, other) == 0
+}
+
+/// 0 if there is none.
+#[inline(always)]
+const fn difference(one: &Address, other: &Address) -> u64 {
     let (one, other) = (halves(one), halves(other));
-    one.0 == other.0 && one.1 == other.1
+    (one.0 ^ other.0) | (one.1 ^ other.1)
 }
 
 impl Record {

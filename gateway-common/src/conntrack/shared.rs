@@ -10,9 +10,7 @@
 //! only, a word at a time. Should another CPU give the record to another flow meanwhile, that one knows
 //! something wrong of its client until its backend's next packet.
 
-use super::{
-    Answered, Bucket, Ends, Heard, Kind, PORT_BITS, Record, Said, Side, State, WAYS, same,
-};
+use super::{Answered, Bucket, Ends, Heard, Kind, PORT_BITS, Record, Said, Side, WAYS, difference};
 use crate::atomic;
 
 /// Ports below are never given: programs take a client with such a port for a privileged one.
@@ -67,12 +65,13 @@ pub enum Opened {
     Busy,
 }
 
-/// Whether a flow that goes to an endpoint itself has replies that look like a known flow's.
+/// Whether a flow that goes to an endpoint itself has replies that look like a known flow's, or could come
+/// to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collides {
     /// No.
     No,
-    /// Yes: it needs another port.
+    /// Yes: it must be recorded, so that each gets a port of its own.
     Yes,
     /// Others were changing the bucket all the time.
     Busy,
@@ -306,10 +305,17 @@ impl Shared {
             taken = new.forgotten(taken | standing);
             candidates &= candidates - 1;
         }
-        let Some(port) = free_port(new.client_port, taken) else {
+        let untried = free_port(new.client_port, taken | taken >> TRIED);
+        // After all of them, any but the last.
+        let port = untried.or_else(|| free_port(new.client_port, taken | taken >> LAST));
+        let Some(port) = port else {
             return Opened::Clash;
         };
         new.source_port = port;
+        new.backend_state |= (taken & ALL << TRIED) as u8;
+        if port == new.client_port {
+            new.back.acknowledged = (taken >> 32) as u32;
+        }
         let free = bytes_that_are(self.tags(), 0);
         let (way, rank) = if free == 0 {
             let rank = self.victim(new, now);
@@ -343,23 +349,37 @@ impl Shared {
         least
     }
 
-    /// Looks whether a flow to an endpoint itself has replies that look like those of a flow from the
-    /// same port through a Service: they must not be translated as those are. A flow that is over goes.
-    /// Netfilter finds such a clash when it confirms a flow (`__nf_conntrack_confirm`).
+    /// Looks whether a flow to an endpoint itself has replies that look like those of a flow through a
+    /// Service, or whether such a flow may yet be given its port: that one's replies must be told from
+    /// its own. A flow that is over goes. Netfilter finds such a clash when it confirms a flow
+    /// (`__nf_conntrack_confirm`).
     #[inline(always)]
     pub fn collides(self, tag: u8, ends: &Ends, now: u32, copy: &mut Record) -> Collides {
-        let result = self.alone(|| {
-            // There is one such record at most.
-            let Some(way) = self.search(tag, ends, Sender::Backend, copy) else {
-                return Collides::No;
-            };
-            if copy.makes_way(now) {
-                self.set_tag(way, 0);
-                return Collides::No;
+        self.alone(|| self.neighbours(tag, ends, now, copy))
+            .unwrap_or(Collides::Busy)
+    }
+
+    #[inline(always)]
+    fn neighbours(self, tag: u8, ends: &Ends, now: u32, copy: &mut Record) -> Collides {
+        let mut collides = Collides::No;
+        let mut candidates = bytes_that_are(self.tags(), tag);
+        for _ in 0..WAYS {
+            if candidates == 0 {
+                break;
             }
-            Collides::Yes
-        });
-        result.unwrap_or(Collides::Busy)
+            let way = lowest(candidates);
+            // SAFETY: as in `place`.
+            unsafe { transfer(self.record(way), copy) };
+            if copy.is_beside(ends) && !copy.is_from(ends) {
+                if !copy.makes_way(now) {
+                    collides = Collides::Yes;
+                } else if copy.source_port == ends.client_port {
+                    self.set_tag(way, 0);
+                }
+            }
+            candidates &= candidates - 1;
+        }
+        collides
     }
 }
 
@@ -407,8 +427,13 @@ unsafe fn transfer(from: *const Record, to: *mut Record) {
 
 /// What a record means for a new flow from the same place: it goes.
 const GOES: u64 = 1 << 31;
-/// It keeps all of the client's ports from that.
+/// It keeps all of the client's ports from that; a bit for each value of their upper two bits.
 const ALL: u64 = 0b1111;
+/// From which bit on are those that have been tried for the same opening, as in
+/// [`Record::backend_state`].
+const TRIED: u32 = 4;
+/// The one of them that was tried last.
+const LAST: u32 = 8;
 
 impl Record {
     /// The number, of which the verifier knows nothing after it has been in memory: it would follow
@@ -430,34 +455,76 @@ impl Record {
         }
     }
 
-    /// What it means for a new flow: [`GOES`], and the client's ports that it keeps from that, a bit for
-    /// each (see [`free_port`]).
+    /// What it means for a new flow: [`GOES`]; the client's ports that it keeps from that, a bit for each
+    /// (see [`free_port`]); those that were [`TRIED`], and the [`LAST`] of them; and in the upper half
+    /// what the backend has acknowledged of an earlier connection from the client's port.
     #[inline(always)]
     fn stands_to(&self, new: &Self, now: u32) -> u64 {
-        if self.protocol != new.protocol || !same(&self.client, &new.client) {
-            return 0;
-        }
         let differ = self.source_port ^ new.client_port;
-        let takes = 1 << (differ >> 14);
-        if self.client_port == new.client_port
-            && self.frontend_port == new.frontend_port
-            && same(&self.frontend, &new.frontend)
-        {
-            if new.flags & Self::FLAG_OURS != 0 && !self.makes_way(now) {
-                // A client has a flow there, which goes on.
-                return ALL;
-            }
-            let occupied =
-                self.backend_state & Self::OCCUPIED != 0 && matches!(self.state(), State::Opening);
-            return if occupied { GOES | takes } else { GOES };
-        }
-        if differ & PORT_BITS != 0
-            || self.backend_port != new.backend_port
-            || !same(&self.backend, &new.backend)
-        {
+        let stranger =
+            difference(&self.client, &new.client) | u64::from(self.protocol ^ new.protocol);
+        let far = difference(&self.backend, &new.backend)
+            | u64::from(self.backend_port ^ new.backend_port)
+            | u64::from(differ & PORT_BITS);
+        let another = difference(&self.frontend, &new.frontend)
+            | u64::from(self.frontend_port ^ new.frontend_port)
+            | u64::from(self.client_port ^ new.client_port);
+        let near = far == 0;
+        let replaced = another == 0;
+        if stranger != 0 {
             return 0;
         }
-        if self.makes_way(now) { GOES } else { takes }
+        if !near && !replaced {
+            return 0;
+        }
+        let goes = if near && differ == 0 {
+            GOES | u64::from(self.back.acknowledged) << 32
+        } else {
+            GOES
+        };
+        if self.makes_way(now) {
+            return goes;
+        }
+        if replaced && new.flags & Self::FLAG_OURS != 0 {
+            // A client has a flow there, which goes on.
+            return ALL;
+        }
+        let at = 1 << (self.source_port >> 14);
+        let tried = self.tried();
+        if !replaced {
+            at | tried
+        } else if self.is_occupied() {
+            goes | (at | tried) << TRIED | at << LAST
+        } else {
+            goes | tried << TRIED
+        }
+    }
+
+    /// The ports from which its opening was sent in vain, a bit for each value of their upper two bits:
+    /// something may still be answered there.
+    #[inline(always)]
+    const fn tried(&self) -> u64 {
+        if self.backend_state & Self::SPOKE != 0 {
+            return 0;
+        }
+        self.backend_state as u64 >> 4
+    }
+
+    /// Whether its backend has a connection, which the opening does not come through to.
+    #[inline(always)]
+    const fn is_occupied(&self) -> bool {
+        self.backend_state & (Self::SPOKE | Self::OCCUPIED) == Self::OCCUPIED
+    }
+
+    /// Whether its backend is the peer, and sees it come from the client's port, or from one that may be
+    /// given in place of that.
+    #[inline(always)]
+    const fn is_beside(&self, ends: &Ends) -> bool {
+        (self.source_port ^ ends.client_port) & PORT_BITS == 0
+            && self.backend_port == ends.peer_port
+            && self.protocol == ends.protocol
+            && 0 == difference(&self.client, &ends.client)
+            && 0 == difference(&self.backend, &ends.peer)
     }
 
     #[inline(always)]
@@ -489,13 +556,13 @@ pub(super) const fn lowest(bytes: u64) -> usize {
     (bit.wrapping_mul(NUMBERS) >> 61) as usize
 }
 
-/// The first port that is not taken (bit n: the port with n in its upper bits' place).
+/// The first port that is not taken (bit n: the one whose upper two bits are n).
 #[inline(always)]
 pub(super) const fn free_port(port: u16, taken: u64) -> Option<u16> {
     let mut way = 0;
     while way < 4 {
         let candidate = port ^ (way << 14);
-        if taken & (1 << way) == 0 && (way == 0 || candidate >= FIRST_FREE_PORT) {
+        if taken & (1 << (candidate >> 14)) == 0 && (way == 0 || candidate >= FIRST_FREE_PORT) {
             return Some(candidate);
         }
         way += 1;

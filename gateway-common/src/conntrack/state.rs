@@ -78,7 +78,8 @@ pub struct Side {
     /// The sequence number after all that it has sent; for SCTP the verification tag that its packets
     /// must have.
     pub end: u32,
-    /// The highest sequence number that it waits for, by its acknowledgements.
+    /// The highest sequence number that it waits for, by its acknowledgements. Of a backend that has not
+    /// answered the opening: what it waited for last in an earlier connection from the same port, or 0.
     pub acknowledged: u32,
     /// The largest window that it has offered, in bytes.
     pub window: u32,
@@ -249,7 +250,9 @@ impl Record {
             (false, true) if after(self.back.end, self.ahead.acknowledged) => State::FinWait,
             (true, false) | (false, true) => State::CloseWait,
             (true, true)
-                if after(self.ahead.end, self.back.acknowledged)
+                // Without numbers, nobody knows.
+                if self.back.window == 0
+                    || after(self.ahead.end, self.back.acknowledged)
                     || after(self.back.end, self.ahead.acknowledged) =>
             {
                 State::LastAck
@@ -368,7 +371,7 @@ impl Record {
                 let heard = self.hear_segment(said, now);
                 let sides = self.client_state | self.backend_state;
                 let begun = self.client_state & Self::SPOKE | sides & Self::RESET;
-                if matches!(heard, Heard::Same) && begun == 0 {
+                if matches!(heard, Heard::Same) && begun == 0 && !self.ends_earlier(said) {
                     return Heard::Foreign;
                 }
                 heard
@@ -449,6 +452,21 @@ impl Record {
         }
         self.ahead.seen = now;
         Heard::Moved
+    }
+
+    /// Whether a client resets what the backend still has of an earlier connection from the same port, so
+    /// that its opening finds a place there: not if it goes from another port.
+    #[inline(always)]
+    const fn ends_earlier(&self, said: &Said) -> bool {
+        matches!(said.kind, Kind::Resets) && self.is_earlier(said.sequence)
+    }
+
+    /// Whether an earlier connection from the same port to the same backend, which had ended when this
+    /// one began, has come to a number.
+    #[inline(always)]
+    const fn is_earlier(&self, number: u32) -> bool {
+        let earlier = self.back.acknowledged;
+        self.backend_state & Self::SPOKE == 0 && earlier != 0 && number == earlier
     }
 
     /// Whether a client's packet is within the backend's window, and acknowledges what the backend has
@@ -541,10 +559,13 @@ impl Record {
                 if !matches!(said.kind, Kind::Continues | Kind::Closes) {
                     return Answered::Foreign;
                 }
-                // Of a connection that the backend has from the same port: the SYN has not made a new
-                // one, and will not.
-                self.backend_state |= Self::OCCUPIED;
-                if !self.may_be_challenge(said) {
+                let challenges = self.may_be_challenge(said);
+                if !(challenges && self.is_earlier(said.acknowledged)) {
+                    // Of a connection that the backend has from the same port: the SYN has not made a
+                    // new one, and will not.
+                    self.backend_state |= Self::OCCUPIED;
+                }
+                if !challenges {
                     return Answered::Foreign;
                 }
             }
@@ -610,7 +631,8 @@ impl Record {
     /// Whether a packet may be what a backend that has an earlier connection, perhaps in TIME-WAIT and
     /// perhaps another client's behind the same masquerade, says to the SYN: a bare ACK (RFC 5961 §4).
     /// The client must hear that: it sends the SYN again at once (`tcp_rcv_synsent_state_process` in
-    /// net/ipv4/tcp_input.c), and not a second later. What it resets goes nowhere.
+    /// net/ipv4/tcp_input.c), and not a second later. What it resets goes nowhere, unless it is known to
+    /// have ended: see [`Self::ends_earlier`].
     ///
     /// Only the first one. It may as well be of a connection that goes on past this table, which can
     /// do without one ACK, but not without all that follow.

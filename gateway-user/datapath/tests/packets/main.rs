@@ -157,6 +157,18 @@ const BOTH: &[(&str, Test)] = &[
         "a_port_that_the_backend_has_a_connection_from_is_left_to_that",
         states::occupied,
     ),
+    (
+        "what_an_endpoint_has_in_time_wait_is_reset_by_the_client",
+        states::waits,
+    ),
+    (
+        "all_ports_of_an_opening_are_tried_before_one_is_tried_again",
+        states::occupied_one_by_one,
+    ),
+    (
+        "a_connection_past_a_service_keeps_its_port_from_the_services",
+        states::beside,
+    ),
     ("a_connection_is_forgotten_after_its_time", states::patience),
     (
         "window_scales_are_read_wherever_they_stand",

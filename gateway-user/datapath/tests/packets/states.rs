@@ -1,5 +1,7 @@
 //! Which packets change what is known of a flow, and which don't.
 
+use std::collections::BTreeSet;
+
 use gateway_common::conntrack::{Record, State};
 use libtest_mimic::Failed;
 use nodegate_model::service::{Protocol, SourceRanges};
@@ -181,6 +183,80 @@ pub(crate) fn occupied(bench: &mut Bench, who: &Addresses) -> Result<(), Failed>
     let taken_up = Segment::tcp(who.from(), who.node_port(), "A").with_numbers(78, 10);
     assert_eq!(bench.ingress(&taken_up)?.ends(), (seen, backend));
     assert_eq!(state(bench)?, State::Established);
+    Ok(())
+}
+
+/// The endpoint closed an earlier connection from the client's port, and has it in TIME-WAIT.
+pub(crate) fn waits(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let backend = (who.gateway, 8080);
+    // Through whatever frontend the client comes again.
+    for to in [who.node_port(), (who.cluster_ip, 80)] {
+        bench.connect(who.from(), who.node_port(), who.gateway)?;
+        bench.close(who.from(), who.node_port(), who.gateway)?;
+        assert_eq!(state(bench)?, State::TimeWait);
+        let syn = Segment::tcp(who.from(), to, "S").with_numbers(77, 0);
+        assert_eq!(bench.ingress(&syn)?.ends(), (who.from(), backend));
+        // It says what it has heard, of which the client knows nothing.
+        let last = Segment::tcp(backend, who.from(), "A").with_payload(0);
+        let last = last.with_numbers(HEARD + 1, SENT + 1);
+        assert_eq!(bench.egress(&last)?.ends(), (to, who.from()));
+        for (number, expected) in [(SENT, to), (SENT + 1, backend), (SENT + 2, to)] {
+            let reset = Segment::tcp(who.from(), to, "R").with_numbers(number, 0);
+            assert_eq!(bench.ingress(&reset)?.ends().1, expected, "{number}");
+        }
+        // That has ended it, so the next SYN can come from the same port.
+        assert_eq!(bench.ingress(&syn)?.ends(), (who.from(), backend));
+        // An endpoint that does not let go of it (net.ipv4.tcp_rfc1337) says the same again.
+        bench.egress_untouched(&last)?;
+        assert_ne!(bench.ingress(&syn)?.ends().0, who.from());
+        bench.wait(130)?;
+    }
+    Ok(())
+}
+
+/// The endpoint has connections from all ports that the client's may be given: none is tried twice while
+/// there is another, and none is given to anybody else.
+pub(crate) fn occupied_one_by_one(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let backend = (who.gateway, 8080);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let (from, to) = bench.ingress(&who.syn())?.ends();
+        assert_eq!(to, backend);
+        bench.egress(&Segment::tcp(backend, from, "A").with_payload(0))?;
+        seen.push(from.1);
+    }
+    assert_eq!(seen[0], who.from().1);
+    // The fourth one would be below 1024.
+    let tried: BTreeSet<u16> = seen[..3].iter().copied().collect();
+    assert_eq!(tried.len(), 3, "{seen:?}");
+    assert!(seen.windows(2).all(|two| two[0] != two[1]), "{seen:?}");
+    for port in tried {
+        let other = Segment::tcp((who.client, port), (who.cluster_ip, 80), "S");
+        assert_eq!(bench.ingress(&other)?.action, DROP, "{port}");
+    }
+    assert_eq!(bench.count("clash"), 3);
+    Ok(())
+}
+
+/// A connection past the Service is noted beside one that may be given its port.
+pub(crate) fn beside(bench: &mut Bench, who: &Addresses) -> Result<(), Failed> {
+    who.serve(bench, &[(who.gateway, true)]);
+    let backend = (who.gateway, 8080);
+    assert_eq!(bench.ingress(&who.syn())?.ends(), (who.from(), backend));
+    let other = (who.client, who.from().1 ^ 0x4000);
+    let direct = Segment::tcp(other, backend, "S");
+    assert_eq!(bench.ingress(&direct)?.packet, direct.bytes());
+    assert_eq!(bench.flows()?.len(), 2);
+    let second = Segment::tcp(who.from(), (who.cluster_ip, 80), "S");
+    let (seen, to) = bench.ingress(&second)?.ends();
+    assert_eq!(to, backend);
+    assert!(![who.from(), other].contains(&seen), "{seen:?}");
+    // One to another endpoint leaves nothing.
+    let direct = Segment::tcp(other, (who.second, 8080), "S");
+    assert_eq!(bench.ingress(&direct)?.packet, direct.bytes());
+    assert_eq!(bench.flows()?.len(), 3);
     Ok(())
 }
 
