@@ -342,10 +342,28 @@ struct Way {
 /// between functions.
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, flow: &Flow) -> Decision {
+    decide_with::<T, false>(tables, flow)
+}
+
+/// The same for a packet, with a lookup less where the settings say that nothing can be found. Sockets ask
+/// too seldom for node ports.
+#[inline(always)]
+pub fn decide_packet<T: Tables>(tables: &T, flow: &Flow) -> Decision {
+    decide_with::<T, true>(tables, flow)
+}
+
+#[inline(always)]
+fn decide_with<T: Tables, const OF_PACKET: bool>(tables: &T, flow: &Flow) -> Decision {
     let Some(settings) = tables.settings() else {
         return Decision::NOT_OURS;
     };
-    let Some(service) = frontend(tables, flow, settings) else {
+    let service = if OF_PACKET && has_only_node_ports(settings, &flow.destination) {
+        let key = ServiceKey::node_port(&flow.destination, flow.port, flow.protocol);
+        tables.service(&key)
+    } else {
+        frontend(tables, flow, settings)
+    };
+    let Some(service) = service else {
         return Decision::NOT_OURS;
     };
     if service.flags & Service::FLAG_GUARD != 0 {
@@ -442,6 +460,20 @@ fn is_main_address(settings: &Settings, address: &Address) -> bool {
         Settings::FLAG_NODE_PORTS_V6
     };
     settings.flags & flag != 0 && halves(node_source(settings, address)) == halves(address)
+}
+
+/// Whether it is that address, and no Service has it as its own.
+#[inline(always)]
+fn has_only_node_ports(settings: &Settings, address: &Address) -> bool {
+    // Not by a reference to either, which would be read byte by byte: an address alone is not aligned.
+    if is_v4(address) {
+        let (_, own) = halves(&settings.node_v4);
+        let (_, asked) = halves(address);
+        settings.flags & Settings::FLAG_ONLY_NODE_PORTS_V4 != 0 && own == asked
+    } else {
+        settings.flags & Settings::FLAG_ONLY_NODE_PORTS_V6 != 0
+            && halves(&settings.node_v6) == halves(address)
+    }
 }
 
 /// The node's own address in the family of the destination.

@@ -114,6 +114,11 @@ impl Settings {
     pub const FLAG_NODE_PORTS_V6: u32 = 64;
     /// Frames for other addresses than the uplink's may be for this node: it is a bridge's port, say.
     pub const FLAG_ANY_FRAMES: u32 = 256;
+    /// On [`Settings::node_v4`] there are node ports only: no Service has it as an address of its own, and
+    /// packets to it need not ask for one.
+    pub const FLAG_ONLY_NODE_PORTS_V4: u32 = 512;
+    /// The same for [`Settings::node_v6`].
+    pub const FLAG_ONLY_NODE_PORTS_V6: u32 = 1024;
     /// The daemon has set `route_localnet`, which was not set before. No program reads it.
     pub const FLAG_SET_ROUTE_LOCALNET: u32 = 128;
 }

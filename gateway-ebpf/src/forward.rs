@@ -8,7 +8,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use gateway_common::{
     UDP,
     conntrack::{Collides, Found, Kind, Opened, Record, Shared, State},
-    decide::{Decision, Masquerade, Origin, Reason, Verdict, decide},
+    decide::{Decision, Masquerade, Origin, Reason, Verdict, decide_packet},
     event::Hook,
     maps::{ACCEPT_MARK, MASQUERADE_MARK, Ports, REJECT_MARK, Settings},
 };
@@ -199,7 +199,7 @@ fn new_flow(
     flow.port = ends.peer_port;
     flow.protocol = ends.protocol;
     flow.origin = origin;
-    let mut decision = decide(&KernelTables, flow);
+    let mut decision = decide_packet(&KernelTables, flow);
     let forwards = matches!(decision.verdict, Verdict::Forward);
     let direct = matches!(decision.reason, Reason::NoService);
     if table.found == Found::Asks {

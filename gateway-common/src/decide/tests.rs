@@ -206,7 +206,11 @@ fn ask(tables: &Collections, client: Address, to: (Address, u16), origin: Origin
         protocol: TCP,
         origin,
     };
-    decide(tables, &flow)
+    if origin.is_socket() {
+        decide(tables, &flow)
+    } else {
+        decide_packet(tables, &flow)
+    }
 }
 
 /// Everybody who may be sent to a Service from, and where it may be reached.
@@ -565,6 +569,31 @@ fn the_main_address_needs_no_lookup_and_no_other_passes_for_it() {
         let decision = ask(&tables, OUTSIDE, (OTHER_ADDRESS, NODE_PORT.1), origin);
         assert_eq!(decision.reason, Reason::NoService);
     }
+}
+
+#[test]
+fn the_main_address_is_no_frontends_own_where_that_is_known() {
+    let mut tables = node(&Spec {
+        backends: &[(LOCAL, true)],
+        ..Spec::default()
+    });
+    let (address, port) = NODE_PORT;
+    let own = ServiceKey::address(address, port, TCP);
+    let mut service = *tables.services.values().next().expect("a frontend");
+    service.flags &= !Service::FLAG_HAS_ENDPOINTS;
+    tables.services.insert(own, service);
+    // An address of a Service's own comes first.
+    let decision = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(decision.reason, Reason::NoEndpoints);
+    tables.settings.flags |= Settings::FLAG_ONLY_NODE_PORTS_V6;
+    let decision = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(decision.reason, Reason::NoEndpoints);
+    // Nobody asks for it where there is none, and other addresses are asked for as before.
+    tables.settings.flags |= Settings::FLAG_ONLY_NODE_PORTS_V4;
+    let decision = ask(&tables, OUTSIDE, NODE_PORT, Origin::Packet);
+    assert_eq!(decision.reason, Reason::Chosen);
+    let decision = ask(&tables, OUTSIDE, CLUSTER, Origin::Packet);
+    assert_eq!(decision.reason, Reason::Chosen);
 }
 
 #[test]

@@ -441,15 +441,23 @@ impl Datapath {
                 .map_or(UNSPECIFIED, to_map)
         };
         let (node_v4, node_v6) = (primary(IpFamily::V4), primary(IpFamily::V6));
-        let serving = &self.maps.mirror().node_addresses;
+        let mirror = self.maps.mirror();
         let kept = self.settings.flags & Settings::FLAG_SET_ROUTE_LOCALNET;
         let mut flags = self.options.flags() | kept;
-        for (address, flag) in [
-            (node_v4, Settings::FLAG_NODE_PORTS_V4),
-            (node_v6, Settings::FLAG_NODE_PORTS_V6),
-        ] {
-            if serving.contains(&address) {
-                flags |= flag;
+        let (v4, only_v4) = (
+            Settings::FLAG_NODE_PORTS_V4,
+            Settings::FLAG_ONLY_NODE_PORTS_V4,
+        );
+        let (v6, only_v6) = (
+            Settings::FLAG_NODE_PORTS_V6,
+            Settings::FLAG_ONLY_NODE_PORTS_V6,
+        );
+        for (address, serves, serves_only) in [(node_v4, v4, only_v4), (node_v6, v6, only_v6)] {
+            if mirror.node_addresses.contains(&address) {
+                flags |= serves;
+                if !mirror.is_frontend(&address) {
+                    flags |= serves_only;
+                }
             }
         }
         let settings = Settings {

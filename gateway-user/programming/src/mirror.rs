@@ -53,6 +53,15 @@ struct Held {
     backends: BTreeSet<u32>,
 }
 
+impl Contents {
+    /// Whether a Service has an address as its own.
+    pub fn is_frontend(&self, address: &Address) -> bool {
+        let first = ServiceKey::guard(*address);
+        let mut from = self.services.range(first..);
+        from.next().is_some_and(|(key, _)| key.address == *address)
+    }
+}
+
 impl Mirror {
     /// How many elements one has that the other has not, or has otherwise.
     pub fn differences(&self, other: &Self) -> usize {
@@ -275,3 +284,35 @@ impl PartialEq for Mirror {
 }
 
 impl Eq for Mirror {}
+
+#[cfg(test)]
+mod tests {
+    use gateway_common::{TCP, UNSPECIFIED, mapped};
+
+    use super::*;
+
+    #[test]
+    fn addresses_of_services_are_told_from_those_beside_them() {
+        const NODE: Address = mapped([10, 0, 0, 5]);
+        let service = Service {
+            id: 1,
+            generation: 0,
+            cluster: 0,
+            local: 0,
+            affinity: 0,
+            flags: 0,
+        };
+        let mut contents = Contents::default();
+        let mut serve = |key| {
+            contents.services.insert(key, service);
+            contents.is_frontend(&NODE)
+        };
+        assert!(!serve(ServiceKey::node_port(&NODE, 80, TCP)));
+        assert!(!serve(ServiceKey::node_port(&UNSPECIFIED, 80, TCP)));
+        for beside in [4, 6] {
+            let beside = mapped([10, 0, 0, beside]);
+            assert!(!serve(ServiceKey::address(beside, 80, TCP)));
+        }
+        assert!(serve(ServiceKey::address(NODE, 65_535, 255)));
+    }
+}

@@ -36,12 +36,16 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn web() -> String {
+    by_node_port("web", 1, 30080)
+}
+
+fn by_node_port(name: &str, number: u8, port: u16) -> String {
     service(
-        "web",
+        name,
         &format!(
             "type: NodePort, {}, selector: {{app: server}}, {}",
-            cluster_ips(1),
-            both_protocols(30080)
+            cluster_ips(number),
+            both_protocols(port)
         ),
     )
 }
@@ -92,16 +96,19 @@ fn beside_direct(scene: &Scene) -> anyhow::Result<()> {
 /// The pod closes first, and so remembers the port. A SYN with a lower number than it waits for (RFC 9293
 /// §3.6.1) it answers with a bare ACK, which the client must hear.
 fn time_wait(scene: &Scene) -> anyhow::Result<()> {
-    scene.apply(&(web() + &server("server-1", 1)))?;
+    let other = by_node_port("other", 2, 30081);
+    scene.apply(&(web() + &other + &server("server-1", 1)))?;
     // By them a pod would tell a new connection from the old one, too (RFC 6191).
     scene.set("client", "ipv4/tcp_timestamps", "0")?;
     for v6 in [false, true] {
         let through: SocketAddr = format!("{}:30080", node(1, v6)).parse()?;
         scene.leads_to("client", &through.to_string(), &["server-1"])?;
+        let other: SocketAddr = format!("{}:30081", node(1, v6)).parse()?;
+        scene.leads_to("client", &other.to_string(), &["server-1"])?;
         let direct = endpoint(scene, "server-1", v6)?;
         route(scene, direct)?;
-        let mut resent = 0;
-        for to in [[direct, through], [through, direct]] {
+        for to in [[direct, through], [through, direct], [through, other]] {
+            let mut resent = 0;
             let replies = scene.probe("client", Task::PortAgain { to, times: 16 })?;
             same!(replies.len(), 32, "{to:?}");
             for reply in replies {
@@ -109,9 +116,9 @@ fn time_wait(scene: &Scene) -> anyhow::Result<()> {
                 anyhow::ensure!(!reply.has_lost_a_packet(), "{to:?}: {reply:?}");
                 resent += reply.resent.syns;
             }
+            // One of two numbers is lower than the last one.
+            anyhow::ensure!(resent > 0, "{to:?}: no SYN came in vain");
         }
-        // One of two numbers is lower than the last one.
-        anyhow::ensure!(resent > 0, "no SYN came in vain");
     }
     Ok(())
 }

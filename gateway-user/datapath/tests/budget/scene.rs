@@ -56,7 +56,9 @@ impl Scene {
         let settings = Settings {
             flags: Settings::FLAG_KNOWS_PODS
                 | Settings::FLAG_NODE_PORTS_V4
-                | Settings::FLAG_NODE_PORTS_V6,
+                | Settings::FLAG_NODE_PORTS_V6
+                | Settings::FLAG_ONLY_NODE_PORTS_V4
+                | Settings::FLAG_ONLY_NODE_PORTS_V6,
             node_v4: mapped(NODE),
             // Otherwise a flow's bucket would be chance.
             seed: 1,
