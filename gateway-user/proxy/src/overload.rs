@@ -46,6 +46,8 @@ pub enum Refusal {
     /// A client's connection over HTTP/2 whose many requests make no progress, while there is hardly a descriptor
     /// left for others'.
     Stalled,
+    /// A mirror's copy of a request: its body is too large to be kept.
+    Copies,
 }
 
 /// How often that has been, and when the log last said so.
@@ -89,6 +91,7 @@ impl Refusal {
         Self::Resets,
         Self::Floods,
         Self::Stalled,
+        Self::Copies,
     ];
 
     /// The name in counters.
@@ -101,6 +104,7 @@ impl Refusal {
             Self::Resets => "resets",
             Self::Floods => "floods",
             Self::Stalled => "stalled",
+            Self::Copies => "copies",
         }
     }
 
@@ -150,6 +154,9 @@ impl fmt::Display for Refusal {
             }
             Self::Stalled => {
                 "connections are ended whose many requests make no progress, since others have no descriptors"
+            }
+            Self::Copies => {
+                "mirrors get no copies of requests with a body over 1 MiB: it is not kept until its end"
             }
         })
     }

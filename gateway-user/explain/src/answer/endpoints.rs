@@ -42,7 +42,7 @@ fn why_none(world: &World<'_>, service: &ServicePort) -> Option<String> {
     let name = &service.name;
     if all > 0 {
         let (are, why) = if all == 1 {
-            ("its only endpoint is".to_owned(), "why the pod is not")
+            ("its only endpoint is not".to_owned(), "why the pod is not")
         } else {
             (
                 format!("none of its {all} endpoints is"),

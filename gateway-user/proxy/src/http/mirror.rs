@@ -17,6 +17,7 @@ use super::{
 use crate::{
     cluster::{ClusterState, Observation},
     config::MirrorState,
+    overload::Refusal,
     worker::Worker,
 };
 
@@ -74,6 +75,9 @@ async fn whole(store: Option<Rc<Store>>, progress: Option<Rc<Progress>>) -> Opti
     })
     .await;
     store.close();
+    if store.is_too_large() {
+        Refusal::Copies.note();
+    }
     store
         .is_whole()
         .then(|| RequestBody::copy_of(&store))

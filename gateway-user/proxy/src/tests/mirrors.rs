@@ -7,13 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
-use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;
 use nodegate_model::gateway::Mirror;
 use nodegate_values::percentage::Percentage;
 use tokio::sync::mpsc;
 
 use super::{
+    super::overload::Refusal,
     harness::{Endpoint, Fixture, free_port, header, ok, status, until},
     http2::{Server, connect},
 };
@@ -36,6 +37,46 @@ async fn reading(seen: Arc<Mutex<Vec<String>>>) -> Endpoint {
         }
     })
     .await
+}
+
+/// A copy that there is not is counted, and its request served all the same.
+#[tokio::test]
+async fn bodies_that_are_too_large_are_not_copied() {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let mirror = reading(Arc::clone(&copies)).await;
+    let endpoint = reading(Arc::default()).await;
+    let mut route = prefix_route("/", &[("web", 1)]);
+    forward(&mut route).mirrors = vec![Mirror {
+        cluster: "mirror".into(),
+        percentage: Percentage::ALL,
+    }];
+    let fixture = Fixture::new(1);
+    let port = free_port();
+    fixture
+        .apply(gateway(
+            vec![http_listener(port, &["*"], vec![route])],
+            vec![
+                cluster("web", &[&endpoint.address()]),
+                cluster("mirror", &[&mirror.address()]),
+            ],
+        ))
+        .await;
+    let mut client = connect(port).await;
+    let before = Refusal::Copies.count();
+    // The largest one that is copied comes last, so that the one before would have been.
+    for size in [(1 << 20) + 1, 1 << 20] {
+        let request = Request::post("http://a.example/large")
+            .body(BoxBody::new(Full::new(Bytes::from(vec![b'a'; size]))))
+            .unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await.unwrap();
+    }
+    until(|| !copies.lock().unwrap().is_empty()).await;
+    let lengths: Vec<_> = copies.lock().unwrap().iter().map(String::len).collect();
+    let head = "POST /large HTTP/1.1 ".len();
+    assert_eq!(lengths, [head + (1 << 20)]);
+    assert_eq!(Refusal::Copies.count(), before + 1);
 }
 
 /// Trailers may come after all that was announced of a body.

@@ -66,6 +66,11 @@ impl Store {
         self.state.get() == Kept::Whole
     }
 
+    /// Whether it is not kept because there is too much of it.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.size.get() > MAX_KEPT
+    }
+
     /// Waits until all of it has come and is kept, or it is clear that it never will be. That all that was announced
     /// has come is not enough: trailers may follow.
     pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {

@@ -137,6 +137,19 @@ fn a_service_without_endpoints_says_whose_labels_nobody_has() {
         text.contains("no Pod in simple has the labels of its selector, app=nobody (fix: "),
         "{text}"
     );
+    for (others, said) in [
+        ("", "simple/late: its only endpoint is not ready (fix: "),
+        (
+            ", {addresses: [10.10.9.8], conditions: {ready: false}}",
+            "simple/late: none of its 2 endpoints is ready (fix: ",
+        ),
+    ] {
+        let late = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: late, namespace: simple}}\nspec: {{clusterIP: 10.96.7.9, ports: [{{port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: late-1, namespace: simple, labels: {{kubernetes.io/service-name: late}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [10.10.9.7], conditions: {{ready: false}}}}{others}]\n"
+        );
+        let (_, text) = with(&late).run("node 10.96.7.9:80");
+        assert!(text.contains(said), "{text}");
+    }
     let alias = "apiVersion: v1\nkind: Service\nmetadata: {name: alias, namespace: simple}\nspec: {clusterIP: 10.96.7.8, ports: [{port: 80}]}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: alias-1, namespace: simple, labels: {kubernetes.io/service-name: alias}}\naddressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: [10.96.190.18]}]\n";
     let (_, text) = with(alias).run("node 10.96.7.8:80");
     assert!(
