@@ -131,14 +131,18 @@ impl Asked {
     }
 }
 
-/// The objects of manifests, all of which must be in order: what a refused one says would be missing
-/// from the rules.
+/// The objects of manifests, of which all that kube-proxy looks at must be in order: what a refused one says would
+/// be missing from the rules.
 fn manifests(paths: Vec<PathBuf>) -> anyhow::Result<Arc<Resources>> {
     let mut directory = Directory::new(paths)?;
     let scan = directory.scan();
     let resources = Store::default().admit(directory.manifests(), scan.diagnostics);
-    let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
-    let errors: Vec<_> = resources.diagnostics.iter().filter(is_error).collect();
+    let matters = |diagnostic: &&Diagnostic| match &diagnostic.object {
+        _ if diagnostic.severity != Severity::Error => false,
+        Some(object) => !object.group.ends_with("istio.io"),
+        None => true,
+    };
+    let errors: Vec<_> = resources.diagnostics.iter().filter(matters).collect();
     if let [first, rest @ ..] = &errors[..] {
         let more = match rest.len() {
             0 => String::new(),

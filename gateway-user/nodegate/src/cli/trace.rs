@@ -252,8 +252,9 @@ async fn read(
     lines: &mpsc::Sender<anyhow::Result<Line>>,
 ) -> anyhow::Result<()> {
     let mut buffer = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else {
+    // A nodegate that has gone leaves off anywhere.
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else {
             continue;
         };
         buffer.extend_from_slice(&data);
