@@ -3,7 +3,7 @@
 //! Every trial has a testbed of its own. Where the machine lacks something, or nodegate is not built,
 //! the trials are ignored, and the reason is printed.
 
-use std::{num::NonZero, process::ExitCode};
+use std::{num::NonZero, path::Path, process::ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -79,13 +79,18 @@ fn main() -> ExitCode {
         upgrade::CASES,
     ];
     let cases = cases.iter().chain(services::CASES);
+    let lacks_multipath = !Path::new("/proc/sys/net/mptcp").exists();
+    if lacks_multipath {
+        let name = services::MULTIPATH;
+        eprintln!("skipped: {name}: this kernel has no Multipath TCP (CONFIG_MPTCP)");
+    }
     let trials = cases
         .copied()
         .flatten()
         .enumerate()
         .map(|(index, (name, setting, test))| {
             let binaries = binaries.as_ref().ok().cloned();
-            let missing = binaries.is_none();
+            let missing = binaries.is_none() || lacks_multipath && *name == services::MULTIPATH;
             Trial::test(*name, move || {
                 let binaries = binaries.ok_or("there are no binaries")?;
                 let scene = Scene::up(index, *setting, binaries)?;

@@ -24,6 +24,7 @@ use nix::{
 };
 use patience::{Deadline, Lap, Stopwatch};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Its value is a [`Task`]. Not `NODEGATE_…`: the testbed takes those away.
 const VARIABLE: &str = "E2E_PROBE";
@@ -63,6 +64,8 @@ pub(crate) enum Task {
         to: SocketAddr,
         datagram: bool,
     },
+    /// A request over Multipath TCP, whose connections are sockets that the kernel makes.
+    Multipath { to: SocketAddr },
     /// A datagram to each from one socket, there and back again; each is answered before the next.
     Round { to: [SocketAddr; 3] },
     /// One datagram after the other from one socket until the standard input ends; a line for each.
@@ -363,6 +366,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             socket.set_read_timeout(Some(patience::limit()))?;
             datagram(&socket, to, false, b"from here")
         }))?,
+        Task::Multipath { to } => say(&watched(|| multipath(to)))?,
         Task::Round { to } => {
             let socket = socket(to[0], false, patience::limit())?;
             let back = to.iter().rev();
@@ -428,6 +432,14 @@ fn request(to: SocketAddr, patience: Duration, what: &str, body: usize) -> io::R
     let stream = TcpStream::connect_timeout(&to, patience)?;
     let connected = now().saturating_sub(began);
     ask(stream, connected, patience, what, body)
+}
+
+fn multipath(to: SocketAddr) -> io::Result<Reply> {
+    let (began, patience) = (now(), patience::limit());
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::MPTCP))?;
+    socket.connect_timeout(&to.into(), patience)?;
+    let connected = now().saturating_sub(began);
+    ask(socket.into(), connected, patience, "GET /?json", 0)
 }
 
 /// The same from a port that another connection may have had; 0: from any. The port that it is.

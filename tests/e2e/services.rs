@@ -26,6 +26,8 @@ use crate::{
     scene::Scene,
 };
 
+pub(crate) use sockets::MULTIPATH;
+
 pub(crate) const CASES: &[&[Case]] = &[
     basic::CASES,
     types::CASES,

@@ -28,12 +28,16 @@ pub(super) const CASES: &[Case] = &[
         localhost,
     ),
     ("services_sockets_show_the_services_address", SETTING, shown),
+    (MULTIPATH, SETTING, multipath),
     (
         "services_one_port_of_a_client_reaches_one_pod_through_two_node_ports",
         SETTING,
         one_port,
     ),
 ];
+
+/// Needs a kernel with Multipath TCP.
+pub(crate) const MULTIPATH: &str = "services_sockets_that_the_kernel_makes_are_served";
 
 /// nodegate looks at the pods' devices, too.
 const BY_PACKET: Setting = Setting {
@@ -156,6 +160,43 @@ fn shown(scene: &Scene) -> anyhow::Result<()> {
                 for reply in scene.probe(host, task.times(2))? {
                     same!(reply.peer, Some(to), "{task:?} on {host}: {reply:?}");
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As those of NFS and SMB mounts: they pass the hooks where the kernel connects them, and a Service without
+/// endpoints refuses them.
+fn multipath(scene: &Scene) -> anyhow::Result<()> {
+    let none = service(
+        "none",
+        &format!(
+            "type: NodePort, {}, selector: {{app: nobody}}, {}",
+            cluster_ips(2),
+            both_protocols(30081)
+        ),
+    );
+    scene.apply(&(web() + &none + &server("server-1", 2)))?;
+    for host in [POD1, "node1"] {
+        for v6 in [false, true] {
+            for to in [
+                format!("{}:80", cluster_ip(1, v6)),
+                format!("{}:30080", node(1, v6)),
+            ] {
+                let to: SocketAddr = to.parse()?;
+                scene.leads_to(host, &to.to_string(), &["server-1"])?;
+                for reply in scene.probe(host, Task::Multipath { to })? {
+                    same!(
+                        reply.pod.as_deref(),
+                        Some("server-1"),
+                        "{host}, {to}: {reply:?}"
+                    );
+                }
+            }
+            let to = format!("{}:80", cluster_ip(2, v6)).parse()?;
+            for reply in scene.probe(host, Task::Multipath { to })? {
+                anyhow::ensure!(reply.is_refused(), "{host}, {to}: {reply:?}");
             }
         }
     }
