@@ -62,6 +62,8 @@ pub(crate) struct Handle {
     head_since: Cell<Option<Tick>>,
     /// When the client shut down its side.
     client_ended: Cell<Option<Tick>>,
+    /// Whether the connection has ended, and its requests with it.
+    over: Cell<bool>,
     rejection: Cell<Option<Rejection>>,
     /// Whether what comes next waits for the request that is being served. HTTP/1.1 only.
     held: Cell<bool>,
@@ -116,6 +118,7 @@ impl Connections {
             body: Cell::new(BodyState::Over),
             head_since: Cell::new(None),
             client_ended: Cell::new(None),
+            over: Cell::new(false),
             rejection: Cell::new(None),
             held: Cell::new(false),
             buffered: Cell::new(false),
@@ -318,6 +321,16 @@ impl Handle {
     /// The client has shut down its side.
     pub(crate) fn client_ended(&self, now: Tick) {
         self.client_ended.set(Some(now));
+    }
+
+    /// The connection has ended, whichever side ended it.
+    pub(crate) fn set_over(&self) {
+        self.over.set(true);
+    }
+
+    /// Whether requests end because the connection does.
+    pub(crate) fn ends_requests(&self) -> bool {
+        self.over.get() || self.client_ended.get().is_some()
     }
 
     /// Whether a client that has shut down its side may be taken for gone: no request is being

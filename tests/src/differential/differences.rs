@@ -201,7 +201,9 @@ pub const MEANT: &[Difference] = &[
                 "log bytes received",
                 "log bytes sent",
             ];
-            let has_left = logs(seen.nodegate, "details", "downstream_remote_disconnect");
+            let ends = ["http2.remote_reset", "http2.violation.of.messaging.rule"];
+            let mut ends = ends.iter();
+            let has_left = ends.any(|end| logs(seen.nodegate, "details", end));
             about.contains(&found.aspect.as_str()) && is_reset(seen.request) && has_left
         },
     },
@@ -263,16 +265,6 @@ pub const MEANT: &[Difference] = &[
 
 /// Those that are to be mended, here or in a library. Whoever mends one takes it out.
 pub const OPEN: &[Difference] = &[
-    Difference {
-        name: "reset-by-client",
-        reason: "a client that resets its stream is one that has left to the log (DC, and not DR): what serves it \
-                 (hyper) does not tell them apart",
-        is: |found, seen| {
-            let about = ["log flags", "log details"];
-            let has_left = logs(seen.nodegate, "details", "downstream_remote_disconnect");
-            about.contains(&found.aspect.as_str()) && is_reset(seen.request) && has_left
-        },
-    },
     Difference {
         name: "keep-alive-1.0",
         reason: "the answer to HTTP/1.0 with connection: keep-alive says close alone",

@@ -201,10 +201,11 @@ impl Names {
             }
             // Where a server redirects to https, Istio makes a domain of its host with the namespace that it is written
             // with: no request asks for that.
-            let domains = items(&host["domains"]).filter_map(text);
-            let domains: Vec<_> = domains.filter(|domain| !domain.contains('/')).collect();
+            let mut domains: Vec<_> = items(&host["domains"]).filter_map(text).collect();
+            let is_alone = domains.len() == 1;
+            domains.retain(|domain| !domain.contains('/'));
             let host = VirtualHost {
-                name: (domains.len() == 1).then_some(name),
+                name: is_alone.then_some(name),
                 routes: items(&host["routes"]).map(Route::new).collect(),
             };
             self.domains
@@ -272,6 +273,17 @@ mod tests {
         assert_eq!(found(&istio, &names(&host("r", "d"), &["c"])), 1);
         assert_eq!(found(&istio, &names(&host("r", "c"), &[])), 1);
         assert_eq!(found(&istio, &names(&host("r", "c"), &["c", "own"])), 1);
+    }
+
+    /// Istio made one of two, and named it after one that no request asks for.
+    #[test]
+    fn names_of_what_was_made_one_are_not_compared() {
+        let mut one = host("r", "c");
+        one["name"] = json!("ns/b.test:80");
+        one["domains"] = json!(["ns/b.test", "a.test"]);
+        let istio = names(&one, &["c"]);
+        assert_eq!(found(&istio, &names(&host("r", "c"), &["c"])), 0);
+        assert_eq!(found(&istio, &names(&host("other", "c"), &["c"])), 1);
     }
 
     #[test]

@@ -28,13 +28,14 @@ pub const VERDICTS: &[Meant] = &[
         name: "refused-by-envoy",
         reason: "what Envoy would refuse of what istiod makes of it, and with it the whole port's configuration: a \
                  redirection with another status than 301, 302, 303, 307 and 308, an answer with 600, groups that a \
-                 pattern does not have, names of headers that are none",
+                 pattern does not have, names of headers that are none, a host to redirect to with the end of a line in it",
         is: |verdict, _| {
             let words = [
                 "is not a redirection",
                 "is not a status of an answer",
                 "is about a group that the pattern does not have",
                 "is not the name of a header",
+                ".redirect.authority: has characters that no header can hold",
             ];
             refuses(verdict, &words)
         },

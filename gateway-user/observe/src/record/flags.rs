@@ -35,6 +35,8 @@ pub enum ResponseFlag {
     UpstreamProtocolError,
     /// The route's cluster is unknown.
     NoCluster,
+    /// The client reset the stream.
+    DownstreamRemoteReset,
 }
 
 /// All that went wrong. Empty: nothing.
@@ -57,6 +59,7 @@ impl ResponseFlag {
         Self::DownstreamProtocolError,
         Self::UpstreamProtocolError,
         Self::NoCluster,
+        Self::DownstreamRemoteReset,
     ];
 
     /// Envoy's letters.
@@ -76,6 +79,7 @@ impl ResponseFlag {
             Self::DownstreamProtocolError => "DPE",
             Self::UpstreamProtocolError => "UPE",
             Self::DownstreamConnectionTermination => "DC",
+            Self::DownstreamRemoteReset => "DR",
         }
     }
 }

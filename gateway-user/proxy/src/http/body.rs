@@ -5,6 +5,7 @@ mod error;
 mod gate;
 mod progress;
 mod request;
+mod source;
 mod store;
 mod streamed;
 

@@ -180,7 +180,7 @@ async fn serve_http2<S: Transport>(
     let connection = http2::server_builder(offers).serve_connection(stream, service);
     let mut connection = pin!(connection);
     let mut finishing = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         match handle.order(cx) {
             Order::Serve => {}
             Order::Finish if finishing => {}
@@ -201,7 +201,10 @@ async fn serve_http2<S: Transport>(
         }
         served
     })
-    .await
+    .await;
+    // Before the tasks of its streams hear of it.
+    handle.set_over();
+    served
 }
 
 /// Begins to serve a request.

@@ -334,6 +334,25 @@ impl Exchange {
         self.note(|record| record.details = "response_timeout".into());
     }
 
+    /// How the client has left before its response was over.
+    fn departure(&self) -> (ResponseFlag, &'static str) {
+        // Else its stream has ended alone: hyper lets go of it, and does not say why.
+        if !self.is_http2() || self.client.handle.ends_requests() {
+            return (
+                ResponseFlag::DownstreamConnectionTermination,
+                "downstream_remote_disconnect",
+            );
+        }
+        let body = self.request_body.as_ref();
+        if body.is_some_and(|body| body.is_malformed()) {
+            return (
+                ResponseFlag::DownstreamProtocolError,
+                "http2.violation.of.messaging.rule",
+            );
+        }
+        (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
+    }
+
     /// A record that says which client asked for what.
     fn blank_record(&self, parts: &Parts) -> RequestRecord {
         RequestRecord {
@@ -385,9 +404,9 @@ impl Drop for Exchange {
             return;
         };
         if self.ending == Ending::Open {
-            self.flags
-                .insert(ResponseFlag::DownstreamConnectionTermination);
-            record.details = "downstream_remote_disconnect".into();
+            let (flag, details) = self.departure();
+            self.flags.insert(flag);
+            record.details = details.into();
         }
         record.flags = self.flags;
         record.attempts = self.attempts;

@@ -427,10 +427,10 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// `GET http://a/`, of HPACK's static table but for the host.
-const HEAD: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const END_HEADERS: u8 = 4;
-const END_STREAM: u8 = 1;
+pub(super) const HEAD: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
 
 /// Sends frames until the proxy has had enough; tells how many that took, if it ever had.
 async fn flood(port: u16, begin: &[u8], frames: impl Iterator<Item = Vec<u8>>) -> Option<usize> {

@@ -4,11 +4,15 @@ use std::error::Error as _;
 
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
-use nodegate_observe::{Record, ResponseFlag, ResponseFlags};
+use nodegate_observe::{Record, RequestRecord, ResponseFlag, ResponseFlags};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc};
 
 use super::{
     harness::{Endpoint, Peer, header, ok, proxy_to, soon, status},
-    http2::{OK, Server, connect, frame, proxy_to_frames, proxy_to_http2, request},
+    http2::{
+        END_HEADERS, END_STREAM, HEAD, OK, PREFACE, Server, connect, frame, proxy_to_frames,
+        proxy_to_http2, request,
+    },
 };
 
 /// `:status: 204`
@@ -143,4 +147,69 @@ async fn an_answer_is_served_when_its_length_has_come() {
     };
     let served = (record.flags, &*record.details, record.bytes_sent);
     assert_eq!(served, (ResponseFlags::default(), "via_upstream", 4));
+}
+
+/// What the log has of a client that sends `begin` and, once an endpoint has been asked, does `then`.
+async fn left(
+    begin: Vec<Vec<u8>>,
+    then: impl AsyncFnOnce(TcpStream) -> Option<TcpStream>,
+) -> RequestRecord {
+    let (asked, mut is_asked) = mpsc::unbounded_channel();
+    let endpoint = Endpoint::new(move |_, mut peer| {
+        let asked = asked.clone();
+        async move {
+            peer.head().await;
+            asked.send(()).unwrap();
+            // Until the proxy has had enough.
+            peer.until("nothing").await;
+        }
+    })
+    .await;
+    let (fixture, port) = proxy_to(&endpoint).await;
+    let mut records = fixture.proxy.tap().subscribe(1);
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    client.write_all(PREFACE).await.unwrap();
+    client.write_all(&begin.concat()).await.unwrap();
+    soon(is_asked.recv()).await.unwrap();
+    let _client = then(client).await;
+    let record = soon(records.recv()).await;
+    let Record::Request(record) = &*record else {
+        panic!("{record}")
+    };
+    RequestRecord::clone(record)
+}
+
+/// As Envoy writes it: what a client has done to its stream, and what to its connection.
+#[tokio::test]
+async fn the_log_tells_how_a_client_has_left() {
+    let ask = || vec![frame(1, END_HEADERS | END_STREAM, 1, HEAD)];
+    let record = left(ask(), async |mut client| {
+        client
+            .write_all(&frame(3, 0, 1, &8_u32.to_be_bytes()))
+            .await
+            .unwrap();
+        Some(client)
+    })
+    .await;
+    assert_eq!(record.flags, ResponseFlag::DownstreamRemoteReset.into());
+    assert_eq!(record.details, "http2.remote_reset");
+
+    let record = left(ask(), async |_| None).await;
+    let flag = ResponseFlag::DownstreamConnectionTermination;
+    assert_eq!(record.flags, flag.into());
+    assert_eq!(record.details, "downstream_remote_disconnect");
+
+    // `content-length: 4`, and less.
+    let announced = [HEAD, &[0x0f, 0x0d, 1, b'4']].concat();
+    let ask = vec![frame(1, END_HEADERS, 1, &announced), frame(0, 0, 1, b"one")];
+    let record = left(ask, async |mut client| {
+        client
+            .write_all(&frame(0, END_STREAM, 1, b""))
+            .await
+            .unwrap();
+        Some(client)
+    })
+    .await;
+    assert_eq!(record.flags, ResponseFlag::DownstreamProtocolError.into());
+    assert_eq!(record.details, "http2.violation.of.messaging.rule");
 }

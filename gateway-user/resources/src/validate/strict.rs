@@ -12,7 +12,8 @@ use std::net::IpAddr;
 use super::Findings;
 use crate::{
     istio::{
-        Gateway, L4Match, Opaque, Server, ServiceEntry, VirtualService, Workload, WorkloadEntry,
+        Gateway, L4Match, Opaque, Server, ServiceEntry, VirtualService, VirtualServiceSpec,
+        Workload, WorkloadEntry,
         words::{ServerProtocol, is_protocol_name},
     },
     names,
@@ -110,7 +111,7 @@ fn one_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
 fn virtual_service(service: &VirtualService, findings: &mut Findings<'_>) {
     let spec = &service.spec;
     gateways(&spec.gateways, "spec.gateways", findings);
-    hosts(&spec.hosts, findings);
+    hosts(spec, findings);
     for (index, route) in spec.http.iter().enumerate() {
         http::check(route, &format!("spec.http[{index}]"), findings);
     }
@@ -145,16 +146,21 @@ fn gateways(given: &[String], path: &str, findings: &mut Findings<'_>) {
     }
 }
 
-fn hosts(given: &[String], findings: &mut Findings<'_>) {
-    for (index, host) in given.iter().enumerate() {
+fn hosts(spec: &VirtualServiceSpec, findings: &mut Findings<'_>) {
+    // Sidecars apply it as well (`isGateway`).
+    let in_mesh = spec.gateways.iter().any(|gateway| gateway == "mesh");
+    for (index, host) in spec.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{index}]");
-        let mut before = given[..index].iter();
+        let mut before = spec.hosts[..index].iter();
         if is_lax(host) {
             let fix = "`web.example.com`, `*.example.com` or `*`";
             findings.not_admitted(path, &format!("`{host}` is no domain"), fix);
         } else if let Some(other) = before.find(|other| overlap(other, host)) {
             let message = format!("`{host}` and `{other}` have hosts in common");
             findings.not_admitted(path, &message, "keep the one that is meant");
+        } else if host == "*" && in_mesh {
+            let message = "`*` is for gateways alone, and not for `mesh`";
+            findings.not_admitted(path, message, "leave out `mesh`, or name the hosts");
         }
     }
 }

@@ -149,7 +149,24 @@ fn virtual_services() {
         istio("VirtualService", any),
         [
             "W 6 spec.gateways[1]: `*` names no Gateway: each is named by itself",
-            "E 6 spec.gateways[2]: `n/*` names no Gateway: each is named by itself; this name is left out",
+            "W 6 spec.gateways[2]: `n/*` names no Gateway: each is named by itself",
+        ]
+    );
+    // Istio reads names up to the first without a namespace.
+    let named = "  hosts: [a]\n  gateways: ['n/*', g, '']\n  http: [{redirect: {uri: /}}]\n";
+    assert_eq!(
+        istio("VirtualService", named),
+        [
+            "W 6 spec.gateways[0]: `n/*` names no Gateway: each is named by itself",
+            "W 6 spec.gateways[2]: `` names no Gateway: each is named by itself",
+            "E 6 spec.gateways[0]: `n/*` is no name of a Gateway; such an object is not admitted, as with Istio",
+        ]
+    );
+    let mesh = "  hosts: ['*']\n  gateways: [g, mesh]\n  http: [{redirect: {uri: /}}]\n";
+    assert_eq!(
+        istio("VirtualService", mesh),
+        [
+            "E 5 spec.hosts[0]: `*` is for gateways alone, and not for `mesh`; such an object is not admitted, as with Istio",
         ]
     );
     let tcp = "  hosts: [a]\n  tls: [{match: [{sniHosts: [a]}], route: [{destination: {host: a}}]}]\n  tcp:\n  - match: [{port: 1, sourceSubnet: 10.0.0.0/8}]\n    route: [{destination: {host: a}}]\n";

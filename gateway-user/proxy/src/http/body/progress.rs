@@ -7,11 +7,13 @@ use std::{
     time::Instant,
 };
 
+use super::source::Source;
 use crate::connections::Handle;
 
 /// How far the body of a request has come.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    source: Source,
     bytes: Cell<u64>,
     /// Whether the client has been asked for it.
     asked: Cell<bool>,
@@ -24,9 +26,10 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(client: &Rc<Handle>) -> Rc<Self> {
+    pub(super) fn new(source: Source, client: &Rc<Handle>) -> Rc<Self> {
         client.body_open();
         Rc::new(Self {
+            source,
             bytes: Cell::new(0),
             asked: Cell::new(false),
             over: Cell::new(None),
@@ -56,6 +59,16 @@ impl Progress {
     pub(super) fn finish(&self) {
         self.client.body_over();
         self.end();
+    }
+
+    /// Where it comes from.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Whether its stream in HTTP/2 has ended because it is none that may be. Asked when the client has left.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.source.is_malformed()
     }
 
     /// Bytes that went to the endpoint.

@@ -12,7 +12,10 @@ use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{error::BodyError, gate::Gate, progress::Progress, store::Store, streamed::Streamed};
+use super::{
+    error::BodyError, gate::Gate, progress::Progress, source::Source, store::Store,
+    streamed::Streamed,
+};
 use crate::connections::Handle;
 
 /// The body of a request, from the client to the endpoint. The default is none.
@@ -47,8 +50,8 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return (Self::EMPTY, None);
         }
-        let progress = Progress::new(client);
-        let body = Streamed::new(incoming, version, Rc::clone(&progress));
+        let progress = Progress::new(Source::new(incoming, version), client);
+        let body = Streamed::new(Rc::clone(&progress));
         (Self(RequestSource::Client(Box::new(body))), Some(progress))
     }
 

@@ -1,7 +1,6 @@
 //! The body of a request as it comes from the client.
 
 use std::{
-    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -9,29 +8,23 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Version,
+    HeaderMap,
     header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING},
 };
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
 use super::{error::BodyError, gate::Gate, progress::Progress};
 
 /// A body as it comes from the client.
 #[derive(Debug)]
 pub(super) struct Streamed {
-    incoming: Incoming,
-    /// Whether it is a stream of HTTP/2.
-    is_stream: bool,
     progress: Rc<Progress>,
     gate: Option<Arc<Gate>>,
 }
 
 impl Streamed {
-    pub(super) fn new(incoming: Incoming, version: Version, progress: Rc<Progress>) -> Self {
+    pub(super) fn new(progress: Rc<Progress>) -> Self {
         Self {
-            incoming,
-            is_stream: version == Version::HTTP_2,
             progress,
             gate: None,
         }
@@ -46,12 +39,12 @@ impl Streamed {
 
     /// Whether all of it has come.
     pub(super) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.progress.source().is_end_stream()
     }
 
     /// What the client has said of its length.
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.progress.source().size_hint()
     }
 
     /// The next piece of it.
@@ -66,8 +59,9 @@ impl Streamed {
             self.gate = None;
         }
         let progress = &self.progress;
+        let source = progress.source();
         progress.ask();
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = source.poll_frame(cx) else {
             progress.awaited();
             return Poll::Pending;
         };
@@ -82,12 +76,12 @@ impl Streamed {
             Err(_) => true,
         });
         // Nor is there more than was announced, whenever the stream says that it is over.
-        let is_all = self.incoming.size_hint().exact() == Some(0);
-        if is_last || is_all || self.incoming.is_end_stream() {
+        let is_all = source.size_hint().exact() == Some(0);
+        if is_last || is_all || source.is_end_stream() {
             progress.finish();
         }
         // A stream that is reset with NO_ERROR has no end, which hyper would say of it.
-        if frame.is_none() && self.is_stream && !self.incoming.is_end_stream() {
+        if frame.is_none() && source.is_stream() && !source.is_end_stream() {
             return Poll::Ready(Some(Err(BodyError::Abandoned)));
         }
         Poll::Ready(frame.map(|frame| {
@@ -97,6 +91,12 @@ impl Streamed {
             }
             Ok(frame)
         }))
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.progress.source().close();
     }
 }
 
