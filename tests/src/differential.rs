@@ -44,6 +44,7 @@ mod odd;
 mod parts;
 mod request;
 mod samples;
+mod scripts;
 mod shares;
 mod shrink;
 mod stage;
@@ -156,6 +157,7 @@ pub fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
             Part::Changes => Some(changes::compare(stage, options)?),
             Part::Export => Some(export::compare(stage, options)?),
             Part::Samples => Some(samples::compare(stage, options)?),
+            Part::Scripts => Some(scripts::compare(stage, options)?),
         };
         report.tallies.extend(tally);
     }

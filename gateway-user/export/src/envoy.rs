@@ -43,10 +43,14 @@ pub fn bootstrap(gateway: &Gateway, options: ExportOptions) -> Value {
         "node": {"id": "nodegate", "cluster": "nodegate"},
         "admin": {"address": address(IpAddr::from([127, 0, 0, 1]), options.admin_port)},
         "static_resources": {"listeners": listeners, "clusters": clusters},
-        // As in Istio's own bootstrap: expressions as large as ours may be.
+        // As in Istio's own bootstrap: expressions as large as ours may be, and fragments are dropped
+        // (`extractRuntimeFlags` of istio's pkg/bootstrap).
         "layered_runtime": {"layers": [{
             "name": "static",
-            "static_layer": {"re2.max_program_size.error_level": 32768},
+            "static_layer": {
+                "re2.max_program_size.error_level": 32768,
+                "envoy.reloadable_features.http_reject_path_with_fragment": false,
+            },
         }]},
     });
     drop_nulls(&mut bootstrap);

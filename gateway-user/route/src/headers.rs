@@ -232,7 +232,11 @@ fn variable_value(
         Variable::UpstreamRemoteAddressWithoutPort => address(facts.endpoint),
         Variable::UpstreamRemotePort => port(facts.endpoint),
         Variable::UpstreamLocalAddress => whole(facts.endpoint_local),
-        Variable::UpstreamCluster => text(facts.cluster),
+        // The name that Istio has it counted under (`DelimitedStatsPrefix` of pilot/pkg/networking/util).
+        Variable::UpstreamCluster => facts
+            .cluster
+            .map_or_else(Vec::new, |name| format!("{name};").into_bytes()),
+        Variable::UpstreamClusterRaw => text(facts.cluster),
         Variable::RouteName => text(facts.route),
         Variable::Unknown | Variable::Unserved(_) => Vec::new(),
         Variable::Protocol => text(facts.protocol),
@@ -535,8 +539,9 @@ mod tests {
             ("up:%UPSTREAM_HOST%", Some("up:")),
             (
                 "%UPSTREAM_CLUSTER% %RESPONSE_CODE%",
-                Some("outbound|80||a 404"),
+                Some("outbound|80||a; 404"),
             ),
+            ("%UPSTREAM_CLUSTER_RAW%", Some("outbound|80||a")),
             ("%START_TIME%", Some("2026-03-01T10:00:00.123Z")),
             ("%START_TIME(%Y/%m)%", Some("2026/03")),
             ("50%%", Some("50%")),

@@ -56,8 +56,10 @@ pub enum Variable {
     UpstreamRemotePort,
     /// `UPSTREAM_LOCAL_ADDRESS`: where we connected to the endpoint from.
     UpstreamLocalAddress,
-    /// `UPSTREAM_CLUSTER`
+    /// `UPSTREAM_CLUSTER`: the name under which it is counted.
     UpstreamCluster,
+    /// `UPSTREAM_CLUSTER_RAW`
+    UpstreamClusterRaw,
     /// `ROUTE_NAME`
     RouteName,
     /// `VIRTUAL_CLUSTER_NAME` and other values that this proxy never has.
@@ -381,7 +383,8 @@ fn plain(name: &str) -> Option<Variable> {
         }
         "UPSTREAM_REMOTE_PORT" => Variable::UpstreamRemotePort,
         "UPSTREAM_LOCAL_ADDRESS" => Variable::UpstreamLocalAddress,
-        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Variable::UpstreamCluster,
+        "UPSTREAM_CLUSTER" => Variable::UpstreamCluster,
+        "UPSTREAM_CLUSTER_RAW" => Variable::UpstreamClusterRaw,
         "ROUTE_NAME" => Variable::RouteName,
         "PROTOCOL" => Variable::Protocol,
         "HOSTNAME" => Variable::Hostname,

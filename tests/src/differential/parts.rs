@@ -17,6 +17,8 @@ pub enum Part {
     Export,
     /// Istio's own samples.
     Samples,
+    /// The cases by hand of the tests against Envoy.
+    Scripts,
 }
 
 /// How much a part has compared, and what differs.
@@ -34,13 +36,14 @@ pub struct Tally {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Requests,
         Self::Shares,
         Self::Tcp,
         Self::Changes,
         Self::Export,
         Self::Samples,
+        Self::Scripts,
     ];
 
     /// As the command line calls it.
@@ -52,6 +55,7 @@ impl Part {
             Self::Changes => "changes",
             Self::Export => "export",
             Self::Samples => "samples",
+            Self::Scripts => "scripts",
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Request {
     pub trailers: Vec<(String, String)>,
     /// What is odd about it in HTTP/2.
     pub odd: Option<Odd>,
+    /// What is said in HTTP/1.1 in the place of all that, but for the request's own name.
+    pub raw: Option<Vec<u8>>,
     /// Whether the client asks once more over the same connection, to see if that is still there.
     pub again: bool,
 }
@@ -50,6 +52,11 @@ impl Request {
 
     /// The bytes in HTTP/1.1, for a case under a name, with the request's own.
     pub(super) fn bytes(&self, name: &str, id: &str) -> Vec<u8> {
+        if let Some(raw) = &self.raw {
+            let first = raw.windows(2).position(|end| end == b"\r\n");
+            let (first, rest) = raw.split_at(first.map_or(raw.len(), |end| end + 2));
+            return [first, format!("{ID}: {id}\r\n").as_bytes(), rest].concat();
+        }
         let body = match &self.body {
             Some(body) if self.is_chunked => {
                 let trailers = self.trailers.iter();

@@ -7,6 +7,7 @@ use std::{
     os::fd::AsRawFd as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -19,6 +20,13 @@ use super::{
     wire::{Message, Rest, Wire},
 };
 use crate::network;
+
+/// Headers by which scripts ask endpoints for something: a status; headers as `name=value`; some milliseconds first; 503
+/// from the endpoint of a name.
+const STATUS: &str = "answer-status";
+const HEADER: &str = "answer-header";
+const AFTER: &str = "answer-after";
+const FAIL_AT: &str = "fail-at";
 
 /// A request, as an endpoint got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +129,9 @@ fn report(
     reports: &Reports,
 ) -> Option<Behaviour> {
     let id = message.values(ID).next().unwrap_or_default().to_owned();
-    let behave = message.values(BEHAVE).next().map(str::to_owned);
+    let fails = message.values(FAIL_AT).any(|name| name == endpoint);
+    let behave = message.values(BEHAVE).chain(message.values(STATUS)).next();
+    let behave = if fails { Some("503") } else { behave }.map(str::to_owned);
     let mut reports = lock(reports);
     let reports = reports.entry((source, id)).or_default();
     reports.push(Report { endpoint, message });
@@ -140,8 +150,14 @@ fn http1(
 ) -> io::Result<()> {
     wire.body(&mut message, Rest::Nothing)?;
     let head_only = message.start.starts_with("HEAD ");
+    let headers = message.values(HEADER).filter_map(|one| one.split_once('='));
+    let headers = headers.map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = headers.collect::<String>();
+    let after = message.values(AFTER).next();
+    let after = after.and_then(|after| after.parse().ok());
     let behaviour = report(message);
-    answer(&mut wire, endpoint, behaviour, head_only)
+    thread::sleep(Duration::from_millis(after.unwrap_or(0)));
+    answer(&mut wire, endpoint, behaviour, &headers, head_only)
 }
 
 /// Answers as a request wants it.
@@ -149,6 +165,7 @@ fn answer(
     wire: &mut Wire,
     endpoint: &str,
     behaviour: Option<Behaviour>,
+    headers: &str,
     head_only: bool,
 ) -> io::Result<()> {
     let body = format!("{endpoint}\n");
@@ -176,13 +193,21 @@ fn answer(
         Some(Behaviour::Silent) => return wire.head().map(drop),
     }
     let framing = match trailers {
-        Some(_) => "transfer-encoding: chunked".to_owned(),
-        None => format!("content-length: {length}"),
+        Some(_) => "transfer-encoding: chunked\r\n".to_owned(),
+        // None may have one (RFC 9110, section 8.6).
+        None if behaviour == Some(Behaviour::Status(204)) => String::new(),
+        None => format!("content-length: {length}\r\n"),
+    };
+    // Of two, gateways may make one.
+    let kind = if headers.contains("content-type: ") {
+        ""
+    } else {
+        "content-type: text/plain\r\n"
     };
     let head = format!(
-        "HTTP/1.1 {status} Said\r\nServer: endpoint\r\ncontent-type: text/plain\r\nX-Of: {endpoint}\r\n\
-         x-a: of endpoint\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n{more}connection: close\r\n\
-         {framing}\r\n\r\n"
+        "HTTP/1.1 {status} Said\r\nServer: endpoint\r\n{kind}X-Of: {endpoint}\r\n\
+         x-a: of endpoint\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n{headers}{more}connection: close\r\n\
+         {framing}\r\n"
     );
     wire.send(head.as_bytes())?;
     if head_only || matches!(status, 204 | 304) {

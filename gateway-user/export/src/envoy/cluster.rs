@@ -41,6 +41,8 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
     };
     json!({
         "name": cluster.name,
+        // As Istio has it (`DelimitedStatsPrefix` of pilot/pkg/networking/util).
+        "alt_stat_name": format!("{};", cluster.name),
         "type": kind,
         // Istio's, with respect for what answers say.
         "dns_refresh_rate": (!cluster.names.is_empty()).then_some("60s"),

@@ -64,7 +64,7 @@ pub(crate) fn configure(bootstrap: &mut Value, path: &Path) {
         "RESPONSE_FLAGS",
         "RESPONSE_CODE_DETAILS",
         "ROUTE_NAME",
-        "UPSTREAM_CLUSTER",
+        "UPSTREAM_CLUSTER_RAW",
         "UPSTREAM_HOST",
         "UPSTREAM_LOCAL_ADDRESS",
         "REQ(X-FORWARDED-FOR)",

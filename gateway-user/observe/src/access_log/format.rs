@@ -107,6 +107,7 @@ enum Field {
     Authority,
     UpstreamHost,
     UpstreamCluster,
+    UpstreamClusterRaw,
     UpstreamLocal,
     DownstreamLocal,
     DownstreamRemote,
@@ -172,7 +173,7 @@ static FIELDS: [(&str, Field); 52] = [
     ("REQ(:AUTHORITY)", Field::Authority),
     ("UPSTREAM_HOST", Field::UpstreamHost),
     ("UPSTREAM_CLUSTER", Field::UpstreamCluster),
-    ("UPSTREAM_CLUSTER_RAW", Field::UpstreamCluster),
+    ("UPSTREAM_CLUSTER_RAW", Field::UpstreamClusterRaw),
     ("UPSTREAM_LOCAL_ADDRESS", Field::UpstreamLocal),
     ("DOWNSTREAM_LOCAL_ADDRESS", Field::DownstreamLocal),
     ("DOWNSTREAM_REMOTE_ADDRESS", Field::DownstreamRemote),
@@ -382,7 +383,10 @@ impl Field {
                 text(rewritten.unwrap_or(&record.authority))
             }
             Self::UpstreamHost => address(record.decision.endpoint),
-            Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
+            Self::UpstreamCluster => counted(record.decision.cluster.as_deref()),
+            Self::UpstreamClusterRaw => {
+                text(record.decision.cluster.as_deref().unwrap_or_default())
+            }
             Self::UpstreamLocal => address(record.upstream_local),
             Self::DownstreamLocal => address(Some(record.local)),
             Self::DownstreamRemote => address(Some(record.client)),
@@ -428,7 +432,10 @@ impl Field {
             Self::BytesSent => record.bytes_sent.into(),
             Self::Duration => milliseconds(record.duration).into(),
             Self::UpstreamHost => address(record.decision.endpoint),
-            Self::UpstreamCluster => text(record.decision.cluster.as_deref().unwrap_or_default()),
+            Self::UpstreamCluster => counted(record.decision.cluster.as_deref()),
+            Self::UpstreamClusterRaw => {
+                text(record.decision.cluster.as_deref().unwrap_or_default())
+            }
             Self::DownstreamLocal => address(Some(record.local)),
             Self::DownstreamRemote => address(Some(record.client)),
             Self::UpstreamHostAddress => ip(record.decision.endpoint),
@@ -443,6 +450,11 @@ impl Field {
             _ => Value::Null,
         }
     }
+}
+
+/// The name that Istio has a cluster counted under (`DelimitedStatsPrefix` of pilot/pkg/networking/util).
+fn counted(cluster: Option<&str>) -> Value {
+    cluster.map_or(Value::Null, |name| format!("{name};").into())
 }
 
 fn text(value: &str) -> Value {

@@ -127,9 +127,11 @@ fn change(
         local: Some(client.local),
         endpoint: engaged.map(Engaged::address),
         endpoint_local: exchange.upstream_local(),
+        // Of one that does not exist Envoy has no name.
         cluster: destination
-            .and_then(|destination| routed.route().destinations().get(destination))
-            .map(|destination| destination.cluster.as_str()),
+            .map(|destination| routed.state().target.chosen(destination))
+            .filter(|chosen| chosen.cluster.is_some())
+            .map(|chosen| chosen.name),
         route: Some(&routed.route().name),
         protocol: Some(exchange.protocol()),
         hostname: hostname.as_ref().and_then(|name| name.to_str()),

@@ -344,13 +344,13 @@ impl Exchange {
             );
         }
         let body = self.request_body.as_ref();
-        if body.is_some_and(|body| body.is_malformed()) {
-            return (
-                ResponseFlag::DownstreamProtocolError,
-                "http2.violation.of.messaging.rule",
-            );
-        }
-        (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
+        let flag = if body.is_some_and(|body| body.is_malformed()) {
+            ResponseFlag::DownstreamProtocolError
+        } else {
+            ResponseFlag::DownstreamRemoteReset
+        };
+        // Envoy says so of both.
+        (flag, "http2.remote_reset")
     }
 
     /// A record that says which client asked for what.

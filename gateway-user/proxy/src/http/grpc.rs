@@ -10,10 +10,15 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// The `content-type` of gRPC's answers.
 pub(crate) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Puts a status and its message into the head of an answer.
+/// Puts a status and its message into the head of an answer. A status that a route has put there stays.
 pub(crate) fn reply(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     headers.insert(CONTENT_TYPE, CONTENT);
-    headers.insert(GRPC_STATUS, HeaderValue::from(status));
+    let is_there = headers
+        .get(GRPC_STATUS)
+        .is_some_and(|status| !status.is_empty());
+    if !is_there {
+        headers.insert(GRPC_STATUS, HeaderValue::from(status));
+    }
     if message.is_empty() {
         return;
     }
@@ -42,5 +47,7 @@ mod tests {
         reply(&mut headers, 14, b"100% no\n");
         assert_eq!(headers[GRPC_STATUS], "14");
         assert_eq!(headers[GRPC_MESSAGE], "100%25 no%0A");
+        reply(&mut headers, 5, b"");
+        assert_eq!(headers[GRPC_STATUS], "14");
     }
 }

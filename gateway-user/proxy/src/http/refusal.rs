@@ -58,9 +58,6 @@ impl<'a> Refusal<'a> {
             (Some(Rejection::Fault(HeadFault::TwoFramings)), _) => {
                 (reason, "http1.content_length_and_chunked_not_allowed")
             }
-            // Envoy: `strip_fragment_from_path_unsafe_if_disabled`,
-            // ConnectionManagerUtility::maybeNormalizePath.
-            (Some(Rejection::Fault(HeadFault::Fragment)), _) => ("", "path_normalization_failed"),
             (Some(Rejection::Fault(HeadFault::Tls)), _) => {
                 (reason, "http1.codec_error.tls_on_a_plain_port")
             }
@@ -72,10 +69,7 @@ impl<'a> Refusal<'a> {
         let flag = ResponseFlag::DownstreamProtocolError;
         record(RefusalRecord {
             status: status.as_u16(),
-            // A fragment is a fault of the path, not of the protocol.
-            flags: Some(flag)
-                .filter(|_| rejection != Some(Rejection::Fault(HeadFault::Fragment)))
-                .into(),
+            flags: flag.into(),
             details,
             bytes: body.len() as u64,
         });

@@ -319,19 +319,10 @@ impl LocalReply {
         context: AnswerContext<'_>,
     ) -> Response<ResponseBody> {
         let mut headers = HeaderMap::new();
-        let (status, body) = if context.grpc {
-            let of_http = || nodegate_values::grpc::of_http(self.status.as_u16());
-            let status = self.grpc_status.unwrap_or_else(of_http);
-            // To HEAD there are no words either (Envoy: Utility::prepareLocalReply).
-            let message = if exchange.head_only {
-                &[][..]
-            } else {
-                &self.body
-            };
-            grpc::reply(&mut headers, status, message);
-            (StatusCode::OK, Bytes::new())
+        let status = if context.grpc {
+            StatusCode::OK
         } else {
-            (self.status, self.body)
+            self.status
         };
         for (name, value) in self.headers {
             headers.insert(name, value);
@@ -357,11 +348,22 @@ impl LocalReply {
                 cors::annotate(policy, origin.clone(), &mut headers);
             }
         }
-        if context.grpc {
-            // Whatever the route has made of it.
-            headers.insert(CONTENT_TYPE, grpc::CONTENT);
-        } else if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
-            // The route may have set another one.
+        // What the route does comes first (Envoy: Utility::prepareLocalReply).
+        let body = if context.grpc {
+            let of_http = || nodegate_values::grpc::of_http(self.status.as_u16());
+            let status = self.grpc_status.unwrap_or_else(of_http);
+            // To HEAD there are no words either.
+            let message = if exchange.head_only {
+                &[][..]
+            } else {
+                &self.body
+            };
+            grpc::reply(&mut headers, status, message);
+            Bytes::new()
+        } else {
+            self.body
+        };
+        if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         exchange.disengage();

@@ -41,7 +41,6 @@ pub(crate) fn head(
     exchange.note_answer(parts.status.as_u16(), "via_upstream");
     let began = exchange.started;
     exchange.note(|record| {
-        record.upstream_service_time = extras.service_time;
         record.response_duration = Some(began.elapsed());
     });
 
@@ -92,6 +91,10 @@ pub(crate) fn head(
         if let (Some(policy), Some(origin)) = (&routed.route().cors, context.origin) {
             cors::annotate(policy, origin.clone(), &mut parts.headers);
         }
+    }
+    // The log has what the client is told.
+    if parts.headers.contains_key(X_ENVOY_UPSTREAM_SERVICE_TIME) {
+        exchange.note(|record| record.upstream_service_time = extras.service_time);
     }
     parts.headers.insert(SERVER, SERVER_NAME);
     (Response::from_parts(parts, ()), body)

@@ -14,9 +14,6 @@ pub enum HeadFault {
     /// It is the beginning of TLS (a record of a handshake: RFC 8446, section 5.1), on a port where none is spoken.
     /// What a parser says of it would depend on the bytes, which are random.
     Tls,
-    /// Its target has a fragment, which no request may have (RFC 9112, section 3.2). hyper would cut
-    /// it off.
-    Fragment,
 }
 
 /// Looks for faults in a head while it comes in.
@@ -102,15 +99,7 @@ fn scan(head: &[u8]) -> Scanned {
                 scanned.length = end.map(|_| head.len() - rest.len());
                 break;
             }
-            line if !begun => {
-                begun = true;
-                // The method is a token, in which `#` may stand.
-                let target = memchr(b' ', line).map_or(&[][..], |space| &line[space..]);
-                if memchr(b'#', target).is_some() {
-                    scanned.fault = Some(HeadFault::Fragment);
-                    return scanned;
-                }
-            }
+            _ if !begun => begun = true,
             [b'c' | b'C', ..] => {
                 if let Some(value) = value(line, b"content-length") {
                     scanned.framing.length = scanned.framing.length.and(value);
@@ -140,19 +129,6 @@ fn value<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fragments_are_found_in_targets_only() {
-        for (head, wanted) in [
-            ("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n", true),
-            ("\r\nGET /a?b# HTTP/1.1\r\n", true),
-            ("GET /a HTTP/1.1\r\nx: #\r\n\r\n#", false),
-            ("GE#T /a HTTP/1.1\r\nx: y\r\n\r\n", false),
-        ] {
-            let found = scan(head.as_bytes()).fault == Some(HeadFault::Fragment);
-            assert_eq!(found, wanted, "{head:?}");
-        }
-    }
 
     #[test]
     fn both_lengths_are_ambiguous_and_one_is_not() {

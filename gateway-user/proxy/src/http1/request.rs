@@ -40,7 +40,7 @@ pub fn parse(
         return Err(Unusual);
     };
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Unusual)?;
-    // A target with a fragment is a fault, which is looked for where hyper reads.
+    // hyper drops a fragment, as Envoy does with Istio's runtime flags (`http_reject_path_with_fragment`).
     let plain = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
     if !plain || matches!(method, Method::HEAD | Method::CONNECT) || asks_more(request.headers) {
         return Err(Unusual);

@@ -586,6 +586,43 @@ async fn headers_change_in_envoy_s_order() {
     assert_eq!(header(&head, "x-asked"), Some("me"));
 }
 
+/// What a route does to an answer of the gateway's own comes before gRPC's form of it, and of a cluster that does not exist
+/// there is no name (Envoy: Utility::prepareLocalReply).
+#[tokio::test]
+async fn own_answers_are_changed_before_they_are_grpc_s() {
+    let endpoint = Endpoint::answering("hi").await;
+    for (to, name) in [("nowhere", None), ("empty", Some("empty;"))] {
+        let clusters = vec![cluster("empty", &[])];
+        let (_fixture, port) = proxy(&endpoint, clusters, |route| {
+            forward(route).destinations[0].cluster = to.into();
+            route.headers.response = changes(
+                &[],
+                &[
+                    ("x-kind", "%RESP(content-type)%", false),
+                    ("x-status", "%GRPC_STATUS%", false),
+                    ("x-cluster", "%UPSTREAM_CLUSTER%", false),
+                    ("content-type", "mine", false),
+                ],
+            );
+        })
+        .await;
+        let mut client = Peer::connect(port).await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: a\r\ncontent-type: application/grpc\r\n\r\n")
+            .await;
+        let head = client.head().await.unwrap();
+        for (name, wanted) in [
+            ("content-type", Some("application/grpc")),
+            ("grpc-status", Some("14")),
+            ("x-kind", None),
+            ("x-status", None),
+            ("x-cluster", name),
+        ] {
+            assert_eq!(header(&head, name), wanted, "{to}: {name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn faults_are_injected() {
     let endpoint = Endpoint::answering("hi").await;

@@ -211,5 +211,5 @@ async fn the_log_tells_how_a_client_has_left() {
     })
     .await;
     assert_eq!(record.flags, ResponseFlag::DownstreamProtocolError.into());
-    assert_eq!(record.details, "http2.violation.of.messaging.rule");
+    assert_eq!(record.details, "http2.remote_reset");
 }

@@ -62,6 +62,16 @@ fn bootstrap(istio: &Istio) -> Value {
                 "LABELS": istio.labels,
             },
         },
+        // `extractRuntimeFlags` of istio's pkg/bootstrap.
+        "layered_runtime": {"layers": [{
+            "name": "global config",
+            "static_layer": {
+                "re2.max_program_size.error_level": "32768",
+                "envoy.reloadable_features.http_reject_path_with_fragment": false,
+                "envoy.reloadable_features.fixed_heap_use_allocated": true,
+                "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": false,
+            },
+        }]},
         "admin": {"address": address("127.0.0.1", ADMIN)},
         "dynamic_resources": {
             "ads_config": {

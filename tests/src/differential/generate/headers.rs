@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Make;
 
-const VALUES: [&str; 12] = [
+const VALUES: [&str; 25] = [
     "plain",
     "",
     "100%%",
@@ -17,6 +17,19 @@ const VALUES: [&str; 12] = [
     "%PROTOCOL%",
     "%RESPONSE_CODE%",
     "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "%UPSTREAM_CLUSTER%",
+    "%UPSTREAM_CLUSTER_RAW%",
+    "%UPSTREAM_HOST%",
+    "%ROUTE_NAME%",
+    "[%RESPONSE_FLAGS%]",
+    "%RESPONSE_CODE_DETAILS%",
+    "%REQ(:method)%",
+    "%RESP(content-type)%",
+    "%BYTES_RECEIVED%",
+    "%QUERY_PARAM(p)%",
+    "%PATH(NQ)%",
+    "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "%GRPC_STATUS%",
 ];
 
 impl Make {
