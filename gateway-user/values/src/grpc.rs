@@ -42,8 +42,11 @@ pub fn code(name: &str) -> Result<u32, NotAStatus> {
 /// grpcStatusToString`).
 pub fn camel_name(code: u32) -> Option<String> {
     let name = NAMES.get(code as usize)?;
-    if code == 0 {
-        return Some((*name).to_owned());
+    match code {
+        0 => return Some((*name).to_owned()),
+        // Envoy spells it otherwise here.
+        1 => return Some("Canceled".to_owned()),
+        _ => {}
     }
     let words = name.split('_').flat_map(|word| {
         let (first, rest) = word.split_at(1);
@@ -75,6 +78,7 @@ mod tests {
         assert_eq!(code("UNAUTHENTICATED"), Ok(16));
         assert!(code("unavailable").is_err());
         assert_eq!(camel_name(0).as_deref(), Some("OK"));
+        assert_eq!(camel_name(1).as_deref(), Some("Canceled"));
         assert_eq!(camel_name(3).as_deref(), Some("InvalidArgument"));
         assert_eq!(camel_name(17), None);
     }

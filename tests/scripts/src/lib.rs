@@ -17,25 +17,25 @@ use anyhow::{Context as _, bail};
 
 /// A request and what is expected.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Step {
+pub struct Step {
     /// Where it stands: `file:line`.
-    pub(crate) place: String,
+    pub place: String,
     /// Status of Envoy's answer.
-    pub(crate) status: u16,
+    pub status: u16,
     /// Target that the endpoint sees.
-    pub(crate) target: Option<String>,
+    pub target: Option<String>,
     /// Name of the endpoint.
-    pub(crate) endpoint: Option<String>,
+    pub endpoint: Option<String>,
     /// Name of the port that is connected to.
-    pub(crate) port: String,
+    pub port: String,
     /// Names of known differences.
-    pub(crate) differs: Vec<String>,
+    pub differs: Vec<String>,
     /// What is sent, but for `{{name}}`.
-    pub(crate) request: String,
+    pub request: String,
 }
 
 /// Reads a script.
-pub(crate) fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Step>> {
+pub fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let place = format!("{file}:{}", index + 1);
@@ -87,7 +87,7 @@ fn expectation(text: &str, place: &str) -> anyhow::Result<Step> {
 }
 
 /// The bytes that are meant.
-pub(crate) fn bytes(request: &str) -> Vec<u8> {
+pub fn bytes(request: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = request;
     while let Some((before, after)) = rest.split_once('\\') {
