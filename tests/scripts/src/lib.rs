@@ -35,6 +35,10 @@ pub struct Step {
 }
 
 /// Reads a script.
+///
+/// # Errors
+///
+/// If it does not begin with `###`, or a line that does says no status.
 pub fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     for (index, line) in text.lines().enumerate() {

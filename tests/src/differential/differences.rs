@@ -366,7 +366,7 @@ fn flags_of(values: &str) -> Option<BTreeSet<&str>> {
     let is_flag =
         |word: &&str| (2..=3).contains(&word.len()) && word.bytes().all(|c| c.is_ascii_uppercase());
     let flags: BTreeSet<_> = value.split(',').collect();
-    flags.iter().all(|word| is_flag(&word)).then_some(flags)
+    flags.iter().all(is_flag).then_some(flags)
 }
 
 /// Whether a gateway has written down that a field has this value.

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use libtest_mimic::Failed;
+use scripts::Step;
 
 use crate::{
     client::{Answer, Connection},
@@ -11,7 +12,6 @@ use crate::{
     differences::named,
     http2,
     pair::{Answers, Pair},
-    scripts::{self, Step},
     told,
     upstream::Seen,
 };

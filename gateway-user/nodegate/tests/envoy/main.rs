@@ -32,12 +32,12 @@ use std::{
 
 use anyhow::Context as _;
 use libtest_mimic::{Arguments, Failed, Trial};
+use scripts::Step;
 
 use crate::{
     compare::{Divergence, compare, compare_lines, seen},
     differences::{DIFFERENCES, named},
     pair::{Answers, Http2, Lines, Pair},
-    scripts::Step,
 };
 
 /// Shared by tests, started by the first.
