@@ -239,7 +239,6 @@ impl Attack {
     const fn meant(&self) -> Option<&'static str> {
         match self {
             Self::Request(probe) => probe.meant,
-            Self::Odd(odd) => odd.meant,
             _ => None,
         }
     }

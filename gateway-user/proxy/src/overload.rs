@@ -83,7 +83,7 @@ pub(crate) struct Place {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connections,
         Self::Descriptors,
         Self::Memory,

@@ -154,7 +154,7 @@ pub(in crate::attack) const PROBES: &[Probe] = &[
         "GET\t/a\tHTTP/1.1\r\nhost: a\r\n\r\n"),
     refused("control-in-path", "a control character in the path",
         "GET /a\x01 HTTP/1.1\r\nhost: a\r\n\r\n"),
-    refused("fragment", "a fragment in the path",
+    bounded("fragment", "a fragment in the path",
         "GET /a#/../hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
     refused("no-slash", "a path that does not begin with a slash",
         "GET hidden HTTP/1.1\r\nhost: a\r\n\r\n"),

@@ -41,7 +41,10 @@ fn what_kube_proxy_does_not_look_at_may_be_wrong() {
         let object =
             format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: wrong}}\nspec: {spec}\n");
         fs::write(directory.path().join("wrong.yaml"), object).unwrap();
-        let (objects, path) = (golden("objects.yaml"), directory.path().display().to_string());
+        let (objects, path) = (
+            golden("objects.yaml"),
+            directory.path().display().to_string(),
+        );
         let mut words = with_manifests("render", &[], &objects);
         words.extend(["--manifests", &path]);
         run(&words).map(|(_, text)| text)
@@ -49,7 +52,10 @@ fn what_kube_proxy_does_not_look_at_may_be_wrong() {
     let routes = "{hosts: [a], http: [{redirect: {redirectCode: 200}}]}";
     let text = wrong("networking.istio.io/v1", "VirtualService", routes).unwrap();
     let objects = golden("objects.yaml");
-    assert_eq!(text, run(&with_manifests("render", &[], &objects)).unwrap().1);
+    assert_eq!(
+        text,
+        run(&with_manifests("render", &[], &objects)).unwrap().1
+    );
     let error = wrong("v1", "Service", "{ports: [{port: 70000}]}").unwrap_err();
     assert!(error.to_string().contains("70000"), "{error}");
 }
