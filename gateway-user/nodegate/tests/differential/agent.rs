@@ -57,6 +57,8 @@ pub(crate) struct Probe {
     pub(crate) space: Space,
     /// None leaves the choice to the kernel.
     pub(crate) source: Option<IpAddr>,
+    /// None is a port that has not been used in a while.
+    pub(crate) port: Option<u16>,
     pub(crate) to: SocketAddr,
     pub(crate) via: Via,
     /// It ends when so many different answers came in at least so many attempts,
@@ -370,15 +372,19 @@ impl Work {
         })
     }
 
-    /// A bound socket. No port is used twice in a while, so that two flows never have the same
-    /// addresses and ports behind different frontends: neither the kernel's translation nor ours would
-    /// have told them apart.
+    /// A bound socket. No port is used twice in a while unless the probe says so, so that two flows never
+    /// have the same addresses and ports behind different frontends at the same time.
     fn bound(&self, probe: &Probe) -> io::Result<Socket> {
         let socket = self.socket(probe.space, probe.to.ip(), probe.via)?;
         let any: IpAddr = match probe.to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
+        if let Some(port) = probe.port {
+            socket.set_reuse_address(true)?;
+            let source = SocketAddr::new(probe.source.unwrap_or(any), port);
+            return socket.bind(&source.into()).map(|()| socket);
+        }
         let mut next = self.next_port.borrow_mut();
         let next = next.entry((probe.space, probe.source)).or_default();
         for _ in 0..PORTS {

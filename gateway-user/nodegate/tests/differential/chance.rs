@@ -135,6 +135,7 @@ fn lane(space: Space, source: Option<IpAddr>, to: SocketAddr) -> Probe {
     Probe {
         space,
         source,
+        port: None,
         to,
         via: Via::Tcp,
         wanted: usize::MAX,

@@ -25,7 +25,7 @@ pub(crate) struct Difference {
 }
 
 /// All of them: the only tolerance of these tests. `docs/differences.md` has the same list.
-pub(crate) const DIFFERENCES: [Difference; 10] = [
+pub(crate) const DIFFERENCES: [Difference; 11] = [
     Difference {
         name: "sockets-keep-their-source",
         reason: "a pod's socket connects to the backend itself, so replies need no masquerading, and \
@@ -40,7 +40,7 @@ pub(crate) const DIFFERENCES: [Difference; 10] = [
                  where with kube-proxy it is the frontend",
         applies: |case| {
             let nodes = |seen: &Seen| answers(seen).all(|(_, from)| is_nodes(from));
-            case.flow.source == Source::Node
+            case.flow.source.is_node()
                 && case.same_backends()
                 && nodes(case.theirs)
                 && nodes(case.ours)
@@ -75,7 +75,7 @@ pub(crate) const DIFFERENCES: [Difference; 10] = [
                  connects to an external IP without endpoints waits, and nodegate refuses it",
         applies: |case| {
             case.prediction.reason == Reason::NoEndpoints
-                && case.flow.source == Source::Node
+                && case.flow.source.is_node()
                 && case.is_dropped()
                 && case.ours.keys().eq([&Outcome::Refused])
         },
@@ -123,6 +123,21 @@ pub(crate) const DIFFERENCES: [Difference; 10] = [
             case.prediction.reason == Reason::SourceRange
                 && case.claimants.iter().any(unreadable)
                 && answers(case.theirs).count() == case.theirs.len()
+        },
+    },
+    Difference {
+        name: "source-ranges-know-the-node-by-its-main-address",
+        reason: "a process's source address is not chosen yet when its socket asks, so that source ranges go by the \
+                 node's main address, also where the socket is bound to another one; kube-proxy goes by that",
+        applies: |case| {
+            let ranges =
+                |service: &&ServicePort| service.source_ranges.of(case.flow.family()).is_some();
+            case.flow.source == Source::NodeBound
+                && case.claimants.iter().any(ranges)
+                && case.prediction.by_socket
+                && (case.prediction.verdict == Verdict::Forward && case.is_dropped()
+                    || case.prediction.reason == Reason::SourceRange
+                        && answers(case.theirs).count() == case.theirs.len())
         },
     },
     Difference {

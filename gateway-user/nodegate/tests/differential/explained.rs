@@ -76,6 +76,13 @@ impl Explained {
         if claimants.len() > 1 || !claimants.iter().all(is_open) {
             return Ok(());
         }
+        // The node is asked about as one, by its main address.
+        let by_address = claimants
+            .iter()
+            .any(|service| service.source_ranges.of(flow.family()).is_some());
+        if flow.source == Source::NodeBound && by_address {
+            return Ok(());
+        }
         kube_proxys(flow, &explained, theirs)
     }
 }

@@ -17,7 +17,9 @@ use crate::{
     agent::{Probe, Via},
     core::Prediction,
     sides::Hooks,
-    world::{ALTERNATIVE, CLIENT, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address},
+    world::{
+        ALTERNATIVE, CLIENT, LAN, NODE, OTHER_NODE, POD, REMOTE_POD, STRANGER, Space, address,
+    },
 };
 
 /// Of more backends than this, only so many are met.
@@ -32,6 +34,8 @@ pub(crate) enum Source {
     PodPackets,
     /// A process of the node.
     Node,
+    /// The same, from a socket that is bound to the node's other address.
+    NodeBound,
     /// A pod of another node.
     RemotePod,
     /// Another node.
@@ -40,22 +44,26 @@ pub(crate) enum Source {
     Client,
     /// Somebody outside whom they don't.
     Stranger,
+    /// The same, behind another card.
+    Lan,
 }
 
 impl Source {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Pod,
         Self::PodPackets,
         Self::Node,
+        Self::NodeBound,
         Self::RemotePod,
         Self::OtherNode,
         Self::Client,
         Self::Stranger,
+        Self::Lan,
     ];
 
     pub(crate) fn hooks(self) -> Hooks {
         match self {
-            Self::Pod | Self::Node => Hooks::Sockets,
+            Self::Pod | Self::Node | Self::NodeBound => Hooks::Sockets,
             _ => Hooks::Packets,
         }
     }
@@ -63,7 +71,8 @@ impl Source {
     fn space(self) -> Space {
         match self {
             Self::Pod | Self::PodPackets => Space::Pod,
-            Self::Node => Space::Node,
+            Self::Node | Self::NodeBound => Space::Node,
+            Self::Lan => Space::Lan,
             _ => Space::Outside,
         }
     }
@@ -71,22 +80,29 @@ impl Source {
     /// The address; none for the node, which has several.
     pub(crate) fn address(self, family: IpFamily) -> Option<IpAddr> {
         let pair = match self {
-            Self::Node => return None,
+            Self::Node | Self::NodeBound => return None,
             Self::Pod | Self::PodPackets => POD,
             Self::RemotePod => REMOTE_POD,
             Self::OtherNode => OTHER_NODE,
             Self::Client => CLIENT,
             Self::Stranger => STRANGER,
+            Self::Lan => LAN,
         };
         Some(address(pair, family))
     }
 
     /// So many attempts.
     pub(crate) fn probe(self, to: SocketAddr, via: Via, attempts: usize) -> Probe {
-        let fixed = !matches!(self, Self::Pod | Self::PodPackets | Self::Node);
+        let family = IpFamily::of(to.ip());
+        let source = match self {
+            Self::Pod | Self::PodPackets | Self::Node => None,
+            Self::NodeBound => Some(address(ALTERNATIVE, family)),
+            _ => self.address(family),
+        };
         Probe {
             space: self.space(),
-            source: self.address(IpFamily::of(to.ip())).filter(|_| fixed),
+            source,
+            port: None,
             to,
             via,
             wanted: usize::MAX,
@@ -95,11 +111,16 @@ impl Source {
         }
     }
 
+    /// Whether it is a process of the node.
+    pub(crate) fn is_node(self) -> bool {
+        matches!(self, Self::Node | Self::NodeBound)
+    }
+
     fn origin(self) -> Origin {
         match self {
             Self::Pod => Origin::PodSocket,
             Self::PodPackets => Origin::PodPacket,
-            Self::Node => Origin::NodeSocket,
+            Self::Node | Self::NodeBound => Origin::NodeSocket,
             _ => Origin::Packet,
         }
     }

@@ -21,6 +21,7 @@ mod generate;
 #[path = "../support/random.rs"]
 mod random;
 mod recordings;
+mod reuse;
 mod sides;
 #[path = "../support/golden.rs"]
 mod support;
@@ -150,6 +151,10 @@ fn trials(full: bool) -> Vec<(String, Run)> {
     trials.push((
         "unreadable_source_ranges".into(),
         Box::new(differences::unreadable_source_ranges),
+    ));
+    trials.push((
+        "client_ports_are_used_again_by_another_way".into(),
+        Box::new(reuse::ways_in_turn),
     ));
     for set in recordings::sets() {
         trials.push((

@@ -351,7 +351,7 @@ impl Sides {
         Options {
             pin_dir: self.places.pins.clone(),
             cgroup: self.places.cgroup.clone(),
-            uplinks: vec!["eth0".into(), "eth1".into()],
+            uplinks: ["eth0", "eth1", "eth2"].map(String::from).to_vec(),
             finds_uplinks: false,
             mode: AttachMode::Auto,
             policy,

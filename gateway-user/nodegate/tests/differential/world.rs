@@ -3,9 +3,9 @@
 //! ```text
 //!             192.168.96.10            10.10.0.2
 //!   outside ──eth0─┐           ┌─pod0── pod
-//!                  ├── node ───┤
-//!    remote ──eth1─┘           └─pod1── pods
-//!             172.16.9.10
+//!    remote ──eth1─┼── node ───┤
+//!       lan ──eth2─┘           └─pod1── pods
+//!             172.16.9.10 (eth1)
 //! ```
 //!
 //! `pods` answers at the addresses of all other local endpoints, `remote` at those of the remote ones.
@@ -40,6 +40,8 @@ pub(crate) enum Space {
     Remote,
     /// Whoever else connects.
     Outside,
+    /// The same, by a card that has neither a default route nor an address of its own.
+    Lan,
 }
 
 pub(crate) use crate::random::{ALTERNATIVE, NODE, POD, Pair, address};
@@ -49,15 +51,18 @@ pub(crate) const OTHER_NODE: Pair = ["192.168.96.11", "fd00:c0::11"];
 /// Clients outside: one of the network that source ranges let in, one of another.
 pub(crate) const CLIENT: Pair = ["203.0.113.2", "2001:db8::2"];
 pub(crate) const STRANGER: Pair = ["203.0.113.130", "2001:db8:1::2"];
+/// A client behind the third card.
+pub(crate) const LAN: Pair = ["198.51.100.2", "2001:db8:2::2"];
 /// More of the first network.
 pub(crate) const CROWD: usize = 120;
 
-const ALL: [Space; 5] = [
+const ALL: [Space; 6] = [
     Space::Node,
     Space::Pod,
     Space::Pods,
     Space::Remote,
     Space::Outside,
+    Space::Lan,
 ];
 
 /// A client outside, of many.
@@ -117,6 +122,7 @@ impl World {
         for (number, (device, space)) in [
             ("eth0", Space::Outside),
             ("eth1", Space::Remote),
+            ("eth2", Space::Lan),
             ("pod0", Space::Pod),
             ("pod1", Space::Pods),
         ]
@@ -147,12 +153,15 @@ impl World {
                 format!("route add {} dev pod0", POD[1]),
                 format!("route add {} dev eth0", REMOTE_POD[0]),
                 format!("route add {} dev eth0", REMOTE_POD[1]),
+                format!("route add {} dev eth2", LAN[0]),
+                format!("route add {} dev eth2", LAN[1]),
             ]),
         )?;
         for (space, own) in [
             (Space::Pod, vec![POD]),
             (Space::Pods, vec![]),
             (Space::Remote, vec![]),
+            (Space::Lan, vec![LAN]),
             // A pod that connects must be elsewhere than the backends: they would answer it directly.
             (
                 Space::Outside,
