@@ -231,7 +231,7 @@ pub const MEANT: &[Difference] = &[
         reason: "how much of a body has come by the time that a header is made of it (%BYTES_RECEIVED%) is chance",
         is: |found, seen| {
             let body = seen.request.body.as_ref().map_or(0, String::len);
-            let both = [&found.istio, &found.nodegate].map(|values| number(values));
+            let both = [&found.istio, &found.nodegate].map(|text| number(text));
             // Here nothing is counted before somebody takes it.
             found.aspect.contains("header ") && body > 0 && both == [Some(body), Some(0)]
         },
@@ -240,8 +240,11 @@ pub const MEANT: &[Difference] = &[
         name: "flags-order",
         reason: "the order of flags means nothing: Envoy has them in the order in which they came about",
         is: |found, _| {
-            let (theirs, ours) = (flags_of(&found.istio), flags_of(&found.nodegate));
-            theirs.is_some() && theirs == ours
+            let (theirs, ours) = (values(&found.istio), values(&found.nodegate));
+            let same = |(one, other): (&&str, &&str)| {
+                one == other || flags_of(one).is_some() && flags_of(one) == flags_of(other)
+            };
+            !theirs.is_empty() && theirs.len() == ours.len() && theirs.iter().zip(&ours).all(same)
         },
     },
     Difference {
@@ -355,14 +358,23 @@ fn is_reset(request: &Request) -> bool {
 }
 
 /// The number that is the one value of a header.
-fn number(values: &str) -> Option<usize> {
-    let value = values.strip_prefix("Some([\"")?.strip_suffix("\"])")?;
+fn number(text: &str) -> Option<usize> {
+    let [value] = values(text)[..] else {
+        return None;
+    };
     value.parse().ok()
 }
 
-/// The flags that are the one value of a header, in no order.
-fn flags_of(values: &str) -> Option<BTreeSet<&str>> {
-    let value = values.strip_prefix("Some([\"[")?.strip_suffix("]\"])")?;
+/// The values of a header.
+fn values(text: &str) -> Vec<&str> {
+    let inner = text.strip_prefix("Some([\"");
+    let inner = inner.and_then(|inner| inner.strip_suffix("\"])"));
+    inner.map_or_else(Vec::new, |inner| inner.split("\", \"").collect())
+}
+
+/// The flags that a value is, as generated rules write them, in no order.
+fn flags_of(value: &str) -> Option<BTreeSet<&str>> {
+    let value = value.strip_prefix('[')?.strip_suffix(']')?;
     let is_flag =
         |word: &&str| (2..=3).contains(&word.len()) && word.bytes().all(|c| c.is_ascii_uppercase());
     let flags: BTreeSet<_> = value.split(',').collect();
@@ -398,4 +410,19 @@ fn says(request: &Request, name: &str) -> bool {
 fn at_mirror(found: &Divergence, aspect: &str) -> bool {
     let mut mirrors = MIRRORS.iter();
     mirrors.any(|name| found.aspect == format!("at {name}: {aspect}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_they_are_shown() {
+        let shown = format!("{:?}", Some(["plain", "[URX,UR]"]));
+        assert_eq!(values(&shown), ["plain", "[URX,UR]"]);
+        assert_eq!(flags_of("[URX,UR]"), flags_of("[UR,URX]"));
+        assert_eq!(flags_of("[a,b]"), None);
+        assert_eq!(number(&format!("{:?}", Some(["12"]))), Some(12));
+        assert_eq!(number("None"), None);
+    }
 }
