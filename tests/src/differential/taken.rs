@@ -28,7 +28,7 @@ pub const VERDICTS: &[Meant] = &[
         name: "refused-by-envoy",
         reason: "what Envoy would refuse of what istiod makes of it, and with it the whole port's configuration: a \
                  redirection with another status than 301, 302, 303, 307 and 308, an answer with 600, groups that a \
-                 pattern does not have, names of headers that are none, a host to redirect to with the end of a line in it",
+                 pattern does not have, names of headers that are none, a redirection with the end of a line in it",
         is: |verdict, _| {
             let words = [
                 "is not a redirection",
@@ -36,6 +36,8 @@ pub const VERDICTS: &[Meant] = &[
                 "is about a group that the pattern does not have",
                 "is not the name of a header",
                 ".redirect.authority: has characters that no header can hold",
+                ".redirect.uri: has characters that no header can hold",
+                ".redirect.prefixRewrite: has characters that no header can hold",
             ];
             refuses(verdict, &words)
         },
