@@ -44,7 +44,7 @@ pub(crate) struct Fuzz {
 
 /// Builds the targets and runs them one after the other.
 pub(crate) fn run(fuzz: Fuzz) -> anyhow::Result<ExitCode> {
-    // Not the kernel programs' toolchain: one target is about them.
+    // The kernel programs' toolchain only where packets are asked for.
     setup::tools(&[Use::Build])?;
     let known = targets()?;
     if let Some(unknown) = fuzz.targets.iter().find(|target| !known.contains(target)) {

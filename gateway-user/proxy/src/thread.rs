@@ -163,7 +163,10 @@ impl Running {
         let (idle, head) = (ticks(options.idle_timeout), ticks(options.header_timeout));
         self.worker.connections.sweep(now, idle, head);
         self.pool.sweep(now);
-        overload::memory::look(options.max_memory);
+        if self.worker.index.index == 0 {
+            // It is that of all of them.
+            overload::memory::look(options.max_memory);
+        }
         if overload::is_pressing() && self.worker.connections.shed(now) {
             Refusal::Stalled.note();
         }

@@ -53,12 +53,7 @@ impl Answer {
                 "an ordinary answer did not get to the client: {heard:?}"
             ));
         }
-        if let Err(failure) = is_served(target.plain) {
-            broken.push(format!("others are not served: {failure}"));
-        }
-        if !target.is_alive()? {
-            broken.push(format!("it has ended: {}", target.log()));
-        }
+        broken.extend(target.broken(is_served(target.plain))?);
         Ok(outcome)
     }
 }

@@ -16,8 +16,10 @@ pub(super) const LARGE: &str = "/large";
 /// As much as no window of HTTP/2 has room for at once.
 pub(super) const LARGE_BYTES: usize = 1 << 20;
 
+/// What requests ask for that are hidden in others.
+const HIDDEN: &str = "/hidden";
 /// How faults end of messages that are not there to their end.
-pub(super) const CUT: &str = "cut off";
+const CUT: &str = "cut off";
 
 /// A request as it came, read by the letter of RFC 9112.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,20 @@ pub(super) struct Seen {
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// Why no proxy may let it pass, if it may not: a body that is cut off is the end of a connection alone.
+    pub(super) fn misread(&self) -> Option<String> {
+        let fault = self.fault.filter(|fault| !fault.ends_with(CUT));
+        if let Some(fault) = fault {
+            return Some(format!("{fault} got to the endpoint"));
+        }
+        let is_hidden = self.line.contains(HIDDEN);
+        is_hidden.then(|| format!("a hidden request got to the endpoint: {:?}", self.line))
+    }
 }
 
 // === impl Endpoint ===

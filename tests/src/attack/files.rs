@@ -96,16 +96,8 @@ impl Nasty {
                 .broken
                 .push(format!("a change beside it is not seen: {error:#}"));
         }
-        if let Some(failure) = served.failures.first() {
-            outcome
-                .broken
-                .push(format!("others are not served: {failure}"));
-        }
-        if !target.is_alive()? {
-            outcome
-                .broken
-                .push(format!("it has ended: {}", target.log()));
-        }
+        let broken = target.broken(served.verdict())?;
+        outcome.broken.extend(broken);
         Ok(outcome)
     }
 }

@@ -2,7 +2,7 @@
 //! endpoint behind a proxy.
 //!
 //! Each is sent twice: at the beginning of a connection, and after a request with a body. A request that is
-//! hidden in another one asks for [`HIDDEN`], and must never come to the endpoint as one of its own.
+//! hidden in another one asks for `/hidden`, and must never come to the endpoint as one of its own.
 
 mod probes;
 
@@ -14,14 +14,12 @@ use std::{
 };
 
 use super::{
-    endpoint::{CUT, Seen},
+    endpoint::Seen,
     neighbour::is_served,
     outcome::{Outcome, Reach},
     target::Target,
 };
 
-/// What hidden requests ask for.
-const HIDDEN: &str = "/hidden";
 /// What each connection ends with, if it lives so long.
 const LAST: &str = "GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 /// What comes before an attack that is not the first on its connection.
@@ -41,14 +39,11 @@ impl Probe {
         worse.broken = [alone.broken, second.broken].concat();
         worse.broken.sort();
         worse.broken.dedup();
-        if !target.is_alive()? {
-            worse.broken.push(format!("it has ended: {}", target.log()));
-        }
         Ok(worse)
     }
 
     /// Sends it after so many requests of ours.
-    fn once(&self, target: &Target, bytes: &[u8], before: usize) -> anyhow::Result<Outcome> {
+    fn once(&self, target: &mut Target, bytes: &[u8], before: usize) -> anyhow::Result<Outcome> {
         let count = target.endpoint.count();
         let (heard, health) = exchange(target.plain, bytes)?;
         let seen = target.endpoint.since(count);
@@ -66,17 +61,9 @@ impl Probe {
         let mut outcome = Outcome::new(reach, told(reach, statuses.get(before)));
         let broken = &mut outcome.broken;
         for seen in &through {
-            let is_cut = seen.fault.is_some_and(|fault| fault.ends_with(CUT));
-            match seen.fault {
-                Some(fault) if !is_cut => broken.push(format!("{fault} got to the endpoint")),
-                None if self.is_cut => broken.push("the body got to the endpoint whole".into()),
-                _ => {}
-            }
-            if seen.line.contains(HIDDEN) {
-                broken.push(format!(
-                    "a hidden request got to the endpoint: {:?}",
-                    seen.line
-                ));
+            broken.extend(seen.misread());
+            if self.is_cut && seen.fault.is_none() {
+                broken.push("the body got to the endpoint whole".into());
             }
         }
         if through.len() > self.most {
@@ -89,9 +76,7 @@ impl Probe {
         if through.len() < self.least {
             broken.push("an ordinary request did not get to the endpoint".into());
         }
-        if let Err(failure) = health {
-            broken.push(format!("others are not served: {failure}"));
-        }
+        broken.extend(target.broken(health)?);
         Ok(outcome)
     }
 }

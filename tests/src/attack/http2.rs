@@ -18,8 +18,8 @@ use std::{
 };
 
 use crate::differential::http2::{
-    hpack,
-    link::{self, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS},
+    hpack::{self, Decoder},
+    link::{self, GOAWAY, HEADERS, PREFACE, SETTINGS},
 };
 
 /// An ordinary head of a request for a path, before other headers.
@@ -45,9 +45,7 @@ struct Heard {
     ended: AtomicBool,
     /// Nothing more is taken: GOAWAY.
     away: AtomicBool,
-    answers: AtomicU32,
-    resets: AtomicU32,
-    /// The status of the last answer, as far as it is indexed (RFC 7541, appendix A) or literal.
+    /// The status of the last answer; 0 before there is one.
     status: AtomicU32,
 }
 
@@ -99,6 +97,7 @@ impl Client {
 }
 
 fn read(mut stream: TcpStream, heard: &Heard) -> io::Result<()> {
+    let mut decoder = Decoder::new();
     loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head)?;
@@ -107,44 +106,15 @@ fn read(mut stream: TcpStream, heard: &Heard) -> io::Result<()> {
         stream.read_exact(&mut payload)?;
         match head[3] {
             GOAWAY => heard.away.store(true, Ordering::SeqCst),
-            RST_STREAM => drop(heard.resets.fetch_add(1, Ordering::SeqCst)),
             HEADERS => {
-                heard.status.store(status(&payload), Ordering::SeqCst);
-                heard.answers.fetch_add(1, Ordering::SeqCst);
+                let headers = decoder.decode(&payload)?;
+                let status = headers.iter().find(|(name, _)| name == ":status");
+                let status = status.and_then(|(_, status)| status.parse().ok());
+                if let Some(status) = status {
+                    heard.status.store(status, Ordering::SeqCst);
+                }
             }
             _ => {}
         }
-    }
-}
-
-/// The status that a header block begins with; 0 if it takes more to know it.
-fn status(block: &[u8]) -> u32 {
-    // Of the static table: 8 to 14.
-    const INDEXED: [u32; 7] = [200, 204, 206, 304, 400, 404, 500];
-    match block {
-        // A change of the table's size comes first (section 6.3).
-        [first, rest @ ..] if first & 0xe0 == 0x20 => status(rest),
-        [index, ..] if (0x88..=0x8e).contains(index) => INDEXED[usize::from(index - 0x88)],
-        // A literal with the name at 8, in three digits, or three digits by Huffman's code.
-        [0x48 | 0x08 | 0x18, 3, digits @ ..] => {
-            let digits = digits
-                .get(..3)
-                .and_then(|digits| std::str::from_utf8(digits).ok());
-            digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-        }
-        _ => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_are_read() {
-        assert_eq!(status(&[0x88]), 200);
-        assert_eq!(status(&[0x20, 0x8c]), 400);
-        assert_eq!(status(b"\x48\x03503"), 503);
-        assert_eq!(status(b"\x40\x01a"), 0);
     }
 }

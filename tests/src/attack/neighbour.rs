@@ -31,6 +31,21 @@ pub(super) struct Served {
     pub(super) slowest: Duration,
 }
 
+// === impl Served ===
+
+impl Served {
+    /// Whether all requests were answered as they must be.
+    pub(super) fn verdict(&self) -> Result<(), String> {
+        match self.failures.first() {
+            None => Ok(()),
+            Some(first) => {
+                let (failed, all) = (self.failures.len(), self.requests);
+                Err(format!("{failed} of {all} requests, {first}"))
+            }
+        }
+    }
+}
+
 // === impl Neighbour ===
 
 impl Neighbour {
@@ -96,7 +111,7 @@ fn ask(stream: &mut Option<TcpStream>, address: SocketAddr, path: &str) -> Resul
 }
 
 /// An answer whose length is given.
-fn answer(stream: &mut TcpStream) -> io::Result<String> {
+pub(super) fn answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -106,7 +121,11 @@ fn answer(stream: &mut TcpStream) -> io::Result<String> {
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: "));
             let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-            if body.len() >= length {
+            if body.len() > length {
+                let more = format!("more than one answer: {text:?}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, more));
+            }
+            if body.len() == length {
                 return Ok(text);
             }
         }

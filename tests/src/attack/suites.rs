@@ -57,16 +57,8 @@ pub(super) fn run(target: &mut Target, h2spec: &Path) -> anyhow::Result<Outcome>
             outcome.broken.push(format!("{section}: {test}"));
         }
     }
-    if let Err(failure) = is_served(target.plain) {
-        outcome
-            .broken
-            .push(format!("others are not served: {failure}"));
-    }
-    if !target.is_alive()? {
-        outcome
-            .broken
-            .push(format!("it has ended: {}", target.log()));
-    }
+    let broken = target.broken(is_served(target.plain))?;
+    outcome.broken.extend(broken);
     Ok(outcome)
 }
 

@@ -115,9 +115,17 @@ impl Target {
         self.directory.path().join("manifests")
     }
 
-    /// The ends of what it has said.
-    pub(super) fn log(&self) -> String {
-        process::tail(&self.directory.path().join("log"))
+    /// What no attack may break, and has: somebody else was not served, or it has ended.
+    pub(super) fn broken(&mut self, served: Result<(), String>) -> anyhow::Result<Vec<String>> {
+        let mut broken = Vec::new();
+        if let Err(failure) = served {
+            broken.push(format!("others are not served: {failure}"));
+        }
+        if !self.is_alive()? {
+            let said = process::tail(&self.directory.path().join("log"));
+            broken.push(format!("it has ended: {said}"));
+        }
+        Ok(broken)
     }
 }
 

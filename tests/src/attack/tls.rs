@@ -91,12 +91,7 @@ impl Handshake {
         if seen.iter().any(|seen| !seen.line.contains("/neighbour/")) {
             broken.push("something got to the endpoint".into());
         }
-        if let Some(failure) = served.failures.first() {
-            broken.push(format!("others are not served: {failure}"));
-        }
-        if !target.is_alive()? {
-            broken.push(format!("it has ended: {}", target.log()));
-        }
+        broken.extend(target.broken(served.verdict())?);
         Ok(outcome)
     }
 }

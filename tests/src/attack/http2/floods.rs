@@ -200,16 +200,7 @@ impl Flood {
         if held > MEMORY {
             broken.push(format!("it holds {} MiB more", held >> 20));
         }
-        if let Some(failure) = served.failures.first() {
-            broken.push(format!(
-                "others are not served: {} of {} requests, {failure}",
-                served.failures.len(),
-                served.requests
-            ));
-        }
-        if !target.is_alive()? {
-            broken.push(format!("it has ended: {}", target.log()));
-        }
+        broken.extend(target.broken(served.verdict())?);
         Ok(outcome)
     }
 }

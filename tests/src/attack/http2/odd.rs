@@ -121,14 +121,7 @@ impl Odd {
         };
         let mut outcome = Outcome::new(reach, told);
         let broken = &mut outcome.broken;
-        for seen in &through {
-            if let Some(fault) = seen.fault {
-                broken.push(format!("{fault} got to the endpoint"));
-            }
-            if seen.line.contains("/hidden") {
-                broken.push("a hidden request got to the endpoint".into());
-            }
-        }
+        broken.extend(through.iter().filter_map(|seen| seen.misread()));
         if through.len() > self.most {
             broken.push(format!(
                 "{} requests got to the endpoint, of {}",
@@ -139,12 +132,7 @@ impl Odd {
         if self.name == "h2-ordinary" && through.len() != 1 {
             broken.push("an ordinary request did not get to the endpoint".into());
         }
-        if let Err(failure) = health {
-            broken.push(format!("others are not served: {failure}"));
-        }
-        if !target.is_alive()? {
-            broken.push(format!("it has ended: {}", target.log()));
-        }
+        broken.extend(target.broken(health)?);
         Ok(outcome)
     }
 

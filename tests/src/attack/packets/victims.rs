@@ -1,14 +1,16 @@
 //! Clients of a node port who were there before the attack.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+
+use crate::attack::neighbour::answer;
 
 /// Between two rounds of requests.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -122,27 +124,7 @@ fn open(to: SocketAddrV4) -> io::Result<TcpStream> {
 /// Asks on a connection, which is kept.
 fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: victim\r\n\r\n")?;
-    let mut heard = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&heard).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length
-                .and_then(|length| length.parse().ok())
-                .context("no length")?;
-            if body.len() == length && head.starts_with("HTTP/1.1 200") {
-                return Ok(());
-            }
-            if body.len() >= length {
-                bail!("it got {text:?}");
-            }
-        }
-        match stream.read(&mut chunk)? {
-            0 => bail!("it was ended"),
-            read => heard.extend(&chunk[..read]),
-        }
-    }
+    let answer = answer(stream)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "it got {answer:?}");
+    Ok(())
 }

@@ -33,7 +33,7 @@ static FIXED: LazyLock<Vec<Field>> = LazyLock::new(|| {
 
 /// Reads the header blocks of one direction of a connection, in their order.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     /// The newest first.
     table: VecDeque<Field>,
     size: usize,
@@ -41,7 +41,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             table: VecDeque::new(),
             size: 0,
@@ -50,7 +50,7 @@ impl Decoder {
     }
 
     /// The headers of a block. Bytes that are no text are shown as such.
-    pub(super) fn decode(&mut self, block: &[u8]) -> io::Result<Headers> {
+    pub(crate) fn decode(&mut self, block: &[u8]) -> io::Result<Headers> {
         let mut rest = block;
         let mut headers = Headers::new();
         while let Some(&first) = rest.first() {
